@@ -1,0 +1,1 @@
+//! Gram panels, HSIC accumulators and CKA matrices from borrowed views of activations.

@@ -1,0 +1,1 @@
+//! The experiments, their statistics, plots and the report.
