@@ -1,0 +1,44 @@
+//! A data set at a glance.
+
+use image::{Rgb, RgbImage};
+
+use super::Dataset;
+
+/// Pixels between two images of a contact sheet, before scaling.
+const GAP: u32 = 2;
+const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
+
+/// The first `columns` training images of every class, a row a class, in the order of the labels; every pixel becomes
+/// `scale` x `scale` pixels. A class with fewer images leaves its row's end white.
+pub fn contact_sheet(dataset: &Dataset, columns: usize, scale: usize) -> RgbImage {
+    let (columns, scale) = (columns.max(1), pixels(scale.max(1)));
+    let side = pixels(dataset.image_side);
+    let cell = (side + GAP) * scale;
+    let extent = |cells: usize| pixels(cells) * cell + GAP * scale;
+    let mut sheet = RgbImage::from_pixel(extent(columns), extent(dataset.classes.len()), PAPER);
+    let mut filled = vec![0; dataset.classes.len()];
+    for (index, &label) in dataset.train.labels().iter().enumerate() {
+        let (row, column) = (label as usize, filled[label as usize]);
+        if column == columns {
+            continue;
+        }
+        filled[row] += 1;
+        let corner = (pixels(column) * cell + GAP * scale, pixels(row) * cell + GAP * scale);
+        paste(&mut sheet, dataset.train.image(index), side, corner, scale);
+    }
+    sheet
+}
+
+/// Copies an RGB image with sides of `side` pixels to `corner`, enlarged by `scale`.
+fn paste(sheet: &mut RgbImage, image: &[u8], side: u32, corner: (u32, u32), scale: u32) {
+    for y in 0..side * scale {
+        for x in 0..side * scale {
+            let from = 3 * ((y / scale) * side + x / scale) as usize;
+            sheet.put_pixel(corner.0 + x, corner.1 + y, Rgb([image[from], image[from + 1], image[from + 2]]));
+        }
+    }
+}
+
+fn pixels(length: usize) -> u32 {
+    u32::try_from(length).expect("a contact sheet is smaller than 2^32 pixels")
+}
