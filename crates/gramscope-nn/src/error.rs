@@ -1,0 +1,109 @@
+//! What can go wrong in this crate.
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in this crate.
+///
+/// The operations in [`crate::ops`] run inside candle and return [`candle_core::Error`]; where one of these errors occurs
+/// there, it is wrapped in candle's and reads the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The depth is not 6m + 2.
+    #[error("depth {depth} is not one of the family, whose depths are 6m + 2 from 8 on; the nearest is {nearest}")]
+    Depth {
+        /// The depth asked for.
+        depth: usize,
+        /// The valid depth or depths next to it, as text.
+        nearest: String,
+    },
+    /// The width factor is not a positive number of a sensible size.
+    #[error("width {width} is not a width factor; give a positive number up to {largest}, such as 1 or 0.5")]
+    Width {
+        /// The width asked for.
+        width: f64,
+        /// The largest width that is accepted.
+        largest: f64,
+    },
+    /// There are fewer than two classes.
+    #[error("a network with {classes} classes has nothing to tell apart; give at least 2")]
+    Classes {
+        /// The number of classes asked for.
+        classes: usize,
+    },
+    /// The images have no pixels.
+    #[error("the image side is 0; give at least 1 pixel")]
+    ImageSide,
+    /// A tensor of a state to be loaded is missing.
+    #[error("the state has no tensor {name}; it is not one of this network (depth, width and residual must agree)")]
+    MissingState {
+        /// The tensor's name.
+        name: String,
+    },
+    /// A state to be loaded has tensors that the network does not know.
+    #[error("the state has tensors that are not of this network: {}; depth, width and residual must agree", names.join(", "))]
+    SurplusState {
+        /// The tensors' names, sorted.
+        names: Vec<String>,
+    },
+    /// A tensor of a state to be loaded has another shape than the network's.
+    #[error(
+        "the state's tensor {name} has the shape {got:?}, this network needs {expected:?}; their configurations differ"
+    )]
+    StateShape {
+        /// The tensor's name.
+        name: String,
+        /// The network's shape.
+        expected: Vec<usize>,
+        /// The state's shape.
+        got: Vec<usize>,
+    },
+    /// An operation or the network was given a tensor of another shape than it needs.
+    #[error("{what} has the shape {got:?}; {expected} is needed")]
+    Shape {
+        /// The operation and its argument.
+        what: &'static str,
+        /// The shape that is needed, as text.
+        expected: String,
+        /// The shape it got.
+        got: Vec<usize>,
+    },
+    /// An operation or the network was given a tensor of another element type than it needs.
+    #[error("{what} holds {got:?} values; convert it to {expected:?}")]
+    DType {
+        /// The operation and its argument.
+        what: &'static str,
+        /// The type that is needed.
+        expected: candle_core::DType,
+        /// The type it got.
+        got: candle_core::DType,
+    },
+    /// Training batch norm would divide by zero: it sees one value a channel.
+    #[error("batch norm {layer} sees one value a channel, whose variance is undefined; train with a larger batch")]
+    SingleValue {
+        /// The layer's name.
+        layer: String,
+    },
+    /// A label is not a class.
+    #[error("the label of image {image} is {label}, but there are {classes} classes, counted from 0")]
+    Label {
+        /// The image's place in the batch.
+        image: usize,
+        /// Its label.
+        label: u32,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// candle failed, or one of the above occurred inside a candle operation.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<Error> for candle_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(error) => error,
+            error => candle_core::Error::wrap(error),
+        }
+    }
+}

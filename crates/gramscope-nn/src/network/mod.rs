@@ -1,0 +1,120 @@
+//! The network: its parameters, its evaluation and its training step.
+
+mod evaluation;
+mod modules;
+pub(crate) mod state;
+mod training;
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::config::IMAGE_CHANNELS;
+use crate::{Error, Layer, ResNetConfig, Result};
+use modules::{BatchNorm, Block, Builder, Convolution, Linear};
+pub use training::Gradients;
+
+/// A trained tensor of a network.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name, such as `stage1.block1.conv1.weight`.
+    pub name: String,
+    /// Its values.
+    pub var: Var,
+    /// Whether the weight decay is for it: convolution and linear weights, but not biases and batch norm.
+    pub decays: bool,
+}
+
+/// A network of the CIFAR residual family, with its parameters and running statistics on one device.
+#[derive(Debug)]
+pub struct ResNet {
+    config: ResNetConfig,
+    layers: Vec<Layer>,
+    device: Device,
+    parameters: Vec<Parameter>,
+    /// Parameters and running statistics in the order of the network.
+    state: Vec<(String, Var)>,
+    stem: Stem,
+    blocks: Vec<Block>,
+    logits: Linear,
+}
+
+#[derive(Debug)]
+struct Stem {
+    convolution: Convolution,
+    batch_norm: BatchNorm,
+}
+
+impl ResNet {
+    /// A network with initial weights from `seed`: He-normal as Keras draws it (a normal distribution cut off at two
+    /// standard deviations, rescaled to the variance 2 / fan_in), biases 0, gammas 1, betas 0, running means 0, running
+    /// variances 1. A parameter's values depend on the seed, its place among the parameters and its shape alone.
+    ///
+    /// # Errors
+    /// Those of [`ResNetConfig::validate`], and [`Error::Candle`] when the device has no memory for it.
+    pub fn new(config: &ResNetConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let mut builder = Builder::new(seed, device);
+        let stem = Stem {
+            convolution: builder.convolution("stem.conv", IMAGE_CHANNELS, config.channels(1), 3, 1)?,
+            batch_norm: builder.batch_norm("stem.bn", config.channels(1))?,
+        };
+        let blocks = config.blocks().map(|place| builder.block(config, place)).collect::<Result<_>>()?;
+        let logits = builder.linear("logits", config.channels(3), config.classes)?;
+        let Builder { parameters, state, .. } = builder;
+        let (config, device) = (config.clone(), device.clone());
+        Ok(Self { layers: config.layers(), config, device, parameters, state, stem, blocks, logits })
+    }
+
+    /// What network it is.
+    pub fn config(&self) -> &ResNetConfig {
+        &self.config
+    }
+
+    /// Its layers in the order of the computation; [`Self::forward_observed`] counts them in this order.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What is trained, in a fixed order.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Parameters and running statistics by name, in a fixed order. They share the network's memory: training changes
+    /// them ([`Tensor::copy`] keeps the values of today).
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.state.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+    }
+
+    /// Takes over the values of `state`, as [`Self::state`] of a network of the same configuration returned them.
+    ///
+    /// # Errors
+    /// [`Error::MissingState`], [`Error::SurplusState`] or [`Error::StateShape`] where names and shapes are not this
+    /// network's; then nothing has changed.
+    pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let expected: Vec<(&str, &Tensor)> =
+            self.state.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
+        let loaded = state::check(&expected, state)?;
+        for ((_, var), value) in self.state.iter().zip(loaded) {
+            var.set(&value)?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless `images` are a batch this network takes.
+    fn check_images(&self, images: &Tensor) -> Result<()> {
+        let side = self.config.image_side;
+        let expected = [side, side, IMAGE_CHANNELS];
+        if images.rank() != 4 || images.dims()[1..] != expected || images.dims()[0] == 0 {
+            let expected = format!("[images, {side}, {side}, {IMAGE_CHANNELS}] with at least one image");
+            return Err(Error::Shape { what: "the batch of images", expected, got: images.dims().to_vec() });
+        }
+        Ok(())
+    }
+}

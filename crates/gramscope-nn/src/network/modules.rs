@@ -1,0 +1,175 @@
+//! The parts of a network with parameters, and how they are built.
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::config::BlockPlace;
+use crate::ops::convolution::{self, Geometry};
+use crate::ops::{batch_norm, linear};
+use crate::random::{Philox, Stream};
+use crate::{Parameter, ResNetConfig, Result};
+
+/// Standard deviation of a standard normal variable cut off at two standard deviations.
+const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_78;
+
+/// A convolution with bias.
+#[derive(Debug)]
+pub(super) struct Convolution {
+    pub(super) weight: Var,
+    pub(super) bias: Var,
+    pub(super) geometry: Geometry,
+    pub(super) kernel: usize,
+}
+
+impl Convolution {
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        convolution::forward(x, &self.weight, &self.bias, self.geometry)
+    }
+}
+
+/// A batch norm.
+#[derive(Debug)]
+pub(super) struct BatchNorm {
+    pub(super) gamma: Var,
+    pub(super) beta: Var,
+    pub(super) running_mean: Var,
+    pub(super) running_variance: Var,
+}
+
+impl BatchNorm {
+    /// With the running statistics.
+    pub(super) fn evaluate(&self, x: &Tensor, addend: Option<&Tensor>, relu: bool) -> candle_core::Result<Tensor> {
+        let statistics =
+            Tensor::stack(&[self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()], 0)?;
+        batch_norm::normalise(x, &statistics, &self.gamma, &self.beta, addend, relu)
+    }
+}
+
+/// A block: conv - batch norm - ReLU - conv - batch norm - (+ shortcut) - ReLU.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) convolution1: Convolution,
+    pub(super) batch_norm1: BatchNorm,
+    pub(super) convolution2: Convolution,
+    pub(super) batch_norm2: BatchNorm,
+    pub(super) shortcut: Shortcut,
+}
+
+/// What is added before a block's last ReLU.
+#[derive(Debug)]
+pub(super) enum Shortcut {
+    /// Nothing: the network is a plain chain.
+    None,
+    /// The block's input.
+    Identity,
+    /// A 1 x 1 convolution of the block's input, where the sizes change.
+    Projection(Convolution),
+}
+
+/// The linear layer.
+#[derive(Debug)]
+pub(super) struct Linear {
+    pub(super) weight: Var,
+    pub(super) bias: Var,
+}
+
+impl Linear {
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        linear::forward(x, &self.weight, &self.bias)
+    }
+}
+
+/// Makes parts with their initial values and keeps the lists of their tensors.
+pub(super) struct Builder<'a> {
+    generator: Philox,
+    device: &'a Device,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) state: Vec<(String, Var)>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(seed: u64, device: &'a Device) -> Self {
+        let generator = Philox::new(seed, Stream::Initialisation);
+        Self { generator, device, parameters: Vec::new(), state: Vec::new() }
+    }
+
+    /// With a square kernel of `kernel` pixels and zeros around the image so that stride 1 keeps its size.
+    pub(super) fn convolution(
+        &mut self,
+        name: &str,
+        from: usize,
+        to: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> Result<Convolution> {
+        Ok(Convolution {
+            weight: self.weight(name, &[to, kernel, kernel, from])?,
+            bias: self.constant(name, "bias", to, 0.0)?,
+            geometry: Geometry { stride, padding: kernel / 2 },
+            kernel,
+        })
+    }
+
+    pub(super) fn batch_norm(&mut self, name: &str, channels: usize) -> Result<BatchNorm> {
+        Ok(BatchNorm {
+            gamma: self.constant(name, "weight", channels, 1.0)?,
+            beta: self.constant(name, "bias", channels, 0.0)?,
+            running_mean: self.statistic(name, "running_mean", channels, 0.0)?,
+            running_variance: self.statistic(name, "running_var", channels, 1.0)?,
+        })
+    }
+
+    pub(super) fn block(&mut self, config: &ResNetConfig, place: BlockPlace) -> Result<Block> {
+        let prefix = place.prefix();
+        let (from, to) = (place.channels_in(config), config.channels(place.stage));
+        Ok(Block {
+            convolution1: self.convolution(&format!("{prefix}.conv1"), from, to, 3, place.stride())?,
+            batch_norm1: self.batch_norm(&format!("{prefix}.bn1"), to)?,
+            convolution2: self.convolution(&format!("{prefix}.conv2"), to, to, 3, 1)?,
+            batch_norm2: self.batch_norm(&format!("{prefix}.bn2"), to)?,
+            shortcut: match (config.residual, place.has_shortcut(config.residual)) {
+                (false, _) => Shortcut::None,
+                (true, false) => Shortcut::Identity,
+                (true, true) => Shortcut::Projection(self.convolution(
+                    &format!("{prefix}.shortcut"),
+                    from,
+                    to,
+                    1,
+                    place.stride(),
+                )?),
+            },
+        })
+    }
+
+    pub(super) fn linear(&mut self, name: &str, from: usize, to: usize) -> Result<Linear> {
+        Ok(Linear { weight: self.weight(name, &[to, from])?, bias: self.constant(name, "bias", to, 0.0)? })
+    }
+
+    /// A He-normal weight [out, ...]: its fan-in is the product of the other dimensions.
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
+        let fan_in: usize = shape[1..].iter().product();
+        let deviation = (2.0 / fan_in as f64).sqrt() / TRUNCATED_DEVIATION;
+        let major = u32::try_from(self.parameters.len()).expect("a network has fewer than 2^32 parameters");
+        let mut numbers = self.generator.sequence(major);
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| (numbers.truncated_normal() * deviation) as f32).collect();
+        let var = Var::from_vec(values, shape, self.device)?;
+        self.parameter(format!("{name}.weight"), var, true)
+    }
+
+    fn constant(&mut self, name: &str, part: &str, length: usize, value: f32) -> Result<Var> {
+        let var = Var::from_vec(vec![value; length], length, self.device)?;
+        self.parameter(format!("{name}.{part}"), var, false)
+    }
+
+    fn statistic(&mut self, name: &str, part: &str, length: usize, value: f32) -> Result<Var> {
+        let var = Var::from_vec(vec![value; length], length, self.device)?;
+        self.state.push((format!("{name}.{part}"), var.clone()));
+        Ok(var)
+    }
+
+    fn parameter(&mut self, name: String, var: Var, decays: bool) -> Result<Var> {
+        self.state.push((name.clone(), var.clone()));
+        self.parameters.push(Parameter { name, var: var.clone(), decays });
+        Ok(var)
+    }
+}

@@ -1,0 +1,29 @@
+//! Named tensors taken over from elsewhere, such as a checkpoint.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Tensor};
+
+use crate::{Error, Result};
+
+/// A copy of each tensor of `state` in the order of `expected`, on its device, if names and shapes agree.
+pub(crate) fn check(expected: &[(&str, &Tensor)], state: &HashMap<String, Tensor>) -> Result<Vec<Tensor>> {
+    if state.len() > expected.len() {
+        let mut names: Vec<String> =
+            state.keys().filter(|name| !expected.iter().any(|(known, _)| known == name)).cloned().collect();
+        names.sort_unstable();
+        return Err(Error::SurplusState { names });
+    }
+    expected
+        .iter()
+        .map(|(name, current)| {
+            let value = state.get(*name).ok_or_else(|| Error::MissingState { name: (*name).to_owned() })?;
+            if value.dims() != current.dims() {
+                let (expected, got) = (current.dims().to_vec(), value.dims().to_vec());
+                return Err(Error::StateShape { name: (*name).to_owned(), expected, got });
+            }
+            // copy(): what is loaded must not change when the source does.
+            Ok(value.to_device(current.device())?.to_dtype(DType::F32)?.copy()?)
+        })
+        .collect()
+}

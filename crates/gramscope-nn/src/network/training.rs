@@ -1,0 +1,188 @@
+//! One forward and backward pass in training mode, written out.
+//!
+//! The forward pass keeps, for each convolution, its input and its result, and for each batch norm its statistics; the
+//! backward pass takes them from the end and frees them as it goes.
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use super::ResNet;
+use super::modules::{BatchNorm, Block, Convolution, Shortcut};
+use crate::ops::{batch_norm, convolution, linear, loss, pooling};
+use crate::{Error, Result};
+
+/// What one training step needs to know of a batch.
+#[derive(Debug)]
+pub struct Gradients {
+    /// The mean cross-entropy, without the weight penalty: a scalar, f32.
+    pub loss: Tensor,
+    /// How many images were classified correctly: a scalar, f32.
+    pub correct: Tensor,
+    /// The gradients of the mean cross-entropy by the parameters; the optimiser adds the weight decay.
+    pub grads: GradStore,
+}
+
+/// A convolution followed by a batch norm, as the backward pass needs it.
+struct Normalised {
+    /// The convolution's result.
+    x: Tensor,
+    /// Its statistics.
+    statistics: Tensor,
+}
+
+/// A block, as the backward pass needs it.
+struct SavedBlock {
+    input: Tensor,
+    first: Normalised,
+    hidden: Tensor,
+    second: Normalised,
+}
+
+impl ResNet {
+    /// The loss on a batch and its gradients, with the batch's own statistics in the batch norms; the running statistics
+    /// move towards them. `images` [n, side, side, 3] f32 in [0, 1], `labels` [n] u32.
+    ///
+    /// # Errors
+    /// [`Error::SingleValue`] for a batch so small that a batch norm sees one value a channel, [`Error::Shape`] for
+    /// images of another size; [`Error::Label`] and [`Error::DType`], wrapped in candle's.
+    pub fn loss_and_gradients(&self, images: &Tensor, labels: &Tensor) -> Result<Gradients> {
+        self.check_images(images)?;
+        self.check_batch(images.dims()[0])?;
+        let mut grads = GradStore::default();
+
+        let stem = Normalised::forward(&self.stem.convolution, images, &self.stem.batch_norm)?;
+        let mut x = stem.relu(&self.stem.batch_norm, None)?;
+        let mut saved = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (output, block) = SavedBlock::forward(block, x)?;
+            saved.push(block);
+            x = output;
+        }
+        let pooled = pooling::forward(&x)?;
+        let logits = self.logits.forward(&pooled)?;
+        let (loss, correct) = loss::forward(&logits, labels)?;
+
+        let head = linear::backward(&pooled, &self.logits.weight, &loss::backward(&logits, labels)?)?;
+        grads.insert(&self.logits.weight, head.dweight);
+        grads.insert(&self.logits.bias, head.dbias);
+        let (_, h, w, _) = x.dims4()?;
+        let mut dx = pooling::backward(&head.dx, (h, w))?;
+        for (block, saved) in self.blocks.iter().zip(saved).rev() {
+            let input = saved.input.clone();
+            dx = saved.backward(block, &x, dx, &mut grads)?;
+            x = input;
+        }
+        let dx = stem.backward_relu(&self.stem.batch_norm, dx, &mut grads)?;
+        parameter_gradients(&self.stem.convolution, images, &dx, &mut grads)?;
+        Ok(Gradients { loss, correct, grads })
+    }
+
+    /// Fails if a batch norm would see one value a channel.
+    fn check_batch(&self, images: usize) -> Result<()> {
+        let single = |layer: &&crate::Layer| layer.name.contains("bn") && images * layer.shape[0] * layer.shape[1] < 2;
+        match self.layers.iter().find(single) {
+            Some(layer) => Err(Error::SingleValue { layer: layer.name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Normalised {
+    /// The convolution of `x` and its statistics, towards which the running ones of `norm` move.
+    fn forward(convolution: &Convolution, x: &Tensor, norm: &BatchNorm) -> Result<Self> {
+        let x = convolution.forward(x)?;
+        let statistics = batch_norm::statistics(&x)?;
+        let (n, h, w, _) = x.dims4()?;
+        batch_norm::track(&norm.running_mean, &norm.running_variance, &statistics, n * h * w)?;
+        Ok(Self { x, statistics })
+    }
+
+    /// The batch norm, the addition where there is one, and the ReLU.
+    fn relu(&self, norm: &BatchNorm, addend: Option<&Tensor>) -> Result<Tensor> {
+        Ok(batch_norm::normalise(&self.x, &self.statistics, &norm.gamma, &norm.beta, addend, true)?)
+    }
+
+    /// The gradient of the convolution's result from that of the ReLU's.
+    fn backward_relu(&self, norm: &BatchNorm, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let gradients = batch_norm::backward_relu(&self.x, &self.statistics, &norm.gamma, &norm.beta, dy)?;
+        Ok(keep(gradients, norm, grads))
+    }
+
+    /// The gradients of the convolution's result and of the addend, from that of `y`, the ReLU's result.
+    fn backward_add_relu(
+        &self,
+        norm: &BatchNorm,
+        y: &Tensor,
+        dy: Tensor,
+        grads: &mut GradStore,
+    ) -> Result<(Tensor, Tensor)> {
+        let (gradients, addend) = batch_norm::backward_add_relu(&self.x, &self.statistics, &norm.gamma, y, dy)?;
+        Ok((keep(gradients, norm, grads), addend))
+    }
+}
+
+impl SavedBlock {
+    /// The block's result, and what its backward pass needs.
+    fn forward(block: &Block, input: Tensor) -> Result<(Tensor, Self)> {
+        let first = Normalised::forward(&block.convolution1, &input, &block.batch_norm1)?;
+        let hidden = first.relu(&block.batch_norm1, None)?;
+        let second = Normalised::forward(&block.convolution2, &hidden, &block.batch_norm2)?;
+        let output = match &block.shortcut {
+            Shortcut::None => second.relu(&block.batch_norm2, None)?,
+            Shortcut::Identity => second.relu(&block.batch_norm2, Some(&input))?,
+            Shortcut::Projection(projection) => second.relu(&block.batch_norm2, Some(&projection.forward(&input)?))?,
+        };
+        Ok((output, Self { input, first, hidden, second }))
+    }
+
+    /// The gradient of the block's input from `dy`, that of its result `y`.
+    fn backward(self, block: &Block, y: &Tensor, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let Self { input, first, hidden, second } = self;
+        let (dx, dshortcut) = match &block.shortcut {
+            Shortcut::None => (second.backward_relu(&block.batch_norm2, dy, grads)?, None),
+            _ => {
+                let (dx, dshortcut) = second.backward_add_relu(&block.batch_norm2, y, dy, grads)?;
+                (dx, Some(dshortcut))
+            }
+        };
+        drop(second);
+        parameter_gradients(&block.convolution2, &hidden, &dx, grads)?;
+        let dhidden = input_gradient(&block.convolution2, &hidden, &dx)?;
+        drop((hidden, dx));
+        let dx = first.backward_relu(&block.batch_norm1, dhidden, grads)?;
+        drop(first);
+        parameter_gradients(&block.convolution1, &input, &dx, grads)?;
+        match (&block.shortcut, dshortcut) {
+            (Shortcut::Identity, Some(dinput)) => {
+                let Convolution { weight, geometry, .. } = &block.convolution1;
+                convolution::add_input_gradient(&dinput, &dx, weight, *geometry)?;
+                Ok(dinput)
+            }
+            (Shortcut::Projection(projection), Some(dshortcut)) => {
+                parameter_gradients(projection, &input, &dshortcut, grads)?;
+                let dinput = input_gradient(&block.convolution1, &input, &dx)?;
+                convolution::add_input_gradient(&dinput, &dshortcut, &projection.weight, projection.geometry)?;
+                Ok(dinput)
+            }
+            _ => input_gradient(&block.convolution1, &input, &dx),
+        }
+    }
+}
+
+fn keep(gradients: batch_norm::Gradients, norm: &BatchNorm, grads: &mut GradStore) -> Tensor {
+    grads.insert(&norm.gamma, gradients.dgamma);
+    grads.insert(&norm.beta, gradients.dbeta);
+    gradients.dx
+}
+
+fn parameter_gradients(layer: &Convolution, x: &Tensor, dy: &Tensor, grads: &mut GradStore) -> Result<()> {
+    let (dw, db) = convolution::parameter_gradients(x, dy, layer.geometry, (layer.kernel, layer.kernel))?;
+    grads.insert(&layer.weight, dw);
+    grads.insert(&layer.bias, db);
+    Ok(())
+}
+
+fn input_gradient(layer: &Convolution, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let (_, h, w, _) = x.dims4()?;
+    Ok(convolution::input_gradient(dy, &layer.weight, layer.geometry, (h, w))?)
+}

@@ -1,0 +1,134 @@
+//! Batch norm over the images and pixels of a channel (Ioffe and Szegedy 2015), fused with what follows it.
+//!
+//! With m values a channel: mean = sum x / m, variance = sum (x - mean)^2 / m, y = gamma (x - mean) / sqrt(variance + eps)
+//! + beta, then an addition where there is one, then ReLU. The backward pass needs two passes over the activations, as
+//! every gradient depends on two sums over the channel:
+//! dbeta = sum g, dgamma = sum g xhat, dx = gamma / sqrt(variance + eps) (g - dbeta / m - xhat dgamma / m), where xhat is
+//! the normalised x and g the gradient behind the ReLU (0 where the ReLU's result is 0).
+//!
+//! Sums are taken in float64. Between the passes only the mean and the variance are kept.
+
+mod cpu;
+mod operations;
+
+use std::sync::OnceLock;
+
+use candle_core::{Result, Tensor};
+
+use super::values;
+use crate::Error;
+use operations::{InputGradient, MaskAndSum, Normalise, ReluInputGradient, ReluSums, Statistics, Track};
+
+/// Added to the variance before the root (Keras's default).
+pub const EPSILON: f64 = 1e-3;
+/// Share of the running statistics that one training step keeps (Keras's default).
+pub const MOMENTUM: f64 = 0.99;
+
+/// Mean and biased variance of each channel of `x` [n, h, w, c]: [2, c], the means first.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn statistics(x: &Tensor) -> Result<Tensor> {
+    values::check("batch norm: x", x, 4)?;
+    x.contiguous()?.apply_op1_no_bwd(&Statistics)
+}
+
+/// Batch norm of `x` [n, h, w, c] with the given `statistics` [2, c] (of the batch to train, running to evaluate), `gamma`
+/// and `beta` [c]; then `addend` (of the shape of `x`) is added, then, if `relu`, negative values become 0.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn normalise(
+    x: &Tensor,
+    statistics: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    addend: Option<&Tensor>,
+    relu: bool,
+) -> Result<Tensor> {
+    check(x, statistics, &[gamma, beta])?;
+    let (x, statistics) = (x.contiguous()?, statistics.contiguous()?);
+    let op = Normalise { gamma, beta, relu };
+    match addend {
+        None => x.apply_op2_no_bwd(&statistics, &op),
+        Some(addend) => {
+            values::check_shape("batch norm: addend", addend, x.dims())?;
+            x.apply_op3_no_bwd(&statistics, &addend.contiguous()?, &op)
+        }
+    }
+}
+
+/// Moves the running mean and variance [c] towards a batch's `statistics` [2, c] of `count` values a channel:
+/// running = 0.99 running + 0.01 batch, in place, with the unbiased variance, count / (count - 1) times the biased.
+///
+/// # Errors
+/// [`Error::SingleValue`] for a `count` below 2, [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn track(running_mean: &Tensor, running_variance: &Tensor, statistics: &Tensor, count: usize) -> Result<()> {
+    if count < 2 {
+        return Err(Error::SingleValue { layer: "statistics".to_owned() }.into());
+    }
+    let channels = running_mean.elem_count();
+    values::check_shape("batch norm: statistics", statistics, &[2, channels])?;
+    values::check_shape("batch norm: running mean", running_mean, &[channels])?;
+    values::check_shape("batch norm: running variance", running_variance, &[channels])?;
+    let statistics = statistics.contiguous()?;
+    let unbiased = count as f64 / (count - 1) as f64;
+    running_mean.inplace_op2(&statistics.get(0)?, &Track { factor: 1.0 })?;
+    running_variance.inplace_op2(&statistics.get(1)?, &Track { factor: unbiased })
+}
+
+/// The gradients of a batch norm.
+pub struct Gradients {
+    /// dL/dx [n, h, w, c].
+    pub dx: Tensor,
+    /// dL/dgamma [c].
+    pub dgamma: Tensor,
+    /// dL/dbeta [c].
+    pub dbeta: Tensor,
+}
+
+/// The gradients of batch norm and ReLU from `x`, its batch's `statistics` and `dy`, the gradient of the ReLU's result.
+/// The memory of `dy` becomes that of `dx`, so nothing else may use it any more.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn backward_relu(x: &Tensor, statistics: &Tensor, gamma: &Tensor, beta: &Tensor, dy: Tensor) -> Result<Gradients> {
+    check(x, statistics, &[gamma, beta])?;
+    values::check_shape("batch norm: dy", &dy, x.dims())?;
+    let (x, statistics, dy) = (x.contiguous()?, statistics.contiguous()?, dy.contiguous()?);
+    let sums = x.apply_op3_no_bwd(&dy, &statistics, &ReluSums { gamma, beta })?;
+    dy.inplace_op3(&x, &statistics, &ReluInputGradient { gamma, beta, sums: &sums })?;
+    Ok(Gradients { dx: dy, dgamma: sums.get(1)?, dbeta: sums.get(0)? })
+}
+
+/// The gradients of batch norm, addition and ReLU from `x`, its batch's `statistics`, the ReLU's result `y` and its
+/// gradient `dy`; the second tensor is the gradient of the addend. It takes over the memory of `dy`, so nothing else may
+/// use that any more.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn backward_add_relu(
+    x: &Tensor,
+    statistics: &Tensor,
+    gamma: &Tensor,
+    y: &Tensor,
+    dy: Tensor,
+) -> Result<(Gradients, Tensor)> {
+    check(x, statistics, &[gamma])?;
+    values::check_shape("batch norm: y", y, x.dims())?;
+    values::check_shape("batch norm: dy", &dy, x.dims())?;
+    let (x, statistics, dy) = (x.contiguous()?, statistics.contiguous()?, dy.contiguous()?);
+    let mask = MaskAndSum { x: &x, statistics: &statistics, sums: OnceLock::new() };
+    dy.inplace_op2(&y.contiguous()?, &mask)?;
+    let Some(sums) = mask.sums.into_inner() else { candle_core::bail!("batch norm: its backward pass gave no sums") };
+    let dx = x.apply_op3_no_bwd(&dy, &statistics, &InputGradient { gamma, sums: &sums })?;
+    Ok((Gradients { dx, dgamma: sums.get(1)?, dbeta: sums.get(0)? }, dy))
+}
+
+/// Fails unless `x` is [n, h, w, c], `statistics` [2, c] and the others [c].
+fn check(x: &Tensor, statistics: &Tensor, per_channel: &[&Tensor]) -> Result<()> {
+    values::check("batch norm: x", x, 4)?;
+    let (.., channels) = x.dims4()?;
+    values::check_shape("batch norm: statistics", statistics, &[2, channels])?;
+    per_channel.iter().try_for_each(|tensor| values::check_shape("batch norm: gamma or beta", tensor, &[channels]))
+}

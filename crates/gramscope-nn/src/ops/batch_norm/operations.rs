@@ -1,0 +1,233 @@
+//! The candle operations of batch norm: arguments to slices, and back.
+
+use std::sync::OnceLock;
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
+};
+
+use super::super::values;
+use super::cpu::{self, Channels};
+use super::{EPSILON, MOMENTUM};
+
+/// x to its mean and variance.
+pub(super) struct Statistics;
+
+impl CustomOp1 for Statistics {
+    fn name(&self) -> &'static str {
+        "batch norm statistics"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let channels = layout.dims()[3];
+        let statistics = cpu::statistics(values::of("batch norm: x", x, layout)?, channels);
+        Ok((CpuStorage::F32(statistics), Shape::from((2, channels))))
+    }
+}
+
+/// x and its statistics (and an addend) to the result.
+pub(super) struct Normalise<'a> {
+    pub(super) gamma: &'a Tensor,
+    pub(super) beta: &'a Tensor,
+    pub(super) relu: bool,
+}
+
+impl Normalise<'_> {
+    fn run(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        (statistics, statistics_layout): (&CpuStorage, &Layout),
+        addend: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let statistics = values::of("batch norm: statistics", statistics, statistics_layout)?;
+        let channels = Channels::new(
+            statistics,
+            &values::small("batch norm: gamma", self.gamma)?,
+            &values::small("batch norm: beta", self.beta)?,
+            EPSILON,
+        );
+        let y = cpu::normalise(values::of("batch norm: x", x, x_layout)?, &channels, addend, self.relu);
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+}
+
+impl CustomOp2 for Normalise<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.run((x, x_layout), (statistics, statistics_layout), None)
+    }
+}
+
+impl CustomOp3 for Normalise<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm and addition"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+        addend: &CpuStorage,
+        addend_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let addend = values::of("batch norm: addend", addend, addend_layout)?;
+        self.run((x, x_layout), (statistics, statistics_layout), Some(addend))
+    }
+}
+
+/// One running statistic towards `factor` times the batch's.
+pub(super) struct Track {
+    pub(super) factor: f64,
+}
+
+impl InplaceOp2 for Track {
+    fn name(&self) -> &'static str {
+        "batch norm running statistics"
+    }
+
+    fn cpu_fwd(
+        &self,
+        running: &mut CpuStorage,
+        running_layout: &Layout,
+        batch: &CpuStorage,
+        batch_layout: &Layout,
+    ) -> Result<()> {
+        let batch = values::of("batch norm: statistics", batch, batch_layout)?;
+        for (running, batch) in values::of_mut("batch norm: running", running, running_layout)?.iter_mut().zip(batch) {
+            let target = self.factor * f64::from(*batch);
+            *running = (MOMENTUM * f64::from(*running) + (1.0 - MOMENTUM) * target) as f32;
+        }
+        Ok(())
+    }
+}
+
+/// x, dy and the statistics to dbeta and dgamma [2, c], behind a ReLU.
+pub(super) struct ReluSums<'a> {
+    pub(super) gamma: &'a Tensor,
+    pub(super) beta: &'a Tensor,
+}
+
+impl CustomOp3 for ReluSums<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm and ReLU, parameter gradients"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let channels = Channels::new(
+            values::of("batch norm: statistics", statistics, statistics_layout)?,
+            &values::small("batch norm: gamma", self.gamma)?,
+            &values::small("batch norm: beta", self.beta)?,
+            EPSILON,
+        );
+        let x = values::of("batch norm: x", x, x_layout)?;
+        let sums = cpu::relu_sums(x, values::of("batch norm: dy", dy, dy_layout)?, &channels);
+        Ok((CpuStorage::F32(sums), statistics_layout.shape().clone()))
+    }
+}
+
+/// dy, with x and the statistics, into dx, behind a ReLU.
+pub(super) struct ReluInputGradient<'a> {
+    pub(super) gamma: &'a Tensor,
+    pub(super) beta: &'a Tensor,
+    pub(super) sums: &'a Tensor,
+}
+
+impl InplaceOp3 for ReluInputGradient<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm and ReLU, input gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dy: &mut CpuStorage,
+        dy_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<()> {
+        let channels = Channels::new(
+            values::of("batch norm: statistics", statistics, statistics_layout)?,
+            &values::small("batch norm: gamma", self.gamma)?,
+            &values::small("batch norm: beta", self.beta)?,
+            EPSILON,
+        );
+        let sums = values::small("batch norm: sums", self.sums)?;
+        let x = values::of("batch norm: x", x, x_layout)?;
+        cpu::relu_input_gradient(values::of_mut("batch norm: dy", dy, dy_layout)?, x, &channels, &sums);
+        Ok(())
+    }
+}
+
+/// dy, with the ReLU's result, into the gradient behind the ReLU; `sums` receives dbeta and dgamma [2, c].
+pub(super) struct MaskAndSum<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) statistics: &'a Tensor,
+    pub(super) sums: OnceLock<Tensor>,
+}
+
+impl InplaceOp2 for MaskAndSum<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm, addition and ReLU, parameter gradients"
+    }
+
+    fn cpu_fwd(&self, dy: &mut CpuStorage, dy_layout: &Layout, y: &CpuStorage, y_layout: &Layout) -> Result<()> {
+        let channels = Channels::plain(&values::small("batch norm: statistics", self.statistics)?, EPSILON);
+        let (x, x_layout) = self.x.storage_and_layout();
+        let x = values::of("batch norm: x", values::host("batch norm: x", &x)?, x_layout)?;
+        let y = values::of("batch norm: y", y, y_layout)?;
+        let sums = cpu::mask_and_sum(values::of_mut("batch norm: dy", dy, dy_layout)?, x, y, &channels);
+        // The operation is applied once, so the cell is empty.
+        let _ = self.sums.set(Tensor::from_vec(sums, self.statistics.shape(), &Device::Cpu)?);
+        Ok(())
+    }
+}
+
+/// x, the gradient behind the ReLU and the statistics to dx.
+pub(super) struct InputGradient<'a> {
+    pub(super) gamma: &'a Tensor,
+    pub(super) sums: &'a Tensor,
+}
+
+impl CustomOp3 for InputGradient<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm, input gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        g: &CpuStorage,
+        g_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let statistics = values::of("batch norm: statistics", statistics, statistics_layout)?;
+        let gamma = values::small("batch norm: gamma", self.gamma)?;
+        let channels = Channels::new(statistics, &gamma, &vec![0.0; gamma.len()], EPSILON);
+        let sums = values::small("batch norm: sums", self.sums)?;
+        let x = values::of("batch norm: x", x, x_layout)?;
+        let dx = cpu::input_gradient(x, values::of("batch norm: dy", g, g_layout)?, &channels, &sums);
+        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+    }
+}

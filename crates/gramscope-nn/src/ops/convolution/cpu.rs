@@ -1,0 +1,245 @@
+//! The convolution on the CPU: images in parallel, each as products over the rows of its padded copy.
+
+use rayon::prelude::*;
+
+use super::product::{self, LANES, Lanes, Pixels, Rows};
+use super::shape::Convolution;
+use super::weights::{self, Phase};
+
+/// Gradients of the weights are summed over groups of images, at most this many groups, and then over the groups.
+const GROUPS: usize = 16;
+/// Output pixels, at least, between two times that sums of weight gradients leave the registers.
+const PIXELS_PER_PASS: usize = 128;
+
+/// The convolution's result, [n, oh, ow, out].
+pub(super) fn forward(convolution: &Convolution, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let weights = weights::for_forward(convolution, weight);
+    let biases = weights::bias(bias);
+    let mut y = vec![0.0; convolution.y_dims().iter().product()];
+    let image = y.len() / convolution.n;
+    y.par_chunks_exact_mut(image).zip(x.par_chunks_exact(x.len() / convolution.n)).for_each_init(
+        || Padded::for_x(convolution),
+        |padded, (y, x)| forward_image(convolution, y, padded.fill(x), &weights, &biases),
+    );
+    y
+}
+
+fn forward_image(convolution: &Convolution, y: &mut [f32], x: Image<'_>, weights: &[Lanes], biases: &[Lanes]) {
+    let Convolution { c_in, ow, c_out, kh, kw, stride, .. } = *convolution;
+    let depth = kw * c_in;
+    for (block, weights) in weights.chunks_exact(kh * depth).enumerate() {
+        let first = block * LANES;
+        for (i, row) in y.chunks_exact_mut(ow * c_out).enumerate() {
+            let channels = LANES.min(c_out - first);
+            let mut pixels = Pixels { values: &mut row[first..], step: c_out, channels, count: ow };
+            let terms = weights
+                .chunks_exact(depth)
+                .enumerate()
+                .map(|(u, weights)| (Rows { values: x.row(i * stride + u), step: stride * c_in }, weights));
+            product::add_products(&mut pixels, Some(&biases[block]), terms);
+        }
+    }
+}
+
+/// dx += dL/dx.
+pub(super) fn add_input_gradient(convolution: &Convolution, dx: &mut [f32], dy: &[f32], weight: &[f32]) {
+    let Convolution { h, w, kh, kw, stride, padding, .. } = *convolution;
+    let phases = [weights::phases(kh, h, stride, padding), weights::phases(kw, w, stride, padding)];
+    let weights = weights::for_input_gradient(convolution, weight, &phases[1]);
+    let (x_image, y_image) = (dx.len() / convolution.n, dy.len() / convolution.n);
+    dx.par_chunks_exact_mut(x_image).zip(dy.par_chunks_exact(y_image)).for_each_init(
+        || Padded::for_dy(convolution, &phases),
+        |padded, (dx, dy)| {
+            let low = [padded.low[0], padded.low[1]];
+            input_gradient_image(convolution, dx, padded.fill(dy), low, &weights, &phases);
+        },
+    );
+}
+
+fn input_gradient_image(
+    convolution: &Convolution,
+    dx: &mut [f32],
+    dy: Image<'_>,
+    low: [usize; 2],
+    weights: &[Lanes],
+    [row_phases, column_phases]: &[Vec<Phase>; 2],
+) {
+    let Convolution { w, c_in, c_out, kh, kw, stride, .. } = *convolution;
+    let depth = kw * c_out;
+    for (block, weights) in weights.chunks_exact(kh * depth).enumerate() {
+        let first = block * LANES;
+        let channels = LANES.min(c_in - first);
+        for (i, row) in dx.chunks_exact_mut(w * c_in).enumerate() {
+            let rows = &row_phases[i % stride];
+            let top = place(i / stride, low[0], rows.offset);
+            for (r, columns) in column_phases.iter().enumerate() {
+                if rows.taps.is_empty() || columns.taps.is_empty() || columns.pixels == 0 {
+                    continue;
+                }
+                let left = place(0, low[1], columns.offset);
+                let values = &mut row[r * c_in + first..];
+                let mut pixels = Pixels { values, step: stride * c_in, channels, count: columns.pixels };
+                let terms = rows.taps.iter().enumerate().map(|(o, u)| {
+                    let values = &dy.row(top + o)[left * c_out..];
+                    let weights = &weights[u * depth + columns.taps_before * c_out..][..columns.taps.len() * c_out];
+                    (Rows { values, step: c_out }, weights)
+                });
+                product::add_products(&mut pixels, None, terms);
+            }
+        }
+    }
+}
+
+/// dL/dw [out, kh, kw, in] and then dL/db [out].
+pub(super) fn parameter_gradients(convolution: &Convolution, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let (x_image, y_image) = (x.len() / convolution.n, dy.len() / convolution.n);
+    let group = convolution.n.div_ceil(GROUPS);
+    let groups: Vec<Gradients> = x
+        .par_chunks(group * x_image)
+        .zip(dy.par_chunks(group * y_image))
+        .map(|(x, dy)| {
+            let mut gradients = Gradients::zeros(convolution);
+            let mut padded = Padded::for_x(convolution);
+            let mut blocks = vec![[0.0; LANES]; convolution.oh * convolution.ow * convolution.c_out.div_ceil(LANES)];
+            for (x, dy) in x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)) {
+                split_into_blocks(&mut blocks, dy, convolution.c_out);
+                gradients.add_image(convolution, padded.fill(x), &blocks);
+            }
+            gradients
+        })
+        .collect();
+    let weights = sum_in_order(&groups, |gradients| &gradients.weights);
+    let biases = sum_in_order(&groups, |gradients| &gradients.biases);
+    weights::unpack_gradients(convolution, &weights, &biases)
+}
+
+/// [pixel, out] as [block of 16 out][pixel][16 out].
+fn split_into_blocks(blocks: &mut [Lanes], dy: &[f32], c_out: usize) {
+    let pixels = dy.len() / c_out;
+    for (block, packed) in blocks.chunks_exact_mut(pixels).enumerate() {
+        let first = block * LANES;
+        let channels = LANES.min(c_out - first);
+        for (packed, dy) in packed.iter_mut().zip(dy.chunks_exact(c_out)) {
+            match dy[first..].first_chunk() {
+                Some(lanes) => *packed = *lanes,
+                None => packed[..channels].copy_from_slice(&dy[first..]),
+            }
+        }
+    }
+}
+
+fn sum_in_order(groups: &[Gradients], part: impl Fn(&Gradients) -> &[Lanes]) -> Vec<[f64; LANES]> {
+    let mut sums = vec![[0.0; LANES]; groups.first().map_or(0, |group| part(group).len())];
+    for group in groups {
+        for (sums, lanes) in sums.iter_mut().zip(part(group)) {
+            for (sum, value) in sums.iter_mut().zip(lanes) {
+                *sum += f64::from(*value);
+            }
+        }
+    }
+    sums
+}
+
+/// Gradients of the packed weights and biases, over some images.
+struct Gradients {
+    weights: Vec<Lanes>,
+    biases: Vec<Lanes>,
+}
+
+impl Gradients {
+    fn zeros(convolution: &Convolution) -> Self {
+        let blocks = convolution.c_out.div_ceil(LANES);
+        let depth = convolution.kh * convolution.kw * convolution.c_in;
+        Self { weights: vec![[0.0; LANES]; blocks * depth], biases: vec![[0.0; LANES]; blocks] }
+    }
+
+    fn add_image(&mut self, convolution: &Convolution, x: Image<'_>, dy: &[Lanes]) {
+        let Convolution { c_in, oh, ow, kh, kw, stride, .. } = *convolution;
+        let depth = kw * c_in;
+        let rows_per_pass = PIXELS_PER_PASS.div_ceil(ow);
+        let blocks = self.weights.chunks_exact_mut(kh * depth).zip(&mut self.biases).zip(dy.chunks_exact(oh * ow));
+        for ((weights, bias), dy) in blocks {
+            for (pass, dy) in dy.chunks(rows_per_pass * ow).enumerate() {
+                for (u, weights) in weights.chunks_exact_mut(depth).enumerate() {
+                    let terms = dy.chunks_exact(ow).enumerate().map(|(i, dy)| {
+                        let row = (pass * rows_per_pass + i) * stride + u;
+                        (Rows { values: x.row(row), step: stride * c_in }, dy)
+                    });
+                    product::add_outer_products(weights, terms);
+                }
+            }
+            for dy in dy {
+                for (sum, dy) in bias.iter_mut().zip(dy) {
+                    *sum += dy;
+                }
+            }
+        }
+    }
+}
+
+/// Index of a padded row or column, from one of the image that may lie in the padding before it.
+fn place(a: usize, low: usize, offset: isize) -> usize {
+    (a + low).checked_add_signed(offset).expect("the padding is as wide as the furthest offset")
+}
+
+/// An image of `row_length` values a row.
+#[derive(Clone, Copy)]
+struct Image<'a> {
+    values: &'a [f32],
+    row_length: usize,
+}
+
+impl<'a> Image<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.row_length..][..self.row_length]
+    }
+}
+
+/// A thread's buffer for one image with zeros around it.
+struct Padded {
+    values: Vec<f32>,
+    /// Rows and columns of zeros before the image.
+    low: [usize; 2],
+    width: usize,
+    padded_width: usize,
+    channels: usize,
+}
+
+impl Padded {
+    fn new(side: [usize; 2], channels: usize, low: [usize; 2], high: [usize; 2]) -> Self {
+        let padded_width = low[1] + side[1] + high[1];
+        // An image that needs no padding is used where it is.
+        let rows = if low == [0; 2] && high == [0; 2] { 0 } else { low[0] + side[0] + high[0] };
+        Self { values: vec![0.0; rows * padded_width * channels], low, width: side[1], padded_width, channels }
+    }
+
+    fn for_x(convolution: &Convolution) -> Self {
+        let padding = [convolution.padding; 2];
+        Self::new([convolution.h, convolution.w], convolution.c_in, padding, padding)
+    }
+
+    /// Wide enough for every output pixel that an input pixel's taps would meet.
+    fn for_dy(convolution: &Convolution, phases: &[Vec<Phase>; 2]) -> Self {
+        let low = phases
+            .each_ref()
+            .map(|phases| phases.iter().map(|phase| phase.offset.min(0).unsigned_abs()).max().unwrap_or(0));
+        let high = |phases: &[Phase], side: usize| {
+            let end = |phase: &Phase| phase.offset + (phase.pixels + phase.taps.len()) as isize - 1;
+            phases.iter().map(|phase| end(phase) - side as isize).max().unwrap_or(0).max(0).unsigned_abs()
+        };
+        let high = [high(&phases[0], convolution.oh), high(&phases[1], convolution.ow)];
+        Self::new([convolution.oh, convolution.ow], convolution.c_out, low, high)
+    }
+
+    fn fill<'a>(&'a mut self, image: &'a [f32]) -> Image<'a> {
+        let row_length = self.padded_width * self.channels;
+        if self.values.is_empty() {
+            return Image { values: image, row_length };
+        }
+        let rows = self.values.chunks_exact_mut(row_length).skip(self.low[0]);
+        for (padded, row) in rows.zip(image.chunks_exact(self.width * self.channels)) {
+            padded[self.low[1] * self.channels..][..row.len()].copy_from_slice(row);
+        }
+        Image { values: &self.values, row_length }
+    }
+}

@@ -1,0 +1,173 @@
+//! Convolution with bias, and its gradients.
+//!
+//! y[n, i, j, o] = b[o] + sum over (u, v, c) of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c], where x is zero outside
+//! the image: s is the stride and p the padding. (What the field calls convolution is a cross-correlation.)
+
+mod cpu;
+mod product;
+mod shape;
+mod weights;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor};
+
+use super::values;
+use shape::Convolution;
+pub use shape::Geometry;
+
+/// The convolution of `x` [n, h, w, in] with `weight` [out, kh, kw, in] plus `bias` [out]: [n, oh, ow, out], with
+/// oh = (h + 2 padding - kh) / stride + 1, rounded down.
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
+    values::check("convolution: x", x, 4)?;
+    values::check("convolution: weight", weight, 4)?;
+    let convolution = Convolution::new(x.dims4()?, weight.dims4()?, geometry)?;
+    values::check_shape("convolution: bias", bias, &[convolution.c_out])?;
+    x.contiguous()?.apply_op3_no_bwd(&weight.contiguous()?, &bias.contiguous()?, &Forward(convolution))
+}
+
+/// dL/dx [n, h, w, in] from `dy` = dL/dy [n, oh, ow, out], for an `x` of `side` = (h, w).
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+pub fn input_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, side: (usize, usize)) -> Result<Tensor> {
+    let convolution = of_gradient(dy, weight, geometry, side)?;
+    dy.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient(convolution))
+}
+
+/// Adds what [`input_gradient`] returns to `dx` [n, h, w, in], in place.
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+pub fn add_input_gradient(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<()> {
+    values::check("convolution: dx", dx, 4)?;
+    let (_, h, w, _) = dx.dims4()?;
+    let convolution = of_gradient(dy, weight, geometry, (h, w))?;
+    values::check_shape("convolution: dx", dx, &convolution.x_dims())?;
+    dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, &InputGradient(convolution))
+}
+
+/// dL/dw [out, kh, kw, in] and dL/db [out] from `x` [n, h, w, in] and `dy` = dL/dy [n, oh, ow, out], for a kernel of
+/// `kernel` = (kh, kw).
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+pub fn parameter_gradients(
+    x: &Tensor,
+    dy: &Tensor,
+    geometry: Geometry,
+    kernel: (usize, usize),
+) -> Result<(Tensor, Tensor)> {
+    values::check("convolution: x", x, 4)?;
+    values::check("convolution: dy", dy, 4)?;
+    let (_, h, w, c_in) = x.dims4()?;
+    let (n, _, _, c_out) = dy.dims4()?;
+    let convolution = Convolution::new((n, h, w, c_in), (c_out, kernel.0, kernel.1, c_in), geometry)?;
+    values::check_shape("convolution: x", x, &convolution.x_dims())?;
+    values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
+    let gradients = x.contiguous()?.apply_op2_no_bwd(&dy.contiguous()?, &ParameterGradients(convolution))?;
+    let weights = convolution.weight_count();
+    let dw = gradients.narrow(0, 0, weights)?.reshape(&convolution.weight_dims())?;
+    Ok((dw, gradients.narrow(0, weights, c_out)?))
+}
+
+fn of_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, side: (usize, usize)) -> Result<Convolution> {
+    values::check("convolution: dy", dy, 4)?;
+    values::check("convolution: weight", weight, 4)?;
+    let (n, ..) = dy.dims4()?;
+    let (.., c_in) = weight.dims4()?;
+    let convolution = Convolution::new((n, side.0, side.1, c_in), weight.dims4()?, geometry)?;
+    values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
+    Ok(convolution)
+}
+
+struct Forward(Convolution);
+
+impl CustomOp3 for Forward {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = values::of("convolution: x", x, x_layout)?;
+        let weight = values::of("convolution: weight", weight, weight_layout)?;
+        let bias = values::of("convolution: bias", bias, bias_layout)?;
+        let y = cpu::forward(&self.0, x, weight, bias);
+        Ok((CpuStorage::F32(y), Shape::from_dims(&self.0.y_dims())))
+    }
+}
+
+struct InputGradient(Convolution);
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "convolution input gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let dy = values::of("convolution: dy", dy, dy_layout)?;
+        let weight = values::of("convolution: weight", weight, weight_layout)?;
+        let mut dx = vec![0.0; self.0.x_dims().iter().product()];
+        cpu::add_input_gradient(&self.0, &mut dx, dy, weight);
+        Ok((CpuStorage::F32(dx), Shape::from_dims(&self.0.x_dims())))
+    }
+}
+
+impl InplaceOp3 for InputGradient {
+    fn name(&self) -> &'static str {
+        "convolution input gradient, added"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dx: &mut CpuStorage,
+        dx_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<()> {
+        let dy = values::of("convolution: dy", dy, dy_layout)?;
+        let weight = values::of("convolution: weight", weight, weight_layout)?;
+        cpu::add_input_gradient(&self.0, values::of_mut("convolution: dx", dx, dx_layout)?, dy, weight);
+        Ok(())
+    }
+}
+
+/// Its result is dL/dw followed by dL/db, as one vector.
+struct ParameterGradients(Convolution);
+
+impl CustomOp2 for ParameterGradients {
+    fn name(&self) -> &'static str {
+        "convolution parameter gradients"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = values::of("convolution: x", x, x_layout)?;
+        let dy = values::of("convolution: dy", dy, dy_layout)?;
+        let gradients = cpu::parameter_gradients(&self.0, x, dy);
+        let length = gradients.len();
+        Ok((CpuStorage::F32(gradients), Shape::from_dims(&[length])))
+    }
+}

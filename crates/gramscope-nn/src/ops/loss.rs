@@ -1,0 +1,135 @@
+//! Softmax cross-entropy, averaged over the images.
+//!
+//! L = mean over n of log(sum over k of exp(z[n, k])) - z[n, label n], and
+//! dL/dz[n, k] = (softmax(z[n])[k] - [k = label n]) / N. The largest logit is subtracted first, so nothing overflows.
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+
+use super::values;
+use crate::Error;
+
+/// The loss (a scalar) and the number of images whose largest logit (the first, of equals) is their label's (a scalar,
+/// f32), from `logits` [n, classes] and `labels` [n] u32.
+///
+/// # Errors
+/// [`Error::Label`] for a label that is not a class, [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn forward(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
+    check(logits, labels)?;
+    let both = logits.contiguous()?.apply_op2_no_bwd(&labels.contiguous()?, &LossAndCorrect)?;
+    Ok((both.get(0)?, both.get(1)?))
+}
+
+/// dL/dlogits [n, classes].
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    check(logits, labels)?;
+    logits.contiguous()?.apply_op2_no_bwd(&labels.contiguous()?, &LogitGradient)
+}
+
+fn check(logits: &Tensor, labels: &Tensor) -> Result<()> {
+    values::check("loss: logits", logits, 2)?;
+    values::check_dtype("loss: labels", labels, DType::U32)?;
+    let (images, classes) = logits.dims2()?;
+    if labels.dims() != [images] || images == 0 || classes == 0 {
+        let expected = format!("one label for each row of the logits, {:?}", logits.dims());
+        return Err(Error::Shape { what: "loss: labels", expected, got: labels.dims().to_vec() }.into());
+    }
+    Ok(())
+}
+
+/// Its result is the loss and the number of correct images.
+struct LossAndCorrect;
+
+impl CustomOp2 for LossAndCorrect {
+    fn name(&self) -> &'static str {
+        "softmax cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        logits_layout: &Layout,
+        labels: &CpuStorage,
+        labels_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (mut loss, mut correct) = (0.0, 0.0);
+        let examples = Examples::new(logits, logits_layout, labels, labels_layout)?;
+        for (logits, label) in examples.iter() {
+            let (largest, logarithm) = log_sum_exp(logits);
+            loss += logarithm - f64::from(logits[label]);
+            if label == largest {
+                correct += 1.0;
+            }
+        }
+        let loss = loss / examples.labels.len() as f64;
+        Ok((CpuStorage::F32(vec![loss as f32, correct]), Shape::from(2)))
+    }
+}
+
+struct LogitGradient;
+
+impl CustomOp2 for LogitGradient {
+    fn name(&self) -> &'static str {
+        "softmax cross-entropy, gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        logits_layout: &Layout,
+        labels: &CpuStorage,
+        labels_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let examples = Examples::new(logits, logits_layout, labels, labels_layout)?;
+        let share = 1.0 / examples.labels.len() as f64;
+        let mut gradient = Vec::with_capacity(examples.logits.len());
+        for (logits, label) in examples.iter() {
+            let (_, logarithm) = log_sum_exp(logits);
+            gradient.extend(logits.iter().enumerate().map(|(class, logit)| {
+                let target = if class == label { 1.0 } else { 0.0 };
+                (((f64::from(*logit) - logarithm).exp() - target) * share) as f32
+            }));
+        }
+        Ok((CpuStorage::F32(gradient), logits_layout.shape().clone()))
+    }
+}
+
+/// The place of the first largest logit, and log(sum exp).
+fn log_sum_exp(logits: &[f32]) -> (usize, f64) {
+    let largest =
+        (1..logits.len()).fold(0, |largest, class| if logits[class] > logits[largest] { class } else { largest });
+    let top = f64::from(logits[largest]);
+    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - top).exp()).sum();
+    (largest, top + sum.ln())
+}
+
+/// Rows of logits with their labels, all of which are classes.
+struct Examples<'a> {
+    logits: &'a [f32],
+    labels: &'a [u32],
+    classes: usize,
+}
+
+impl<'a> Examples<'a> {
+    fn new(
+        logits: &'a CpuStorage,
+        logits_layout: &Layout,
+        labels: &'a CpuStorage,
+        labels_layout: &Layout,
+    ) -> Result<Self> {
+        let (_, classes) = logits_layout.shape().dims2()?;
+        let logits = values::of("loss: logits", logits, logits_layout)?;
+        let (start, end) = values::range("loss: labels", labels_layout)?;
+        let labels = &labels.as_slice::<u32>()?[start..end];
+        match labels.iter().position(|label| *label as usize >= classes) {
+            Some(image) => Err(Error::Label { image, label: labels[image], classes }.into()),
+            None => Ok(Self { logits, labels, classes }),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'a [f32], usize)> {
+        self.logits.chunks_exact(self.classes).zip(self.labels.iter().map(|label| *label as usize))
+    }
+}
