@@ -31,12 +31,12 @@ fn forward_image(convolution: &Convolution, y: &mut [f32], x: Image<'_>, weights
         let first = block * LANES;
         for (i, row) in y.chunks_exact_mut(ow * c_out).enumerate() {
             let channels = LANES.min(c_out - first);
-            let mut pixels = Pixels { values: &mut row[first..], step: c_out, channels, count: ow };
+            let pixels = Pixels { values: &mut row[first..], step: c_out, channels, count: ow };
             let terms = weights
                 .chunks_exact(depth)
                 .enumerate()
                 .map(|(u, weights)| (Rows { values: x.row(i * stride + u), step: stride * c_in }, weights));
-            product::add_products(&mut pixels, Some(&biases[block]), terms);
+            product::add_products(pixels, Some(&biases[block]), terms);
         }
     }
 }
@@ -78,13 +78,13 @@ fn input_gradient_image(
                 }
                 let left = place(0, low[1], columns.offset);
                 let values = &mut row[r * c_in + first..];
-                let mut pixels = Pixels { values, step: stride * c_in, channels, count: columns.pixels };
+                let pixels = Pixels { values, step: stride * c_in, channels, count: columns.pixels };
                 let terms = rows.taps.iter().enumerate().map(|(o, u)| {
                     let values = &dy.row(top + o)[left * c_out..];
                     let weights = &weights[u * depth + columns.taps_before * c_out..][..columns.taps.len() * c_out];
                     (Rows { values, step: c_out }, weights)
                 });
-                product::add_products(&mut pixels, None, terms);
+                product::add_products(pixels, None, terms);
             }
         }
     }

@@ -2,16 +2,18 @@
 //!
 //! In an NHWC image with its padding, the kw x c values under one row of the kernel are contiguous, and the next output
 //! pixel's begin `stride` c values further on: a matrix whose rows overlap. So neither product needs the image's patches
-//! copied out (im2col). Both keep a block of sums in registers: some pixels (or weights) by 16 output channels.
+//! copied out (im2col), and matrices this narrow need none of the repacking of a general matrix product. Both keep a
+//! tile of sums in vector registers: some pixels (or weights) by 16 output channels.
+
+use std::array;
+
+use pulp::{Arch, Simd, WithSimd};
 
 /// Output channels that are computed together.
 pub(super) const LANES: usize = 16;
 
 /// One value for each of [`LANES`] channels.
 pub(super) type Lanes = [f32; LANES];
-
-/// Pixels, in [`add_products`], and weights, in [`add_outer_products`], whose sums are held in registers together.
-const TILE: usize = 4;
 
 /// A matrix whose rows overlap: row p is `values[p * step..][..depth]`, the depth being that of what it is multiplied by.
 #[derive(Clone, Copy)]
@@ -28,84 +30,165 @@ pub(super) struct Pixels<'a> {
     pub(super) count: usize,
 }
 
+/// Terms of a sum of products: the rows, and the matrix [depth] or [pixels] by 16 that they are multiplied by.
+pub(super) trait Terms<'a>: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone {}
+
+impl<'a, T: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone> Terms<'a> for T {}
+
 /// pixels[p] = start + sum over the terms of rows[p] x weights; without `start`, what is there is added to.
-pub(super) fn add_products<'a, T>(pixels: &mut Pixels<'_>, start: Option<&Lanes>, terms: T)
-where
-    T: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone,
-{
-    let mut first = 0;
-    while pixels.count - first >= TILE {
-        product_tile::<TILE, T>(pixels, first, start, terms.clone());
-        first += TILE;
-    }
-    while first < pixels.count {
-        product_tile::<1, T>(pixels, first, start, terms.clone());
-        first += 1;
+pub(super) fn add_products<'a>(pixels: Pixels<'_>, start: Option<&Lanes>, terms: impl Terms<'a>) {
+    Arch::new().dispatch(Products { pixels, start, terms });
+}
+
+/// sums[k] += sum over the terms and over p of rows[p][k] x dy[p].
+pub(super) fn add_outer_products<'a>(sums: &mut [Lanes], terms: impl Terms<'a>) {
+    Arch::new().dispatch(OuterProducts { sums, terms });
+}
+
+struct Products<'v, 's, T> {
+    pixels: Pixels<'v>,
+    start: Option<&'s Lanes>,
+    terms: T,
+}
+
+impl<'a, T: Terms<'a>> WithSimd for Products<'_, '_, T> {
+    type Output = ();
+
+    /// The tiles fill, but do not overfill, the registers: 32 of 16 values, 16 of 8, or 32 of 4 (NEON).
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 8, 1>(simd),
+            8 => self.run::<S, 4, 2>(simd),
+            4 => self.run::<S, 4, 4>(simd),
+            _ => self.run::<S, 1, LANES>(simd),
+        }
     }
 }
 
-#[inline(always)]
-fn product_tile<'a, const P: usize, T>(pixels: &mut Pixels<'_>, first: usize, start: Option<&Lanes>, terms: T)
-where
-    T: Iterator<Item = (Rows<'a>, &'a [Lanes])>,
-{
-    let mut sums: [Lanes; P] = match start {
-        Some(start) => [*start; P],
-        None => std::array::from_fn(|p| {
-            let mut lanes = [0.0; LANES];
-            let from = (first + p) * pixels.step;
-            lanes[..pixels.channels].copy_from_slice(&pixels.values[from..from + pixels.channels]);
-            lanes
-        }),
-    };
-    for (rows, weights) in terms {
-        let depth = weights.len();
-        let rows: [&[f32]; P] = std::array::from_fn(|p| &rows.values[(first + p) * rows.step..][..depth]);
-        for (k, weights) in weights.iter().enumerate() {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let x = row[k];
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = x.mul_add(*weight, *sum);
+impl<'a, T: Terms<'a>> Products<'_, '_, T> {
+    /// Tiles of P pixels by V vectors, and what is left of the pixels one by one.
+    #[inline(always)]
+    fn run<S: Simd, const P: usize, const V: usize>(mut self, simd: S) {
+        let mut first = 0;
+        while self.pixels.count - first >= P {
+            self.tile::<S, P, V>(simd, first);
+            first += P;
+        }
+        while first < self.pixels.count {
+            self.tile::<S, 1, V>(simd, first);
+            first += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, first: usize) {
+        let mut sums: [[S::f32s; V]; P] = match self.start {
+            Some(start) => [load::<S, V>(start); P],
+            None => array::from_fn(|p| load::<S, V>(&self.pixels.get(first + p))),
+        };
+        for (rows, weights) in self.terms.clone() {
+            let depth = weights.len();
+            let rows: [&[f32]; P] = array::from_fn(|p| &rows.values[(first + p) * rows.step..][..depth]);
+            for (k, weights) in weights.iter().enumerate() {
+                let weights = load::<S, V>(weights);
+                for p in 0..P {
+                    let x = simd.splat_f32s(rows[p][k]);
+                    sums[p] = array::from_fn(|v| simd.mul_add_e_f32s(x, weights[v], sums[p][v]));
                 }
             }
         }
-    }
-    for (p, sums) in sums.iter().enumerate() {
-        let from = (first + p) * pixels.step;
-        pixels.values[from..from + pixels.channels].copy_from_slice(&sums[..pixels.channels]);
+        for (p, sums) in sums.iter().enumerate() {
+            self.pixels.set(first + p, &store::<S, V>(sums));
+        }
     }
 }
 
-/// sums[k] += sum over p of rows[p][k] x dy[p], over all terms.
-pub(super) fn add_outer_products<'a, T>(sums: &mut [Lanes], terms: T)
-where
-    T: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone,
-{
-    let (tiles, rest) = sums.as_chunks_mut::<TILE>();
-    let tiled = tiles.len() * TILE;
-    for (tile, sums) in tiles.iter_mut().enumerate() {
-        outer_product_tile(sums, tile * TILE, terms.clone());
+impl Pixels<'_> {
+    #[inline(always)]
+    fn get(&self, pixel: usize) -> Lanes {
+        let mut lanes = [0.0; LANES];
+        lanes[..self.channels].copy_from_slice(&self.values[pixel * self.step..][..self.channels]);
+        lanes
     }
-    for (k, sum) in rest.iter_mut().enumerate() {
-        outer_product_tile(std::array::from_mut(sum), tiled + k, terms.clone());
+
+    #[inline(always)]
+    fn set(&mut self, pixel: usize, lanes: &Lanes) {
+        let values = &mut self.values[pixel * self.step..][..self.channels];
+        match values.as_mut_array::<LANES>() {
+            Some(values) => *values = *lanes,
+            None => values.copy_from_slice(&lanes[..self.channels]),
+        }
+    }
+}
+
+struct OuterProducts<'s, T> {
+    sums: &'s mut [Lanes],
+    terms: T,
+}
+
+impl<'a, T: Terms<'a>> WithSimd for OuterProducts<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 8, 1>(simd),
+            8 => self.run::<S, 6, 2>(simd),
+            4 => self.run::<S, 4, 4>(simd),
+            _ => self.run::<S, 1, LANES>(simd),
+        }
+    }
+}
+
+impl<'a, T: Terms<'a>> OuterProducts<'_, T> {
+    /// Tiles of K weights by V vectors, and what is left of the weights one by one.
+    #[inline(always)]
+    fn run<S: Simd, const K: usize, const V: usize>(self, simd: S) {
+        let (tiles, rest) = self.sums.as_chunks_mut::<K>();
+        let tiled = tiles.len() * K;
+        for (tile, sums) in tiles.iter_mut().enumerate() {
+            outer_tile::<S, K, V>(simd, sums, tile * K, self.terms.clone());
+        }
+        for (k, sum) in rest.iter_mut().enumerate() {
+            outer_tile::<S, 1, V>(simd, array::from_mut(sum), tiled + k, self.terms.clone());
+        }
     }
 }
 
 #[inline(always)]
-fn outer_product_tile<'a, const K: usize, T>(sums: &mut [Lanes; K], first: usize, terms: T)
-where
-    T: Iterator<Item = (Rows<'a>, &'a [Lanes])>,
-{
-    let mut tile = *sums;
+fn outer_tile<'a, S: Simd, const K: usize, const V: usize>(
+    simd: S,
+    sums: &mut [Lanes; K],
+    first: usize,
+    terms: impl Terms<'a>,
+) {
+    let mut tile: [[S::f32s; V]; K] = array::from_fn(|k| load::<S, V>(&sums[k]));
     for (rows, dy) in terms {
         for (p, dy) in dy.iter().enumerate() {
-            let row: &[f32; K] = rows.values[first + p * rows.step..].first_chunk().expect("a row is as long as sums");
-            for (sums, x) in tile.iter_mut().zip(row) {
-                for (sum, dy) in sums.iter_mut().zip(dy) {
-                    *sum = x.mul_add(*dy, *sum);
-                }
+            let row: &[f32; K] =
+                rows.values[first + p * rows.step..].first_chunk().expect("a row reaches every weight");
+            let dy = load::<S, V>(dy);
+            for k in 0..K {
+                let x = simd.splat_f32s(row[k]);
+                tile[k] = array::from_fn(|v| simd.mul_add_e_f32s(x, dy[v], tile[k][v]));
             }
         }
     }
-    *sums = tile;
+    *sums = array::from_fn(|k| store::<S, V>(&tile[k]));
+}
+
+/// 16 values as V vectors.
+#[inline(always)]
+fn load<S: Simd, const V: usize>(lanes: &Lanes) -> [S::f32s; V] {
+    let (vectors, _) = S::as_simd_f32s(lanes);
+    array::from_fn(|v| vectors[v])
+}
+
+/// V vectors as 16 values.
+#[inline(always)]
+fn store<S: Simd, const V: usize>(vectors: &[S::f32s; V]) -> Lanes {
+    let mut lanes = [0.0; LANES];
+    S::as_mut_simd_f32s(&mut lanes).0.copy_from_slice(vectors);
+    lanes
 }
