@@ -23,9 +23,9 @@ enum Pattern {
 
 impl Background {
     pub(super) fn random(numbers: &mut Sequence) -> Self {
-        let from = colour::random(numbers);
-        let to = mix(from, colour::random(numbers), uniform(numbers, 0.2, 0.8));
-        let pattern = match numbers.below(4) {
+        let from = colour::muted(numbers);
+        let to = colour::muted(numbers);
+        let pattern = match numbers.below(5) {
             0 => {
                 let (cos, sin) = direction(numbers);
                 Pattern::Gradient { slope: (cos, sin), offset: 0.5 - (cos + sin) / 2.0 }

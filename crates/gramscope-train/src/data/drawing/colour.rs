@@ -12,7 +12,14 @@ pub(super) fn random(numbers: &mut Sequence) -> Colour {
     [uniform(numbers, 0.0, 1.0), uniform(numbers, 0.0, 1.0), uniform(numbers, 0.0, 1.0)]
 }
 
-/// A random colour at least `distance` away from `other`, which must leave room for one (0.5 always does).
+/// A colour of the kind that backgrounds have: neither bright nor vivid.
+pub(super) fn muted(numbers: &mut Sequence) -> Colour {
+    let grey = uniform(numbers, 0.15, 0.7);
+    [(); 3].map(|()| grey + uniform(numbers, -0.15, 0.15))
+}
+
+/// A random colour at least `distance` away from `other`, which must be below 0.86, half the cube's diagonal, so
+/// that there always is one.
 pub(super) fn contrasting(other: Colour, distance: f32, numbers: &mut Sequence) -> Colour {
     loop {
         let colour = random(numbers);

@@ -26,13 +26,14 @@ pub(super) struct Placement {
 }
 
 impl Placement {
-    /// A subject's: mostly inside the image.
+    /// A subject's: mostly inside the image, and within 30 degrees of upright, as most things in photographs are.
     pub(super) fn random(smallest: f32, largest: f32, numbers: &mut Sequence) -> Self {
         let size = uniform(numbers, smallest, largest);
         // A quarter of the radius may lie outside.
         let margin = (0.75 * size).min(0.5);
         let centre = (uniform(numbers, margin, 1.0 - margin), uniform(numbers, margin, 1.0 - margin));
-        Self { centre, turn: turn(numbers), stretch: uniform(numbers, 0.87, 1.15), size }
+        let turn = direction(uniform(numbers, -0.5, 0.5));
+        Self { centre, turn, stretch: uniform(numbers, 0.9, 1.11), size }
     }
 
     /// With its centre anywhere in the image.
@@ -81,12 +82,15 @@ impl Figure {
         Self::Ring { width: uniform(numbers, 0.25, 0.5) }
     }
 
+    /// Lying on a side. The radii of the square and the triangle give them about a disc's area, so that size tells
+    /// nothing about the class.
     pub(super) fn square() -> Self {
-        Self::regular(4)
+        Self::regular(4, 1.2, 0.125)
     }
 
+    /// Pointing up.
     pub(super) fn triangle() -> Self {
-        Self::regular(3)
+        Self::regular(3, 1.3, 0.75)
     }
 
     /// A star of five to seven points.
@@ -134,7 +138,7 @@ impl Figure {
     }
 
     pub(super) fn spiral(numbers: &mut Sequence) -> Self {
-        let pitch = uniform(numbers, 0.42, 0.6);
+        let pitch = uniform(numbers, 0.5, 0.7);
         Self::Spiral { pitch, width: pitch * uniform(numbers, 0.4, 0.55) }
     }
 
@@ -159,11 +163,10 @@ impl Figure {
         Self::Polygon(vec![(-1.0, -half), (1.0, -half), (1.0, half), (-1.0, half)])
     }
 
-    /// The regular polygon whose area is near that of the disc, so that size tells nothing about the class.
-    fn regular(corners: u32) -> Self {
-        let radius = if corners == 3 { 1.3 } else { 1.2 };
+    /// The regular polygon whose first corner is at `first`, a share of a full turn.
+    fn regular(corners: u32, radius: f32, first: f32) -> Self {
         let corner = |i: u32| {
-            let (x, y) = direction(TAU * i as f32 / corners as f32);
+            let (x, y) = direction(TAU * (first + i as f32 / corners as f32));
             (x * radius, y * radius)
         };
         Self::Polygon((0..corners).map(corner).collect())

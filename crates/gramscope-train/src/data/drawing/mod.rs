@@ -74,7 +74,7 @@ impl Object {
     /// Its colour at (`x`, `y`), and how much of a pixel of width `pixel` it covers there.
     fn sample(&self, x: f32, y: f32, pixel: f32) -> Option<(Colour, f32)> {
         let (u, v) = self.placement.local(x, y);
-        // Nothing reaches further than the corners of a stretched square, plus one pixel for the soft edge.
+        // No figure reaches further, but for the soft edge.
         let reach = figure::REACH + pixel / self.placement.size;
         if u * u + v * v > reach * reach {
             return None;
@@ -93,15 +93,15 @@ fn coverage(distance: f32, pixel: f32) -> f32 {
 pub(super) fn draw(class: Class, numbers: &mut Sequence, side: usize, pixels: &mut [u8]) {
     let background = Background::random(numbers);
     let mut objects = Vec::new();
-    for _ in 0..numbers.below(3) {
+    for _ in 0..few(numbers) {
         objects.push(clutter(numbers, 0.04, 0.09));
     }
     objects.push(subject(class, &background, numbers));
-    for _ in 0..numbers.below(3) {
+    for _ in 0..few(numbers) {
         objects.push(occluder(numbers));
     }
     let light = Light::random(numbers);
-    let grain = uniform(numbers, 0.02, 0.16);
+    let grain = 0.015 + 0.15 * uniform(numbers, 0.0, 1.0).powi(3);
 
     let pixel = 1.0 / side as f32;
     for (row, line) in pixels.chunks_exact_mut(3 * side).enumerate() {
@@ -123,10 +123,16 @@ pub(super) fn draw(class: Class, numbers: &mut Sequence, side: usize, pixels: &m
     }
 }
 
+/// None in three images out of five, one or two in one each.
+fn few(numbers: &mut Sequence) -> u32 {
+    numbers.below(5).saturating_sub(2)
+}
+
 /// The object that gives the image its class.
 fn subject(class: Class, background: &Background, numbers: &mut Sequence) -> Object {
-    let first = contrasting(background.mean(), CONTRAST, numbers);
-    let second = contrasting(first, CONTRAST, numbers);
+    let contrast = if numbers.below(10) == 0 { FAINT } else { CONTRAST };
+    let first = contrasting(background.mean(), contrast, numbers);
+    let second = contrasting(first, contrast, numbers);
     let figure = match class {
         Class::Disc => Figure::Disc,
         Class::Ring => Figure::ring(numbers),
@@ -139,8 +145,8 @@ fn subject(class: Class, background: &Background, numbers: &mut Sequence) -> Obj
         Class::Spiral => Figure::spiral(numbers),
     };
     let textured = matches!(class, Class::Stripes | Class::Checkerboard);
-    let smallest = if textured || class == Class::Spiral { 0.27 } else { 0.2 };
-    let placement = Placement::random(smallest, 0.42, numbers);
+    let smallest = if textured || class == Class::Spiral { 0.32 } else { 0.28 };
+    let placement = Placement::random(smallest, 0.45, numbers);
     let paint = match class {
         Class::Stripes => Paint::Texture(Texture::stripes(placement.size, numbers), first, second),
         Class::Checkerboard => Paint::Texture(Texture::checkerboard(placement.size, numbers), first, second),
@@ -149,8 +155,10 @@ fn subject(class: Class, background: &Background, numbers: &mut Sequence) -> Obj
     Object { placement, figure, paint }
 }
 
-/// Least distance in RGB between an object and what lies behind it.
-const CONTRAST: f32 = 0.35;
+/// Least distance in RGB between a subject and what lies behind it, and between the colours of a texture.
+const CONTRAST: f32 = 0.6;
+/// The same in the few images that are hard to make out.
+const FAINT: f32 = 0.2;
 
 /// A small thing of no class, between `smallest` and `largest` in radius, anywhere in the image.
 fn clutter(numbers: &mut Sequence, smallest: f32, largest: f32) -> Object {

@@ -35,43 +35,51 @@ impl Paint {
 }
 
 /// A pattern of two regions, given by the signed distance to the border between them.
-pub(super) enum Texture {
-    Stripes { period: f32, phase: f32 },
-    Checkerboard { period: f32, phase: (f32, f32) },
+pub(super) struct Texture {
+    pattern: Pattern,
+    period: f32,
+    /// Where the pattern starts, in periods.
+    phase: (f32, f32),
+}
+
+enum Pattern {
+    Stripes,
+    Checkerboard,
 }
 
 impl Texture {
     /// Stripes for an object of radius `size`.
     pub(super) fn stripes(size: f32, numbers: &mut Sequence) -> Self {
-        Self::Stripes { period: period(size, numbers), phase: uniform(numbers, 0.0, 1.0) }
+        Self::random(Pattern::Stripes, size, numbers)
     }
 
     /// A checkerboard for an object of radius `size`.
     pub(super) fn checkerboard(size: f32, numbers: &mut Sequence) -> Self {
+        Self::random(Pattern::Checkerboard, size, numbers)
+    }
+
+    fn random(pattern: Pattern, size: f32, numbers: &mut Sequence) -> Self {
+        // In the image a period is wide enough for 32 pixels to show it.
+        let period = uniform(numbers, 0.14, 0.23) / size;
         let phase = (uniform(numbers, 0.0, 1.0), uniform(numbers, 0.0, 1.0));
-        Self::Checkerboard { period: period(size, numbers), phase }
+        Self { pattern, period, phase }
     }
 
     fn distance(&self, u: f32, v: f32) -> f32 {
-        match *self {
-            Self::Stripes { period, phase } => wave(u / period + phase) * period,
-            Self::Checkerboard { period, phase } => {
+        let a = wave(u / self.period + self.phase.0) * self.period;
+        match self.pattern {
+            Pattern::Stripes => a,
+            Pattern::Checkerboard => {
                 // The border is the union of two grids of lines; which side one is on is the product of the two signs.
-                let (a, b) = (wave(u / period + phase.0), wave(v / period + phase.1));
-                let nearest = a.abs().min(b.abs()) * period;
+                let b = wave(v / self.period + self.phase.1) * self.period;
+                let nearest = a.abs().min(b.abs());
                 if (a > 0.0) == (b > 0.0) { nearest } else { -nearest }
             }
         }
     }
 }
 
-/// A pattern's period in an object's own coordinates: in the image it is wide enough for 32 pixels to show it.
-fn period(size: f32, numbers: &mut Sequence) -> f32 {
-    uniform(numbers, 0.13, 0.22) / size
-}
-
-/// The triangle wave with slope 1 or -1 and period 1: signed distance to the nearest multiple of 1/2.
+/// The triangle wave of period 1: signed distance to the nearest border, which lie half a period apart.
 fn wave(t: f32) -> f32 {
-    let t = t - t.floor();
-    (t - 0.5).abs() - 0.25
+    (t - t.floor() - 0.5).abs() - 0.25
 }
