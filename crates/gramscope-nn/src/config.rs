@@ -180,3 +180,98 @@ fn nearest_depths(depth: usize) -> String {
         None => below.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn config(depth: usize, residual: bool) -> ResNetConfig {
+        ResNetConfig { depth, width: 1.0, residual, classes: 10, image_side: 32 }
+    }
+
+    #[test]
+    fn layer_counts() {
+        for (depth, count) in [(8, 28), (14, 49), (20, 70), (38, 133), (164, 574)] {
+            assert_eq!(config(depth, true).layers().len(), count, "depth {depth}");
+        }
+        for depth in [8, 14, 20, 38, 164] {
+            let blocks = (depth - 2) / 6;
+            assert_eq!(config(depth, true).layers().len(), 21 * blocks + 7, "depth {depth}");
+            assert_eq!(config(depth, false).layers().len(), 18 * blocks + 5, "depth {depth}");
+        }
+    }
+
+    #[test]
+    fn layer_names_shapes_and_order() {
+        let layers = config(8, true).layers();
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        let block = |stage: usize, projection: bool| {
+            let mut names = vec!["conv1", "bn1", "relu1", "conv2", "bn2"];
+            names.extend(projection.then_some("shortcut"));
+            names.extend(["add", "relu2"]);
+            names.into_iter().map(move |name| format!("stage{stage}.block1.{name}"))
+        };
+        let expected: Vec<String> = ["stem.conv", "stem.bn", "stem.relu"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(block(1, false))
+            .chain(block(2, true))
+            .chain(block(3, true))
+            .chain(["pool", "logits"].map(str::to_owned))
+            .collect();
+        assert_eq!(names, expected);
+        let layer = |name: &str| layers.iter().find(|layer| layer.name == name).unwrap();
+        assert_eq!((&layer("stem.conv").shape[..], layer("stem.conv").stage), (&[32, 32, 16][..], 0));
+        assert_eq!((&layer("stage1.block1.add").shape[..], layer("stage1.block1.add").stage), (&[32, 32, 16][..], 1));
+        assert_eq!(layer("stage2.block1.conv1").shape, [16, 16, 32]);
+        assert_eq!(layer("stage2.block1.shortcut").shape, [16, 16, 32]);
+        assert_eq!((&layer("stage3.block1.relu2").shape[..], layer("stage3.block1.relu2").stage), (&[8, 8, 64][..], 3));
+        assert_eq!((&layer("pool").shape[..], layer("pool").stage), (&[64][..], 4));
+        assert_eq!((&layer("logits").shape[..], layer("logits").stage), (&[10][..], 4));
+    }
+
+    #[test]
+    fn second_blocks_have_no_projection() {
+        let layers = config(14, true).layers();
+        let projections: Vec<&str> =
+            layers.iter().filter(|l| l.name.ends_with("shortcut")).map(|l| l.name.as_str()).collect();
+        assert_eq!(projections, ["stage2.block1.shortcut", "stage3.block1.shortcut"]);
+    }
+
+    #[test]
+    fn widths_and_sides_round() {
+        let config = ResNetConfig { depth: 8, width: 0.3, residual: true, classes: 2, image_side: 7 };
+        config.validate().unwrap();
+        assert_eq!([1, 2, 3].map(|stage| config.channels(stage)), [5, 10, 19]);
+        assert_eq!([1, 2, 3].map(|stage| config.side(stage)), [7, 4, 2]);
+        let thin = ResNetConfig { width: 1e-9, ..config };
+        assert_eq!([1, 2, 3].map(|stage| thin.channels(stage)), [1, 1, 1]);
+    }
+
+    /// 0.27 million for depth 20 (He et al. 2016, table 6); with our biases and projections by hand:
+    /// stem 3·3·3·16 + 16 + 32 = 480; stage 1: 6 (3·3·16·16 + 16 + 32) = 14112; stage 2: 3·3·16·32 + 32 + 64, five of
+    /// 3·3·32·32 + 32 + 64, projection 16·32 + 32 = 4704 + 46560 + 544; stage 3 likewise 18624 + 185280 + 2112; 650.
+    #[test]
+    fn parameter_count() {
+        assert_eq!(config(20, true).parameter_count(), 480 + 14112 + 4704 + 46560 + 544 + 18624 + 185_280 + 2112 + 650);
+        assert_eq!(config(20, false).parameter_count(), config(20, true).parameter_count() - 544 - 2112);
+    }
+
+    #[test]
+    fn wrong_configurations_say_what_would_be_right() {
+        let error = |config: ResNetConfig| config.validate().unwrap_err().to_string();
+        assert!(error(config(15, true)).ends_with("the nearest is 14 or 20"), "{}", error(config(15, true)));
+        assert!(error(config(0, true)).ends_with("the nearest is 8"));
+        assert!(error(config(2, true)).ends_with("the nearest is 8"));
+        assert!(config(usize::MAX, true).validate().is_err());
+        for width in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
+            assert!(error(ResNetConfig { width, ..config(8, true) }).contains("width"), "{width}");
+        }
+        assert!(error(ResNetConfig { classes: 1, ..config(8, true) }).contains("classes"));
+        assert!(error(ResNetConfig { image_side: 0, ..config(8, true) }).contains("side"));
+        for depth in [8, 14, 20, 26, 32, 38, 44, 56, 110, 164] {
+            config(depth, true).validate().unwrap();
+        }
+    }
+}

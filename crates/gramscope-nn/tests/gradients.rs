@@ -1,0 +1,234 @@
+//! Every backward pass against central differences of its forward pass.
+//!
+//! Linear operations have no error of truncation, so a large step is taken and only rounding is left. The others are
+//! curved: for a step h of a function whose third derivative is about as large as the function, the error of truncation
+//! is about h^2 / 6 and that of rounding about 2^-24 / h times the number of roundings that differ.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use candle_core::{Device, Tensor};
+use gramscope_nn::ops::convolution::{self, Geometry};
+use gramscope_nn::ops::{batch_norm, linear, loss, pooling};
+use support::{ROUNDING, assert_close, finite_difference, labels, strided, uniform, values, wide};
+
+struct Case {
+    x: [usize; 4],
+    weight: [usize; 4],
+    geometry: Geometry,
+}
+
+fn case(x: [usize; 4], out: usize, kernel: usize, stride: usize, padding: usize) -> Case {
+    Case { x, weight: [out, kernel, kernel, x[3]], geometry: Geometry { stride, padding } }
+}
+
+/// Those of the networks (3 x 3 with padding 1, 1 x 1 without, stride 1 and 2), on odd, even and single-pixel images, and
+/// some that only the general code takes.
+fn cases() -> Vec<Case> {
+    vec![
+        case([2, 5, 7, 2], 3, 3, 1, 1),
+        case([2, 5, 7, 3], 2, 3, 2, 1),
+        case([2, 4, 6, 2], 17, 3, 2, 1),
+        case([2, 1, 1, 2], 3, 3, 1, 1),
+        case([2, 1, 1, 2], 3, 3, 2, 1),
+        case([3, 2, 9, 17], 2, 3, 1, 1),
+        case([2, 5, 7, 2], 3, 1, 1, 0),
+        case([2, 5, 7, 3], 2, 1, 2, 0),
+        case([2, 4, 6, 2], 3, 1, 2, 0),
+        case([2, 6, 5, 2], 3, 2, 3, 1),
+        case([2, 7, 9, 2], 3, 5, 2, 2),
+        case([2, 3, 3, 2], 3, 1, 1, 1),
+    ]
+}
+
+/// Sums of `terms` products of uniform values: a partial sum is about sqrt(terms) / 3, as many roundings, so the error is
+/// about ROUNDING * terms / 3; six times that. Central differences of step 1 add two such errors for each of the `outputs`
+/// that depend on the value, with random signs.
+fn linear_tolerance(terms: usize, outputs: usize) -> f64 {
+    ROUNDING * 2.0 * (terms as f64 + 2.0) * (2.0 + (outputs as f64).sqrt())
+}
+
+#[test]
+fn convolution() {
+    for (index, Case { x: x_shape, weight: weight_shape, geometry }) in cases().into_iter().enumerate() {
+        let what = format!("{x_shape:?} * {weight_shape:?}, {geometry:?}");
+        let seed = 10 * index as u64;
+        let (x, weight) = (uniform(seed, &x_shape), uniform(seed + 1, &weight_shape));
+        let bias = uniform(seed + 2, &weight_shape[..1]);
+        let y = convolution::forward(&x, &weight, &bias, geometry).unwrap();
+        let dy = uniform(seed + 3, y.dims());
+        let (pixels, taps) = (y.elem_count() / weight_shape[0], weight_shape[1..].iter().product::<usize>());
+        let [_, h, w, _] = x_shape;
+        let [out, kh, kw, _] = weight_shape;
+
+        let f = |x: &Tensor| convolution::forward(x, &weight, &bias, geometry).unwrap();
+        let expected = finite_difference(&f, &x, &dy, 1.0);
+        let got = convolution::input_gradient(&dy, &weight, geometry, (h, w)).unwrap();
+        assert_eq!(got.dims(), x.dims());
+        assert_close(&format!("dx of {what}"), &wide(&got), &expected, linear_tolerance(taps, out * kh * kw));
+
+        let (dw, db) = convolution::parameter_gradients(&x, &dy, geometry, (kh, kw)).unwrap();
+        let tolerance = linear_tolerance(taps.max(pixels), pixels);
+        let f = |weight: &Tensor| convolution::forward(&x, weight, &bias, geometry).unwrap();
+        assert_close(&format!("dw of {what}"), &wide(&dw), &finite_difference(&f, &weight, &dy, 1.0), tolerance);
+        let f = |bias: &Tensor| convolution::forward(&x, &weight, bias, geometry).unwrap();
+        assert_close(&format!("db of {what}"), &wide(&db), &finite_difference(&f, &bias, &dy, 1.0), tolerance);
+
+        let sum = uniform(seed + 4, &x_shape);
+        let start = wide(&sum);
+        convolution::add_input_gradient(&sum, &dy, &weight, geometry).unwrap();
+        let expected: Vec<f64> = start.iter().zip(wide(&got)).map(|(start, dx)| start + dx).collect();
+        assert_close(&format!("added dx of {what}"), &wide(&sum), &expected, linear_tolerance(taps * out, 1));
+    }
+}
+
+#[test]
+fn linear_layer() {
+    let (x, weight, bias) = (uniform(0, &[5, 19]), uniform(1, &[3, 19]), uniform(2, &[3]));
+    let dy = uniform(3, &[5, 3]);
+    let got = linear::backward(&x, &weight, &dy).unwrap();
+    let tolerance = linear_tolerance(19, 5);
+    let f = |x: &Tensor| linear::forward(x, &weight, &bias).unwrap();
+    assert_close("dx", &wide(&got.dx), &finite_difference(&f, &x, &dy, 1.0), tolerance);
+    let f = |weight: &Tensor| linear::forward(&x, weight, &bias).unwrap();
+    assert_close("dweight", &wide(&got.dweight), &finite_difference(&f, &weight, &dy, 1.0), tolerance);
+    let f = |bias: &Tensor| linear::forward(&x, &weight, bias).unwrap();
+    assert_close("dbias", &wide(&got.dbias), &finite_difference(&f, &bias, &dy, 1.0), tolerance);
+}
+
+#[test]
+fn global_average_pooling() {
+    let (x, dy) = (uniform(0, &[2, 3, 5, 3]), uniform(1, &[2, 3]));
+    let f = |x: &Tensor| pooling::forward(x).unwrap();
+    let got = pooling::backward(&dy, (3, 5)).unwrap();
+    assert_close("dx", &wide(&got), &finite_difference(&f, &x, &dy, 1.0), linear_tolerance(15, 1));
+}
+
+/// The loss of logits up to 1 is curved like exp; its third derivative is below 1/10, and step 1/32 leaves a truncation of
+/// 1e-3 / 6 / 10 < 2e-5 and a rounding of 2^-24 * 2 / (2/32) = 2e-6.
+#[test]
+fn cross_entropy() {
+    let logits = uniform(0, &[4, 3]);
+    let labels = labels(4, 3);
+    let f = |logits: &Tensor| loss::forward(logits, &labels).unwrap().0;
+    let one = Tensor::ones((), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let expected = finite_difference(&f, &logits, &one, 1.0 / 32.0);
+    assert_close("dlogits", &wide(&loss::backward(&logits, &labels).unwrap()), &expected, 3e-5);
+}
+
+/// Batch norm and ReLU (and addition) of a batch, statistics included, as one function.
+fn norm_relu(x: &Tensor, gamma: &Tensor, beta: &Tensor, addend: Option<&Tensor>) -> Tensor {
+    let statistics = batch_norm::statistics(x).unwrap();
+    batch_norm::normalise(x, &statistics, gamma, beta, addend, true).unwrap()
+}
+
+const STEP: f32 = 1.0 / 256.0;
+
+/// An input whose batch norm has no value so near the kink of the ReLU that a step crosses it: the first seed that gives
+/// one. A step in x moves a normalised value by at most about STEP * gamma / deviation < 4 STEP.
+fn away_from_the_kink(gamma: &Tensor, beta: &Tensor, addend: Option<&Tensor>, shape: &[usize]) -> Tensor {
+    let far = |x: &Tensor| {
+        let statistics = batch_norm::statistics(x).unwrap();
+        let y = batch_norm::normalise(x, &statistics, gamma, beta, addend, false).unwrap();
+        values(&y).iter().all(|y| y.abs() > 4.0 * STEP)
+    };
+    (0..1000).map(|seed| uniform(100 + seed, shape)).find(far).unwrap()
+}
+
+/// Third derivatives of batch norm by x are about 1 / deviation^3 <= 8: truncation 8 STEP^2 / 6 < 3e-5 for each output of
+/// the channel, each with a weight up to 1; by its 30 values, 5e-4 if their signs are random, as is rounding:
+/// sqrt(30) * 2^-24 / STEP < 1e-4. Doubled.
+const CURVED: f64 = 1.2e-3;
+
+#[test]
+fn batch_norm_and_relu() {
+    let shape = [2, 3, 5, 3];
+    let gamma = Tensor::new(&[0.7f32, -1.3, 1.0], &Device::Cpu).unwrap();
+    let beta = Tensor::new(&[0.2f32, 0.4, -0.1], &Device::Cpu).unwrap();
+    let x = away_from_the_kink(&gamma, &beta, None, &shape);
+    let dy = uniform(1, &shape);
+    let statistics = batch_norm::statistics(&x).unwrap();
+    let got = batch_norm::backward_relu(&x, &statistics, &gamma, &beta, dy.copy().unwrap()).unwrap();
+    let f = |x: &Tensor| norm_relu(x, &gamma, &beta, None);
+    assert_close("dx", &wide(&got.dx), &finite_difference(&f, &x, &dy, STEP), CURVED);
+    let f = |gamma: &Tensor| norm_relu(&x, gamma, &beta, None);
+    assert_close("dgamma", &wide(&got.dgamma), &finite_difference(&f, &gamma, &dy, STEP), CURVED);
+    let f = |beta: &Tensor| norm_relu(&x, &gamma, beta, None);
+    assert_close("dbeta", &wide(&got.dbeta), &finite_difference(&f, &beta, &dy, STEP), CURVED);
+}
+
+#[test]
+fn batch_norm_addition_and_relu() {
+    let shape = [2, 3, 5, 2];
+    let gamma = Tensor::new(&[0.7f32, -1.3], &Device::Cpu).unwrap();
+    let beta = Tensor::new(&[0.2f32, 0.4], &Device::Cpu).unwrap();
+    let addend = uniform(2, &shape);
+    let x = away_from_the_kink(&gamma, &beta, Some(&addend), &shape);
+    let dy = uniform(1, &shape);
+    let statistics = batch_norm::statistics(&x).unwrap();
+    let y = norm_relu(&x, &gamma, &beta, Some(&addend));
+    let (got, daddend) = batch_norm::backward_add_relu(&x, &statistics, &gamma, &y, dy.copy().unwrap()).unwrap();
+    let f = |x: &Tensor| norm_relu(x, &gamma, &beta, Some(&addend));
+    assert_close("dx", &wide(&got.dx), &finite_difference(&f, &x, &dy, STEP), CURVED);
+    let f = |gamma: &Tensor| norm_relu(&x, gamma, &beta, Some(&addend));
+    assert_close("dgamma", &wide(&got.dgamma), &finite_difference(&f, &gamma, &dy, STEP), CURVED);
+    let f = |beta: &Tensor| norm_relu(&x, &gamma, beta, Some(&addend));
+    assert_close("dbeta", &wide(&got.dbeta), &finite_difference(&f, &beta, &dy, STEP), CURVED);
+    let f = |addend: &Tensor| norm_relu(&x, &gamma, &beta, Some(addend));
+    assert_close("daddend", &wide(&daddend), &finite_difference(&f, &addend, &dy, STEP), CURVED);
+}
+
+/// The ReLU's gradient at exactly 0 is 0.
+#[test]
+fn relu_at_zero() {
+    let x = Tensor::zeros((2, 2, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let dy = uniform(0, x.dims());
+    let (gamma, beta) = (uniform(1, &[2]), Tensor::zeros(2, candle_core::DType::F32, &Device::Cpu).unwrap());
+    let statistics = batch_norm::statistics(&x).unwrap();
+    let y = norm_relu(&x, &gamma, &beta, None);
+    assert!(values(&y).iter().all(|y| *y == 0.0));
+    let got = batch_norm::backward_relu(&x, &statistics, &gamma, &beta, dy.copy().unwrap()).unwrap();
+    assert_close("dbeta", &wide(&got.dbeta), &[0.0; 2], 0.0);
+    let (_, daddend) = batch_norm::backward_add_relu(&x, &statistics, &gamma, &y, dy).unwrap();
+    assert_close("daddend", &wide(&daddend), &[0.0; 16], 0.0);
+}
+
+/// Arguments that are views give the same bits as contiguous ones.
+#[test]
+fn views() {
+    let geometry = Geometry { stride: 2, padding: 1 };
+    let (x, weight, bias) = (uniform(0, &[2, 5, 7, 3]), uniform(1, &[2, 3, 3, 3]), uniform(2, &[2]));
+    let dy = uniform(3, &[2, 3, 4, 2]);
+    let same = |what: &str, a: &Tensor, b: &Tensor| assert_eq!(support::bits(a), support::bits(b), "{what}");
+    same(
+        "forward",
+        &convolution::forward(&x, &weight, &bias, geometry).unwrap(),
+        &convolution::forward(&strided(&x), &strided(&weight), &strided(&bias), geometry).unwrap(),
+    );
+    same(
+        "input gradient",
+        &convolution::input_gradient(&dy, &weight, geometry, (5, 7)).unwrap(),
+        &convolution::input_gradient(&strided(&dy), &strided(&weight), geometry, (5, 7)).unwrap(),
+    );
+    let (dw, db) = convolution::parameter_gradients(&x, &dy, geometry, (3, 3)).unwrap();
+    let (dw2, db2) = convolution::parameter_gradients(&strided(&x), &strided(&dy), geometry, (3, 3)).unwrap();
+    same("dw", &dw, &dw2);
+    same("db", &db, &db2);
+
+    let (gamma, beta, addend) = (uniform(4, &[3]), uniform(5, &[3]), uniform(6, x.dims()));
+    let dy = uniform(7, x.dims());
+    let statistics = batch_norm::statistics(&x).unwrap();
+    same("statistics", &statistics, &batch_norm::statistics(&strided(&x)).unwrap());
+    let y = norm_relu(&x, &gamma, &beta, Some(&addend));
+    same("batch norm", &y, &norm_relu(&strided(&x), &strided(&gamma), &strided(&beta), Some(&strided(&addend))));
+    let a = batch_norm::backward_relu(&x, &statistics, &gamma, &beta, dy.copy().unwrap()).unwrap();
+    let b = batch_norm::backward_relu(&strided(&x), &strided(&statistics), &gamma, &beta, strided(&dy)).unwrap();
+    same("dx", &a.dx, &b.dx);
+    same("dgamma", &a.dgamma, &b.dgamma);
+    let (a, a2) = batch_norm::backward_add_relu(&x, &statistics, &gamma, &y, dy.copy().unwrap()).unwrap();
+    let (b, b2) = batch_norm::backward_add_relu(&strided(&x), &statistics, &gamma, &strided(&y), strided(&dy)).unwrap();
+    same("dx after addition", &a.dx, &b.dx);
+    same("dbeta after addition", &a.dbeta, &b.dbeta);
+    same("daddend", &a2, &b2);
+    same("pooling", &pooling::forward(&x).unwrap(), &pooling::forward(&strided(&x)).unwrap());
+}
