@@ -207,7 +207,10 @@ fn read_exactly(format: &Format, file: &File, path: &Path) -> Result<Vec<u8>, Da
     let found = match fs::metadata(path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let hint = format!("it is a part of {} in the binary format; unpack the whole archive again", format.name);
+            let hint = format!(
+                "it is a part of {} in the binary format; remove the folder, and unpack or fetch the archive again",
+                format.name
+            );
             return Err(DataError::Missing { path: path.to_path_buf(), hint });
         }
         Err(error) => return Err(DataError::io("read", path)(error)),
@@ -217,7 +220,7 @@ fn read_exactly(format: &Format, file: &File, path: &Path) -> Result<Vec<u8>, Da
         found,
         expected,
         layout: format!("{} records of {} bytes", file.records, format.record_bytes()),
-        hint: "it is truncated or of another format; unpack the archive again, or fetch it again",
+        hint: "it is truncated or of another format; remove the folder, and unpack or fetch the archive again",
     };
     if found != expected {
         return Err(wrong_size(found));

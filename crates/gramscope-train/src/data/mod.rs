@@ -11,7 +11,7 @@ mod config;
 mod dataset;
 mod drawing;
 mod error;
-// pub mod fetch;
+pub mod fetch;
 pub mod folder;
 mod picture;
 
