@@ -275,3 +275,6 @@ fn class_names(format: &Format, dir: &Path) -> Result<Vec<String>, DataError> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,3 +189,106 @@ fn recognise(dir: &Path) -> Result<DataName, DataError> {
     );
     Err(DataError::UnknownLayout { dir: dir.to_path_buf(), looked_for })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn layout(files: &[&str]) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        dir
+    }
+
+    fn resolve(dir: &TempDir) -> Result<DataConfig, DataError> {
+        DataConfig::resolve_argument(dir.path().to_str().unwrap())
+    }
+
+    #[test]
+    fn names_are_resolved_with_their_defaults() {
+        let builtin = DataConfig::resolve_argument("builtin").unwrap();
+        assert_eq!(builtin.name, DataName::Builtin);
+        assert_eq!(
+            (builtin.train_images, builtin.test_images, builtin.image_side),
+            (Some(10_000), Some(2_000), Some(32))
+        );
+        let cifar = DataConfig::resolve_argument("cifar100").unwrap();
+        assert_eq!((cifar.name, cifar.dir, cifar.train_images), (DataName::Cifar100, None, None));
+    }
+
+    #[test]
+    fn directories_are_recognised_by_their_files() {
+        for (file, name) in [
+            ("data_batch_1.bin", DataName::Cifar10),
+            ("cifar-10-batches-bin/test_batch.bin", DataName::Cifar10),
+            ("train.bin", DataName::Cifar100),
+            ("cifar-100-binary/train.bin", DataName::Cifar100),
+        ] {
+            let dir = layout(&[file]);
+            let config = resolve(&dir).unwrap();
+            assert_eq!(config.name, name, "{file}");
+            assert_eq!(config.dir.as_deref(), Some(dir.path()));
+        }
+        assert_eq!(resolve(&layout(&["train/cat/1.png", "test/cat/1.png"])).unwrap().name, DataName::Folder);
+    }
+
+    #[test]
+    fn unknown_arguments_say_what_was_looked_for() {
+        let message = DataConfig::resolve_argument("cifar-10").unwrap_err().to_string();
+        assert!(message.contains("'cifar-10' (did you mean cifar10?)"), "{message}");
+        let message = DataConfig::resolve_argument("no/such/place").unwrap_err().to_string();
+        assert!(!message.contains("did you mean"), "{message}");
+        let message = resolve(&layout(&["train/cat/1.png"])).unwrap_err().to_string();
+        for expected in ["data_batch_1.bin", "train.bin", "cifar-10-batches-bin", "test/ with a folder a class"] {
+            assert!(message.contains(expected), "{expected} is missing from: {message}");
+        }
+        let message = resolve(&layout(&["cifar-10-batches-py/data_batch_1"])).unwrap_err().to_string();
+        assert!(message.contains("Python version"), "{message}");
+    }
+
+    #[test]
+    fn resolving_twice_changes_nothing() {
+        let relative = DataConfig { name: DataName::Folder, dir: Some("pictures".into()), ..DataConfig::default() };
+        for config in [DataConfig::default(), relative] {
+            let resolved = config.resolved().unwrap();
+            assert_eq!(resolved.resolved().unwrap(), resolved);
+            assert!(resolved.dir.is_none_or(|dir| dir.is_absolute()));
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_errors() {
+        let base = DataConfig::default;
+        for (config, key) in [
+            (DataConfig { dir: Some("x".into()), ..base() }, "dir"),
+            (DataConfig { name: DataName::Folder, ..base() }, "dir"),
+            (DataConfig { name: DataName::Cifar10, image_side: Some(64), ..base() }, "image_side"),
+            (DataConfig { image_side: Some(7), ..base() }, "image_side"),
+            (DataConfig { image_side: Some(1025), ..base() }, "image_side"),
+            (DataConfig { train_images: Some(0), ..base() }, "train_images"),
+            (DataConfig { test_images: Some(0), ..base() }, "test_images"),
+        ] {
+            let error = config.resolved().unwrap_err();
+            assert!(matches!(error, DataError::Setting { key: found, .. } if found == key), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_table_survives_toml_and_refuses_unknown_keys() {
+        let config: DataConfig = toml::from_str("name = \"cifar10\"\ntrain_images = 500").unwrap();
+        assert_eq!(config, DataConfig { name: DataName::Cifar10, train_images: Some(500), ..DataConfig::default() });
+        assert_eq!(toml::from_str::<DataConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert!(toml::from_str::<DataConfig>("nmae = \"cifar10\"").is_err());
+        assert!(toml::from_str::<DataConfig>("name = \"mnist\"").is_err());
+    }
+}

@@ -179,3 +179,103 @@ fn count(labels: &[u32], classes: usize) -> Vec<usize> {
     }
     counts
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A split of 1 x 1 images, image i holding the byte i, with these labels.
+    fn split(labels: &[u32]) -> Split {
+        let images = (0..labels.len()).flat_map(|index| [index as u8; 3]).collect();
+        Split::new(images, labels.to_vec(), 1).unwrap()
+    }
+
+    /// Classes of 8, 5 and 3 images, out of order.
+    const LABELS: [u32; 16] = [0, 0, 1, 2, 0, 1, 1, 0, 0, 0, 2, 1, 0, 0, 2, 1];
+
+    #[test]
+    fn pixels_and_labels_must_belong_together() {
+        assert!(Split::new(vec![0; 2 * 12], vec![0, 1], 2).is_ok());
+        for (bytes, side) in [(23, 2), (25, 2), (0, 2), (0, 0)] {
+            let error = Split::new(vec![0; bytes], vec![0, 1], side).unwrap_err();
+            assert!(matches!(error, DataError::Misshapen { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn images_are_counted_by_class() {
+        assert_eq!(split(&LABELS).class_counts(4), [8, 5, 3, 0]);
+        assert_eq!(split(&LABELS).select(&[10, 2]), Split::new(vec![10, 10, 10, 2, 2, 2], vec![2, 1], 1).unwrap());
+    }
+
+    #[test]
+    fn a_fraction_keeps_the_first_images_of_every_class() {
+        let split = split(&LABELS);
+        // round(8/2) = 4, round(5/2) = 3, round(3/2) = 2.
+        assert_eq!(split.fraction(0.5, 3).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7, 10]);
+        assert_eq!(split.fraction(1.0, 3).unwrap(), (0..16).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_smaller_fraction_lies_inside_a_larger_one() {
+        let split = split(&LABELS.repeat(7));
+        let mut smaller = Vec::new();
+        for percent in 3..=100 {
+            let larger = split.fraction(f64::from(percent) / 100.0, 3).unwrap();
+            assert!(smaller.iter().all(|index| larger.contains(index)), "at {percent}%");
+            smaller = larger;
+        }
+        assert_eq!(smaller.len(), split.len());
+    }
+
+    /// Products such as 0.07 * 100 = 7.000000000000001 and 0.29 * 100 = 28.999999999999996 are whole numbers to a person.
+    #[test]
+    fn fractions_of_round_numbers_are_exact() {
+        let labels: Vec<u32> = (0..300).map(|index| index % 3).collect();
+        for percent in 1..=100_usize {
+            let kept = split_of_zeros(&labels).fraction(percent as f64 / 100.0, 3).unwrap();
+            assert_eq!(kept.len(), 3 * percent);
+        }
+    }
+
+    fn split_of_zeros(labels: &[u32]) -> Split {
+        Split::new(vec![0; 3 * labels.len()], labels.to_vec(), 1).unwrap()
+    }
+
+    #[test]
+    fn impossible_fractions_are_errors() {
+        let split = split(&LABELS);
+        for fraction in [0.0, -0.5, 1.01, f64::NAN, f64::INFINITY] {
+            assert!(matches!(split.fraction(fraction, 3), Err(DataError::Fraction { .. })), "{fraction}");
+        }
+        let error = split.fraction(0.1, 3).unwrap_err();
+        assert!(matches!(error, DataError::FractionLeavesNone { class: 2, images: 3, .. }), "{error}");
+        let error = split.fraction(1.0, 4).unwrap_err();
+        assert!(matches!(error, DataError::FractionLeavesNone { class: 3, images: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_limit_is_balanced_nested_and_a_prefix_of_every_class() {
+        let mut smaller = Vec::new();
+        for limit in 0..=LABELS.len() {
+            let chosen = balanced_prefix(&LABELS, limit, "train_images").unwrap();
+            assert_eq!(chosen.len(), limit);
+            assert!(chosen.is_sorted() && smaller.iter().all(|index| chosen.contains(index)), "at {limit}");
+            let counts = split(&LABELS).select(&chosen).class_counts(3);
+            for (class, &kept) in counts.iter().enumerate() {
+                let of_class = |index: &usize| LABELS[*index] as usize == class;
+                let first: Vec<usize> = (0..LABELS.len()).filter(of_class).take(kept).collect();
+                assert_eq!(chosen.iter().copied().filter(of_class).collect::<Vec<_>>(), first);
+            }
+            if limit <= 9 {
+                // Until class 2 runs out, no class is more than one image ahead of another.
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+            }
+            smaller = chosen;
+        }
+        let error = balanced_prefix(&LABELS, 17, "test_images").unwrap_err();
+        assert!(error.to_string().contains("`test_images` asks for 17 images, but there are only 16"), "{error}");
+    }
+}

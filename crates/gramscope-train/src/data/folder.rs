@@ -8,11 +8,11 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufReader, ErrorKind};
+use std::io::{self, Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
 
 use super::dataset::{balanced_prefix, image_bytes};
@@ -51,12 +51,15 @@ pub(super) fn load(config: &DataConfig) -> Result<Dataset, DataError> {
     if test.is_empty() {
         return Err(no_images(test_dir));
     }
+    // Whatever is wrong with the limits is said before the long work of decoding.
+    let train = limited(train, config.train_images, "train_images")?;
+    let test = limited(test, config.test_images, "test_images")?;
     Ok(Dataset {
         name: DataName::Folder.to_string(),
         classes,
         image_side: side,
-        train: read(&limited(train, config.train_images, "train_images")?, side)?,
-        test: read(&limited(test, config.test_images, "test_images")?, side)?,
+        train: read(&train, side)?,
+        test: read(&test, side)?,
     })
 }
 
@@ -163,19 +166,22 @@ fn read(files: &[Labelled], side: usize) -> Result<Split, DataError> {
 
 /// Writes the image in `path` as `[side, side, 3]` bytes.
 fn decode_into(path: &Path, side: usize, target: &mut [u8]) -> Result<(), DataError> {
-    let file = fs::File::open(path).map_err(DataError::io("open", path))?;
-    let image = decode(file).map_err(|source| DataError::Image { path: path.to_path_buf(), source })?;
+    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+    let image = decode(&bytes).map_err(|source| DataError::Image { path: path.to_path_buf(), source })?;
     target.copy_from_slice(centre(image, side).as_raw());
     Ok(())
 }
 
 /// The image as 8-bit RGB, upright. Transparency is dropped.
-fn decode(file: fs::File) -> Result<RgbImage, ImageError> {
+fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(bytes) {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the file ends in the middle of the picture").into());
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(LARGEST_SIDE);
     limits.max_image_height = Some(LARGEST_SIDE);
     limits.max_alloc = Some(LARGEST_IMAGE_BYTES);
-    let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format()?;
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder()?;
     // The decoder knows the image's size from its header now; nothing as large as the image has been allocated yet.
@@ -186,6 +192,15 @@ fn decode(file: fs::File) -> Result<RgbImage, ImageError> {
     Ok(image.into_rgb8())
 }
 
+/// Whether the end-of-image marker follows the last start of a scan. The decoder fills what is missing with grey and says
+/// nothing; inside a scan's data the marker cannot occur (ITU-T T.81, B.1.1.5).
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: [u8; 2] = [0xff, 0xda];
+    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    last(END_OF_IMAGE) > last(START_OF_SCAN)
+}
+
 /// The largest centred square, resized to sides of `side` pixels.
 fn centre(image: RgbImage, side: usize) -> RgbImage {
     let side = u32::try_from(side).expect("an image side is at most a thousand pixels");
@@ -194,3 +209,6 @@ fn centre(image: RgbImage, side: usize) -> RgbImage {
     let square = imageops::crop_imm(&image, (width - shorter) / 2, (height - shorter) / 2, shorter, shorter);
     if shorter == side { square.to_image() } else { imageops::resize(&*square, side, side, FilterType::Triangle) }
 }
+
+#[cfg(test)]
+mod tests;

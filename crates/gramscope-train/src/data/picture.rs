@@ -42,3 +42,30 @@ fn paste(sheet: &mut RgbImage, image: &[u8], side: u32, corner: (u32, u32), scal
 fn pixels(length: usize) -> u32 {
     u32::try_from(length).expect("a contact sheet is smaller than 2^32 pixels")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::data::Split;
+
+    #[test]
+    fn a_row_a_class_and_an_enlarged_pixel_a_pixel() {
+        // 2 x 2 images of one colour each: classes 0 1 1 0 1, colours 10 20 30 40 50; class 2 has none.
+        let images: Vec<u8> = [10, 20, 30, 40, 50].into_iter().flat_map(|grey| [grey; 12]).collect();
+        let train = Split::new(images, vec![0, 1, 1, 0, 1], 2).unwrap();
+        let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let dataset = Dataset { name: "made up".to_owned(), classes, image_side: 2, test: train.clone(), train };
+        let sheet = contact_sheet(&dataset, 2, 3);
+        let cell = 3 * (2 + GAP);
+        assert_eq!(sheet.dimensions(), (2 * cell + 3 * GAP, 3 * cell + 3 * GAP));
+        for (row, column, grey) in [(0, 0, 10), (0, 1, 40), (1, 0, 20), (1, 1, 30), (2, 0, 255), (2, 1, 255)] {
+            let corner = (column * cell + 3 * GAP, row * cell + 3 * GAP);
+            for (x, y) in [(0, 0), (5, 0), (0, 5), (5, 5)] {
+                assert_eq!(*sheet.get_pixel(corner.0 + x, corner.1 + y), Rgb([grey; 3]), "cell {row}, {column}");
+            }
+            assert_eq!(*sheet.get_pixel(corner.0 + 6, corner.1), PAPER);
+        }
+    }
+}
