@@ -24,6 +24,16 @@ impl Convolution {
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         convolution::forward(x, &self.weight, &self.bias, self.geometry)
     }
+
+    /// The gradient of its input, in the memory of `x`.
+    pub(super) fn input_gradient(&self, dy: &Tensor, x: Tensor) -> candle_core::Result<Tensor> {
+        convolution::input_gradient(dy, &self.weight, self.geometry, x)
+    }
+
+    /// Adds the gradient of its input to `dx`.
+    pub(super) fn add_input_gradient(&self, dx: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
+        convolution::add_input_gradient(dx, dy, &self.weight, self.geometry)
+    }
 }
 
 /// A batch norm.

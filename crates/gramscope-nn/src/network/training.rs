@@ -34,8 +34,11 @@ struct Normalised {
 struct SavedBlock {
     input: Tensor,
     first: Normalised,
+    /// The first ReLU's result.
     hidden: Tensor,
     second: Normalised,
+    /// The second ReLU's result, where there is an addition before it: elsewhere the batch norm tells where it is 0.
+    output: Option<Tensor>,
 }
 
 impl ResNet {
@@ -62,15 +65,14 @@ impl ResNet {
         let logits = self.logits.forward(&pooled)?;
         let (loss, correct) = loss::forward(&logits, labels)?;
 
-        let head = linear::backward(&pooled, &self.logits.weight, &loss::backward(&logits, labels)?)?;
+        let head = linear::backward(pooled, &self.logits.weight, &loss::backward(&logits, labels)?)?;
         grads.insert(&self.logits.weight, head.dweight);
         grads.insert(&self.logits.bias, head.dbias);
         let (_, h, w, _) = x.dims4()?;
+        drop(x);
         let mut dx = pooling::backward(&head.dx, (h, w))?;
         for (block, saved) in self.blocks.iter().zip(saved).rev() {
-            let input = saved.input.clone();
-            dx = saved.backward(block, &x, dx, &mut grads)?;
-            x = input;
+            dx = saved.backward(block, dx, &mut grads)?;
         }
         let dx = stem.backward_relu(&self.stem.batch_norm, dx, &mut grads)?;
         parameter_gradients(&self.stem.convolution, images, &dx, &mut grads)?;
@@ -103,20 +105,20 @@ impl Normalised {
     }
 
     /// The gradient of the convolution's result from that of the ReLU's.
-    fn backward_relu(&self, norm: &BatchNorm, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+    fn backward_relu(self, norm: &BatchNorm, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
         let gradients = batch_norm::backward_relu(&self.x, &self.statistics, &norm.gamma, &norm.beta, dy)?;
         Ok(keep(gradients, norm, grads))
     }
 
     /// The gradients of the convolution's result and of the addend, from that of `y`, the ReLU's result.
     fn backward_add_relu(
-        &self,
+        self,
         norm: &BatchNorm,
         y: &Tensor,
         dy: Tensor,
         grads: &mut GradStore,
     ) -> Result<(Tensor, Tensor)> {
-        let (gradients, addend) = batch_norm::backward_add_relu(&self.x, &self.statistics, &norm.gamma, y, dy)?;
+        let (gradients, addend) = batch_norm::backward_add_relu(self.x, &self.statistics, &norm.gamma, y, dy)?;
         Ok((keep(gradients, norm, grads), addend))
     }
 }
@@ -127,44 +129,44 @@ impl SavedBlock {
         let first = Normalised::forward(&block.convolution1, &input, &block.batch_norm1)?;
         let hidden = first.relu(&block.batch_norm1, None)?;
         let second = Normalised::forward(&block.convolution2, &hidden, &block.batch_norm2)?;
-        let output = match &block.shortcut {
-            Shortcut::None => second.relu(&block.batch_norm2, None)?,
-            Shortcut::Identity => second.relu(&block.batch_norm2, Some(&input))?,
-            Shortcut::Projection(projection) => second.relu(&block.batch_norm2, Some(&projection.forward(&input)?))?,
+        let addend = match &block.shortcut {
+            Shortcut::None => None,
+            Shortcut::Identity => Some(input.clone()),
+            Shortcut::Projection(projection) => Some(projection.forward(&input)?),
         };
-        Ok((output, Self { input, first, hidden, second }))
+        let output = second.relu(&block.batch_norm2, addend.as_ref())?;
+        let saved = Self { input, first, hidden, second, output: addend.map(|_| output.clone()) };
+        Ok((output, saved))
     }
 
-    /// The gradient of the block's input from `dy`, that of its result `y`.
-    fn backward(self, block: &Block, y: &Tensor, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
-        let Self { input, first, hidden, second } = self;
-        let (dx, dshortcut) = match &block.shortcut {
-            Shortcut::None => (second.backward_relu(&block.batch_norm2, dy, grads)?, None),
-            _ => {
-                let (dx, dshortcut) = second.backward_add_relu(&block.batch_norm2, y, dy, grads)?;
+    /// The gradient of the block's input from `dy`, that of its result. In a plain chain it takes over the memory of the
+    /// input; with shortcuts that is still the output of the block before.
+    fn backward(self, block: &Block, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
+        let Self { input, first, hidden, second, output } = self;
+        let (dx, dshortcut) = match output {
+            None => (second.backward_relu(&block.batch_norm2, dy, grads)?, None),
+            Some(output) => {
+                let (dx, dshortcut) = second.backward_add_relu(&block.batch_norm2, &output, dy, grads)?;
                 (dx, Some(dshortcut))
             }
         };
-        drop(second);
         parameter_gradients(&block.convolution2, &hidden, &dx, grads)?;
-        let dhidden = input_gradient(&block.convolution2, &hidden, &dx)?;
-        drop((hidden, dx));
+        let dhidden = block.convolution2.input_gradient(&dx, hidden)?;
+        drop(dx);
         let dx = first.backward_relu(&block.batch_norm1, dhidden, grads)?;
-        drop(first);
         parameter_gradients(&block.convolution1, &input, &dx, grads)?;
         match (&block.shortcut, dshortcut) {
             (Shortcut::Identity, Some(dinput)) => {
-                let Convolution { weight, geometry, .. } = &block.convolution1;
-                convolution::add_input_gradient(&dinput, &dx, weight, *geometry)?;
+                block.convolution1.add_input_gradient(&dinput, &dx)?;
                 Ok(dinput)
             }
             (Shortcut::Projection(projection), Some(dshortcut)) => {
                 parameter_gradients(projection, &input, &dshortcut, grads)?;
-                let dinput = input_gradient(&block.convolution1, &input, &dx)?;
-                convolution::add_input_gradient(&dinput, &dshortcut, &projection.weight, projection.geometry)?;
+                let dinput = block.convolution1.input_gradient(&dx, input.zeros_like()?)?;
+                projection.add_input_gradient(&dinput, &dshortcut)?;
                 Ok(dinput)
             }
-            _ => input_gradient(&block.convolution1, &input, &dx),
+            _ => Ok(block.convolution1.input_gradient(&dx, input)?),
         }
     }
 }
@@ -180,9 +182,4 @@ fn parameter_gradients(layer: &Convolution, x: &Tensor, dy: &Tensor, grads: &mut
     grads.insert(&layer.weight, dw);
     grads.insert(&layer.bias, db);
     Ok(())
-}
-
-fn input_gradient(layer: &Convolution, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let (_, h, w, _) = x.dims4()?;
-    Ok(convolution::input_gradient(dy, &layer.weight, layer.geometry, (h, w))?)
 }

@@ -25,15 +25,15 @@ pub struct Gradients {
     pub dbias: Tensor,
 }
 
-/// The gradients from `x` [n, features], `weight` [classes, features] and `dy` = dL/dy [n, classes].
+/// The gradients from `x` [n, features], `weight` [classes, features] and `dy` = dL/dy [n, classes]. The memory of `x`
+/// becomes that of `dx`, so nothing else may use it any more.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
-pub fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<Gradients> {
-    let (x, dy) = (as_pixels("linear: x", x)?, as_pixels("linear: dy", dy)?);
-    let (_, _, examples, _) = x.dims4()?;
-    let dx = convolution::input_gradient(&dy, &as_kernel(weight)?, POINTWISE, (1, examples))?;
+pub fn backward(x: Tensor, weight: &Tensor, dy: &Tensor) -> Result<Gradients> {
+    let (x, dy) = (as_pixels("linear: x", &x)?, as_pixels("linear: dy", dy)?);
     let (dweight, dbias) = convolution::parameter_gradients(&x, &dy, POINTWISE, (1, 1))?;
+    let dx = convolution::input_gradient(&dy, &as_kernel(weight)?, POINTWISE, x)?;
     Ok(Gradients { dx: dx.squeeze(0)?.squeeze(0)?, dweight: dweight.reshape(weight.shape())?, dbias })
 }
 

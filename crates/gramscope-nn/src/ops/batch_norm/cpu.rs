@@ -162,21 +162,19 @@ pub(super) fn mask_and_sum(dy: &mut [f32], x: &[f32], y: &[f32], channels: &Chan
     sums.gradients(channels)
 }
 
-/// dx from the gradient behind the ReLU, given dbeta and dgamma.
-pub(super) fn input_gradient(x: &[f32], g: &[f32], channels: &Channels, gradients: &[f32]) -> Vec<f32> {
-    let mut dx = vec![0.0; x.len()];
+/// x into dx, from the gradient behind the ReLU, given dbeta and dgamma.
+pub(super) fn input_gradient(x: &mut [f32], g: &[f32], channels: &Channels, gradients: &[f32]) {
     let (run, piece) = (channels.run(), channels.piece());
     let centre = Centre::new(x.len(), channels, gradients);
-    dx.par_chunks_mut(piece).zip(x.par_chunks(piece)).zip(g.par_chunks(piece)).for_each(|((dx, x), g)| {
-        for ((dx, x), g) in dx.chunks_mut(run).zip(x.chunks(run)).zip(g.chunks(run)) {
-            for ((((dx, x), g), (mean, scale, _)), (shift, slope)) in
-                dx.iter_mut().zip(x).zip(g).zip(per_value(channels)).zip(centre.per_value())
+    x.par_chunks_mut(piece).zip(g.par_chunks(piece)).for_each(|(x, g)| {
+        for (x, g) in x.chunks_mut(run).zip(g.chunks(run)) {
+            for (((x, g), (mean, scale, _)), (shift, slope)) in
+                x.iter_mut().zip(g).zip(per_value(channels)).zip(centre.per_value())
             {
-                *dx = scale * (g - shift - (x - mean) * slope);
+                *x = scale * (g - shift - (*x - mean) * slope);
             }
         }
     });
-    dx
 }
 
 /// What makes dx have mean 0 and no component along xhat, repeated to the length of a run.

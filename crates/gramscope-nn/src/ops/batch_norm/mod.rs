@@ -102,27 +102,27 @@ pub fn backward_relu(x: &Tensor, statistics: &Tensor, gamma: &Tensor, beta: &Ten
 }
 
 /// The gradients of batch norm, addition and ReLU from `x`, its batch's `statistics`, the ReLU's result `y` and its
-/// gradient `dy`; the second tensor is the gradient of the addend. It takes over the memory of `dy`, so nothing else may
-/// use that any more.
+/// gradient `dy`; the second tensor is the gradient of the addend. They take over the memory of `x` and of `dy`, so nothing
+/// else may use these any more.
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
 pub fn backward_add_relu(
-    x: &Tensor,
+    x: Tensor,
     statistics: &Tensor,
     gamma: &Tensor,
     y: &Tensor,
     dy: Tensor,
 ) -> Result<(Gradients, Tensor)> {
-    check(x, statistics, &[gamma])?;
+    check(&x, statistics, &[gamma])?;
     values::check_shape("batch norm: y", y, x.dims())?;
     values::check_shape("batch norm: dy", &dy, x.dims())?;
     let (x, statistics, dy) = (x.contiguous()?, statistics.contiguous()?, dy.contiguous()?);
     let mask = MaskAndSum { x: &x, statistics: &statistics, sums: OnceLock::new() };
     dy.inplace_op2(&y.contiguous()?, &mask)?;
     let Some(sums) = mask.sums.into_inner() else { candle_core::bail!("batch norm: its backward pass gave no sums") };
-    let dx = x.apply_op3_no_bwd(&dy, &statistics, &InputGradient { gamma, sums: &sums })?;
-    Ok((Gradients { dx, dgamma: sums.get(1)?, dbeta: sums.get(0)? }, dy))
+    x.inplace_op3(&dy, &statistics, &InputGradient { gamma, sums: &sums })?;
+    Ok((Gradients { dx: x, dgamma: sums.get(1)?, dbeta: sums.get(0)? }, dy))
 }
 
 /// Fails unless `x` is [n, h, w, c], `statistics` [2, c] and the others [c].

@@ -202,32 +202,32 @@ impl InplaceOp2 for MaskAndSum<'_> {
     }
 }
 
-/// x, the gradient behind the ReLU and the statistics to dx.
+/// x, with the gradient behind the ReLU and the statistics, into dx.
 pub(super) struct InputGradient<'a> {
     pub(super) gamma: &'a Tensor,
     pub(super) sums: &'a Tensor,
 }
 
-impl CustomOp3 for InputGradient<'_> {
+impl InplaceOp3 for InputGradient<'_> {
     fn name(&self) -> &'static str {
         "batch norm, input gradient"
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
+        x: &mut CpuStorage,
         x_layout: &Layout,
         g: &CpuStorage,
         g_layout: &Layout,
         statistics: &CpuStorage,
         statistics_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<()> {
         let statistics = values::of("batch norm: statistics", statistics, statistics_layout)?;
         let gamma = values::small("batch norm: gamma", self.gamma)?;
         let channels = Channels::new(statistics, &gamma, &vec![0.0; gamma.len()], EPSILON);
         let sums = values::small("batch norm: sums", self.sums)?;
-        let x = values::of("batch norm: x", x, x_layout)?;
-        let dx = cpu::input_gradient(x, values::of("batch norm: dy", g, g_layout)?, &channels, &sums);
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
+        let g = values::of("batch norm: dy", g, g_layout)?;
+        cpu::input_gradient(values::of_mut("batch norm: x", x, x_layout)?, g, &channels, &sums);
+        Ok(())
     }
 }

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::product::{self, LANES, Lanes, Pixels, Rows};
+use super::product::{self, LANES, Lanes, Pixels, Rows, Start};
 use super::shape::Convolution;
-use super::weights::{self, Phase};
+use super::weights::{self, Gradients, Phase};
 
 /// Gradients of the weights are summed over groups of images, at most this many groups, and then over the groups.
 const GROUPS: usize = 16;
@@ -36,13 +36,13 @@ fn forward_image(convolution: &Convolution, y: &mut [f32], x: Image<'_>, weights
                 .chunks_exact(depth)
                 .enumerate()
                 .map(|(u, weights)| (Rows { values: x.row(i * stride + u), step: stride * c_in }, weights));
-            product::add_products(pixels, Some(&biases[block]), terms);
+            product::products(pixels, Start::With(&biases[block]), terms);
         }
     }
 }
 
-/// dx += dL/dx.
-pub(super) fn add_input_gradient(convolution: &Convolution, dx: &mut [f32], dy: &[f32], weight: &[f32]) {
+/// dx = dL/dx, or dx += dL/dx if `add`.
+pub(super) fn input_gradient(convolution: &Convolution, dx: &mut [f32], dy: &[f32], weight: &[f32], add: bool) {
     let Convolution { h, w, kh, kw, stride, padding, .. } = *convolution;
     let phases = [weights::phases(kh, h, stride, padding), weights::phases(kw, w, stride, padding)];
     let weights = weights::for_input_gradient(convolution, weight, &phases[1]);
@@ -50,8 +50,12 @@ pub(super) fn add_input_gradient(convolution: &Convolution, dx: &mut [f32], dy: 
     dx.par_chunks_exact_mut(x_image).zip(dy.par_chunks_exact(y_image)).for_each_init(
         || Padded::for_dy(convolution, &phases),
         |padded, (dx, dy)| {
-            let low = [padded.low[0], padded.low[1]];
-            input_gradient_image(convolution, dx, padded.fill(dy), low, &weights, &phases);
+            let low = padded.low;
+            if !add && convolution.has_gaps() {
+                dx.fill(0.0);
+            }
+            let start = if add { Start::Existing } else { Start::With(&[0.0; LANES]) };
+            input_gradient_image(convolution, dx, padded.fill(dy), low, start, &weights, &phases);
         },
     );
 }
@@ -61,6 +65,7 @@ fn input_gradient_image(
     dx: &mut [f32],
     dy: Image<'_>,
     low: [usize; 2],
+    start: Start<'_>,
     weights: &[Lanes],
     [row_phases, column_phases]: &[Vec<Phase>; 2],
 ) {
@@ -84,7 +89,7 @@ fn input_gradient_image(
                     let weights = &weights[u * depth + columns.taps_before * c_out..][..columns.taps.len() * c_out];
                     (Rows { values, step: c_out }, weights)
                 });
-                product::add_products(pixels, None, terms);
+                product::products(pixels, start, terms);
             }
         }
     }
@@ -100,78 +105,54 @@ pub(super) fn parameter_gradients(convolution: &Convolution, x: &[f32], dy: &[f3
         .map(|(x, dy)| {
             let mut gradients = Gradients::zeros(convolution);
             let mut padded = Padded::for_x(convolution);
-            let mut blocks = vec![[0.0; LANES]; convolution.oh * convolution.ow * convolution.c_out.div_ceil(LANES)];
+            let mut blocks = Vec::new();
             for (x, dy) in x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)) {
-                split_into_blocks(&mut blocks, dy, convolution.c_out);
-                gradients.add_image(convolution, padded.fill(x), &blocks);
+                add_image(convolution, &mut gradients, padded.fill(x), in_blocks(&mut blocks, dy, convolution.c_out));
             }
             gradients
         })
         .collect();
-    let weights = sum_in_order(&groups, |gradients| &gradients.weights);
-    let biases = sum_in_order(&groups, |gradients| &gradients.biases);
-    weights::unpack_gradients(convolution, &weights, &biases)
+    Gradients::sum(convolution, &groups)
 }
 
-/// [pixel, out] as [block of 16 out][pixel][16 out].
-fn split_into_blocks(blocks: &mut [Lanes], dy: &[f32], c_out: usize) {
+/// [pixel, out] as [block of 16 out][pixel][16 out], the last block filled up with zeros. With 16 channels they are the
+/// same, and `buffer` is not used.
+fn in_blocks<'a>(buffer: &'a mut Vec<Lanes>, dy: &'a [f32], c_out: usize) -> &'a [Lanes] {
+    if c_out == LANES {
+        return dy.as_chunks().0;
+    }
     let pixels = dy.len() / c_out;
-    for (block, packed) in blocks.chunks_exact_mut(pixels).enumerate() {
+    buffer.resize(c_out.div_ceil(LANES) * pixels, [0.0; LANES]);
+    for (block, packed) in buffer.chunks_exact_mut(pixels).enumerate() {
         let first = block * LANES;
-        let channels = LANES.min(c_out - first);
         for (packed, dy) in packed.iter_mut().zip(dy.chunks_exact(c_out)) {
             match dy[first..].first_chunk() {
                 Some(lanes) => *packed = *lanes,
-                None => packed[..channels].copy_from_slice(&dy[first..]),
+                None => packed[..c_out - first].copy_from_slice(&dy[first..]),
             }
         }
     }
+    buffer
 }
 
-fn sum_in_order(groups: &[Gradients], part: impl Fn(&Gradients) -> &[Lanes]) -> Vec<[f64; LANES]> {
-    let mut sums = vec![[0.0; LANES]; groups.first().map_or(0, |group| part(group).len())];
-    for group in groups {
-        for (sums, lanes) in sums.iter_mut().zip(part(group)) {
-            for (sum, value) in sums.iter_mut().zip(lanes) {
-                *sum += f64::from(*value);
+fn add_image(convolution: &Convolution, gradients: &mut Gradients, x: Image<'_>, dy: &[Lanes]) {
+    let Convolution { c_in, oh, ow, kh, kw, stride, .. } = *convolution;
+    let depth = kw * c_in;
+    let rows_per_pass = PIXELS_PER_PASS.div_ceil(ow);
+    let blocks = gradients.weights.chunks_exact_mut(kh * depth).zip(&mut gradients.biases);
+    for ((weights, bias), dy) in blocks.zip(dy.chunks_exact(oh * ow)) {
+        for (pass, dy) in dy.chunks(rows_per_pass * ow).enumerate() {
+            for (u, weights) in weights.chunks_exact_mut(depth).enumerate() {
+                let terms = dy.chunks_exact(ow).enumerate().map(|(i, dy)| {
+                    let row = (pass * rows_per_pass + i) * stride + u;
+                    (Rows { values: x.row(row), step: stride * c_in }, dy)
+                });
+                product::add_outer_products(weights, terms);
             }
         }
-    }
-    sums
-}
-
-/// Gradients of the packed weights and biases, over some images.
-struct Gradients {
-    weights: Vec<Lanes>,
-    biases: Vec<Lanes>,
-}
-
-impl Gradients {
-    fn zeros(convolution: &Convolution) -> Self {
-        let blocks = convolution.c_out.div_ceil(LANES);
-        let depth = convolution.kh * convolution.kw * convolution.c_in;
-        Self { weights: vec![[0.0; LANES]; blocks * depth], biases: vec![[0.0; LANES]; blocks] }
-    }
-
-    fn add_image(&mut self, convolution: &Convolution, x: Image<'_>, dy: &[Lanes]) {
-        let Convolution { c_in, oh, ow, kh, kw, stride, .. } = *convolution;
-        let depth = kw * c_in;
-        let rows_per_pass = PIXELS_PER_PASS.div_ceil(ow);
-        let blocks = self.weights.chunks_exact_mut(kh * depth).zip(&mut self.biases).zip(dy.chunks_exact(oh * ow));
-        for ((weights, bias), dy) in blocks {
-            for (pass, dy) in dy.chunks(rows_per_pass * ow).enumerate() {
-                for (u, weights) in weights.chunks_exact_mut(depth).enumerate() {
-                    let terms = dy.chunks_exact(ow).enumerate().map(|(i, dy)| {
-                        let row = (pass * rows_per_pass + i) * stride + u;
-                        (Rows { values: x.row(row), step: stride * c_in }, dy)
-                    });
-                    product::add_outer_products(weights, terms);
-                }
-            }
-            for dy in dy {
-                for (sum, dy) in bias.iter_mut().zip(dy) {
-                    *sum += dy;
-                }
+        for dy in dy {
+            for (sum, dy) in bias.iter_mut().zip(dy) {
+                *sum += dy;
             }
         }
     }

@@ -27,25 +27,23 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -
     x.contiguous()?.apply_op3_no_bwd(&weight.contiguous()?, &bias.contiguous()?, &Forward(convolution))
 }
 
-/// dL/dx [n, h, w, in] from `dy` = dL/dy [n, oh, ow, out], for an `x` of `side` = (h, w).
+/// dL/dx [n, h, w, in] from `dy` = dL/dy [n, oh, ow, out]. It takes over the memory of `x`, so nothing else may use that any
+/// more.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
-pub fn input_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, side: (usize, usize)) -> Result<Tensor> {
-    let convolution = of_gradient(dy, weight, geometry, side)?;
-    dy.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &InputGradient(convolution))
+pub fn input_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, x: Tensor) -> Result<Tensor> {
+    let dx = x.contiguous()?;
+    InputGradient::new(&dx, dy, weight, geometry, false)?.apply(&dx, dy, weight)?;
+    Ok(dx)
 }
 
-/// Adds what [`input_gradient`] returns to `dx` [n, h, w, in], in place.
+/// Adds dL/dx, as [`input_gradient`] returns it, to `dx` [n, h, w, in], in place.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `dx` that is not contiguous is one.
 pub fn add_input_gradient(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<()> {
-    values::check("convolution: dx", dx, 4)?;
-    let (_, h, w, _) = dx.dims4()?;
-    let convolution = of_gradient(dy, weight, geometry, (h, w))?;
-    values::check_shape("convolution: dx", dx, &convolution.x_dims())?;
-    dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, &InputGradient(convolution))
+    InputGradient::new(dx, dy, weight, geometry, true)?.apply(dx, dy, weight)
 }
 
 /// dL/dw [out, kh, kw, in] and dL/db [out] from `x` [n, h, w, in] and `dy` = dL/dy [n, oh, ow, out], for a kernel of
@@ -72,16 +70,6 @@ pub fn parameter_gradients(
     Ok((dw, gradients.narrow(0, weights, c_out)?))
 }
 
-fn of_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, side: (usize, usize)) -> Result<Convolution> {
-    values::check("convolution: dy", dy, 4)?;
-    values::check("convolution: weight", weight, 4)?;
-    let (n, ..) = dy.dims4()?;
-    let (.., c_in) = weight.dims4()?;
-    let convolution = Convolution::new((n, side.0, side.1, c_in), weight.dims4()?, geometry)?;
-    values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
-    Ok(convolution)
-}
-
 struct Forward(Convolution);
 
 impl CustomOp3 for Forward {
@@ -106,31 +94,29 @@ impl CustomOp3 for Forward {
     }
 }
 
-struct InputGradient(Convolution);
+/// Into dx, or added to it.
+struct InputGradient {
+    convolution: Convolution,
+    add: bool,
+}
 
-impl CustomOp2 for InputGradient {
-    fn name(&self) -> &'static str {
-        "convolution input gradient"
+impl InputGradient {
+    fn new(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry, add: bool) -> Result<Self> {
+        values::check("convolution: dx", dx, 4)?;
+        values::check("convolution: weight", weight, 4)?;
+        let convolution = Convolution::new(dx.dims4()?, weight.dims4()?, geometry)?;
+        values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
+        Ok(Self { convolution, add })
     }
 
-    fn cpu_fwd(
-        &self,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let dy = values::of("convolution: dy", dy, dy_layout)?;
-        let weight = values::of("convolution: weight", weight, weight_layout)?;
-        let mut dx = vec![0.0; self.0.x_dims().iter().product()];
-        cpu::add_input_gradient(&self.0, &mut dx, dy, weight);
-        Ok((CpuStorage::F32(dx), Shape::from_dims(&self.0.x_dims())))
+    fn apply(&self, dx: &Tensor, dy: &Tensor, weight: &Tensor) -> Result<()> {
+        dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, self)
     }
 }
 
 impl InplaceOp3 for InputGradient {
     fn name(&self) -> &'static str {
-        "convolution input gradient, added"
+        "convolution input gradient"
     }
 
     fn cpu_fwd(
@@ -142,9 +128,10 @@ impl InplaceOp3 for InputGradient {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<()> {
+        let dx = values::of_mut("convolution: dx", dx, dx_layout)?;
         let dy = values::of("convolution: dy", dy, dy_layout)?;
         let weight = values::of("convolution: weight", weight, weight_layout)?;
-        cpu::add_input_gradient(&self.0, values::of_mut("convolution: dx", dx, dx_layout)?, dy, weight);
+        cpu::input_gradient(&self.convolution, dx, dy, weight, self.add);
         Ok(())
     }
 }

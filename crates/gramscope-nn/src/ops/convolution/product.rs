@@ -35,8 +35,17 @@ pub(super) trait Terms<'a>: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone {}
 
 impl<'a, T: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone> Terms<'a> for T {}
 
-/// pixels[p] = start + sum over the terms of rows[p] x weights; without `start`, what is there is added to.
-pub(super) fn add_products<'a>(pixels: Pixels<'_>, start: Option<&Lanes>, terms: impl Terms<'a>) {
+/// What sums of products begin with.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// The same for all pixels.
+    With(&'a Lanes),
+    /// What is there.
+    Existing,
+}
+
+/// pixels[p] = start + sum over the terms of rows[p] x weights.
+pub(super) fn products<'a>(pixels: Pixels<'_>, start: Start<'_>, terms: impl Terms<'a>) {
     Arch::new().dispatch(Products { pixels, start, terms });
 }
 
@@ -47,7 +56,7 @@ pub(super) fn add_outer_products<'a>(sums: &mut [Lanes], terms: impl Terms<'a>) 
 
 struct Products<'v, 's, T> {
     pixels: Pixels<'v>,
-    start: Option<&'s Lanes>,
+    start: Start<'s>,
     terms: T,
 }
 
@@ -67,25 +76,30 @@ impl<'a, T: Terms<'a>> WithSimd for Products<'_, '_, T> {
 }
 
 impl<'a, T: Terms<'a>> Products<'_, '_, T> {
-    /// Tiles of P pixels by V vectors, and what is left of the pixels one by one.
+    /// Tiles of P pixels by V vectors, and smaller ones for what is left of the pixels.
     #[inline(always)]
     fn run<S: Simd, const P: usize, const V: usize>(mut self, simd: S) {
-        let mut first = 0;
+        let rest = self.tiles::<S, P, V>(simd, 0);
+        let rest = self.tiles::<S, 4, V>(simd, rest);
+        let rest = self.tiles::<S, 2, V>(simd, rest);
+        self.tiles::<S, 1, V>(simd, rest);
+    }
+
+    /// As many tiles of P pixels as there are from pixel `first` on; returns the first pixel that is left.
+    #[inline(always)]
+    fn tiles<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, mut first: usize) -> usize {
         while self.pixels.count - first >= P {
             self.tile::<S, P, V>(simd, first);
             first += P;
         }
-        while first < self.pixels.count {
-            self.tile::<S, 1, V>(simd, first);
-            first += 1;
-        }
+        first
     }
 
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, first: usize) {
         let mut sums: [[S::f32s; V]; P] = match self.start {
-            Some(start) => [load::<S, V>(start); P],
-            None => array::from_fn(|p| load::<S, V>(&self.pixels.get(first + p))),
+            Start::With(start) => [load::<S, V>(start); P],
+            Start::Existing => array::from_fn(|p| load::<S, V>(&self.pixels.get(first + p))),
         };
         for (rows, weights) in self.terms.clone() {
             let depth = weights.len();
@@ -142,17 +156,23 @@ impl<'a, T: Terms<'a>> WithSimd for OuterProducts<'_, T> {
 }
 
 impl<'a, T: Terms<'a>> OuterProducts<'_, T> {
-    /// Tiles of K weights by V vectors, and what is left of the weights one by one.
+    /// Tiles of K weights by V vectors, and smaller ones for what is left of the weights.
     #[inline(always)]
-    fn run<S: Simd, const K: usize, const V: usize>(self, simd: S) {
-        let (tiles, rest) = self.sums.as_chunks_mut::<K>();
-        let tiled = tiles.len() * K;
-        for (tile, sums) in tiles.iter_mut().enumerate() {
-            outer_tile::<S, K, V>(simd, sums, tile * K, self.terms.clone());
+    fn run<S: Simd, const K: usize, const V: usize>(mut self, simd: S) {
+        let rest = self.tiles::<S, K, V>(simd, 0);
+        let rest = self.tiles::<S, 4, V>(simd, rest);
+        let rest = self.tiles::<S, 2, V>(simd, rest);
+        self.tiles::<S, 1, V>(simd, rest);
+    }
+
+    /// As many tiles of K weights as there are from weight `first` on; returns the first weight that is left.
+    #[inline(always)]
+    fn tiles<S: Simd, const K: usize, const V: usize>(&mut self, simd: S, mut first: usize) -> usize {
+        for sums in self.sums[first..].as_chunks_mut::<K>().0 {
+            outer_tile::<S, K, V>(simd, sums, first, self.terms.clone());
+            first += K;
         }
-        for (k, sum) in rest.iter_mut().enumerate() {
-            outer_tile::<S, 1, V>(simd, array::from_mut(sum), tiled + k, self.terms.clone());
-        }
+        first
     }
 }
 

@@ -60,6 +60,11 @@ impl Convolution {
         [self.c_out, self.kh, self.kw, self.c_in]
     }
 
+    /// Whether there are pixels of x that no place of the kernel covers.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.stride > self.kh.min(self.kw)
+    }
+
     pub(super) fn weight_count(&self) -> usize {
         self.weight_dims().iter().product()
     }

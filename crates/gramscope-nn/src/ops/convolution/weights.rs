@@ -1,5 +1,7 @@
 //! Weights and biases in the order in which the products read them.
 
+use rayon::prelude::*;
+
 use super::product::{LANES, Lanes};
 use super::shape::Convolution;
 
@@ -7,13 +9,13 @@ use super::shape::Convolution;
 pub(super) fn for_forward(convolution: &Convolution, weight: &[f32]) -> Vec<Lanes> {
     let depth = convolution.kh * convolution.kw * convolution.c_in;
     let mut packed = vec![[0.0; LANES]; convolution.c_out.div_ceil(LANES) * depth];
-    for (block, out) in packed.chunks_exact_mut(depth).zip(weight.chunks(LANES * depth)) {
+    packed.par_chunks_exact_mut(depth).zip(weight.par_chunks(LANES * depth)).for_each(|(block, out)| {
         for (lane, weights) in out.chunks_exact(depth).enumerate() {
             for (packed, weight) in block.iter_mut().zip(weights) {
                 packed[lane] = *weight;
             }
         }
-    }
+    });
     packed
 }
 
@@ -27,20 +29,48 @@ pub(super) fn bias(bias: &[f32]) -> Vec<Lanes> {
     bias.chunks(LANES).map(fill).collect()
 }
 
-/// The inverse of [`for_forward`] and [`bias`] over sums in float64: dL/dw [out, kh, kw, in] and then dL/db [out].
-pub(super) fn unpack_gradients(
-    convolution: &Convolution,
-    weights: &[[f64; LANES]],
-    biases: &[[f64; LANES]],
-) -> Vec<f32> {
-    let depth = convolution.kh * convolution.kw * convolution.c_in;
-    let mut gradients = Vec::with_capacity(convolution.weight_count() + convolution.c_out);
-    for out in 0..convolution.c_out {
-        let block = &weights[out / LANES * depth..][..depth];
-        gradients.extend(block.iter().map(|lanes| lanes[out % LANES] as f32));
+/// Gradients of packed weights and biases, over some images.
+pub(super) struct Gradients {
+    /// As [`for_forward`] packs weights.
+    pub(super) weights: Vec<Lanes>,
+    /// As [`bias`] packs biases.
+    pub(super) biases: Vec<Lanes>,
+}
+
+impl Gradients {
+    pub(super) fn zeros(convolution: &Convolution) -> Self {
+        let blocks = convolution.c_out.div_ceil(LANES);
+        let depth = convolution.kh * convolution.kw * convolution.c_in;
+        Self { weights: vec![[0.0; LANES]; blocks * depth], biases: vec![[0.0; LANES]; blocks] }
     }
-    gradients.extend((0..convolution.c_out).map(|out| biases[out / LANES][out % LANES] as f32));
-    gradients
+
+    /// The sums over `groups`, in their order and in float64: dL/dw [out, kh, kw, in] and then dL/db [out].
+    pub(super) fn sum(convolution: &Convolution, groups: &[Self]) -> Vec<f32> {
+        let depth = convolution.kh * convolution.kw * convolution.c_in;
+        let mut gradients = vec![0.0; convolution.weight_count() + convolution.c_out];
+        let (weights, biases) = gradients.split_at_mut(convolution.weight_count());
+        weights.par_chunks_mut(LANES * depth).enumerate().for_each(|(block, weights)| {
+            for k in 0..depth {
+                let sums = sum_lanes(groups.iter().map(|group| &group.weights[block * depth + k]));
+                weights[k..].iter_mut().step_by(depth).zip(sums).for_each(|(weight, sum)| *weight = sum);
+            }
+        });
+        for (block, biases) in biases.chunks_mut(LANES).enumerate() {
+            let sums = sum_lanes(groups.iter().map(|group| &group.biases[block]));
+            biases.iter_mut().zip(sums).for_each(|(bias, sum)| *bias = sum);
+        }
+        gradients
+    }
+}
+
+fn sum_lanes<'a>(terms: impl Iterator<Item = &'a Lanes>) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for term in terms {
+        for (sum, value) in sums.iter_mut().zip(term) {
+            *sum += f64::from(*value);
+        }
+    }
+    sums.map(|sum| sum as f32)
 }
 
 /// The taps of a kernel in one direction that reach the input pixels r, r + stride, r + 2 stride, ...: those k for which
@@ -76,19 +106,19 @@ pub(super) fn phases(kernel: usize, side: usize, stride: usize, padding: usize) 
 /// [out, kh, kw, in] as [block of 16 in][kh][kw, phase by phase][out][16 in], the last block filled up with zeros.
 pub(super) fn for_input_gradient(convolution: &Convolution, weight: &[f32], columns: &[Phase]) -> Vec<Lanes> {
     let Convolution { c_in, c_out, kh, kw, .. } = *convolution;
-    let mut packed = Vec::with_capacity(c_in.div_ceil(LANES) * kh * kw * c_out);
-    for first in (0..c_in).step_by(LANES) {
+    let taps: Vec<usize> = columns.iter().flat_map(|phase| &phase.taps).copied().collect();
+    let mut packed = vec![[0.0; LANES]; c_in.div_ceil(LANES) * kh * kw * c_out];
+    packed.par_chunks_exact_mut(kh * kw * c_out).enumerate().for_each(|(block, packed)| {
+        let first = block * LANES;
         let channels = LANES.min(c_in - first);
-        for u in 0..kh {
-            for v in columns.iter().flat_map(|phase| &phase.taps) {
-                for out in 0..c_out {
+        for (u, packed) in packed.chunks_exact_mut(kw * c_out).enumerate() {
+            for (v, packed) in taps.iter().zip(packed.chunks_exact_mut(c_out)) {
+                for (out, lanes) in packed.iter_mut().enumerate() {
                     let from = ((out * kh + u) * kw + v) * c_in + first;
-                    let mut lanes = [0.0; LANES];
                     lanes[..channels].copy_from_slice(&weight[from..from + channels]);
-                    packed.push(lanes);
                 }
             }
         }
-    }
+    });
     packed
 }
