@@ -1,1 +1,12 @@
-//! The experiments, their statistics, plots and the report.
+//! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
+
+pub mod activations;
+pub mod compare;
+pub mod output;
+pub mod plot;
+pub mod results;
+
+mod atomic;
+mod error;
+
+pub use error::{Error, Result};

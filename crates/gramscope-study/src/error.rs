@@ -1,0 +1,81 @@
+//! What can go wrong in an experiment.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in an experiment. Every message names the file, run or layer at fault and what would mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused to read or write.
+    #[error("cannot {action} {}: {reason}", .path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A file or directory does not hold what it should.
+    #[error("{}: {problem}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would mend it.
+        problem: String,
+    },
+    /// Things that cannot be compared.
+    #[error("{0}")]
+    Incomparable(String),
+    /// An activation holds NaN or an infinity.
+    #[error(
+        "layer {layer} of {model} holds NaN or infinity in batch {batch} (example {example} of the batch); mend the \
+         activation, or leave the layer out with --layers"
+    )]
+    NonFinite {
+        /// The run or file.
+        model: String,
+        /// The layer's name.
+        layer: String,
+        /// The batch, from 1.
+        batch: usize,
+        /// The first such example of the batch, from 1.
+        example: usize,
+    },
+    /// Another error of the comparison itself, with the names of what it happened to.
+    #[error("{subject}: {reason}")]
+    Cka {
+        /// The run or file, the layer and the batch.
+        subject: String,
+        /// What went wrong.
+        reason: gramscope_cka::Error,
+    },
+    /// An error of a run.
+    #[error(transparent)]
+    Train(#[from] gramscope_train::Error),
+    /// An error of a data set.
+    #[error(transparent)]
+    Data(#[from] gramscope_train::data::DataError),
+    /// An error of a network.
+    #[error(transparent)]
+    Network(#[from] gramscope_nn::Error),
+    /// An error of candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// For `map_err`: the system refused to `action` `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |reason| Self::Io { action, path: path.to_owned(), reason }
+    }
+
+    /// `path` does not hold what it should.
+    pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,143 @@
+//! Where the results of a comparison go: DIR itself for one pair, DIR/A__B for each of several.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use crate::results::{self, INFO, NUMBERS, PICTURE, PairInfo, PairResult};
+use crate::{Error, Result, plot};
+
+/// What makes a directory a run's.
+const RUN_MARK: &str = "config.toml";
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed. The directory need not
+/// exist, and may hold other things, results of earlier comparisons among them.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
+/// taken by something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::file(dir, "not a directory, so no results can go there; choose another --out"));
+    }
+    if dir.join(RUN_MARK).exists() {
+        return Err(Error::file(dir, "holds a run; choose another --out for the results"));
+    }
+    match [INFO, NUMBERS, PICTURE].into_iter().find(|name| dir.join(name).exists()) {
+        Some(name) if results::load_info(dir).is_err() => Err(Error::file(
+            &dir.join(name),
+            "there is a file of this name that belongs to no result; choose another --out, or move it away",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes every pair's cka.npz, cka.json and cka.png and returns their directories, in the order of `pairs`. An earlier
+/// result of the same place is replaced; if it was one of other models, that is logged as a warning.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn write(dir: &Path, pairs: &[PairResult]) -> Result<Vec<PathBuf>> {
+    let directories = directories(dir, pairs.iter().map(|pair| &pair.info));
+    check(dir)?;
+    directories.iter().try_for_each(|directory| check(directory))?;
+    for (pair, directory) in pairs.iter().zip(&directories) {
+        if let Ok(old) = results::load_info(directory)
+            && !same_subject(&old, &pair.info)
+        {
+            tracing::warn!("{}: replaces the result of {} and {}", directory.display(), old.model_x, old.model_y);
+        }
+        results::save(directory, pair)?;
+        plot::heatmap(pair, &directory.join(PICTURE))?;
+    }
+    Ok(directories)
+}
+
+fn same_subject(one: &PairInfo, other: &PairInfo) -> bool {
+    (&one.model_x, &one.model_y) == (&other.model_x, &other.model_y)
+}
+
+/// A directory for each pair. Names of models may hold `__` themselves, and some file systems do not tell capitals
+/// apart: names that would meet get a number.
+fn directories<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = &'a PairInfo>) -> Vec<PathBuf> {
+    if pairs.len() == 1 {
+        return vec![dir.to_owned()];
+    }
+    let mut taken = HashSet::new();
+    pairs.map(|info| dir.join(unused(&format!("{}__{}", info.model_x, info.model_y), &mut taken))).collect()
+}
+
+/// `name`, or else the first of `name-2`, `name-3`, ... that is not among the `taken`, to which it is added.
+pub(crate) fn unused(name: &str, taken: &mut HashSet<String>) -> String {
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    names.find(|name| taken.insert(name.to_lowercase())).expect("there are more numbers than names")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+    use crate::results::tests::made;
+
+    fn names(pairs: &[(&str, &str)]) -> Vec<PathBuf> {
+        let results: Vec<_> = pairs.iter().map(|(x, y)| made(x, y)).collect();
+        directories(Path::new(""), results.iter().map(|result| &result.info))
+    }
+
+    #[test]
+    fn one_pair_has_the_directory_to_itself_and_several_share_it() {
+        assert_eq!(names(&[("a", "b")]), [Path::new("")]);
+        assert_eq!(names(&[("a", "a"), ("a", "b")]), [Path::new("a__a"), Path::new("a__b")]);
+    }
+
+    #[test]
+    fn no_two_pairs_get_the_same_directory() {
+        let found = names(&[("a", "b__c"), ("a__b", "c"), ("A__b", "C"), ("a", "b__c-2")]);
+        assert_eq!(found, [Path::new("a__b__c"), Path::new("a__b__c-2"), Path::new("A__b__C-3"), Path::new("a__b__c-2-2")]);
+    }
+
+    #[test]
+    fn results_are_written_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        for estimator in ["biased", "unbiased"] {
+            let mut pairs = [made("a", "a"), made("a", "b")];
+            pairs[1].info.estimator = estimator.to_owned();
+            let directories = write(dir.path(), &pairs).unwrap();
+            assert_eq!(directories, [dir.path().join("a__a"), dir.path().join("a__b")]);
+            assert_eq!(results::load(&directories[1]).unwrap().info.estimator, estimator);
+            assert!(directories.iter().all(|directory| directory.join(PICTURE).is_file()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, part) in [(RUN_MARK, "holds a run"), (INFO, INFO), (NUMBERS, NUMBERS), (PICTURE, PICTURE)] {
+            let dir = root.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(name), "irreplaceable").unwrap();
+            let error = write(&dir, &[made("a", "b")]).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("--out"), "{error}");
+            let inside = root.path().join(format!("{name}-around"));
+            fs::create_dir(&inside).unwrap();
+            fs::rename(&dir, inside.join("a__b")).unwrap();
+            write(&inside, &[made("a", "a"), made("a", "b")]).unwrap_err();
+            assert!(!inside.join("a__a").exists(), "something was written");
+            assert_eq!(fs::read_to_string(inside.join("a__b").join(name)).unwrap(), "irreplaceable");
+        }
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(check(&file).unwrap_err().to_string().contains("not a directory"));
+    }
+
+    #[test]
+    fn other_files_do_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        check(dir.path()).unwrap();
+        check(&dir.path().join("not yet there")).unwrap();
+    }
+}

@@ -1,0 +1,341 @@
+//! One compared pair as it lies on disk: cka.npz (the numbers), cka.json (what they are of).
+//!
+//! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
+//! `numpy.load` reads it; undefined entries are NaN. Both files are written to a temporary name and renamed.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use gramscope_cka::Similarity;
+use npyz::WriterBuilder;
+use serde::{Deserialize, Serialize};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+pub(crate) use crate::atomic::write_atomically;
+use crate::{Error, Result};
+
+/// File of the numbers.
+pub const NUMBERS: &str = "cka.npz";
+/// File that says what the numbers are of.
+pub const INFO: &str = "cka.json";
+/// File of the heatmap.
+pub const PICTURE: &str = "cka.png";
+
+/// The format that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// A compared pair of models, or a model compared with itself.
+#[derive(Clone, Debug)]
+pub struct PairResult {
+    /// What was compared, and how.
+    pub info: PairInfo,
+    /// The numbers.
+    pub similarity: Similarity,
+}
+
+/// What was compared, and how: cka.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairInfo {
+    /// Name of the model whose layers are the rows.
+    pub model_x: String,
+    /// Name of the model whose layers are the columns.
+    pub model_y: String,
+    /// Names of the rows, first layer first.
+    pub layers_x: Vec<String>,
+    /// Names of the columns.
+    pub layers_y: Vec<String>,
+    /// Stage of each row (0 stem, 1 to 3, 4 head), where it is known: a boundary lies where it changes.
+    #[serde(default)]
+    pub stages_x: Vec<usize>,
+    /// Stage of each column.
+    #[serde(default)]
+    pub stages_y: Vec<usize>,
+    /// `unbiased` or `biased`.
+    pub estimator: String,
+    /// `linear` or `rbf:T`.
+    pub kernel: String,
+    /// `exact` or `fast`.
+    pub gram: String,
+    /// Examples a minibatch.
+    pub batch_size: usize,
+    /// Minibatches that were summed over.
+    pub batches: usize,
+    /// Examples of the last minibatch of a pass: fewer than `batch_size` where a short one was kept.
+    pub last_batch: usize,
+    /// Examples at the end of every pass that were in no minibatch.
+    pub dropped: usize,
+    /// Layers whose HSIC with themselves is zero: their entries are NaN.
+    pub undefined: Undefined,
+    /// Where the examples came from.
+    pub data: DataInfo,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// Names of undefined layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undefined {
+    /// Of the rows.
+    pub x: Vec<String>,
+    /// Of the columns.
+    pub y: Vec<String>,
+}
+
+/// Where the examples of a comparison came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "source")]
+pub enum DataInfo {
+    /// Test images fed to networks.
+    Images {
+        /// Name of the data set.
+        name: String,
+        /// Where it lies, for a data set of the user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<PathBuf>,
+        /// How many different images.
+        examples: usize,
+        /// Passes over them, each in a fresh order.
+        passes: usize,
+        /// Seed of those orders.
+        seed: u64,
+    },
+    /// Stored activations, in file order.
+    Activations {
+        /// The file of the rows.
+        file_x: PathBuf,
+        /// The file of the columns.
+        file_y: PathBuf,
+        /// Examples in each.
+        examples: usize,
+    },
+}
+
+/// Versions of what computed a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of Gramscope.
+    pub gramscope: String,
+    /// Of the format of cka.json and cka.npz.
+    pub format: u32,
+}
+
+impl Versions {
+    /// Of this build.
+    pub fn current() -> Self {
+        Self { gramscope: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT }
+    }
+}
+
+/// Writes `result` to DIR/cka.npz and DIR/cka.json; an earlier result there is replaced.
+///
+/// # Errors
+/// [`Error::Io`] where the directory cannot be made or written.
+pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+    // Without cka.json there is no result: a process that is stopped in between leaves none, rather than new numbers
+    // under an old description.
+    let info = dir.join(INFO);
+    if let Err(reason) = fs::remove_file(&info)
+        && reason.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Error::io("replace", &info)(reason));
+    }
+    write_atomically(&dir.join(NUMBERS), |file| write_numbers(file, &result.similarity))?;
+    write_atomically(&info, |file| {
+        serde_json::to_writer_pretty(&mut *file, &result.info)?;
+        file.write_all(b"\n")
+    })
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
+/// belong together.
+pub fn load(dir: &Path) -> Result<PairResult> {
+    let info = load_info(dir)?;
+    let mut numbers = Numbers::open(dir.join(NUMBERS))?;
+    let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
+    let similarity = Similarity {
+        layers_x,
+        layers_y,
+        batches: info.batches,
+        cka: numbers.array("cka", &[layers_x, layers_y])?,
+        hsic_xy: numbers.array("hsic_xy", &[layers_x, layers_y])?,
+        hsic_xx: numbers.array("hsic_xx", &[layers_x])?,
+        hsic_yy: numbers.array("hsic_yy", &[layers_y])?,
+        undefined_x: positions(&info.layers_x, &info.undefined.x),
+        undefined_y: positions(&info.layers_y, &info.undefined.y),
+    };
+    Ok(PairResult { info, similarity })
+}
+
+/// Reads DIR/cka.json alone.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
+pub fn load_info(dir: &Path) -> Result<PairInfo> {
+    let path = dir.join(INFO);
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    serde_json::from_str(&text).map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
+}
+
+fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result<()> {
+    let matrix = [similarity.layers_x as u64, similarity.layers_y as u64];
+    let mut archive = ZipWriter::new(file);
+    for (name, shape, values) in [
+        ("cka", &matrix[..], &similarity.cka),
+        ("hsic_xy", &matrix[..], &similarity.hsic_xy),
+        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
+        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
+    ] {
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        archive.start_file(format!("{name}.npy"), options)?;
+        let mut array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut archive).begin_nd()?;
+        array.extend(values)?;
+        array.finish()?;
+    }
+    archive.finish()?.flush()
+}
+
+/// An open cka.npz.
+struct Numbers {
+    archive: ZipArchive<BufReader<File>>,
+    path: PathBuf,
+}
+
+impl Numbers {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        let archive = ZipArchive::new(BufReader::new(file))
+            .map_err(|reason| Error::file(&path, format!("not an npz file: {reason}")))?;
+        Ok(Self { archive, path })
+    }
+
+    /// The float64 array `name` of `shape`, row-major.
+    fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
+        let member = self.archive.by_name(&format!("{name}.npy")).map_err(|reason| wrong(reason.to_string()))?;
+        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
+        if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
+            return Err(wrong(format!("shape {:?} where {INFO} says {shape:?}", array.shape())));
+        }
+        if array.order() != npyz::Order::C {
+            return Err(wrong("not row-major".to_owned()));
+        }
+        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+    }
+}
+
+/// Where in `layers` the `names` are.
+fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
+    (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A made result of 2 x 3 layers, the last row undefined.
+    pub(crate) fn made(model_x: &str, model_y: &str) -> PairResult {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        PairResult {
+            info: PairInfo {
+                model_x: model_x.to_owned(),
+                model_y: model_y.to_owned(),
+                layers_x: names(&["stem.conv", "dead \"quoted\" β"]),
+                layers_y: names(&["a", "b", "c"]),
+                stages_x: vec![0, 1],
+                stages_y: Vec::new(),
+                estimator: "unbiased".to_owned(),
+                kernel: "rbf:0.5".to_owned(),
+                gram: "exact".to_owned(),
+                batch_size: 8,
+                batches: 3,
+                last_batch: 8,
+                dropped: 2,
+                undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
+                data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
+                versions: Versions::current(),
+            },
+            similarity: Similarity {
+                layers_x: 2,
+                layers_y: 3,
+                batches: 3,
+                cka: vec![1.0, -0.1 / 3.0, 0.5, f64::NAN, f64::NAN, f64::NAN],
+                hsic_xy: vec![f64::MIN_POSITIVE, -1e300, 0.1, 0.0, 0.0, 0.0],
+                hsic_xx: vec![1e-320, 0.0],
+                hsic_yy: vec![1.0, 2.0, f64::INFINITY],
+                undefined_x: vec![1],
+                undefined_y: Vec::new(),
+            },
+        }
+    }
+
+    /// The bits of every number, so that NaN equals itself.
+    fn bits(similarity: &Similarity) -> Vec<Vec<u64>> {
+        let Similarity { cka, hsic_xy, hsic_xx, hsic_yy, .. } = similarity;
+        [cka, hsic_xy, hsic_xx, hsic_yy].map(|values| values.iter().map(|value| value.to_bits()).collect()).to_vec()
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_bit_for_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new").join("deep");
+        let result = made("x", "y");
+        save(&dir, &made("older", "result")).unwrap();
+        save(&dir, &result).unwrap();
+        let loaded = load(&dir).unwrap();
+        assert_eq!(loaded.info, result.info);
+        assert_eq!(bits(&loaded.similarity), bits(&result.similarity));
+        assert_eq!(loaded.similarity.undefined_x, [1]);
+        assert_eq!((loaded.similarity.layers_x, loaded.similarity.layers_y, loaded.similarity.batches), (2, 3, 3));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_same_result_makes_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| {
+            save(&dir.path().join(name), &made("x", "y")).unwrap();
+            fs::read(dir.path().join(name).join(NUMBERS)).unwrap()
+        });
+        assert_eq!(one, two);
+    }
+
+    #[test]
+    fn the_description_has_the_keys_of_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &made("x", "y")).unwrap();
+        let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
+        let info: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in ["layers_x", "layers_y", "estimator", "kernel", "batch_size", "batches", "undefined", "data", "versions"] {
+            assert!(info.get(key).is_some(), "{key} is missing from {text}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_result_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |dir: &Path| load(dir).unwrap_err().to_string();
+        assert!(error(dir.path()).contains(INFO));
+        save(dir.path(), &made("x", "y")).unwrap();
+        let numbers = fs::read(dir.path().join(NUMBERS)).unwrap();
+        for end in [0, 10, numbers.len() / 2, numbers.len() - 1] {
+            fs::write(dir.path().join(NUMBERS), &numbers[..end]).unwrap();
+            assert!(error(dir.path()).contains(NUMBERS));
+        }
+        let mut other = made("x", "y");
+        other.info.layers_y.pop();
+        fs::write(dir.path().join(INFO), serde_json::to_vec(&other.info).unwrap()).unwrap();
+        fs::write(dir.path().join(NUMBERS), &numbers).unwrap();
+        let message = error(dir.path());
+        assert!(message.contains("cka") && message.contains("[2, 3]") && message.contains("[2, 2]"), "{message}");
+        fs::write(dir.path().join(INFO), "{}").unwrap();
+        assert!(error(dir.path()).contains("not the description of a CKA result"));
+    }
+}
