@@ -141,6 +141,29 @@ fn the_same_bits_for_any_number_of_threads() {
     }
 }
 
+/// A step does not depend on what the steps before it left in the memory it uses again.
+#[test]
+fn the_same_bits_in_used_memory() {
+    for config in configs() {
+        let network = network(&config, 11);
+        let side = config.image_side;
+        let gradients = |seed: u64, count: usize| {
+            let images = uniform(seed, &[count, side, side, 3]);
+            let gradients = network.loss_and_gradients(&images, &labels(count, 3)).unwrap();
+            let mut all = vec![bits(&gradients.loss)];
+            all.extend(network.parameters().iter().map(|parameter| bits(gradients.grads.get(&parameter.var).unwrap())));
+            all
+        };
+        let first = gradients(1, 4);
+        gradients(2, 4);
+        assert!(first == gradients(1, 4), "{config:?}");
+        gradients(2, 6);
+        assert!(first == gradients(1, 4), "after another batch size, {config:?}");
+        network.forward(&images(4, side)).unwrap();
+        assert!(first == gradients(1, 4), "after an evaluation, {config:?}");
+    }
+}
+
 /// running = 0.99 running + 0.01 batch, the variance times m / (m - 1), after two steps from mean 0 and variance 1. Each
 /// step rounds the f32 value once, and the batch's statistics are rounded once: 4 roundings of values up to 3.
 #[test]

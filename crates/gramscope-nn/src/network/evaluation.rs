@@ -8,12 +8,14 @@ use crate::Result;
 use crate::ops::{elementwise, pooling};
 
 impl ResNet {
-    /// The logits [n, classes] of `images` [n, side, side, 3], f32 in [0, 1].
+    /// The logits [n, classes] of `images` [n, side, side, 3], f32 in [0, 1]. Frees the memory that training keeps from step
+    /// to step.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] for images of another size, [`crate::Error::Candle`].
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.check_images(images)?;
+        self.workspace.clear();
         let mut x = self.stem.batch_norm.evaluate(&self.stem.convolution.forward(images)?, None, true)?;
         for block in &self.blocks {
             x = forward_block(block, x)?;
@@ -32,6 +34,7 @@ impl ResNet {
         observe: &mut dyn FnMut(usize, &Tensor) -> Result<(), E>,
     ) -> Result<Tensor, E> {
         self.check_images(images).map_err(candle_core::Error::from)?;
+        self.workspace.clear();
         let mut taps = Taps { observe, next: 0 };
         let x = taps.tap(self.stem.convolution.forward(images)?)?;
         let x = taps.tap(self.stem.batch_norm.evaluate(&x, None, false)?)?;

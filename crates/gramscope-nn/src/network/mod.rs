@@ -4,6 +4,7 @@ mod evaluation;
 mod modules;
 pub(crate) mod state;
 mod training;
+mod workspace;
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ use crate::config::IMAGE_CHANNELS;
 use crate::{Error, Layer, ResNetConfig, Result};
 use modules::{BatchNorm, Block, Builder, Convolution, Linear};
 pub use training::Gradients;
+use workspace::Workspace;
 
 /// A trained tensor of a network.
 #[derive(Clone, Debug)]
@@ -37,6 +39,7 @@ pub struct ResNet {
     stem: Stem,
     blocks: Vec<Block>,
     logits: Linear,
+    workspace: Workspace,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl ResNet {
         let logits = builder.linear("logits", config.channels(3), config.classes)?;
         let Builder { parameters, state, .. } = builder;
         let (config, device) = (config.clone(), device.clone());
-        Ok(Self { layers: config.layers(), config, device, parameters, state, stem, blocks, logits })
+        let workspace = Workspace::default();
+        Ok(Self { layers: config.layers(), config, device, parameters, state, stem, blocks, logits, workspace })
     }
 
     /// What network it is.

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor, Var};
 
+use super::workspace::Workspace;
 use crate::config::BlockPlace;
 use crate::ops::convolution::{self, Geometry};
 use crate::ops::{batch_norm, linear};
@@ -25,9 +26,17 @@ impl Convolution {
         convolution::forward(x, &self.weight, &self.bias, self.geometry)
     }
 
-    /// The gradient of its input, in the memory of `x`.
-    pub(super) fn input_gradient(&self, dy: &Tensor, x: Tensor) -> candle_core::Result<Tensor> {
-        convolution::input_gradient(dy, &self.weight, self.geometry, x)
+    /// As [`Self::forward`], into memory of the workspace.
+    pub(super) fn forward_in(&self, workspace: &Workspace, x: &Tensor) -> candle_core::Result<Tensor> {
+        let dims = convolution::result_dims(x, &self.weight, self.geometry)?;
+        let y = workspace.take(&dims, x.device())?;
+        convolution::forward_into(&y, x, &self.weight, &self.bias, self.geometry)?;
+        Ok(y)
+    }
+
+    /// The gradient of its input from that of its result, into `dx`.
+    pub(super) fn input_gradient_into(&self, dx: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
+        convolution::input_gradient_into(dx, dy, &self.weight, self.geometry)
     }
 
     /// Adds the gradient of its input to `dx`.

@@ -1,13 +1,15 @@
 //! One forward and backward pass in training mode, written out.
 //!
 //! The forward pass keeps, for each convolution, its input and its result, and for each batch norm its statistics; the
-//! backward pass takes them from the end and frees them as it goes.
+//! backward pass takes them from the end. Gradients take over the memory of what they replace, and what is done with goes
+//! back to the workspace, where what comes next finds it.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use super::ResNet;
 use super::modules::{BatchNorm, Block, Convolution, Shortcut};
+use super::workspace::Workspace;
 use crate::ops::{batch_norm, convolution, linear, loss, pooling};
 use crate::{Error, Result};
 
@@ -22,28 +24,11 @@ pub struct Gradients {
     pub grads: GradStore,
 }
 
-/// A convolution followed by a batch norm, as the backward pass needs it.
-struct Normalised {
-    /// The convolution's result.
-    x: Tensor,
-    /// Its statistics.
-    statistics: Tensor,
-}
-
-/// A block, as the backward pass needs it.
-struct SavedBlock {
-    input: Tensor,
-    first: Normalised,
-    /// The first ReLU's result.
-    hidden: Tensor,
-    second: Normalised,
-    /// The second ReLU's result, where there is an addition before it: elsewhere the batch norm tells where it is 0.
-    output: Option<Tensor>,
-}
-
 impl ResNet {
     /// The loss on a batch and its gradients, with the batch's own statistics in the batch norms; the running statistics
     /// move towards them. `images` [n, side, side, 3] f32 in [0, 1], `labels` [n] u32.
+    ///
+    /// The memory of the activations is kept for the next step, until an evaluation frees it.
     ///
     /// # Errors
     /// [`Error::SingleValue`] for a batch so small that a batch norm sees one value a channel, [`Error::Shape`] for
@@ -51,13 +36,15 @@ impl ResNet {
     pub fn loss_and_gradients(&self, images: &Tensor, labels: &Tensor) -> Result<Gradients> {
         self.check_images(images)?;
         self.check_batch(images.dims()[0])?;
-        let mut grads = GradStore::default();
+        self.workspace.keep_batches_of(images.dims()[0]);
+        let mut step = Step { workspace: &self.workspace, grads: GradStore::default() };
 
-        let stem = Normalised::forward(&self.stem.convolution, images, &self.stem.batch_norm)?;
-        let mut x = stem.relu(&self.stem.batch_norm, None)?;
+        let stem = step.normalised(&self.stem.convolution, images, &self.stem.batch_norm)?;
+        let first = step.relu(&stem, &self.stem.batch_norm, None)?;
+        let mut x = first.clone();
         let mut saved = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (output, block) = SavedBlock::forward(block, x)?;
+            let (output, block) = step.forward(block, x)?;
             saved.push(block);
             x = output;
         }
@@ -66,17 +53,19 @@ impl ResNet {
         let (loss, correct) = loss::forward(&logits, labels)?;
 
         let head = linear::backward(pooled, &self.logits.weight, &loss::backward(&logits, labels)?)?;
-        grads.insert(&self.logits.weight, head.dweight);
-        grads.insert(&self.logits.bias, head.dbias);
-        let (_, h, w, _) = x.dims4()?;
+        step.grads.insert(&self.logits.weight, head.dweight);
+        step.grads.insert(&self.logits.bias, head.dbias);
+        let mut dx = step.like(&x)?;
         drop(x);
-        let mut dx = pooling::backward(&head.dx, (h, w))?;
+        pooling::backward_into(&dx, &head.dx)?;
         for (block, saved) in self.blocks.iter().zip(saved).rev() {
-            dx = saved.backward(block, dx, &mut grads)?;
+            dx = step.backward(block, saved, dx)?;
         }
-        let dx = stem.backward_relu(&self.stem.batch_norm, dx, &mut grads)?;
-        parameter_gradients(&self.stem.convolution, images, &dx, &mut grads)?;
-        Ok(Gradients { loss, correct, grads })
+        let dx = step.backward_relu(stem, &self.stem.batch_norm, dx)?;
+        step.parameter_gradients(&self.stem.convolution, images, &dx)?;
+        step.workspace.give(dx);
+        step.workspace.give(first);
+        Ok(Gradients { loss, correct, grads: step.grads })
     }
 
     /// Fails if a batch norm would see one value a channel.
@@ -89,97 +78,145 @@ impl ResNet {
     }
 }
 
-impl Normalised {
+/// A convolution followed by a batch norm, as the backward pass needs it.
+struct Normalised {
+    /// The convolution's result.
+    x: Tensor,
+    /// Its statistics.
+    statistics: Tensor,
+}
+
+/// A block, as the backward pass needs it.
+struct Saved {
+    /// The output of what comes before it, which owns it.
+    input: Tensor,
+    first: Normalised,
+    /// The first ReLU's result.
+    hidden: Tensor,
+    second: Normalised,
+    /// The second ReLU's result.
+    output: Tensor,
+}
+
+/// A step under way. Whatever it takes from the workspace it gives back, once.
+struct Step<'a> {
+    workspace: &'a Workspace,
+    grads: GradStore,
+}
+
+impl Step<'_> {
+    /// A block's result, and what its backward pass needs.
+    fn forward(&self, block: &Block, input: Tensor) -> Result<(Tensor, Saved)> {
+        let first = self.normalised(&block.convolution1, &input, &block.batch_norm1)?;
+        let hidden = self.relu(&first, &block.batch_norm1, None)?;
+        let second = self.normalised(&block.convolution2, &hidden, &block.batch_norm2)?;
+        let output = match &block.shortcut {
+            Shortcut::None => self.relu(&second, &block.batch_norm2, None)?,
+            Shortcut::Identity => self.relu(&second, &block.batch_norm2, Some(&input))?,
+            Shortcut::Projection(projection) => {
+                let addend = projection.forward_in(self.workspace, &input)?;
+                let output = self.relu(&second, &block.batch_norm2, Some(&addend))?;
+                self.workspace.give(addend);
+                output
+            }
+        };
+        Ok((output.clone(), Saved { input, first, hidden, second, output }))
+    }
+
+    /// The gradient of a block's input from `dy`, that of its result.
+    fn backward(&mut self, block: &Block, saved: Saved, dy: Tensor) -> Result<Tensor> {
+        let Saved { input, first, hidden, second, output } = saved;
+        let (dx, dshortcut) = match &block.shortcut {
+            Shortcut::None => (self.backward_relu(second, &block.batch_norm2, dy)?, None),
+            Shortcut::Identity | Shortcut::Projection(_) => {
+                let (dx, dshortcut) = self.backward_add_relu(second, &block.batch_norm2, &output, dy)?;
+                (dx, Some(dshortcut))
+            }
+        };
+        self.workspace.give(output);
+        self.parameter_gradients(&block.convolution2, &hidden, &dx)?;
+        let dhidden = hidden;
+        block.convolution2.input_gradient_into(&dhidden, &dx)?;
+        self.workspace.give(dx);
+        let dx = self.backward_relu(first, &block.batch_norm1, dhidden)?;
+        self.parameter_gradients(&block.convolution1, &input, &dx)?;
+        let dinput = match (&block.shortcut, dshortcut) {
+            (Shortcut::Identity, Some(dinput)) => {
+                block.convolution1.add_input_gradient(&dinput, &dx)?;
+                dinput
+            }
+            (Shortcut::Projection(projection), Some(dshortcut)) => {
+                self.parameter_gradients(projection, &input, &dshortcut)?;
+                let dinput = self.like(&input)?;
+                block.convolution1.input_gradient_into(&dinput, &dx)?;
+                projection.add_input_gradient(&dinput, &dshortcut)?;
+                self.workspace.give(dshortcut);
+                dinput
+            }
+            _ => {
+                let dinput = self.like(&input)?;
+                block.convolution1.input_gradient_into(&dinput, &dx)?;
+                dinput
+            }
+        };
+        self.workspace.give(dx);
+        Ok(dinput)
+    }
+
     /// The convolution of `x` and its statistics, towards which the running ones of `norm` move.
-    fn forward(convolution: &Convolution, x: &Tensor, norm: &BatchNorm) -> Result<Self> {
-        let x = convolution.forward(x)?;
+    fn normalised(&self, convolution: &Convolution, x: &Tensor, norm: &BatchNorm) -> Result<Normalised> {
+        let x = convolution.forward_in(self.workspace, x)?;
         let statistics = batch_norm::statistics(&x)?;
         let (n, h, w, _) = x.dims4()?;
         batch_norm::track(&norm.running_mean, &norm.running_variance, &statistics, n * h * w)?;
-        Ok(Self { x, statistics })
+        Ok(Normalised { x, statistics })
     }
 
     /// The batch norm, the addition where there is one, and the ReLU.
-    fn relu(&self, norm: &BatchNorm, addend: Option<&Tensor>) -> Result<Tensor> {
-        Ok(batch_norm::normalise(&self.x, &self.statistics, &norm.gamma, &norm.beta, addend, true)?)
+    fn relu(&self, normalised: &Normalised, norm: &BatchNorm, addend: Option<&Tensor>) -> Result<Tensor> {
+        let Normalised { x, statistics } = normalised;
+        let y = self.like(x)?;
+        batch_norm::normalise_into(&y, x, statistics, &norm.gamma, &norm.beta, addend, true)?;
+        Ok(y)
     }
 
     /// The gradient of the convolution's result from that of the ReLU's.
-    fn backward_relu(self, norm: &BatchNorm, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
-        let gradients = batch_norm::backward_relu(&self.x, &self.statistics, &norm.gamma, &norm.beta, dy)?;
-        Ok(keep(gradients, norm, grads))
+    fn backward_relu(&mut self, normalised: Normalised, norm: &BatchNorm, dy: Tensor) -> Result<Tensor> {
+        let Normalised { x, statistics } = normalised;
+        let gradients = batch_norm::backward_relu(&x, &statistics, &norm.gamma, &norm.beta, dy)?;
+        self.workspace.give(x);
+        Ok(self.keep(gradients, norm))
     }
 
     /// The gradients of the convolution's result and of the addend, from that of `y`, the ReLU's result.
     fn backward_add_relu(
-        self,
+        &mut self,
+        normalised: Normalised,
         norm: &BatchNorm,
         y: &Tensor,
         dy: Tensor,
-        grads: &mut GradStore,
     ) -> Result<(Tensor, Tensor)> {
-        let (gradients, addend) = batch_norm::backward_add_relu(self.x, &self.statistics, &norm.gamma, y, dy)?;
-        Ok((keep(gradients, norm, grads), addend))
-    }
-}
-
-impl SavedBlock {
-    /// The block's result, and what its backward pass needs.
-    fn forward(block: &Block, input: Tensor) -> Result<(Tensor, Self)> {
-        let first = Normalised::forward(&block.convolution1, &input, &block.batch_norm1)?;
-        let hidden = first.relu(&block.batch_norm1, None)?;
-        let second = Normalised::forward(&block.convolution2, &hidden, &block.batch_norm2)?;
-        let addend = match &block.shortcut {
-            Shortcut::None => None,
-            Shortcut::Identity => Some(input.clone()),
-            Shortcut::Projection(projection) => Some(projection.forward(&input)?),
-        };
-        let output = second.relu(&block.batch_norm2, addend.as_ref())?;
-        let saved = Self { input, first, hidden, second, output: addend.map(|_| output.clone()) };
-        Ok((output, saved))
+        let Normalised { x, statistics } = normalised;
+        let (gradients, daddend) = batch_norm::backward_add_relu(x, &statistics, &norm.gamma, y, dy)?;
+        Ok((self.keep(gradients, norm), daddend))
     }
 
-    /// The gradient of the block's input from `dy`, that of its result. In a plain chain it takes over the memory of the
-    /// input; with shortcuts that is still the output of the block before.
-    fn backward(self, block: &Block, dy: Tensor, grads: &mut GradStore) -> Result<Tensor> {
-        let Self { input, first, hidden, second, output } = self;
-        let (dx, dshortcut) = match output {
-            None => (second.backward_relu(&block.batch_norm2, dy, grads)?, None),
-            Some(output) => {
-                let (dx, dshortcut) = second.backward_add_relu(&block.batch_norm2, &output, dy, grads)?;
-                (dx, Some(dshortcut))
-            }
-        };
-        parameter_gradients(&block.convolution2, &hidden, &dx, grads)?;
-        let dhidden = block.convolution2.input_gradient(&dx, hidden)?;
-        drop(dx);
-        let dx = first.backward_relu(&block.batch_norm1, dhidden, grads)?;
-        parameter_gradients(&block.convolution1, &input, &dx, grads)?;
-        match (&block.shortcut, dshortcut) {
-            (Shortcut::Identity, Some(dinput)) => {
-                block.convolution1.add_input_gradient(&dinput, &dx)?;
-                Ok(dinput)
-            }
-            (Shortcut::Projection(projection), Some(dshortcut)) => {
-                parameter_gradients(projection, &input, &dshortcut, grads)?;
-                let dinput = block.convolution1.input_gradient(&dx, input.zeros_like()?)?;
-                projection.add_input_gradient(&dinput, &dshortcut)?;
-                Ok(dinput)
-            }
-            _ => Ok(block.convolution1.input_gradient(&dx, input)?),
-        }
+    /// Stores the gradients of the parameters and returns that of the input.
+    fn keep(&mut self, gradients: batch_norm::Gradients, norm: &BatchNorm) -> Tensor {
+        self.grads.insert(&norm.gamma, gradients.dgamma);
+        self.grads.insert(&norm.beta, gradients.dbeta);
+        gradients.dx
     }
-}
 
-fn keep(gradients: batch_norm::Gradients, norm: &BatchNorm, grads: &mut GradStore) -> Tensor {
-    grads.insert(&norm.gamma, gradients.dgamma);
-    grads.insert(&norm.beta, gradients.dbeta);
-    gradients.dx
-}
+    fn parameter_gradients(&mut self, layer: &Convolution, x: &Tensor, dy: &Tensor) -> Result<()> {
+        let (dw, db) = convolution::parameter_gradients(x, dy, layer.geometry, (layer.kernel, layer.kernel))?;
+        self.grads.insert(&layer.weight, dw);
+        self.grads.insert(&layer.bias, db);
+        Ok(())
+    }
 
-fn parameter_gradients(layer: &Convolution, x: &Tensor, dy: &Tensor, grads: &mut GradStore) -> Result<()> {
-    let (dw, db) = convolution::parameter_gradients(x, dy, layer.geometry, (layer.kernel, layer.kernel))?;
-    grads.insert(&layer.weight, dw);
-    grads.insert(&layer.bias, db);
-    Ok(())
+    /// Memory of the size of `x`.
+    fn like(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.workspace.take(x.dims(), x.device())?)
+    }
 }

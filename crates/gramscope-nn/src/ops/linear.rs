@@ -31,10 +31,10 @@ pub struct Gradients {
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
 pub fn backward(x: Tensor, weight: &Tensor, dy: &Tensor) -> Result<Gradients> {
-    let (x, dy) = (as_pixels("linear: x", &x)?, as_pixels("linear: dy", dy)?);
+    let (x, dy) = (as_pixels("linear: x", &x.contiguous()?)?, as_pixels("linear: dy", dy)?);
     let (dweight, dbias) = convolution::parameter_gradients(&x, &dy, POINTWISE, (1, 1))?;
-    let dx = convolution::input_gradient(&dy, &as_kernel(weight)?, POINTWISE, x)?;
-    Ok(Gradients { dx: dx.squeeze(0)?.squeeze(0)?, dweight: dweight.reshape(weight.shape())?, dbias })
+    convolution::input_gradient_into(&x, &dy, &as_kernel(weight)?, POINTWISE)?;
+    Ok(Gradients { dx: x.squeeze(0)?.squeeze(0)?, dweight: dweight.reshape(weight.shape())?, dbias })
 }
 
 /// [n, features] as one image of one row of n pixels.

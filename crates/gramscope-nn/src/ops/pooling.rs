@@ -1,6 +1,6 @@
 //! Global average pooling.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::values;
@@ -14,13 +14,15 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1_no_bwd(&Average)
 }
 
-/// dL/dx [n, h, w, c] from `dy` = dL/dy [n, c]: every pixel gets its share of `side` = (h, w).
+/// dL/dx from `dy` = dL/dy [n, c], into the memory of `dx` [n, h, w, c]: every pixel gets an equal share.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
-pub fn backward(dy: &Tensor, (h, w): (usize, usize)) -> Result<Tensor> {
-    values::check("pooling: dy", dy, 2)?;
-    dy.contiguous()?.apply_op1_no_bwd(&Spread { h, w })
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `dx` that is not contiguous is one.
+pub fn backward_into(dx: &Tensor, dy: &Tensor) -> Result<()> {
+    values::check("pooling: dx", dx, 4)?;
+    let (n, _, _, c) = dx.dims4()?;
+    values::check_shape("pooling: dy", dy, &[n, c])?;
+    dx.inplace_op2(&dy.contiguous()?, &Spread)
 }
 
 struct Average;
@@ -44,26 +46,23 @@ impl CustomOp1 for Average {
     }
 }
 
-struct Spread {
-    h: usize,
-    w: usize,
-}
+struct Spread;
 
-impl CustomOp1 for Spread {
+impl InplaceOp2 for Spread {
     fn name(&self) -> &'static str {
         "global average pooling, input gradient"
     }
 
-    fn cpu_fwd(&self, dy: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, c) = layout.shape().dims2()?;
-        let dy = values::of("pooling: dy", dy, layout)?;
-        let pixels = self.h * self.w;
-        let mut dx = vec![0.0; n * pixels * c];
+    fn cpu_fwd(&self, dx: &mut CpuStorage, dx_layout: &Layout, dy: &CpuStorage, dy_layout: &Layout) -> Result<()> {
+        let (_, h, w, c) = dx_layout.shape().dims4()?;
+        let dx = values::of_mut("pooling: dx", dx, dx_layout)?;
+        let dy = values::of("pooling: dy", dy, dy_layout)?;
+        let pixels = h * w;
         dx.par_chunks_mut(pixels * c).zip(dy.par_chunks(c)).for_each(|(dx, dy)| {
             for pixel in dx.chunks_exact_mut(c) {
                 pixel.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy / pixels as f32);
             }
         });
-        Ok((CpuStorage::F32(dx), Shape::from((n, self.h, self.w, c))))
+        Ok(())
     }
 }

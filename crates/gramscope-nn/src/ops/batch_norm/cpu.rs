@@ -72,34 +72,35 @@ pub(super) fn statistics(x: &[f32], channels: usize) -> Vec<f32> {
     mean.iter().map(|mean| *mean as f32).chain(variance).collect()
 }
 
-/// The normalised values, plus the addend where there is one, cut off below 0 if `relu`.
-pub(super) fn normalise(x: &[f32], channels: &Channels, addend: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+/// The normalised values into y, cut off below 0 if `relu`.
+pub(super) fn normalise(y: &mut [f32], x: &[f32], channels: &Channels, relu: bool) {
     let (run, piece) = (channels.run(), channels.piece());
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    match addend {
-        None => y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_mut(run).zip(x.chunks(run)) {
-                for ((y, x), (mean, scale, beta)) in y.iter_mut().zip(x).zip(per_value(channels)) {
-                    *y = at_least(floor, affine(*x, mean, scale, beta));
-                }
+    let floor = floor(relu);
+    y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_mut(run).zip(x.chunks(run)) {
+            for ((y, x), (mean, scale, beta)) in y.iter_mut().zip(x).zip(per_value(channels)) {
+                *y = at_least(floor, affine(*x, mean, scale, beta));
             }
-        }),
-        Some(addend) => {
-            y.par_chunks_mut(piece).zip(x.par_chunks(piece)).zip(addend.par_chunks(piece)).for_each(
-                |((y, x), addend)| {
-                    for ((y, x), addend) in y.chunks_mut(run).zip(x.chunks(run)).zip(addend.chunks(run)) {
-                        for (((y, x), addend), (mean, scale, beta)) in
-                            y.iter_mut().zip(x).zip(addend).zip(per_value(channels))
-                        {
-                            *y = at_least(floor, affine(*x, mean, scale, beta) + addend);
-                        }
-                    }
-                },
-            );
         }
-    }
-    y
+    });
+}
+
+/// The normalised values plus the addend into y, cut off below 0 if `relu`.
+pub(super) fn normalise_and_add(y: &mut [f32], x: &[f32], channels: &Channels, addend: &[f32], relu: bool) {
+    let (run, piece) = (channels.run(), channels.piece());
+    let floor = floor(relu);
+    y.par_chunks_mut(piece).zip(x.par_chunks(piece)).zip(addend.par_chunks(piece)).for_each(|((y, x), addend)| {
+        for ((y, x), addend) in y.chunks_mut(run).zip(x.chunks(run)).zip(addend.chunks(run)) {
+            for (((y, x), addend), (mean, scale, beta)) in y.iter_mut().zip(x).zip(addend).zip(per_value(channels)) {
+                *y = at_least(floor, affine(*x, mean, scale, beta) + addend);
+            }
+        }
+    });
+}
+
+/// What values are cut off at.
+fn floor(relu: bool) -> f32 {
+    if relu { 0.0 } else { f32::NEG_INFINITY }
 }
 
 /// Mean, scale and beta, for each value of a run.

@@ -13,7 +13,7 @@ mod operations;
 
 use std::sync::OnceLock;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::values;
 use crate::Error;
@@ -46,16 +46,32 @@ pub fn normalise(
     addend: Option<&Tensor>,
     relu: bool,
 ) -> Result<Tensor> {
+    let y = Tensor::zeros(x.shape(), DType::F32, x.device())?;
+    normalise_into(&y, x, statistics, gamma, beta, addend, relu)?;
+    Ok(y)
+}
+
+/// As [`normalise`], into the memory of `y`, of the shape of `x`.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's; a `y` that is not contiguous is one.
+pub fn normalise_into(
+    y: &Tensor,
+    x: &Tensor,
+    statistics: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    addend: Option<&Tensor>,
+    relu: bool,
+) -> Result<()> {
     check(x, statistics, &[gamma, beta])?;
-    let (x, statistics) = (x.contiguous()?, statistics.contiguous()?);
-    let op = Normalise { gamma, beta, relu };
-    match addend {
-        None => x.apply_op2_no_bwd(&statistics, &op),
-        Some(addend) => {
-            values::check_shape("batch norm: addend", addend, x.dims())?;
-            x.apply_op3_no_bwd(&statistics, &addend.contiguous()?, &op)
-        }
+    values::check_shape("batch norm: y", y, x.dims())?;
+    let addend = addend.map(Tensor::contiguous).transpose()?;
+    if let Some(addend) = &addend {
+        values::check_shape("batch norm: addend", addend, x.dims())?;
     }
+    let op = Normalise { gamma, beta, addend: addend.as_ref(), relu };
+    y.inplace_op3(&x.contiguous()?, &statistics.contiguous()?, &op)
 }
 
 /// Moves the running mean and variance [c] towards a batch's `statistics` [2, c] of `count` values a channel:

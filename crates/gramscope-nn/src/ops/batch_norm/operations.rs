@@ -2,9 +2,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor};
 
 use super::super::values;
 use super::cpu::{self, Channels};
@@ -25,64 +23,45 @@ impl CustomOp1 for Statistics {
     }
 }
 
-/// x and its statistics (and an addend) to the result.
+/// x and its statistics, into the result.
 pub(super) struct Normalise<'a> {
     pub(super) gamma: &'a Tensor,
     pub(super) beta: &'a Tensor,
+    pub(super) addend: Option<&'a Tensor>,
     pub(super) relu: bool,
 }
 
-impl Normalise<'_> {
-    fn run(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (statistics, statistics_layout): (&CpuStorage, &Layout),
-        addend: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let statistics = values::of("batch norm: statistics", statistics, statistics_layout)?;
-        let channels = Channels::new(
-            statistics,
-            &values::small("batch norm: gamma", self.gamma)?,
-            &values::small("batch norm: beta", self.beta)?,
-            EPSILON,
-        );
-        let y = cpu::normalise(values::of("batch norm: x", x, x_layout)?, &channels, addend, self.relu);
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-}
-
-impl CustomOp2 for Normalise<'_> {
+impl InplaceOp3 for Normalise<'_> {
     fn name(&self) -> &'static str {
         "batch norm"
     }
 
     fn cpu_fwd(
         &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
         x: &CpuStorage,
         x_layout: &Layout,
         statistics: &CpuStorage,
         statistics_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run((x, x_layout), (statistics, statistics_layout), None)
-    }
-}
-
-impl CustomOp3 for Normalise<'_> {
-    fn name(&self) -> &'static str {
-        "batch norm and addition"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        statistics: &CpuStorage,
-        statistics_layout: &Layout,
-        addend: &CpuStorage,
-        addend_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let addend = values::of("batch norm: addend", addend, addend_layout)?;
-        self.run((x, x_layout), (statistics, statistics_layout), Some(addend))
+    ) -> Result<()> {
+        let channels = Channels::new(
+            values::of("batch norm: statistics", statistics, statistics_layout)?,
+            &values::small("batch norm: gamma", self.gamma)?,
+            &values::small("batch norm: beta", self.beta)?,
+            EPSILON,
+        );
+        let y = values::of_mut("batch norm: y", y, y_layout)?;
+        let x = values::of("batch norm: x", x, x_layout)?;
+        match self.addend {
+            None => cpu::normalise(y, x, &channels, self.relu),
+            Some(addend) => {
+                let (addend, layout) = addend.storage_and_layout();
+                let addend = values::of("batch norm: addend", values::host("batch norm: addend", &addend)?, layout)?;
+                cpu::normalise_and_add(y, x, &channels, addend, self.relu);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,17 +11,15 @@ const GROUPS: usize = 16;
 /// Output pixels, at least, between two times that sums of weight gradients leave the registers.
 const PIXELS_PER_PASS: usize = 128;
 
-/// The convolution's result, [n, oh, ow, out].
-pub(super) fn forward(convolution: &Convolution, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+/// y = x * weight + bias.
+pub(super) fn forward(convolution: &Convolution, y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
     let weights = weights::for_forward(convolution, weight);
     let biases = weights::bias(bias);
-    let mut y = vec![0.0; convolution.y_dims().iter().product()];
-    let image = y.len() / convolution.n;
-    y.par_chunks_exact_mut(image).zip(x.par_chunks_exact(x.len() / convolution.n)).for_each_init(
+    let (x_image, y_image) = (x.len() / convolution.n, y.len() / convolution.n);
+    y.par_chunks_exact_mut(y_image).zip(x.par_chunks_exact(x_image)).for_each_init(
         || Padded::for_x(convolution),
         |padded, (y, x)| forward_image(convolution, y, padded.fill(x), &weights, &biases),
     );
-    y
 }
 
 fn forward_image(convolution: &Convolution, y: &mut [f32], x: Image<'_>, weights: &[Lanes], biases: &[Lanes]) {

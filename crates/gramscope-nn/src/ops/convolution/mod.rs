@@ -8,7 +8,7 @@ mod product;
 mod shape;
 mod weights;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor};
 
 use super::values;
 use shape::Convolution;
@@ -20,30 +20,50 @@ pub use shape::Geometry;
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
 pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    values::check("convolution: x", x, 4)?;
-    values::check("convolution: weight", weight, 4)?;
-    let convolution = Convolution::new(x.dims4()?, weight.dims4()?, geometry)?;
-    values::check_shape("convolution: bias", bias, &[convolution.c_out])?;
-    x.contiguous()?.apply_op3_no_bwd(&weight.contiguous()?, &bias.contiguous()?, &Forward(convolution))
+    let y = Tensor::zeros(&result_dims(x, weight, geometry)?, DType::F32, x.device())?;
+    forward_into(&y, x, weight, bias, geometry)?;
+    Ok(y)
 }
 
-/// dL/dx [n, h, w, in] from `dy` = dL/dy [n, oh, ow, out]. It takes over the memory of `x`, so nothing else may use that any
-/// more.
+/// As [`forward`], into the memory of `y` [n, oh, ow, out].
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `y` that is not contiguous is one.
+pub fn forward_into(y: &Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<()> {
+    let convolution = of(x, weight, geometry)?;
+    values::check_shape("convolution: y", y, &convolution.y_dims())?;
+    values::check_shape("convolution: bias", bias, &[convolution.c_out])?;
+    y.inplace_op3(&x.contiguous()?, &weight.contiguous()?, &Forward { convolution, bias })
+}
+
+/// The shape of the result of [`forward`].
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
-pub fn input_gradient(dy: &Tensor, weight: &Tensor, geometry: Geometry, x: Tensor) -> Result<Tensor> {
-    let dx = x.contiguous()?;
-    InputGradient::new(&dx, dy, weight, geometry, false)?.apply(&dx, dy, weight)?;
-    Ok(dx)
+pub fn result_dims(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<[usize; 4]> {
+    Ok(of(x, weight, geometry)?.y_dims())
 }
 
-/// Adds dL/dx, as [`input_gradient`] returns it, to `dx` [n, h, w, in], in place.
+/// dL/dx from `dy` = dL/dy [n, oh, ow, out], into the memory of `dx` [n, h, w, in].
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `dx` that is not contiguous is one.
+pub fn input_gradient_into(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<()> {
+    input_gradient(dx, dy, weight, geometry, false)
+}
+
+/// Adds dL/dx, as [`input_gradient_into`] makes it, to `dx` [n, h, w, in].
+///
+/// # Errors
+/// As [`input_gradient_into`].
 pub fn add_input_gradient(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<()> {
-    InputGradient::new(dx, dy, weight, geometry, true)?.apply(dx, dy, weight)
+    input_gradient(dx, dy, weight, geometry, true)
+}
+
+fn input_gradient(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry, add: bool) -> Result<()> {
+    let convolution = of(dx, weight, geometry)?;
+    values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
+    dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, &InputGradient { convolution, add })
 }
 
 /// dL/dw [out, kh, kw, in] and dL/db [out] from `x` [n, h, w, in] and `dy` = dL/dy [n, oh, ow, out], for a kernel of
@@ -70,27 +90,37 @@ pub fn parameter_gradients(
     Ok((dw, gradients.narrow(0, weights, c_out)?))
 }
 
-struct Forward(Convolution);
+/// The convolution of an `x` with a `weight`.
+fn of(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Convolution> {
+    values::check("convolution: x", x, 4)?;
+    values::check("convolution: weight", weight, 4)?;
+    Convolution::new(x.dims4()?, weight.dims4()?, geometry)
+}
 
-impl CustomOp3 for Forward {
+struct Forward<'a> {
+    convolution: Convolution,
+    bias: &'a Tensor,
+}
+
+impl InplaceOp3 for Forward<'_> {
     fn name(&self) -> &'static str {
         "convolution"
     }
 
     fn cpu_fwd(
         &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
         x: &CpuStorage,
         x_layout: &Layout,
         weight: &CpuStorage,
         weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<()> {
+        let y = values::of_mut("convolution: y", y, y_layout)?;
         let x = values::of("convolution: x", x, x_layout)?;
         let weight = values::of("convolution: weight", weight, weight_layout)?;
-        let bias = values::of("convolution: bias", bias, bias_layout)?;
-        let y = cpu::forward(&self.0, x, weight, bias);
-        Ok((CpuStorage::F32(y), Shape::from_dims(&self.0.y_dims())))
+        cpu::forward(&self.convolution, y, x, weight, &values::small("convolution: bias", self.bias)?);
+        Ok(())
     }
 }
 
@@ -98,20 +128,6 @@ impl CustomOp3 for Forward {
 struct InputGradient {
     convolution: Convolution,
     add: bool,
-}
-
-impl InputGradient {
-    fn new(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry, add: bool) -> Result<Self> {
-        values::check("convolution: dx", dx, 4)?;
-        values::check("convolution: weight", weight, 4)?;
-        let convolution = Convolution::new(dx.dims4()?, weight.dims4()?, geometry)?;
-        values::check_shape("convolution: dy", dy, &convolution.y_dims())?;
-        Ok(Self { convolution, add })
-    }
-
-    fn apply(&self, dx: &Tensor, dy: &Tensor, weight: &Tensor) -> Result<()> {
-        dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, self)
-    }
 }
 
 impl InplaceOp3 for InputGradient {
