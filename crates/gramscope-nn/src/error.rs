@@ -79,7 +79,7 @@ pub enum Error {
         got: candle_core::DType,
     },
     /// Training batch norm would divide by zero: it sees one value a channel.
-    #[error("batch norm {layer} sees one value a channel, whose variance is undefined; train with a larger batch")]
+    #[error("{layer} sees one value a channel, whose variance is undefined; train with a larger batch")]
     SingleValue {
         /// The layer's name.
         layer: String,

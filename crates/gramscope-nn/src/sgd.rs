@@ -39,7 +39,6 @@ struct Slot {
 
 impl Slot {
     fn new(name: String, parameter: Var, decays: bool) -> candle_core::Result<Self> {
-        // Not zeros_like(): velocities must not share memory, and zeros() is the constructor that says so.
         let velocity = Tensor::zeros(parameter.shape(), parameter.dtype(), parameter.device())?;
         Ok(Self { name, parameter, velocity, decays })
     }

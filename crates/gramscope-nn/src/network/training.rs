@@ -70,7 +70,7 @@ impl ResNet {
 
     /// Fails if a batch norm would see one value a channel.
     fn check_batch(&self, images: usize) -> Result<()> {
-        let single = |layer: &&crate::Layer| layer.name.contains("bn") && images * layer.shape[0] * layer.shape[1] < 2;
+        let single = |layer: &&crate::Layer| layer.name.contains(".bn") && images * layer.shape[0] * layer.shape[1] < 2;
         match self.layers.iter().find(single) {
             Some(layer) => Err(Error::SingleValue { layer: layer.name.clone() }),
             None => Ok(()),

@@ -17,4 +17,5 @@ pub mod loss;
 pub mod pooling;
 pub mod sgd;
 
+mod scratch;
 mod values;

@@ -68,7 +68,8 @@ pub(super) fn statistics(x: &[f32], channels: usize) -> Vec<f32> {
     let count = (x.len() / channels) as f64;
     let (sum, square) = sums.fold(channels);
     let mean: Vec<f64> = sum.iter().map(|sum| sum / count).collect();
-    let variance = square.iter().zip(&mean).map(|(square, mean)| (square / count - mean * mean).max(0.0) as f32);
+    // Rounding must not make it negative; NaN stays NaN.
+    let variance = square.iter().zip(&mean).map(|(square, mean)| at_least(0.0, (square / count - mean * mean) as f32));
     mean.iter().map(|mean| *mean as f32).chain(variance).collect()
 }
 

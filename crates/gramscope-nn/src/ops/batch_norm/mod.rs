@@ -81,7 +81,7 @@ pub fn normalise_into(
 /// [`Error::SingleValue`] for a `count` below 2, [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
 pub fn track(running_mean: &Tensor, running_variance: &Tensor, statistics: &Tensor, count: usize) -> Result<()> {
     if count < 2 {
-        return Err(Error::SingleValue { layer: "statistics".to_owned() }.into());
+        return Err(Error::SingleValue { layer: "batch norm".to_owned() }.into());
     }
     let channels = running_mean.elem_count();
     values::check_shape("batch norm: statistics", statistics, &[2, channels])?;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::super::scratch::Scratch;
 use super::product::{self, LANES, Lanes, Pixels, Rows, Start};
 use super::shape::Convolution;
 use super::weights::{self, Gradients, Phase};
@@ -103,34 +104,14 @@ pub(super) fn parameter_gradients(convolution: &Convolution, x: &[f32], dy: &[f3
         .map(|(x, dy)| {
             let mut gradients = Gradients::zeros(convolution);
             let mut padded = Padded::for_x(convolution);
-            let mut blocks = Vec::new();
+            let mut blocks = Blocks::new(convolution);
             for (x, dy) in x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)) {
-                add_image(convolution, &mut gradients, padded.fill(x), in_blocks(&mut blocks, dy, convolution.c_out));
+                add_image(convolution, &mut gradients, padded.fill(x), blocks.fill(dy));
             }
             gradients
         })
         .collect();
     Gradients::sum(convolution, &groups)
-}
-
-/// [pixel, out] as [block of 16 out][pixel][16 out], the last block filled up with zeros. With 16 channels they are the
-/// same, and `buffer` is not used.
-fn in_blocks<'a>(buffer: &'a mut Vec<Lanes>, dy: &'a [f32], c_out: usize) -> &'a [Lanes] {
-    if c_out == LANES {
-        return dy.as_chunks().0;
-    }
-    let pixels = dy.len() / c_out;
-    buffer.resize(c_out.div_ceil(LANES) * pixels, [0.0; LANES]);
-    for (block, packed) in buffer.chunks_exact_mut(pixels).enumerate() {
-        let first = block * LANES;
-        for (packed, dy) in packed.iter_mut().zip(dy.chunks_exact(c_out)) {
-            match dy[first..].first_chunk() {
-                Some(lanes) => *packed = *lanes,
-                None => packed[..c_out - first].copy_from_slice(&dy[first..]),
-            }
-        }
-    }
-    buffer
 }
 
 fn add_image(convolution: &Convolution, gradients: &mut Gradients, x: Image<'_>, dy: &[Lanes]) {
@@ -148,10 +129,23 @@ fn add_image(convolution: &Convolution, gradients: &mut Gradients, x: Image<'_>,
                 product::add_outer_products(weights, terms);
             }
         }
-        for dy in dy {
-            for (sum, dy) in bias.iter_mut().zip(dy) {
+        add_pixels(bias, dy);
+    }
+}
+
+/// Adds dy to the bias's gradient, as four sums, so that an addition need not wait for the one before.
+fn add_pixels(bias: &mut Lanes, dy: &[Lanes]) {
+    let mut sums = [[0.0; LANES]; 4];
+    for dy in dy.chunks(sums.len()) {
+        for (sums, dy) in sums.iter_mut().zip(dy) {
+            for (sum, dy) in sums.iter_mut().zip(dy) {
                 *sum += dy;
             }
+        }
+    }
+    for sums in sums {
+        for (bias, sum) in bias.iter_mut().zip(sums) {
+            *bias += sum;
         }
     }
 }
@@ -176,7 +170,7 @@ impl<'a> Image<'a> {
 
 /// A thread's buffer for one image with zeros around it.
 struct Padded {
-    values: Vec<f32>,
+    values: Scratch,
     /// Rows and columns of zeros before the image.
     low: [usize; 2],
     width: usize,
@@ -189,7 +183,7 @@ impl Padded {
         let padded_width = low[1] + side[1] + high[1];
         // An image that needs no padding is used where it is.
         let rows = if low == [0; 2] && high == [0; 2] { 0 } else { low[0] + side[0] + high[0] };
-        Self { values: vec![0.0; rows * padded_width * channels], low, width: side[1], padded_width, channels }
+        Self { values: Scratch::zeros(rows * padded_width * channels), low, width: side[1], padded_width, channels }
     }
 
     fn for_x(convolution: &Convolution) -> Self {
@@ -220,5 +214,38 @@ impl Padded {
             padded[self.low[1] * self.channels..][..row.len()].copy_from_slice(row);
         }
         Image { values: &self.values, row_length }
+    }
+}
+
+/// A thread's buffer for one image of dL/dy: [pixel, out] as [block of 16 out][pixel][16 out], the last block filled up
+/// with zeros. With 16 channels the image is used where it is.
+struct Blocks {
+    values: Scratch,
+    channels: usize,
+}
+
+impl Blocks {
+    fn new(convolution: &Convolution) -> Self {
+        let channels = convolution.c_out;
+        let blocks = if channels == LANES { 0 } else { channels.div_ceil(LANES) };
+        Self { values: Scratch::zeros(blocks * convolution.oh * convolution.ow * LANES), channels }
+    }
+
+    fn fill<'a>(&'a mut self, image: &'a [f32]) -> &'a [Lanes] {
+        if self.values.is_empty() {
+            return image.as_chunks().0;
+        }
+        let pixels = image.len() / self.channels;
+        let (lanes, _) = self.values.as_chunks_mut::<LANES>();
+        for (block, lanes) in lanes.chunks_exact_mut(pixels).enumerate() {
+            let first = block * LANES;
+            for (lanes, pixel) in lanes.iter_mut().zip(image.chunks_exact(self.channels)) {
+                match pixel[first..].first_chunk() {
+                    Some(all) => *lanes = *all,
+                    None => lanes[..self.channels - first].copy_from_slice(&pixel[first..]),
+                }
+            }
+        }
+        self.values.as_chunks().0
     }
 }
