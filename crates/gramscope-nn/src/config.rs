@@ -15,8 +15,8 @@ const DEPTH_PER_BLOCK: usize = 2 * STAGES;
 /// Beyond this no layer's size fits the arithmetic (and no machine's memory).
 const LARGEST_WIDTH: f64 = 1024.0;
 
-/// One network of the CIFAR residual family (He et al. 2016, *Deep residual learning for image recognition*, section 4.2;
-/// widened as in Nguyen et al. 2021, *Do wide and deep networks learn the same things?*).
+/// One network of the CIFAR residual family (He et al. 2016, *Deep residual learning for image recognition*, section
+/// 4.2; widened as in Nguyen et al. 2021, *Do wide and deep networks learn the same things?*).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResNetConfig {
     /// Number of weighted layers on the longest path, 6m + 2 with m blocks a stage.
@@ -36,7 +36,7 @@ pub struct ResNetConfig {
 pub struct Layer {
     /// Its name, such as `stage1.block1.conv1`.
     pub name: String,
-    /// Shape of its output for one image: [height, width, channels], or [features] after the pooling.
+    /// Shape of its output for one image: `[height, width, channels]`, or `[features]` after the pooling.
     pub shape: Vec<usize>,
     /// 0 for the stem, 1 to 3 for the stages, 4 for what follows them.
     pub stage: usize,

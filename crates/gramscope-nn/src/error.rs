@@ -5,8 +5,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong in this crate.
 ///
-/// The operations in [`crate::ops`] run inside candle and return [`candle_core::Error`]; where one of these errors occurs
-/// there, it is wrapped in candle's and reads the same.
+/// The operations in [`crate::ops`] run inside candle and return [`candle_core::Error`]; where one of these errors
+/// occurs there, it is wrapped in candle's and reads the same.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The depth is not 6m + 2.

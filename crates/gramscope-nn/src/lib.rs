@@ -1,7 +1,7 @@
 //! The residual families on candle, with training operations as candle custom operations.
 //!
-//! [`ResNet`] is a network of the CIFAR family ([`ResNetConfig`]): it evaluates, hands out every layer's output as it is
-//! made, and computes the gradients of a training step. [`Sgd`] makes the step. The operations themselves are in
+//! [`ResNet`] is a network of the CIFAR family ([`ResNetConfig`]): it evaluates, hands out every layer's output as it
+//! is made, and computes the gradients of a training step. [`Sgd`] makes the step. The operations themselves are in
 //! [`ops`], the random numbers of initial weights and of everything else that is random in [`random`].
 
 pub mod ops;

@@ -178,7 +178,7 @@ mod tests {
         };
         check(&mut |s| s.uniform(), 0.5, 1.0 / 12.0);
         check(&mut |s| s.normal(), 0.0, 1.0);
-        check(&mut |s| s.truncated_normal(), 0.0, 0.879_625_661_034_239_78_f64.powi(2));
+        check(&mut |s| s.truncated_normal(), 0.0, 0.879_625_661_034_239_8_f64.powi(2));
     }
 
     #[test]

@@ -22,8 +22,8 @@ fn case(x: [usize; 4], out: usize, kernel: usize, stride: usize, padding: usize)
     Case { x, weight: [out, kernel, kernel, x[3]], geometry: Geometry { stride, padding } }
 }
 
-/// Those of the networks (3 x 3 with padding 1, 1 x 1 without, stride 1 and 2), on odd, even and single-pixel images, and
-/// some that only the general code takes.
+/// Those of the networks (3 x 3 with padding 1, 1 x 1 without, stride 1 and 2), on odd, even and single-pixel images,
+/// and some that only the general code takes.
 fn cases() -> Vec<Case> {
     vec![
         case([2, 5, 7, 2], 3, 3, 1, 1),
@@ -41,9 +41,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Sums of `terms` products of uniform values: a partial sum is about sqrt(terms) / 3, as many roundings, so the error is
-/// about ROUNDING * terms / 3; six times that. Central differences of step 1 add two such errors for each of the `outputs`
-/// that depend on the value, with random signs.
+/// Sums of `terms` products of uniform values: a partial sum is about sqrt(terms) / 3, as many roundings, so the error
+/// is about ROUNDING * terms / 3; six times that. Central differences of step 1 add two such errors for each of the
+/// `outputs` that depend on the value, with random signs.
 fn linear_tolerance(terms: usize, outputs: usize) -> f64 {
     ROUNDING * 2.0 * (terms as f64 + 2.0) * (2.0 + (outputs as f64).sqrt())
 }
@@ -105,8 +105,8 @@ fn global_average_pooling() {
     assert_close("dx", &wide(&got), &finite_difference(&f, &x, &dy, 1.0), linear_tolerance(15, 1));
 }
 
-/// The loss of logits up to 1 is curved like exp; its third derivative is below 1/10, and step 1/32 leaves a truncation of
-/// 1e-3 / 6 / 10 < 2e-5 and a rounding of 2^-24 * 2 / (2/32) = 2e-6.
+/// The loss of logits up to 1 is curved like exp; its third derivative is below 1/10, and step 1/32 leaves a truncation
+/// of 1e-3 / 6 / 10 < 2e-5 and a rounding of 2^-24 * 2 / (2/32) = 2e-6.
 #[test]
 fn cross_entropy() {
     let logits = uniform(0, &[4, 3]);
@@ -125,8 +125,8 @@ fn norm_relu(x: &Tensor, gamma: &Tensor, beta: &Tensor, addend: Option<&Tensor>)
 
 const STEP: f32 = 1.0 / 256.0;
 
-/// An input whose batch norm has no value so near the kink of the ReLU that a step crosses it: the first seed that gives
-/// one. A step in x moves a normalised value by at most about STEP * gamma / deviation < 4 STEP.
+/// An input whose batch norm has no value so near the kink of the ReLU that a step crosses it: the first seed that
+/// gives one. A step in x moves a normalised value by at most about STEP * gamma / deviation < 4 STEP.
 fn away_from_the_kink(gamma: &Tensor, beta: &Tensor, addend: Option<&Tensor>, shape: &[usize]) -> Tensor {
     let far = |x: &Tensor| {
         let statistics = batch_norm::statistics(x).unwrap();
@@ -136,8 +136,8 @@ fn away_from_the_kink(gamma: &Tensor, beta: &Tensor, addend: Option<&Tensor>, sh
     (0..1000).map(|seed| uniform(100 + seed, shape)).find(far).unwrap()
 }
 
-/// Third derivatives of batch norm by x are about 1 / deviation^3 <= 8: truncation 8 STEP^2 / 6 < 3e-5 for each output of
-/// the channel, each with a weight up to 1; by its 30 values, 5e-4 if their signs are random, as is rounding:
+/// Third derivatives of batch norm by x are about 1 / deviation^3 <= 8: truncation 8 STEP^2 / 6 < 3e-5 for each output
+/// of the channel, each with a weight up to 1; by its 30 values, 5e-4 if their signs are random, as is rounding:
 /// sqrt(30) * 2^-24 / STEP < 1e-4. Doubled.
 const CURVED: f64 = 1.2e-3;
 

@@ -164,8 +164,8 @@ fn the_same_bits_in_used_memory() {
     }
 }
 
-/// running = 0.99 running + 0.01 batch, the variance times m / (m - 1), after two steps from mean 0 and variance 1. Each
-/// step rounds the f32 value once, and the batch's statistics are rounded once: 4 roundings of values up to 3.
+/// running = 0.99 running + 0.01 batch, the variance times m / (m - 1), after two steps from mean 0 and variance 1.
+/// Each step rounds the f32 value once, and the batch's statistics are rounded once: 4 roundings of values up to 3.
 #[test]
 fn running_statistics_follow_the_formula() {
     let config = config(8, 0.2, true, 5);
@@ -214,7 +214,7 @@ fn initial_weights_are_he_normal() {
         // Five standard errors; those of the square are below variance * sqrt(2 / count).
         assert!(mean.abs() < 5.0 * (variance / count).sqrt(), "{}: mean {mean}", parameter.name);
         assert!((spread - variance).abs() < 5.0 * variance * (2.0 / count).sqrt(), "{}: {spread}", parameter.name);
-        let cut = 2.0 * variance.sqrt() / 0.879_625_661_034_239_78;
+        let cut = 2.0 * variance.sqrt() / 0.879_625_661_034_239_8;
         assert!(values.iter().all(|value| value.abs() <= cut * (1.0 + 1e-6)), "{}", parameter.name);
     }
 }
@@ -339,11 +339,12 @@ fn a_single_value_a_channel_is_an_error() {
     assert!(batch_norm::track(&one, &one.copy().unwrap(), &statistics, 1).is_err());
 }
 
-/// The whole network's gradients against central differences of its loss, at some values of every parameter, as one vector.
+/// The whole network's gradients against central differences of its loss, at some values of every parameter, as one
+/// vector.
 ///
-/// The loss is rounded to 2^-24 of about 1, which a step h turns into 2^-24 / h = 1e-4 a value, 1e-3 for the 200 values of
-/// a gradient of norm 2. What remains is that a step may carry activations across the kink of a ReLU, an error that shrinks
-/// with h; 4e-3 has been seen. A missing or wrong term of the backward pass changes the gradient as a whole.
+/// The loss is rounded to 2^-24 of about 1, which a step h turns into 2^-24 / h = 1e-4 a value, 1e-3 for the 200 values
+/// of a gradient of norm 2. What remains is that a step may carry activations across the kink of a ReLU, an error that
+/// shrinks with h; 4e-3 has been seen. A missing or wrong term of the backward pass changes the gradient as a whole.
 #[test]
 fn gradients_of_the_loss() {
     const STEP: f32 = 1.0 / 2048.0;

@@ -28,8 +28,9 @@ fn gradients(network: &ResNet, step: u64) -> GradStore {
     grads
 }
 
-/// Three steps against v = momentum v - rate (g + 2 decay w), w = w + v in float64. A step rounds about four times, values
-/// are below 2, and momentum carries the errors of the steps before: 3 steps * 4 * 2 * (1 + 0.9 + 0.81) roundings.
+/// Three steps against v = momentum v - rate (g + 2 decay w), w = w + v in float64. A step rounds about four times,
+/// values are below 2, and momentum carries the errors of the steps before: 3 steps * 4 * 2 * (1 + 0.9 + 0.81)
+/// roundings.
 #[test]
 fn steps_follow_the_formula() {
     let network = network(1);

@@ -8,8 +8,8 @@ use crate::Result;
 use crate::ops::{elementwise, pooling};
 
 impl ResNet {
-    /// The logits [n, classes] of `images` [n, side, side, 3], f32 in [0, 1]. Frees the memory that training keeps from step
-    /// to step.
+    /// The logits `[n, classes]` of `images` `[n, side, side, 3]`, f32 in `[0, 1]`. Frees the memory that training
+    /// keeps from step to step.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] for images of another size, [`crate::Error::Candle`].

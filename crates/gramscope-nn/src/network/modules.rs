@@ -10,7 +10,7 @@ use crate::random::{Philox, Stream};
 use crate::{Parameter, ResNetConfig, Result};
 
 /// Standard deviation of a standard normal variable cut off at two standard deviations.
-const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_78;
+const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_8;
 
 /// A convolution with bias.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! One forward and backward pass in training mode, written out.
 //!
 //! The forward pass keeps, for each convolution, its input and its result, and for each batch norm its statistics; the
-//! backward pass takes them from the end. Gradients take over the memory of what they replace, and what is done with goes
-//! back to the workspace, where what comes next finds it.
+//! backward pass takes them from the end. Gradients take over the memory of what they replace, and what is done with
+//! goes back to the workspace, where what comes next finds it.
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -25,8 +25,8 @@ pub struct Gradients {
 }
 
 impl ResNet {
-    /// The loss on a batch and its gradients, with the batch's own statistics in the batch norms; the running statistics
-    /// move towards them. `images` [n, side, side, 3] f32 in [0, 1], `labels` [n] u32.
+    /// The loss on a batch and its gradients, with the batch's own statistics in the batch norms; the running
+    /// statistics move towards them. `images` `[n, side, side, 3]` f32 in `[0, 1]`, `labels` `[n]` u32.
     ///
     /// The memory of the activations is kept for the next step, until an evaluation frees it.
     ///

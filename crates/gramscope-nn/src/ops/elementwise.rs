@@ -1,4 +1,5 @@
-//! Addition and ReLU on their own, for when each intermediate result is wanted; otherwise [`super::batch_norm`] has them.
+//! Addition and ReLU on their own, for when each intermediate result is wanted; otherwise [`super::batch_norm`] has
+//! them.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;

@@ -7,7 +7,7 @@ use super::values;
 
 const POINTWISE: Geometry = Geometry { stride: 1, padding: 0 };
 
-/// `x` [n, features] times the transpose of `weight` [classes, features] plus `bias` [classes]: [n, classes].
+/// `x` `[n, features]` times the transpose of `weight` `[classes, features]` plus `bias` `[classes]`: `[n, classes]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
@@ -17,16 +17,16 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 
 /// The gradients of a linear layer.
 pub struct Gradients {
-    /// dL/dx [n, features].
+    /// dL/dx `[n, features]`.
     pub dx: Tensor,
-    /// dL/dW [classes, features].
+    /// dL/dW `[classes, features]`.
     pub dweight: Tensor,
-    /// dL/db [classes].
+    /// dL/db `[classes]`.
     pub dbias: Tensor,
 }
 
-/// The gradients from `x` [n, features], `weight` [classes, features] and `dy` = dL/dy [n, classes]. The memory of `x`
-/// becomes that of `dx`, so nothing else may use it any more.
+/// The gradients from `x` `[n, features]`, `weight` `[classes, features]` and `dy` = dL/dy `[n, classes]`. The memory
+/// of `x` becomes that of `dx`, so nothing else may use it any more.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
@@ -37,13 +37,13 @@ pub fn backward(x: Tensor, weight: &Tensor, dy: &Tensor) -> Result<Gradients> {
     Ok(Gradients { dx: x.squeeze(0)?.squeeze(0)?, dweight: dweight.reshape(weight.shape())?, dbias })
 }
 
-/// [n, features] as one image of one row of n pixels.
+/// `[n, features]` as one image of one row of n pixels.
 fn as_pixels(what: &'static str, x: &Tensor) -> Result<Tensor> {
     values::check(what, x, 2)?;
     x.unsqueeze(0)?.unsqueeze(0)
 }
 
-/// [classes, features] as the weights of 1 x 1 kernels.
+/// `[classes, features]` as the weights of 1 x 1 kernels.
 fn as_kernel(weight: &Tensor) -> Result<Tensor> {
     values::check("linear: weight", weight, 2)?;
     weight.unsqueeze(1)?.unsqueeze(1)

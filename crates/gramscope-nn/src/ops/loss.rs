@@ -1,7 +1,11 @@
 //! Softmax cross-entropy, averaged over the images.
 //!
-//! L = mean over n of log(sum over k of exp(z[n, k])) - z[n, label n], and
-//! dL/dz[n, k] = (softmax(z[n])[k] - [k = label n]) / N. The largest logit is subtracted first, so nothing overflows.
+//! ```text
+//! L = mean over n of log(sum over k of exp(z[n, k])) - z[n, label n]
+//! dL/dz[n, k] = (softmax(z[n])[k] - [k = label n]) / N
+//! ```
+//!
+//! The largest logit is subtracted first, so nothing overflows.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
@@ -9,7 +13,7 @@ use super::values;
 use crate::Error;
 
 /// The loss (a scalar) and the number of images whose largest logit (the first, of equals) is their label's (a scalar,
-/// f32), from `logits` [n, classes] and `labels` [n] u32.
+/// f32), from `logits` `[n, classes]` and `labels` `[n]` u32.
 ///
 /// # Errors
 /// [`Error::Label`] for a label that is not a class, [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
@@ -19,7 +23,7 @@ pub fn forward(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((both.get(0)?, both.get(1)?))
 }
 
-/// dL/dlogits [n, classes].
+/// dL/dlogits `[n, classes]`.
 ///
 /// # Errors
 /// As [`forward`].

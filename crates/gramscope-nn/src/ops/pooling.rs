@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::values;
 
-/// The mean over the pixels of `x` [n, h, w, c]: [n, c].
+/// The mean over the pixels of `x` `[n, h, w, c]`: `[n, c]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
@@ -14,7 +14,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1_no_bwd(&Average)
 }
 
-/// dL/dx from `dy` = dL/dy [n, c], into the memory of `dx` [n, h, w, c]: every pixel gets an equal share.
+/// dL/dx from `dy` = dL/dy `[n, c]`, into the memory of `dx` `[n, h, w, c]`: every pixel gets an equal share.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `dx` that is not contiguous is one.

@@ -1,5 +1,5 @@
-//! A thread's buffers, kept from one operation to the next: allocators that give memory back to the system have it zeroed
-//! page by page when it is asked for again.
+//! A thread's buffers, kept from one operation to the next: allocators that give memory back to the system have it
+//! zeroed page by page when it is asked for again.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -8,8 +8,8 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer that goes back to the thread it is dropped on. It must be dropped on the thread that made it, or that thread
-/// would make a new one each time.
+/// A buffer that goes back to the thread it is dropped on. It must be dropped on the thread that made it, or that
+/// thread would make a new one each time.
 pub(super) struct Scratch(Vec<f32>);
 
 impl Scratch {

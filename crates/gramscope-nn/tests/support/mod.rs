@@ -1,5 +1,5 @@
 //! What the tests of this crate share: seeded values, comparison, finite differences.
-#![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use candle_core::{Device, Tensor};
 use gramscope_nn::random::{Philox, Stream};
@@ -48,6 +48,7 @@ pub fn strided(tensor: &Tensor) -> Tensor {
 
 /// Fails, naming the first place and their number, unless every value is within `tolerance` of what is expected. NaN
 /// fails.
+#[allow(clippy::neg_cmp_op_on_partial_ord, reason = "so that NaN fails")]
 pub fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: number of values");
     let wrong: Vec<usize> = (0..got.len()).filter(|i| !((got[*i] - expected[*i]).abs() <= tolerance)).collect();

@@ -1,10 +1,19 @@
 //! Batch norm over the images and pixels of a channel (Ioffe and Szegedy 2015), fused with what follows it.
 //!
-//! With m values a channel: mean = sum x / m, variance = sum (x - mean)^2 / m, y = gamma (x - mean) / sqrt(variance + eps)
-//! + beta, then an addition where there is one, then ReLU. The backward pass needs two passes over the activations, as
-//! every gradient depends on two sums over the channel:
-//! dbeta = sum g, dgamma = sum g xhat, dx = gamma / sqrt(variance + eps) (g - dbeta / m - xhat dgamma / m), where xhat is
-//! the normalised x and g the gradient behind the ReLU (0 where the ReLU's result is 0).
+//! With m values a channel, forward:
+//!
+//! ```text
+//! mean = sum x / m,  variance = sum (x - mean)^2 / m,  xhat = (x - mean) / sqrt(variance + eps)
+//! y = gamma xhat + beta, then an addition where there is one, then ReLU
+//! ```
+//!
+//! Backward, with g the gradient behind the ReLU (0 where the ReLU's result is 0), in two passes over the activations,
+//! as dx depends on two sums over the channel:
+//!
+//! ```text
+//! dbeta = sum g,  dgamma = sum g xhat
+//! dx = gamma / sqrt(variance + eps) (g - dbeta / m - xhat dgamma / m)
+//! ```
 //!
 //! Sums are taken in float64. Between the passes only the mean and the variance are kept.
 
@@ -24,7 +33,7 @@ pub const EPSILON: f64 = 1e-3;
 /// Share of the running statistics that one training step keeps (Keras's default).
 pub const MOMENTUM: f64 = 0.99;
 
-/// Mean and biased variance of each channel of `x` [n, h, w, c]: [2, c], the means first.
+/// Mean and biased variance of each channel of `x` `[n, h, w, c]`: `[2, c]`, the means first.
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
@@ -33,8 +42,8 @@ pub fn statistics(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1_no_bwd(&Statistics)
 }
 
-/// Batch norm of `x` [n, h, w, c] with the given `statistics` [2, c] (of the batch to train, running to evaluate), `gamma`
-/// and `beta` [c]; then `addend` (of the shape of `x`) is added, then, if `relu`, negative values become 0.
+/// Batch norm of `x` `[n, h, w, c]` with the given `statistics` `[2, c]` (of the batch to train, running to evaluate),
+/// `gamma` and `beta` `[c]`; then `addend` (of the shape of `x`) is added, then, if `relu`, negative values become 0.
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
@@ -74,7 +83,7 @@ pub fn normalise_into(
     y.inplace_op3(&x.contiguous()?, &statistics.contiguous()?, &op)
 }
 
-/// Moves the running mean and variance [c] towards a batch's `statistics` [2, c] of `count` values a channel:
+/// Moves the running mean and variance `[c]` towards a batch's `statistics` `[2, c]` of `count` values a channel:
 /// running = 0.99 running + 0.01 batch, in place, with the unbiased variance, count / (count - 1) times the biased.
 ///
 /// # Errors
@@ -95,11 +104,11 @@ pub fn track(running_mean: &Tensor, running_variance: &Tensor, statistics: &Tens
 
 /// The gradients of a batch norm.
 pub struct Gradients {
-    /// dL/dx [n, h, w, c].
+    /// dL/dx `[n, h, w, c]`.
     pub dx: Tensor,
-    /// dL/dgamma [c].
+    /// dL/dgamma `[c]`.
     pub dgamma: Tensor,
-    /// dL/dbeta [c].
+    /// dL/dbeta `[c]`.
     pub dbeta: Tensor,
 }
 
@@ -118,8 +127,8 @@ pub fn backward_relu(x: &Tensor, statistics: &Tensor, gamma: &Tensor, beta: &Ten
 }
 
 /// The gradients of batch norm, addition and ReLU from `x`, its batch's `statistics`, the ReLU's result `y` and its
-/// gradient `dy`; the second tensor is the gradient of the addend. They take over the memory of `x` and of `dy`, so nothing
-/// else may use these any more.
+/// gradient `dy`; the second tensor is the gradient of the addend. They take over the memory of `x` and of `dy`, so
+/// nothing else may use these any more.
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
@@ -141,7 +150,7 @@ pub fn backward_add_relu(
     Ok((Gradients { dx: x, dgamma: sums.get(1)?, dbeta: sums.get(0)? }, dy))
 }
 
-/// Fails unless `x` is [n, h, w, c], `statistics` [2, c] and the others [c].
+/// Fails unless `x` is `[n, h, w, c]`, `statistics` `[2, c]` and the others `[c]`.
 fn check(x: &Tensor, statistics: &Tensor, per_channel: &[&Tensor]) -> Result<()> {
     values::check("batch norm: x", x, 4)?;
     let (.., channels) = x.dims4()?;

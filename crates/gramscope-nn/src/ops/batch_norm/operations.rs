@@ -91,7 +91,7 @@ impl InplaceOp2 for Track {
     }
 }
 
-/// x, dy and the statistics to dbeta and dgamma [2, c], behind a ReLU.
+/// x, dy and the statistics to dbeta and dgamma `[2, c]`, behind a ReLU.
 pub(super) struct ReluSums<'a> {
     pub(super) gamma: &'a Tensor,
     pub(super) beta: &'a Tensor,
@@ -157,7 +157,7 @@ impl InplaceOp3 for ReluInputGradient<'_> {
     }
 }
 
-/// dy, with the ReLU's result, into the gradient behind the ReLU; `sums` receives dbeta and dgamma [2, c].
+/// dy, with the ReLU's result, into the gradient behind the ReLU; `sums` receives dbeta and dgamma `[2, c]`.
 pub(super) struct MaskAndSum<'a> {
     pub(super) x: &'a Tensor,
     pub(super) statistics: &'a Tensor,

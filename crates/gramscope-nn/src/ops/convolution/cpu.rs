@@ -94,7 +94,7 @@ fn input_gradient_image(
     }
 }
 
-/// dL/dw [out, kh, kw, in] and then dL/db [out].
+/// dL/dw `[out, kh, kw, in]` and then dL/db `[out]`.
 pub(super) fn parameter_gradients(convolution: &Convolution, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let (x_image, y_image) = (x.len() / convolution.n, dy.len() / convolution.n);
     let group = convolution.n.div_ceil(GROUPS);
@@ -217,8 +217,8 @@ impl Padded {
     }
 }
 
-/// A thread's buffer for one image of dL/dy: [pixel, out] as [block of 16 out][pixel][16 out], the last block filled up
-/// with zeros. With 16 channels the image is used where it is.
+/// A thread's buffer for one image of dL/dy: `[pixel, out]` as `[block of 16 out][pixel][16 out]`, the last block
+/// filled up with zeros. With 16 channels the image is used where it is.
 struct Blocks {
     values: Scratch,
     channels: usize,

@@ -1,7 +1,11 @@
 //! Convolution with bias, and its gradients.
 //!
-//! y[n, i, j, o] = b[o] + sum over (u, v, c) of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c], where x is zero outside
-//! the image: s is the stride and p the padding. (What the field calls convolution is a cross-correlation.)
+//! ```text
+//! y[n, i, j, o] = b[o] + sum over u, v, c of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c]
+//! ```
+//!
+//! with stride s and padding p, x being zero outside the image. (What the field calls a convolution is a
+//! cross-correlation.)
 
 mod cpu;
 mod product;
@@ -14,8 +18,8 @@ use super::values;
 use shape::Convolution;
 pub use shape::Geometry;
 
-/// The convolution of `x` [n, h, w, in] with `weight` [out, kh, kw, in] plus `bias` [out]: [n, oh, ow, out], with
-/// oh = (h + 2 padding - kh) / stride + 1, rounded down.
+/// The convolution of `x` `[n, h, w, in]` with `weight` `[out, kh, kw, in]` plus `bias` `[out]`: `[n, oh, ow, out]`,
+/// with oh = (h + 2 padding - kh) / stride + 1, rounded down.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
@@ -25,7 +29,7 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -
     Ok(y)
 }
 
-/// As [`forward`], into the memory of `y` [n, oh, ow, out].
+/// As [`forward`], into the memory of `y` `[n, oh, ow, out]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `y` that is not contiguous is one.
@@ -44,7 +48,7 @@ pub fn result_dims(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<[u
     Ok(of(x, weight, geometry)?.y_dims())
 }
 
-/// dL/dx from `dy` = dL/dy [n, oh, ow, out], into the memory of `dx` [n, h, w, in].
+/// dL/dx from `dy` = dL/dy `[n, oh, ow, out]`, into the memory of `dx` `[n, h, w, in]`.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `dx` that is not contiguous is one.
@@ -52,7 +56,7 @@ pub fn input_gradient_into(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: 
     input_gradient(dx, dy, weight, geometry, false)
 }
 
-/// Adds dL/dx, as [`input_gradient_into`] makes it, to `dx` [n, h, w, in].
+/// Adds dL/dx, as [`input_gradient_into`] makes it, to `dx` `[n, h, w, in]`.
 ///
 /// # Errors
 /// As [`input_gradient_into`].
@@ -66,8 +70,8 @@ fn input_gradient(dx: &Tensor, dy: &Tensor, weight: &Tensor, geometry: Geometry,
     dx.inplace_op3(&dy.contiguous()?, &weight.contiguous()?, &InputGradient { convolution, add })
 }
 
-/// dL/dw [out, kh, kw, in] and dL/db [out] from `x` [n, h, w, in] and `dy` = dL/dy [n, oh, ow, out], for a kernel of
-/// `kernel` = (kh, kw).
+/// dL/dw `[out, kh, kw, in]` and dL/db `[out]` from `x` `[n, h, w, in]` and `dy` = dL/dy `[n, oh, ow, out]`, for a
+/// kernel of `kernel` = (kh, kw).
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.

@@ -1,9 +1,9 @@
 //! The two matrix products that convolutions are made of, over values that lie as the convolution finds them.
 //!
 //! In an NHWC image with its padding, the kw x c values under one row of the kernel are contiguous, and the next output
-//! pixel's begin `stride` c values further on: a matrix whose rows overlap. So neither product needs the image's patches
-//! copied out (im2col), and matrices this narrow need none of the repacking of a general matrix product. Both keep a
-//! tile of sums in vector registers: some pixels (or weights) by 16 output channels.
+//! pixel's begin `stride` c values further on: a matrix whose rows overlap. So neither product needs the image's
+//! patches copied out (im2col), and matrices this narrow need none of the repacking of a general matrix product. Both
+//! keep a tile of sums in vector registers: some pixels (or weights) by 16 output channels.
 
 use std::array;
 
@@ -15,14 +15,16 @@ pub(super) const LANES: usize = 16;
 /// One value for each of [`LANES`] channels.
 pub(super) type Lanes = [f32; LANES];
 
-/// A matrix whose rows overlap: row p is `values[p * step..][..depth]`, the depth being that of what it is multiplied by.
+/// A matrix whose rows overlap: row p is `values[p * step..][..depth]`, the depth being that of what it is multiplied
+/// by.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) values: &'a [f32],
     pub(super) step: usize,
 }
 
-/// Where the results for `count` pixels lie: pixel p's are `values[p * step..][..channels]`, at most [`LANES`] channels.
+/// Where the results for `count` pixels lie: pixel p's are `values[p * step..][..channels]`, at most [`LANES`]
+/// channels.
 pub(super) struct Pixels<'a> {
     pub(super) values: &'a mut [f32],
     pub(super) step: usize,
@@ -30,7 +32,7 @@ pub(super) struct Pixels<'a> {
     pub(super) count: usize,
 }
 
-/// Terms of a sum of products: the rows, and the matrix [depth] or [pixels] by 16 that they are multiplied by.
+/// Terms of a sum of products: the rows, and the matrix `[depth]` or `[pixels]` by 16 that they are multiplied by.
 pub(super) trait Terms<'a>: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone {}
 
 impl<'a, T: Iterator<Item = (Rows<'a>, &'a [Lanes])> + Clone> Terms<'a> for T {}

@@ -30,7 +30,7 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    /// From the shapes of x, [n, h, w, in], and of the weights, [out, kh, kw, in].
+    /// From the shapes of x, `[n, h, w, in]`, and of the weights, `[out, kh, kw, in]`.
     pub(super) fn new(
         (n, h, w, c_in): (usize, usize, usize, usize),
         (c_out, kh, kw, weight_c_in): (usize, usize, usize, usize),

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::product::{LANES, Lanes};
 use super::shape::Convolution;
 
-/// [out, kh, kw, in] as [block of 16 out][kh][kw x in][16 out], the last block filled up with zeros.
+/// `[out, kh, kw, in]` as `[block of 16 out][kh][kw x in][16 out]`, the last block filled up with zeros.
 pub(super) fn for_forward(convolution: &Convolution, weight: &[f32]) -> Vec<Lanes> {
     let depth = convolution.kh * convolution.kw * convolution.c_in;
     let mut packed = vec![[0.0; LANES]; convolution.c_out.div_ceil(LANES) * depth];
@@ -44,7 +44,7 @@ impl Gradients {
         Self { weights: vec![[0.0; LANES]; blocks * depth], biases: vec![[0.0; LANES]; blocks] }
     }
 
-    /// The sums over `groups`, in their order and in float64: dL/dw [out, kh, kw, in] and then dL/db [out].
+    /// The sums over `groups`, in their order and in float64: dL/dw `[out, kh, kw, in]` and then dL/db `[out]`.
     pub(super) fn sum(convolution: &Convolution, groups: &[Self]) -> Vec<f32> {
         let depth = convolution.kh * convolution.kw * convolution.c_in;
         let mut gradients = vec![0.0; convolution.weight_count() + convolution.c_out];
@@ -73,8 +73,8 @@ fn sum_lanes<'a>(terms: impl Iterator<Item = &'a Lanes>) -> Lanes {
     sums.map(|sum| sum as f32)
 }
 
-/// The taps of a kernel in one direction that reach the input pixels r, r + stride, r + 2 stride, ...: those k for which
-/// r + padding - k is a multiple of the stride. From the largest down they meet neighbouring output pixels, from
+/// The taps of a kernel in one direction that reach the input pixels r, r + stride, r + 2 stride, ...: those k for
+/// which r + padding - k is a multiple of the stride. From the largest down they meet neighbouring output pixels, from
 /// a + `offset` on for input pixel r + a stride.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
@@ -103,7 +103,7 @@ pub(super) fn phases(kernel: usize, side: usize, stride: usize, padding: usize) 
         .collect()
 }
 
-/// [out, kh, kw, in] as [block of 16 in][kh][kw, phase by phase][out][16 in], the last block filled up with zeros.
+/// `[out, kh, kw, in]` as `[block of 16 in][kh][kw, phase by phase][out][16 in]`, the last block filled up with zeros.
 pub(super) fn for_input_gradient(convolution: &Convolution, weight: &[f32], columns: &[Phase]) -> Vec<Lanes> {
     let Convolution { c_in, c_out, kh, kw, .. } = *convolution;
     let taps: Vec<usize> = columns.iter().flat_map(|phase| &phase.taps).copied().collect();
