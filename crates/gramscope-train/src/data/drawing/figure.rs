@@ -99,7 +99,7 @@ impl Figure {
         let inner = uniform(numbers, 0.38, 0.52);
         let corner = |i: u32| {
             let (x, y) = direction(TAU * i as f32 / (2 * points) as f32);
-            let radius = if i % 2 == 0 { 1.1 } else { 1.1 * inner };
+            let radius = if i.is_multiple_of(2) { 1.1 } else { 1.1 * inner };
             (x * radius, y * radius)
         };
         Self::Polygon((0..2 * points).map(corner).collect())
