@@ -1,3 +1,43 @@
-//! The command line of Gramscope.
+//! The command line of Gramscope: reads arguments, calls the crates, shows progress, and turns every error into one
+//! message and an exit code.
 
-fn main() {}
+mod arguments;
+mod commands;
+mod console;
+mod device;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use console::Console;
+
+/// Training allocates and frees the same large buffers every step; the system allocator gives each one back to the
+/// kernel and faults it in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let console = Console::new(arguments.quiet, arguments.json);
+    match run(arguments.command, &console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, console: &Console) -> anyhow::Result<()> {
+    match command {
+        Command::Quickstart(arguments) => commands::quickstart::run(&arguments, console),
+        Command::Train(arguments) => commands::train::run(&arguments, console),
+        Command::Sweep(arguments) => commands::sweep::run(&arguments, console),
+        Command::Cka(arguments) => commands::cka::run(&arguments, console),
+        Command::Activations(arguments) => commands::activations::run(&arguments, console),
+        Command::Report(arguments) => commands::report::run(&arguments, console),
+        Command::Data { command } => commands::data::run(&command, console),
+    }
+}

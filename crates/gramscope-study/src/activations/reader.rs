@@ -1,0 +1,131 @@
+//! Reading an activation file some rows of one layer at a time.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gramscope_cka::{Activation, Values};
+use half::{bf16, f16};
+use regex::Regex;
+use safetensors::Dtype;
+
+use super::header::Header;
+use super::layers::{self, StoredLayer};
+use crate::{Error, Result};
+
+/// An open activation file, its header read and checked.
+#[derive(Debug)]
+pub struct ActivationFile {
+    file: File,
+    path: PathBuf,
+    layers: Vec<StoredLayer>,
+    examples: usize,
+}
+
+impl ActivationFile {
+    /// Opens `path`, checks its header and takes the layers whose names `pattern` matches (all where there is none).
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read; [`Error::File`] for a header that lies, a dtype that is no activation's, a
+    /// layer without features, layers with different numbers of examples, or no layer at all.
+    pub fn open(path: &Path, pattern: Option<&Regex>) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let header = Header::read(&mut file, path)?;
+        let (layers, examples) = layers::choose(header, pattern).map_err(|problem| Error::file(path, problem))?;
+        Ok(Self { file, path: path.to_owned(), layers, examples })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The layers, first layer first; at least one.
+    pub fn layers(&self) -> &[StoredLayer] {
+        &self.layers
+    }
+
+    /// Examples in every layer.
+    pub fn examples(&self) -> usize {
+        self.examples
+    }
+
+    /// Reads `count` examples, at least one, of layer `layer` from `first` on into `rows`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, or has shrunk; [`Error::File`] where the rows do not fit into memory.
+    ///
+    /// # Panics
+    /// If the file has no such layer or examples.
+    pub fn read<'a>(&self, layer: usize, first: usize, count: usize, rows: &'a mut Rows) -> Result<Activation<'a>> {
+        let layer = &self.layers[layer];
+        assert!(first + count <= layer.examples, "examples {first}..{} of {}", first + count, layer.examples);
+        let wanted = Wanted {
+            values: count * layer.features,
+            offset: layer.offset + (first * layer.features) as u64 * layer.dtype.bitsize() as u64 / 8,
+        };
+        let values = match layer.dtype {
+            Dtype::F16 => Values::F16(self.fill(&mut rows.f16, layer, &wanted)?),
+            Dtype::BF16 => Values::Bf16(self.fill(&mut rows.bf16, layer, &wanted)?),
+            Dtype::F64 => Values::F64(self.fill(&mut rows.f64, layer, &wanted)?),
+            _ => Values::F32(self.fill(&mut rows.f32, layer, &wanted)?),
+        };
+        let subject = || format!("{}: layer {:?}", self.path.display(), layer.name);
+        Activation::new(values, count).map_err(|reason| Error::Cka { subject: subject(), reason })
+    }
+
+    fn fill<'a, T: bytemuck::Pod>(
+        &self,
+        buffer: &'a mut Vec<T>,
+        layer: &StoredLayer,
+        wanted: &Wanted,
+    ) -> Result<&'a [T]> {
+        buffer.clear();
+        buffer.try_reserve(wanted.values).map_err(|_| {
+            let bytes = wanted.values.saturating_mul(size_of::<T>());
+            let problem =
+                format!("a batch of layer {:?} takes {bytes} bytes of memory; lower --batch-size", layer.name);
+            Error::file(&self.path, problem)
+        })?;
+        buffer.resize(wanted.values, T::zeroed());
+        read_exact_at(&self.file, bytemuck::cast_slice_mut(buffer), wanted.offset)
+            .map_err(Error::io("read", &self.path))?;
+        Ok(buffer)
+    }
+}
+
+/// A stretch of the file.
+struct Wanted {
+    /// How many values.
+    values: usize,
+    /// In bytes from the start of the file.
+    offset: u64,
+}
+
+/// Buffers for some rows of any layer; they grow to the largest and are used again.
+#[derive(Debug, Default)]
+pub struct Rows {
+    f16: Vec<f16>,
+    bf16: Vec<bf16>,
+    f32: Vec<f32>,
+    f64: Vec<f64>,
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                bytes = &mut bytes[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}

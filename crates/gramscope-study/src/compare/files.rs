@@ -1,0 +1,85 @@
+//! Comparing stored activations.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use gramscope_cka::Comparison;
+
+use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_whole, result};
+use crate::activations::{ActivationFile, Rows};
+use crate::output::unused;
+use crate::results::{DataInfo, PairResult};
+use crate::{Error, Result};
+
+/// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`; batches are taken in
+/// file order, once. Memory does not grow with the files: rows of one layer are read at a time.
+///
+/// # Errors
+/// What is wrong with a file ([`Error::Io`], [`Error::File`]), [`Error::Incomparable`] for files with different numbers of
+/// examples or with fewer than a batch, [`Error::NonFinite`] for NaN or infinity in an activation.
+pub fn compare_files(
+    a: &Path,
+    b: Option<&Path>,
+    options: &CompareOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<PairResult> {
+    let paths = std::iter::once(a).chain(b);
+    let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
+    let examples = common_examples(&files)?;
+    let batches = Batches::cut(examples, options)?;
+    let infos = infos(&files);
+    let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
+    let (x, y) = (0, files.len() - 1);
+
+    let mut comparison = Comparison::new(&layers, &[(x, y)], options.cka).map_err(in_whole)?;
+    let mut rows = Rows::default();
+    let mut done = 0;
+    let total = batches.ranges.len() * layers.iter().sum::<usize>();
+    for (batch, range) in batches.ranges.iter().enumerate() {
+        comparison.begin_batch(range.len()).map_err(in_whole)?;
+        for (model, file) in files.iter().enumerate() {
+            let subject = file.path().display().to_string();
+            for (layer, name) in infos[model].layers.iter().enumerate() {
+                let activation = file.read(layer, range.start, range.len(), &mut rows)?;
+                comparison.observe(model, layer, activation).map_err(in_layer(&subject, name, batch))?;
+                done += 1;
+                let batches = batches.ranges.len();
+                progress(Progress { done, total, batch: batch + 1, batches, subject: &infos[model].name });
+            }
+        }
+        comparison.end_batch().map_err(in_whole)?;
+    }
+
+    let similarity = comparison.finish().map_err(in_whole)?.remove(0);
+    let path = |file: usize| files[file].path().to_owned();
+    let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples };
+    Ok(result(&infos[x], &infos[y], similarity, &batches, options, data))
+}
+
+fn common_examples(files: &[ActivationFile]) -> Result<usize> {
+    let (first, last) = (&files[0], &files[files.len() - 1]);
+    if first.examples() != last.examples() {
+        return Err(Error::Incomparable(format!(
+            "{} has {} examples and {} has {}; both need the same ones, in the same order",
+            first.path().display(),
+            first.examples(),
+            last.path().display(),
+            last.examples()
+        )));
+    }
+    Ok(first.examples())
+}
+
+/// Names of the files without folder and extension, and of their layers; equal names get a number.
+fn infos(files: &[ActivationFile]) -> Vec<ModelInfo> {
+    let mut taken = HashSet::new();
+    let info = |file: &ActivationFile| {
+        let stem = file.path().file_stem().unwrap_or(file.path().as_os_str());
+        let layers = file.layers().iter().map(|layer| layer.name.clone()).collect();
+        ModelInfo { name: unused(&stem.to_string_lossy(), &mut taken), layers, stages: Vec::new() }
+    };
+    files.iter().map(info).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use gramscope_cka::{Estimator, Gram, Kernel, Options};
+use gramscope_nn::random::{Philox, Stream};
+use gramscope_reference::{Matrix, cka};
+use regex::Regex;
+use serde_json::json;
+
+use super::*;
+use crate::activations::tests::{Layer, write_layers};
+
+/// `exact` promises 1e-6 of float64 in every entry.
+const TOLERANCE: f64 = 1e-6;
+
+struct Folder {
+    dir: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, name: &str, layers: &[Layer<'_>]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        write_layers(&path, layers, None);
+        path
+    }
+}
+
+/// Gaussian values, a pure function of `seed`.
+fn noise(seed: u32, len: usize) -> Vec<f32> {
+    let mut numbers = Philox::new(7, Stream::Drawing).sequence(seed);
+    (0..len).map(|_| numbers.normal() as f32).collect()
+}
+
+/// Three related layers of different sizes.
+fn layers(seed: u32, examples: usize) -> Vec<Layer<'static>> {
+    let base = noise(seed, examples * 6);
+    let square = base.iter().map(|value| value * value + 100.0).collect();
+    let first = base.chunks(6).map(|row| row[0] - row[3]).collect();
+    vec![("base", vec![examples, 3, 2], base), ("square", vec![examples, 6], square), ("first", vec![examples], first)]
+}
+
+fn no_progress(_: Progress<'_>) {}
+
+fn options(batch_size: usize, keep_partial: bool) -> CompareOptions {
+    CompareOptions { batch_size, keep_partial, ..CompareOptions::default() }
+}
+
+/// Minibatch CKA of all pairs of layers in float64.
+fn expected(x: &[Layer<'_>], y: &[Layer<'_>], batches: &[std::ops::Range<usize>], options: Options) -> Vec<f64> {
+    let estimator = match options.estimator {
+        Estimator::Unbiased => cka::Estimator::Unbiased,
+        Estimator::Biased => cka::Estimator::Biased,
+    };
+    let kernel = || match options.kernel {
+        Kernel::Linear => cka::Kernel::Linear,
+        Kernel::Rbf { bandwidth } => cka::Kernel::Rbf(bandwidth),
+    };
+    let cut = |(_, shape, values): &Layer<'_>| -> Vec<Matrix> {
+        let features = shape[1..].iter().product::<usize>();
+        let batch = |range: &std::ops::Range<usize>| {
+            let values = &values[range.start * features..range.end * features];
+            Matrix::new(range.len(), features, values.iter().map(|&value| f64::from(value)).collect())
+        };
+        batches.iter().map(batch).collect()
+    };
+    let pair = |x: &Layer<'_>, y: &Layer<'_>| cka::minibatch(&cut(x), &cut(y), kernel(), estimator);
+    x.iter().flat_map(|x| y.iter().map(move |y| (x, y))).map(|(x, y)| pair(x, y)).collect()
+}
+
+fn assert_close(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let same = if expected.is_nan() { found.is_nan() } else { (found - expected).abs() <= TOLERANCE };
+        assert!(same, "entry {index}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn two_files_agree_with_the_definition() {
+    let folder = Folder::new();
+    let (x, y) = (layers(1, 27), layers(2, 27));
+    let (a, b) = (folder.write("a.safetensors", &x), folder.write("b.safetensors", &y[..2]));
+    for estimator in [Estimator::Unbiased, Estimator::Biased] {
+        for kernel in [Kernel::Linear, Kernel::Rbf { bandwidth: 0.5 }] {
+            for (keep_partial, batches) in [(false, vec![0..11, 11..22]), (true, vec![0..11, 11..22, 22..27])] {
+                let cka = Options { estimator, kernel, gram: Gram::Exact };
+                let options = CompareOptions { cka, ..options(11, keep_partial) };
+                let result = compare_files(&a, Some(&b), &options, &mut no_progress).unwrap();
+                assert_close(&result.similarity.cka, &expected(&x, &y[..2], &batches, cka));
+                let info = &result.info;
+                assert_eq!((info.layers_x.len(), info.layers_y.len(), info.batches), (3, 2, batches.len()));
+                let (last, dropped) = if keep_partial { (5, 0) } else { (11, 5) };
+                assert_eq!((info.batch_size, info.last_batch, info.dropped), (11, last, dropped));
+                assert_eq!((info.model_x.as_str(), info.model_y.as_str()), ("a", "b"));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_file_is_compared_with_itself() {
+    let folder = Folder::new();
+    let x = layers(3, 13);
+    let a = folder.write("a.safetensors", &x);
+    let result = compare_files(&a, None, &options(13, false), &mut no_progress).unwrap();
+    assert_close(&result.similarity.cka, &expected(&x, &x, &[0..13], Options::default()));
+    assert_eq!(result.info.model_x, result.info.model_y);
+    // A copy under the same name elsewhere is another model.
+    std::fs::create_dir(folder.dir.path().join("copy")).unwrap();
+    let copy = folder.write("copy/a.safetensors", &x);
+    let across = compare_files(&a, Some(&copy), &options(13, false), &mut no_progress).unwrap();
+    assert_close(&across.similarity.cka, &result.similarity.cka);
+    assert_eq!((across.info.model_x.as_str(), across.info.model_y.as_str()), ("a", "a-2"));
+}
+
+#[test]
+fn a_dead_layer_is_named_and_nan() {
+    let folder = Folder::new();
+    let mut x = layers(4, 9);
+    x.push(("constant", vec![9, 2], [3.5, -1.0].repeat(9)));
+    let mut alive_once = vec![0.0; 9];
+    alive_once[4] = 2.0;
+    x.push(("alive once", vec![9], alive_once));
+    let a = folder.write("a.safetensors", &x);
+    let result = compare_files(&a, None, &options(9, false), &mut no_progress).unwrap();
+    assert_eq!(result.info.undefined.x, ["constant", "alive once"]);
+    assert_eq!(result.info.undefined.x, result.info.undefined.y);
+    for (index, value) in result.similarity.cka.iter().enumerate() {
+        assert_eq!(value.is_nan(), index / 5 >= 3 || index % 5 >= 3, "entry {index} is {value}");
+    }
+}
+
+#[test]
+fn layers_are_chosen_by_name_in_both_files() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(5, 8));
+    let b = folder.write("b.safetensors", &layers(6, 8)[..2]);
+    let choose = |pattern: &str| CompareOptions { layers: Some(Regex::new(pattern).unwrap()), ..options(8, false) };
+    let result = compare_files(&a, Some(&b), &choose("^(first|base)$"), &mut no_progress).unwrap();
+    assert_eq!((result.info.layers_x, result.info.layers_y), (vec!["base".into(), "first".into()], vec!["base".into()]));
+    let error = compare_files(&a, Some(&b), &choose("first"), &mut no_progress).unwrap_err().to_string();
+    assert!(error.contains("b.safetensors") && error.contains("--layers first"), "{error}");
+}
+
+#[test]
+fn files_that_do_not_belong_together_are_refused() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(7, 8));
+    let b = folder.write("b.safetensors", &layers(7, 9));
+    let error = |options: &CompareOptions| {
+        compare_files(&a, Some(&b), options, &mut no_progress).map(drop).unwrap_err().to_string()
+    };
+    let message = error(&options(4, false));
+    assert!(["a.safetensors has 8", "b.safetensors has 9"].iter().all(|part| message.contains(part)), "{message}");
+    let message = compare_files(&a, None, &options(256, false), &mut no_progress).unwrap_err().to_string();
+    assert!(message.contains("--batch-size") && message.contains("--keep-partial"), "{message}");
+    assert_eq!(compare_files(&a, None, &options(256, true), &mut no_progress).unwrap().info.last_batch, 8);
+}
+
+#[test]
+fn nan_and_infinity_are_placed() {
+    let folder = Folder::new();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = layers(8, 12);
+        x[1].2[6 * 6 + 1] = bad; // example 6 of the layer `square`
+        let a = folder.write("a.safetensors", &x);
+        let error = compare_files(&a, None, &options(4, false), &mut no_progress).unwrap_err();
+        let Error::NonFinite { model, layer, batch, example } = &error else { panic!("{error}") };
+        assert!(model.ends_with("a.safetensors"));
+        assert_eq!((layer.as_str(), *batch, *example), ("square", 2, 3));
+        // What is left out does no harm, and neither does what is in no batch.
+        let without = CompareOptions { layers: Some(Regex::new("base|first").unwrap()), ..options(4, false) };
+        compare_files(&a, None, &without, &mut no_progress).unwrap();
+        compare_files(&a, None, &options(6, false), &mut no_progress).unwrap_err();
+        compare_files(&a, None, &options(5, false), &mut no_progress).unwrap_err();
+        x[1].2[6 * 6 + 1] = 0.0;
+        x[1].2[6 * 11] = bad; // the last example
+        let a = folder.write("a.safetensors", &x);
+        compare_files(&a, None, &options(11, false), &mut no_progress).unwrap();
+    }
+}
+
+#[test]
+fn progress_counts_every_layer_of_every_batch_once() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(9, 9));
+    let b = folder.write("b.safetensors", &layers(10, 9)[..1]);
+    let mut seen = Vec::new();
+    compare_files(&a, Some(&b), &options(4, false), &mut |step| seen.push((step.done, step.batch, step.subject == "b")))
+        .unwrap();
+    let expected: Vec<_> = (1..=8).map(|done| (done, if done <= 4 { 1 } else { 2 }, done % 4 == 0)).collect();
+    assert_eq!(seen, expected);
+    let mut totals = Vec::new();
+    compare_files(&a, None, &options(4, false), &mut |step| totals.push((step.total, step.batches))).unwrap();
+    assert_eq!(totals, [(6, 2); 6]);
+}
+
+#[test]
+fn the_order_of_the_metadata_is_the_order_of_the_result() {
+    let folder = Folder::new();
+    let x = layers(11, 8);
+    let path = folder.dir.path().join("a.safetensors");
+    write_layers(&path, &x, Some(json!({ "layers": r#"["first", "base", "square"]"# })));
+    let result = compare_files(&path, None, &options(8, false), &mut no_progress).unwrap();
+    assert_eq!(result.info.layers_x, ["first", "base", "square"]);
+    let ordered = [x[2].clone(), x[0].clone(), x[1].clone()];
+    assert_close(&result.similarity.cka, &expected(&ordered, &ordered, &[0..8], Options::default()));
+}

@@ -1,0 +1,127 @@
+//! The test images that networks are compared on.
+
+use std::path::PathBuf;
+
+use gramscope_nn::ResNet;
+use gramscope_train::Run;
+use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
+
+use crate::results::DataInfo;
+use crate::{Error, Result};
+
+/// How many test images are wanted: the first so many, class-balanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// All there are.
+    None,
+    /// So many, or all where there are fewer.
+    AtMost(usize),
+    /// So many; an error, which names the flag `--examples`, where there are fewer.
+    Exactly(usize),
+}
+
+/// Test images in memory.
+pub(crate) struct TestImages {
+    dataset: Dataset,
+    dir: Option<PathBuf>,
+}
+
+impl TestImages {
+    /// The test images of the data that `config` describes.
+    pub(crate) fn load(config: &DataConfig, limit: Limit) -> Result<Self> {
+        // Of the training images nothing is needed, but no data set is without.
+        let config = DataConfig { train_images: Some(1), ..config.resolved()? };
+        let dataset = match limit {
+            Limit::None => data::load(&config)?,
+            Limit::AtMost(wanted) => match first(wanted, &config)? {
+                Ok(dataset) => dataset,
+                Err(_) => data::load(&config)?,
+            },
+            Limit::Exactly(wanted) => first(wanted, &config)?.map_err(|found| {
+                Error::Incomparable(format!(
+                    "--examples {wanted}: there are {found} test images; ask for 1 to {found}"
+                ))
+            })?,
+        };
+        Ok(Self { dataset, dir: config.dir })
+    }
+
+    /// The test images that all `runs` were evaluated on, or else those of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Incomparable`] for runs of different data without `other`.
+    pub(crate) fn of_runs(runs: &[Run], other: Option<&DataConfig>, limit: Limit) -> Result<Self> {
+        let first = match (other, runs.first()) {
+            (Some(config), _) => return Self::load(config, limit),
+            (None, Some(run)) => run,
+            (None, None) => return Err(Error::Incomparable("there is no run to compare; name at least one".to_owned())),
+        };
+        let config = test_part(&first.config().data, limit)?;
+        for run in &runs[1..] {
+            if test_part(&run.config().data, limit)? != config {
+                return Err(Error::Incomparable(format!(
+                    "{} and {} were evaluated on different test images; choose images for both with --data",
+                    first.dir().display(),
+                    run.dir().display()
+                )));
+            }
+        }
+        // Of a smaller and a larger part of the same images, the smaller decides how many there are.
+        let parts = runs.iter().map(|run| run.config().data.test_images);
+        let smallest = parts.flatten().min();
+        Self::load(&DataConfig { test_images: smallest, ..config }, limit)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.dataset.test.len()
+    }
+
+    /// The images.
+    pub(crate) fn split(&self) -> &Split {
+        &self.dataset.test
+    }
+
+    /// Height and width of every image, in pixels.
+    pub(crate) fn side(&self) -> usize {
+        self.dataset.image_side
+    }
+
+    /// What a result says of them.
+    pub(crate) fn info(&self, passes: usize, seed: u64) -> DataInfo {
+        let (name, dir) = (self.dataset.name.clone(), self.dir.clone());
+        DataInfo::Images { name, dir, examples: self.len(), passes, seed }
+    }
+
+    /// Fails unless `network`, that of the run `name`, takes images of this size.
+    pub(crate) fn check_side(&self, name: &str, network: &ResNet) -> Result<()> {
+        let (side, found) = (network.config().image_side, self.side());
+        if side == found {
+            return Ok(());
+        }
+        Err(Error::Incomparable(format!(
+            "{name} takes images of {side} x {side} pixels and those of {} have {found} x {found}; choose others with --data",
+            self.dataset.name
+        )))
+    }
+}
+
+/// The data with its first `wanted` test images, or else the number of those there are.
+fn first(wanted: usize, config: &DataConfig) -> Result<std::result::Result<Dataset, usize>> {
+    // The built-in data could draw more than the run was evaluated on.
+    let most = config.test_images.unwrap_or(usize::MAX);
+    if wanted > most {
+        return Ok(Err(most));
+    }
+    match data::load(&DataConfig { test_images: Some(wanted), ..config.clone() }) {
+        Ok(dataset) => Ok(Ok(dataset)),
+        Err(DataError::TooFewImages { found, .. }) => Ok(Err(found)),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// What of a configuration decides which test images there are; with a limit, their number does not.
+fn test_part(config: &DataConfig, limit: Limit) -> Result<DataConfig> {
+    let config = DataConfig { train_images: None, ..config.resolved()? };
+    Ok(if limit == Limit::None { config } else { DataConfig { test_images: None, ..config } })
+}

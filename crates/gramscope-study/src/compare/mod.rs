@@ -1,0 +1,119 @@
+//! Comparing all layers of runs, or of activation files, in one pass over the examples.
+//!
+//! Every activation is handed to [`gramscope_cka::Comparison`] as soon as it exists and is dropped after that. What stays
+//! in memory is a panel a model: layers x n(n-1)/2 floats for batches of n examples (0.13 MB a layer for n = 256), for all
+//! models that are compared together, and [layers, layers] sums a pair.
+
+mod batches;
+mod files;
+mod images;
+mod model;
+mod runs;
+
+use gramscope_cka::{Options, Similarity};
+use regex::Regex;
+
+use batches::Batches;
+pub use files::compare_files;
+pub(crate) use images::{Limit, TestImages};
+pub use runs::{Pairs, RunOptions, compare_runs};
+
+use crate::Error;
+use crate::results::{DataInfo, PairInfo, PairResult, Undefined, Versions};
+
+/// What comparisons of runs and of files share.
+#[derive(Clone, Debug)]
+pub struct CompareOptions {
+    /// Estimator, kernel and accuracy.
+    pub cka: Options,
+    /// Examples a minibatch.
+    pub batch_size: usize,
+    /// Use a last short batch, where it is large enough for the estimator, instead of dropping it.
+    pub keep_partial: bool,
+    /// Only the layers whose name matches.
+    pub layers: Option<Regex>,
+}
+
+impl Default for CompareOptions {
+    /// The paper's: unbiased linear HSIC over minibatches of 256, all layers.
+    fn default() -> Self {
+        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None }
+    }
+}
+
+/// How far a pass over examples has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// Steps done: forward passes of one network over one batch, or layers of one file read for one batch.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// The batch at work, from 1.
+    pub batch: usize,
+    /// Batches in all.
+    pub batches: usize,
+    /// The run or file at work.
+    pub subject: &'a str,
+}
+
+/// What a result says of a model.
+struct ModelInfo {
+    name: String,
+    layers: Vec<String>,
+    /// Stage of each layer; empty where that is not known.
+    stages: Vec<usize>,
+}
+
+/// The result of one pair.
+fn result(
+    x: &ModelInfo,
+    y: &ModelInfo,
+    similarity: Similarity,
+    batches: &Batches,
+    options: &CompareOptions,
+    data: DataInfo,
+) -> PairResult {
+    let names = |model: &ModelInfo, layers: &[usize]| -> Vec<String> {
+        layers.iter().map(|&layer| model.layers[layer].clone()).collect()
+    };
+    let info = PairInfo {
+        model_x: x.name.clone(),
+        model_y: y.name.clone(),
+        layers_x: x.layers.clone(),
+        layers_y: y.layers.clone(),
+        stages_x: x.stages.clone(),
+        stages_y: y.stages.clone(),
+        estimator: options.cka.estimator.to_string(),
+        kernel: options.cka.kernel.to_string(),
+        gram: options.cka.gram.to_string(),
+        batch_size: options.batch_size,
+        batches: similarity.batches,
+        last_batch: batches.last(),
+        dropped: batches.dropped,
+        undefined: Undefined {
+            x: names(x, &similarity.undefined_x),
+            y: names(y, &similarity.undefined_y),
+        },
+        data,
+        versions: Versions::current(),
+    };
+    PairResult { info, similarity }
+}
+
+/// For `map_err`: an error of the comparison where it was handed a layer of `model` in batch `batch`, from 0.
+fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gramscope_cka::Error) -> Error {
+    move |reason| match reason {
+        gramscope_cka::Error::NonFinite { example, .. } => Error::NonFinite {
+            model: model.to_owned(),
+            layer: layer.to_owned(),
+            batch: batch + 1,
+            example: example + 1,
+        },
+        reason => Error::Cka { subject: format!("layer {layer} of {model}, batch {}", batch + 1), reason },
+    }
+}
+
+/// For `map_err`: an error of the comparison as a whole.
+fn in_whole(reason: gramscope_cka::Error) -> Error {
+    Error::Cka { subject: "the comparison".to_owned(), reason }
+}

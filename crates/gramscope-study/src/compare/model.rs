@@ -1,0 +1,126 @@
+//! A run's network under observation.
+
+use std::collections::HashSet;
+
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use gramscope_cka::{Activation, Comparison, Values};
+use gramscope_nn::ResNet;
+use gramscope_train::Run;
+use regex::Regex;
+
+use super::{ModelInfo, TestImages, in_layer};
+use crate::output::unused;
+use crate::{Error, Result};
+
+/// A network and which of its layers are compared.
+pub(super) struct Model {
+    pub(super) info: ModelInfo,
+    network: ResNet,
+    /// For each layer of the network, its place among those compared.
+    places: Vec<Option<usize>>,
+}
+
+impl Model {
+    /// Opens the networks of `runs`, all for images of this size. Runs of equal names get a number.
+    pub(super) fn open_all(
+        runs: &[Run],
+        pattern: Option<&Regex>,
+        images: &TestImages,
+        device: &Device,
+    ) -> Result<Vec<Self>> {
+        let mut taken = HashSet::new();
+        let open = |run: &Run| {
+            let model = Self::open(unused(&run.name(), &mut taken), run.network(device)?, pattern)?;
+            images.check_side(&model.info.name, &model.network)?;
+            Ok(model)
+        };
+        runs.iter().map(open).collect()
+    }
+
+    fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
+        let mut info = ModelInfo { name, layers: Vec::new(), stages: Vec::new() };
+        let mut places = Vec::with_capacity(network.layers().len());
+        for layer in network.layers() {
+            let chosen = pattern.is_none_or(|pattern| pattern.is_match(&layer.name));
+            places.push(chosen.then_some(info.layers.len()));
+            if chosen {
+                info.layers.push(layer.name.clone());
+                info.stages.push(layer.stage);
+            }
+        }
+        match pattern {
+            Some(pattern) if info.layers.is_empty() => {
+                Err(Error::Incomparable(format!("--layers {pattern} matches none of the layers of {}", info.name)))
+            }
+            _ => Ok(Self { info, network, places }),
+        }
+    }
+
+    /// Runs the network over `images` and hands every chosen layer's activation to `comparison`, whose model number
+    /// `index` this is, as it is made. `batch` counts from 0.
+    pub(super) fn observe(&self, index: usize, images: &Tensor, batch: usize, comparison: &mut Comparison) -> Result<()> {
+        self.network.forward_observed::<Error>(images, &mut |layer, activation| {
+            let Some(place) = self.places[layer] else { return Ok(()) };
+            with_view(activation, |view| {
+                view.and_then(|view| comparison.observe(index, place, view))
+                    .map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+            })
+        })?;
+        Ok(())
+    }
+}
+
+/// Calls `use_view` with `activation`, [examples, ...], as a view of its values.
+///
+/// Values on another device are copied to the host first: this is where a view of device memory goes once gramscope-cka
+/// takes one.
+fn with_view(
+    activation: &Tensor,
+    use_view: impl FnOnce(Result<Activation<'_>, gramscope_cka::Error>) -> Result<()>,
+) -> Result<()> {
+    let activation = activation.to_device(&Device::Cpu)?.contiguous()?;
+    let examples = activation.dim(0)?;
+    let (storage, layout) = activation.storage_and_layout();
+    let start = layout.start_offset();
+    let range = start..start + layout.shape().elem_count();
+    let values = match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => Values::F32(&values[range]),
+        Storage::Cpu(CpuStorage::F64(values)) => Values::F64(&values[range]),
+        Storage::Cpu(CpuStorage::F16(values)) => Values::F16(&values[range]),
+        Storage::Cpu(CpuStorage::BF16(values)) => Values::Bf16(&values[range]),
+        _ => return Err(candle_core::Error::msg("activations must be floating-point numbers").into()),
+    };
+    use_view(Activation::new(values, examples))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashMap;
+
+    use gramscope_cka::Options;
+    use gramscope_nn::ResNetConfig;
+
+    use super::*;
+
+    #[test]
+    fn nan_in_a_network_is_named_by_run_layer_and_batch() {
+        let config = ResNetConfig { depth: 8, width: 0.2, residual: true, classes: 3, image_side: 8 };
+        let network = ResNet::new(&config, 0, &Device::Cpu).unwrap();
+        let mut state: HashMap<String, Tensor> = network.state().into_iter().collect();
+        let bias = &state["stage2.block1.conv1.bias"];
+        let broken = Tensor::full(f32::NAN, bias.shape(), &Device::Cpu).unwrap();
+        state.insert("stage2.block1.conv1.bias".to_owned(), broken);
+        network.load_state(&state).unwrap();
+        let model = Model::open("broken run".to_owned(), network, None).unwrap();
+
+        let layers = model.info.layers.len();
+        let mut comparison = Comparison::new(&[layers], &[(0, 0)], Options::default()).unwrap();
+        comparison.begin_batch(4).unwrap();
+        let images = Tensor::rand(0f32, 1f32, (4, 8, 8, 3), &Device::Cpu).unwrap();
+        let error = model.observe(0, &images, 2, &mut comparison).unwrap_err();
+        let Error::NonFinite { model, layer, batch, .. } = &error else { panic!("{error}") };
+        assert_eq!((model.as_str(), layer.as_str(), *batch), ("broken run", "stage2.block1.conv1", 3));
+    }
+}

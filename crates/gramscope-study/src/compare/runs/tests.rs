@@ -1,0 +1,210 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use gramscope_train::data;
+use gramscope_train::{RunConfig, Start, TrainSettings, train};
+use regex::Regex;
+
+use super::*;
+use crate::activations::{ExportOptions, export, write_activations};
+use crate::compare::compare_files;
+
+const TEST_IMAGES: usize = 24;
+
+fn no_progress(_: Progress<'_>) {}
+
+/// Trains a very small run.
+fn run(dir: &Path, settings: TrainSettings, data: DataConfig) -> Run {
+    let config = RunConfig::new(data, settings);
+    let dataset = data::load(&config.data).unwrap();
+    train(&config, &dataset, dir, &Device::Cpu, Start::Fresh, &mut |_| ()).unwrap()
+}
+
+fn tiny(seed: u64) -> TrainSettings {
+    TrainSettings { depth: 8, width: 0.2, seed, epochs: 1, batch_size: 10, ..TrainSettings::default() }
+}
+
+fn small_data() -> DataConfig {
+    DataConfig { train_images: Some(20), test_images: Some(TEST_IMAGES), image_side: Some(9), ..DataConfig::default() }
+}
+
+/// Two runs of different depth.
+fn family(dir: &Path) -> Vec<Run> {
+    let deep = TrainSettings { depth: 14, ..tiny(1) };
+    vec![run(&dir.join("small"), tiny(0), small_data()), run(&dir.join("deep"), deep, small_data())]
+}
+
+fn options(batch_size: usize) -> CompareOptions {
+    CompareOptions { batch_size, ..CompareOptions::default() }
+}
+
+fn one_pass() -> RunOptions {
+    RunOptions { passes: 1, seed: 5, ..RunOptions::default() }
+}
+
+/// Writes the activations of `run` for the images of the first pass of [`one_pass`], in its order.
+fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
+    let dataset = data::load(&run.config().data).unwrap();
+    let order = Philox::new(5, Stream::Evaluation).sequence(0).permutation(TEST_IMAGES);
+    let network = run.network(&Device::Cpu).unwrap();
+    write_activations(&path, &run.name(), &network, &dataset.test, &order, None, &mut no_progress).unwrap();
+    path
+}
+
+#[test]
+fn runs_compare_like_their_stored_activations() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let files: Vec<PathBuf> = runs
+        .iter()
+        .map(|run| export_pass(run, dir.path().join(format!("{}.safetensors", run.name()))))
+        .collect();
+    // In one batch the networks see the very tensor that was exported: not a bit may differ. In several, a product with
+    // fewer rows may be summed in another order: a few units of 2^-24 in an activation, and CKA moves by no more than
+    // twice the relative change of the centred activations.
+    for (batch_size, tolerance) in [(TEST_IMAGES, 0.0), (7, 1e-5)] {
+        let results = compare_runs(&runs, &options(batch_size), &one_pass(), &Device::Cpu, &mut no_progress).unwrap();
+        assert_eq!(results.len(), 3);
+        for (result, (x, y)) in results.iter().zip([(0, 0), (0, 1), (1, 1)]) {
+            let other = (x != y).then_some(files[y].as_path());
+            let stored = compare_files(&files[x], other, &options(batch_size), &mut no_progress).unwrap();
+            assert_eq!((&result.info.layers_x, &result.info.layers_y), (&stored.info.layers_x, &stored.info.layers_y));
+            assert_eq!((&result.info.model_x, &result.info.model_y), (&stored.info.model_x, &stored.info.model_y));
+            assert_eq!(result.info.undefined, stored.info.undefined);
+            for (index, (run, file)) in result.similarity.cka.iter().zip(&stored.similarity.cka).enumerate() {
+                let same = (run - file).abs() <= tolerance || (run.is_nan() && file.is_nan());
+                assert!(same, "pair ({x}, {y}), entry {index}: {run} from the run, {file} from the file");
+            }
+        }
+        assert_eq!(results[0].info.layers_x.len(), 28);
+        assert_eq!(results[1].info.layers_y.len(), 49);
+        assert_eq!((results[0].info.stages_x[0], results[0].info.stages_x[27]), (0, 4));
+    }
+}
+
+#[test]
+fn every_pass_has_its_own_order_and_the_seed_decides_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [run(&dir.path().join("run"), tiny(0), small_data())];
+    let compare = |passes, seed| {
+        let run_options = RunOptions { passes, seed, ..RunOptions::default() };
+        let mut results = compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &mut no_progress).unwrap();
+        results.remove(0)
+    };
+    let (one, again, two, other) = (compare(1, 0), compare(1, 0), compare(2, 0), compare(1, 1));
+    let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&one), bits(&again));
+    assert_ne!(bits(&one), bits(&other));
+    assert_ne!(bits(&one), bits(&two));
+    assert_eq!((one.info.batches, two.info.batches), (3, 6));
+}
+
+#[test]
+fn pairs_are_what_was_asked_for() {
+    assert_eq!(Pairs::Within.among(3), [(0, 0), (1, 1), (2, 2)]);
+    assert_eq!(Pairs::Across.among(3), [(0, 1), (0, 2), (1, 2)]);
+    assert_eq!(Pairs::All.among(2), [(0, 0), (0, 1), (1, 1)]);
+    assert_eq!(Pairs::These(vec![(1, 0)]).among(2), [(1, 0)]);
+}
+
+#[test]
+fn options_choose_layers_images_and_pairs() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let options = CompareOptions { layers: Some(Regex::new("relu2$|pool").unwrap()), ..options(5) };
+    let run_options = RunOptions { pairs: Pairs::Across, examples: Some(11), passes: 3, ..RunOptions::default() };
+    let mut steps = Vec::new();
+    let results =
+        compare_runs(&runs, &options, &run_options, &Device::Cpu, &mut |step| steps.push((step.done, step.total))).unwrap();
+    let [result] = &results[..] else { panic!("{} results", results.len()) };
+    assert_eq!(result.info.layers_x, ["stage1.block1.relu2", "stage2.block1.relu2", "stage3.block1.relu2", "pool"]);
+    assert_eq!(result.info.layers_y.len(), 7);
+    assert_eq!(result.info.stages_x, [1, 2, 3, 4]);
+    assert_eq!((result.info.batches, result.info.dropped), (6, 1));
+    assert_eq!(steps, (1..=12).map(|done| (done, 12)).collect::<Vec<_>>());
+    let message = |options: &CompareOptions, run_options: &RunOptions, runs: &[Run]| {
+        compare_runs(runs, options, run_options, &Device::Cpu, &mut no_progress).map(drop).unwrap_err().to_string()
+    };
+    for (run_options, parts) in [
+        (RunOptions { examples: Some(TEST_IMAGES + 1), ..run_options.clone() }, ["--examples 25", "24"]),
+        (RunOptions { examples: Some(0), ..run_options.clone() }, ["--examples 0", "24"]),
+        (RunOptions { passes: 0, ..run_options.clone() }, ["--passes 0", "from 1"]),
+    ] {
+        let message = message(&options, &run_options, &runs);
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    assert!(message(&options, &run_options, &runs[..1]).contains("--pairs across"));
+    let nothing = CompareOptions { layers: Some(Regex::new("attention").unwrap()), ..options };
+    assert!(message(&nothing, &run_options, &runs).contains("--layers attention"));
+}
+
+#[test]
+fn runs_of_equal_names_get_a_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
+    let results = compare_runs(&runs, &options(8), &one_pass(), &Device::Cpu, &mut no_progress).unwrap();
+    let names: Vec<_> = results.iter().map(|result| (&result.info.model_x[..], &result.info.model_y[..])).collect();
+    assert_eq!(names, [("run", "run"), ("run", "run-2"), ("run-2", "run-2")]);
+}
+
+#[test]
+fn runs_of_different_data_need_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let other_training = DataConfig { train_images: Some(30), ..small_data() };
+    let fewer = DataConfig { test_images: Some(16), ..small_data() };
+    let larger = DataConfig { image_side: Some(11), ..small_data() };
+    let runs = [small_data(), other_training, fewer, larger.clone()]
+        .into_iter()
+        .enumerate()
+        .map(|(number, data)| run(&dir.path().join(format!("run{number}")), tiny(0), data))
+        .collect::<Vec<_>>();
+    let compare = |chosen: [usize; 2], run_options: &RunOptions| {
+        let runs: Vec<Run> = chosen.iter().map(|&index| Run::open(runs[index].dir()).unwrap()).collect();
+        compare_runs(&runs, &options(8), run_options, &Device::Cpu, &mut no_progress)
+    };
+    // Other training images, the same test images.
+    compare([0, 1], &one_pass()).unwrap();
+    let message = compare([0, 2], &one_pass()).map(drop).unwrap_err().to_string();
+    assert!(["run0", "run2", "--data"].iter().all(|part| message.contains(part)), "{message}");
+    // The first images of both are the same ones.
+    compare([0, 2], &RunOptions { examples: Some(16), ..one_pass() }).unwrap();
+    let message = compare([0, 2], &RunOptions { examples: Some(17), ..one_pass() }).map(drop).unwrap_err().to_string();
+    assert!(message.contains("--examples 17") && message.contains("16"), "{message}");
+    // Chosen images must have the size that the networks take.
+    compare([0, 2], &RunOptions { data: Some(small_data()), ..one_pass() }).unwrap();
+    let message =
+        compare([0, 2], &RunOptions { data: Some(larger), ..one_pass() }).map(drop).unwrap_err().to_string();
+    assert!(["run0", "9 x 9", "11 x 11"].iter().all(|part| message.contains(part)), "{message}");
+}
+
+#[test]
+fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = run(&dir.path().join("run"), tiny(0), small_data());
+    let path = dir.path().join("out.safetensors");
+    let export = |options: &ExportOptions| export(&run, &path, options, &Device::Cpu, &mut no_progress);
+    assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
+    let some = ExportOptions { examples: Some(10), layers: Some(Regex::new("^(pool|logits)$").unwrap()) };
+    assert_eq!(export(&some).unwrap(), 10);
+    let file = crate::activations::ActivationFile::open(&path, None).unwrap();
+    assert_eq!(file.layers().iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["pool", "logits"]);
+    assert_eq!((file.examples(), file.layers()[1].features), (10, 10));
+    // The logits are those that the run kept of its test images.
+    let predictions = std::fs::read(run.dir().join("predictions.safetensors")).unwrap();
+    let predictions = safetensors::SafeTensors::deserialize(&predictions).unwrap();
+    let kept: &[u8] = &predictions.tensor("logits").unwrap().data()[..400];
+    let mut rows = crate::activations::Rows::default();
+    let activation = file.read(1, 0, 10, &mut rows).unwrap();
+    let gramscope_cka::Values::F32(logits) = activation.values() else { panic!("not float32") };
+    for (logit, kept) in logits.iter().zip(kept.chunks(4)) {
+        let kept = f32::from_le_bytes(kept.try_into().unwrap());
+        // The same float32 network over batches of another size: some roundings of sums of a few dozen terms.
+        assert!((logit - kept).abs() <= 1e-4 * (1.0 + kept.abs()), "{logit} exported, {kept} predicted");
+    }
+    let too_many = ExportOptions { examples: Some(25), ..ExportOptions::default() };
+    assert!(export(&too_many).unwrap_err().to_string().contains("--examples 25"));
+    std::fs::write(&path, "irreplaceable").unwrap();
+    assert!(export(&some).unwrap_err().to_string().contains("--out"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "irreplaceable");
+}

@@ -1,0 +1,115 @@
+//! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
+
+mod findings;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use gramscope_train::Run;
+use gramscope_train::sweep::{Plan, SweepEvent, sweep};
+
+pub use findings::findings;
+
+use crate::compare::{CompareOptions, Pairs, RunOptions, compare_runs};
+use crate::output::OutputDirectory;
+use crate::{Error, Result, report};
+
+/// How large the quickstart is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Training images of the family.
+    pub train_images: usize,
+    /// Test images.
+    pub test_images: usize,
+    /// Epochs that the family is trained for.
+    pub epochs: usize,
+}
+
+impl Default for Scale {
+    /// Minutes on two cores.
+    fn default() -> Self {
+        Self { train_images: 2560, test_images: 1024, epochs: 6 }
+    }
+}
+
+/// The large network trains on this fraction of the family's images ...
+const LARGE_FRACTION: f64 = 0.1;
+/// ... for so many times the epochs, to see about as many batches.
+const LARGE_EPOCHS: usize = 4;
+/// Passes over the test images when comparing.
+const PASSES: usize = 2;
+
+/// What happens while the quickstart goes on.
+#[derive(Debug)]
+pub enum QuickstartEvent<'a> {
+    /// Networks are being trained.
+    Training(SweepEvent<'a>),
+    /// So many of so many batches have been compared.
+    Comparing(usize, usize),
+}
+
+/// What the quickstart leaves.
+#[derive(Debug)]
+pub struct Quickstart {
+    /// The page.
+    pub report: PathBuf,
+    /// What was found, a sentence each.
+    pub findings: Vec<String>,
+}
+
+/// Trains the family (2 depths x 2 widths x 2 seeds, and two seeds of a network far larger than its training set needs) in
+/// DIR/runs, compares all layers of all networks in DIR/cka, and writes DIR/report.html. What an earlier call finished is
+/// not done again.
+///
+/// # Errors
+/// What training, comparing and writing may say; a DIR with runs of another scale.
+pub fn quickstart(
+    dir: &Path,
+    scale: Scale,
+    device: &Device,
+    progress: &mut dyn FnMut(QuickstartEvent<'_>),
+) -> Result<Quickstart> {
+    let runs = dir.join("runs");
+    let mut directories = Vec::new();
+    for text in [family_plan(scale), large_plan(scale)] {
+        let plan = Plan::parse(&text)?;
+        let summary = sweep(&plan, &runs, device, &mut |event| progress(QuickstartEvent::Training(event)))?;
+        if let Some((name, reason)) = summary.first_failure() {
+            return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
+        }
+        directories.extend(plan.runs().iter().map(|(name, _)| runs.join(name)));
+    }
+    let runs = directories.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+
+    let output = OutputDirectory::claim(&dir.join("cka"))?;
+    let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
+    let run_options = RunOptions { pairs: Pairs::All, passes: PASSES, seed: 0, examples: None, data: None };
+    let results = compare_runs(&runs, &options, &run_options, device, &mut |done, total| {
+        progress(QuickstartEvent::Comparing(done, total));
+    })?;
+    output.write(&results)?;
+    Ok(Quickstart { report: report::write(dir)?, findings: findings(&runs, &results)? })
+}
+
+fn family_plan(scale: Scale) -> String {
+    let Scale { epochs, .. } = scale;
+    format!("{}epochs = {epochs}\n[family]\ndepth = [8, 14]\nwidth = [0.5, 1]\nseed = [0, 1]\n", shared(scale))
+}
+
+fn large_plan(scale: Scale) -> String {
+    let epochs = scale.epochs * LARGE_EPOCHS;
+    format!(
+        "{}epochs = {epochs}\nfraction = {LARGE_FRACTION}\n[family]\ndepth = [14]\nwidth = [4]\nseed = [0, 1]\n",
+        shared(scale)
+    )
+}
+
+/// The tables both plans begin with. Few images leave time for few steps: small batches and a larger learning rate than the
+/// paper's make them count.
+fn shared(scale: Scale) -> String {
+    let Scale { train_images, test_images, .. } = scale;
+    format!(
+        "[data]\nname = \"builtin\"\ntrain_images = {train_images}\ntest_images = {test_images}\n\
+         [train]\nbatch_size = 32\nlearning_rate = 0.05\n"
+    )
+}

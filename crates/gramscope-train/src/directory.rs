@@ -1,0 +1,236 @@
+//! What lies where in a run directory, and whose it is.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::atomic;
+use crate::error::{Error, Result};
+use crate::settings::RunConfig;
+
+/// The file that makes a directory a run's.
+pub(crate) const CONFIG: &str = "config.toml";
+const CHECKPOINTS: &str = "checkpoints";
+const KEPT_PREFIX: &str = "epoch-";
+const CHECKPOINT_SUFFIX: &str = ".safetensors";
+
+/// How a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In a directory that is empty or does not exist.
+    Fresh,
+    /// From the last checkpoint in the directory; like [`Self::Fresh`] where there is none.
+    Resume,
+}
+
+/// The paths of a run's files.
+#[derive(Clone, Debug)]
+pub(crate) struct RunDirectory {
+    root: PathBuf,
+}
+
+impl RunDirectory {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory's own name, which is the run's.
+    pub(crate) fn name(&self) -> String {
+        // "runs/r14/.." and "." have a name only once they are resolved.
+        let absolute = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        absolute.file_name().map_or("run".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.root.join(CONFIG)
+    }
+
+    pub(crate) fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    pub(crate) fn predictions(&self) -> PathBuf {
+        self.root.join("predictions.safetensors")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.root.join(CHECKPOINTS)
+    }
+
+    /// The last checkpoint.
+    pub(crate) fn latest(&self) -> PathBuf {
+        self.checkpoints().join(format!("latest{CHECKPOINT_SUFFIX}"))
+    }
+
+    /// The checkpoint that is kept of `epoch`.
+    pub(crate) fn kept(&self, epoch: usize) -> PathBuf {
+        self.checkpoints().join(format!("{KEPT_PREFIX}{epoch:04}{CHECKPOINT_SUFFIX}"))
+    }
+
+    /// The epochs whose checkpoints are kept, ascending.
+    pub(crate) fn kept_epochs(&self) -> Result<Vec<usize>> {
+        let dir = self.checkpoints();
+        let mut epochs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
+            let name = entry.map_err(Error::io("list", &dir))?.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(KEPT_PREFIX)?.strip_suffix(CHECKPOINT_SUFFIX)?.parse().ok());
+            epochs.extend(number);
+        }
+        epochs.sort_unstable();
+        Ok(epochs)
+    }
+}
+
+/// What a directory that is to be a run's holds.
+#[derive(Debug)]
+pub(crate) enum Contents {
+    /// It does not exist, or is empty.
+    Nothing,
+    /// A run with these settings.
+    Run(RunConfig),
+    /// Something else.
+    Other,
+}
+
+/// Looks into `dir`.
+pub(crate) fn contents(dir: &Path) -> Result<Contents> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::Nothing),
+        entries => entries.map_err(Error::io("use as a directory", dir))?,
+    };
+    let config = RunDirectory::new(dir).config();
+    if config.exists() {
+        return Ok(Contents::Run(RunConfig::read(&config)?));
+    }
+    for entry in entries {
+        // What a process that was killed while it wrote config.toml has left is nothing.
+        if !atomic::is_temporary(&entry.map_err(Error::io("list", dir))?.file_name()) {
+            return Ok(Contents::Other);
+        }
+    }
+    Ok(Contents::Nothing)
+}
+
+/// Fails if the run `stored` in `dir` has other settings than `asked`.
+pub(crate) fn check_same(dir: &Path, stored: &RunConfig, asked: &RunConfig) -> Result<()> {
+    match stored.first_difference(asked)? {
+        Some(difference) => Err(Error::OtherSettings { dir: dir.to_path_buf(), difference }),
+        None => Ok(()),
+    }
+}
+
+/// A run directory that this process alone writes to, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) directory: RunDirectory,
+    _lock: File,
+}
+
+/// Makes `dir` the directory of a run with these settings, or goes on with the one that is there.
+///
+/// Nothing that exists is changed unless it is a run of the same settings that is to be resumed and that no other process
+/// is training.
+pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Claim> {
+    let directory = RunDirectory::new(dir);
+    match (contents(dir)?, start) {
+        (Contents::Nothing, _) => {
+            let text = config.to_toml()?;
+            fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+            if !atomic::write_new(&directory.config(), text.as_bytes())? {
+                return Err(Error::Busy { dir: dir.to_path_buf() });
+            }
+        }
+        (Contents::Run(_), Start::Fresh) => return Err(Error::Occupied { dir: dir.to_path_buf() }),
+        (Contents::Run(stored), Start::Resume) => check_same(dir, &stored, config)?,
+        (Contents::Other, _) => return Err(Error::Foreign { dir: dir.to_path_buf() }),
+    }
+    let lock = lock(&directory)?;
+    let checkpoints = directory.checkpoints();
+    fs::create_dir_all(&checkpoints).map_err(Error::io("make the directory", &checkpoints))?;
+    atomic::remove_stale(dir)?;
+    atomic::remove_stale(&checkpoints)?;
+    Ok(Claim { directory, _lock: lock })
+}
+
+/// Locks config.toml, which is never replaced while the run exists. The system lets go of it when the process ends,
+/// however it ends.
+fn lock(directory: &RunDirectory) -> Result<File> {
+    let path = directory.config();
+    let file = File::open(&path).map_err(Error::io("read", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Error::Busy { dir: directory.root().to_path_buf() }),
+        Err(TryLockError::Error(reason)) => {
+            tracing::warn!(
+                "cannot lock {} ({reason}); make sure that no other process trains this run",
+                path.display()
+            );
+        }
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::data::DataConfig;
+    use crate::settings::TrainSettings;
+
+    fn config(seed: u64) -> RunConfig {
+        RunConfig::new(DataConfig::default(), TrainSettings { seed, ..TrainSettings::default() })
+    }
+
+    #[test]
+    fn a_run_is_claimed_once_and_by_its_own_settings() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("family").join("run");
+        let claimed = claim(&dir, &config(1), Start::Fresh).unwrap();
+        assert!(matches!(claim(&dir, &config(1), Start::Fresh), Err(Error::Occupied { .. })));
+        assert!(matches!(claim(&dir, &config(1), Start::Resume), Err(Error::Busy { .. })));
+        drop(claimed);
+        let error = claim(&dir, &config(2), Start::Resume).unwrap_err().to_string();
+        assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
+        claim(&dir, &config(1), Start::Resume).unwrap();
+        assert_eq!(RunDirectory::new(&dir).name(), "run");
+    }
+
+    #[test]
+    fn an_empty_directory_will_do_and_a_foreign_one_will_not() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(".config.toml.1.gramscope-tmp"), "half").unwrap();
+        claim(root.path(), &config(0), Start::Resume).unwrap();
+        assert!(!root.path().join(".config.toml.1.gramscope-tmp").exists(), "the stale file is still there");
+
+        let root = tempfile::tempdir().unwrap();
+        let thesis = root.path().join("thesis.txt");
+        fs::write(&thesis, "irreplaceable").unwrap();
+        for start in [Start::Fresh, Start::Resume] {
+            assert!(matches!(claim(root.path(), &config(0), start), Err(Error::Foreign { .. })));
+            assert!(matches!(claim(&thesis, &config(0), start), Err(Error::Io { .. })));
+        }
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn kept_epochs_are_read_from_names() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::new(root.path());
+        fs::create_dir(directory.checkpoints()).unwrap();
+        for epoch in [12_345, 3, 20] {
+            fs::write(directory.kept(epoch), "").unwrap();
+        }
+        for other in ["latest.safetensors", "epoch-x.safetensors", "epoch-0007", ".epoch-0009.safetensors.1.gramscope-tmp"]
+        {
+            fs::write(directory.checkpoints().join(other), "").unwrap();
+        }
+        assert_eq!(directory.kept_epochs().unwrap(), [3, 20, 12_345]);
+    }
+}

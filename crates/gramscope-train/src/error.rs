@@ -1,0 +1,182 @@
+//! What can go wrong with a run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::data::DataError;
+use crate::settings::{ConfigError, Difference};
+
+/// The result of this crate's functions, but for those of [`crate::data`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with a run. Every message names the file, setting or run at fault and what would mend it.
+///
+/// Messages are complete: where another error is the reason, its text is part of the message, and `source()` does not
+/// repeat it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused to read or write.
+    #[error("cannot {action} {}: {reason}", .path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A setting, or a text of settings, that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The same, in a file.
+    #[error("{}: {problem}", .path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: ConfigError,
+    },
+    /// The directory of a fresh run holds a run.
+    #[error("{} already holds a run; pass --resume to go on with it, or choose another --out", .dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory of a run holds something else.
+    #[error(
+        "{} is not empty and holds no run (no {}); choose another --out",
+        .dir.display(), crate::directory::CONFIG
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory of a sweep is a run's.
+    #[error("{} holds a run, so no family can be put there; choose another --out", .dir.display())]
+    SweepInRun {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Another process is training the run.
+    #[error("another process is training {}; wait until it ends, or stop it", .dir.display())]
+    Busy {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The run in the directory was started with other settings.
+    #[error(
+        "{} holds a run with other settings: {difference}; give the same settings, or choose another --out",
+        .dir.display()
+    )]
+    OtherSettings {
+        /// The directory.
+        dir: PathBuf,
+        /// The first setting that differs.
+        difference: Difference,
+    },
+    /// The images are not those that the run was started with.
+    #[error(
+        "the images are not those that {} was written with, so going on would mix two data sets; restore the data, or \
+         train into another --out",
+        .checkpoint.display()
+    )]
+    OtherData {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// A directory that is not a run's.
+    #[error("{} is not a run directory: {missing}; give the --out directory of a train command", .dir.display())]
+    NotARun {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        missing: String,
+    },
+    /// A run without the checkpoint that is needed.
+    #[error("there is no checkpoint {}; {advice}", .path.display())]
+    NoCheckpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What would mend it.
+        advice: String,
+    },
+    /// A checkpoint that cannot be used.
+    #[error("the checkpoint {} cannot be used: {problem}", .path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it and what would mend it.
+        problem: String,
+    },
+    /// A metrics file that does not fit its run.
+    #[error("{}: {problem}", .path.display())]
+    Metrics {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what would mend it.
+        problem: String,
+    },
+    /// There are fewer training images than one batch has.
+    #[error(
+        "{images} training images are fewer than one batch of {batch_size}, and a short batch is dropped; lower \
+         batch_size (--batch-size) to at most {images}, or train on more images"
+    )]
+    TooFewImages {
+        /// Training images.
+        images: usize,
+        /// Images a batch.
+        batch_size: usize,
+    },
+    /// The data set has no test images.
+    #[error("the data set has no test images; a run is evaluated on them after every epoch")]
+    NoTestImages,
+    /// Images of another size than what takes them.
+    #[error("the images are {found} x {found} pixels, but {expected} x {expected} are needed")]
+    ImageSide {
+        /// Height and width that are needed, in pixels.
+        expected: usize,
+        /// Height and width of the images, in pixels.
+        found: usize,
+    },
+    /// The loss of a training step is NaN or infinite.
+    #[error(
+        "the loss became {loss} in epoch {epoch}, step {step}; the last checkpoint is kept; train again with a smaller \
+         learning_rate (--learning-rate)"
+    )]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The step in it, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// The network's outputs for the test images are NaN or infinite.
+    #[error(
+        "the test loss became {loss} after epoch {epoch}; the last checkpoint is kept; train again with a smaller \
+         learning_rate (--learning-rate)"
+    )]
+    DivergedInTest {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss.
+        loss: f64,
+    },
+    /// Something is wrong with the data set.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Something is wrong with the network.
+    #[error(transparent)]
+    Network(#[from] gramscope_nn::Error),
+    /// candle failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Turns a system error into [`Error::Io`].
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |reason| Self::Io { action, path: path.to_path_buf(), reason }
+    }
+}

@@ -1,0 +1,324 @@
+//! Every flag of every command, with its help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use gramscope_cka::{Estimator, Gram, Kernel};
+use regex::Regex;
+
+use crate::device::{DeviceChoice, Precision};
+
+const EXAMPLES: &str = "\
+Examples:
+  gramscope quickstart
+  gramscope train --data builtin --depth 14 --width 1 --seed 0 --epochs 5 --out runs/r14
+  gramscope cka runs/r14 --out cka/r14
+  gramscope cka --activations mine.safetensors --out cka/mine
+  gramscope report .";
+
+/// Train families of residual networks and measure how similar their representations are, layer against layer.
+#[derive(Parser, Debug)]
+#[command(version, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Say nothing but errors
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
+    /// Write progress and messages as JSON, one object a line, to stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Train a small family on the built-in data, compare its members, write the report
+    #[command(after_help = "Example:\n  gramscope quickstart --out quickstart")]
+    Quickstart(QuickstartArguments),
+    /// Train one network
+    #[command(after_help = "Example:\n  gramscope train --data cifar10 --depth 20 --width 1 --seed 0 --epochs 30 --out runs/r20\n\n\
+        A run directory holds config.toml, metrics.jsonl, checkpoints/ and predictions.safetensors.")]
+    Train(TrainArguments),
+    /// Train a whole family from a plan; resumable, skips what is done
+    #[command(after_help = PLAN_HELP)]
+    Sweep(SweepArguments),
+    /// Compare the layers of runs, or of stored activations, with minibatch CKA
+    #[command(after_help = CKA_HELP)]
+    Cka(CkaArguments),
+    /// Write a run's activations to a safetensors file, for other tools
+    #[command(after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'")]
+    Activations(ActivationsArguments),
+    /// Write one self-contained HTML page about every run and every CKA result below a directory
+    #[command(after_help = "Example:\n  gramscope report quickstart")]
+    Report(ReportArguments),
+    /// List, fetch or describe data sets
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
+}
+
+const PLAN_HELP: &str = "\
+A plan is a TOML file. [data] and [train] hold what all runs share, [family] lists what varies; the runs are the product
+of the lists:
+
+  [data]
+  name = \"builtin\"            # builtin, cifar10, cifar100 or folder (with dir)
+  [train]
+  epochs = 5                  # any setting of a run: batch_size, learning_rate, fraction, residual, ...
+  [family]
+  depth = [14, 20]
+  width = [1, 2]
+  seed = [0, 1]
+
+Example:
+  gramscope sweep family.toml --out family";
+
+const CKA_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14 --out cka/r14
+  gramscope cka runs/a runs/b runs/c --pairs across --out cka/abc
+  gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
+
+Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
+into DIR where there is one pair, into DIR/A__B where there are several.";
+
+/// Where the network runs.
+#[derive(Args, Debug)]
+pub(crate) struct DeviceArguments {
+    /// auto (the first GPU, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Arithmetic of the network
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct QuickstartArguments {
+    /// Where runs, results and the report go; run again with the same directory to go on
+    #[arg(long, value_name = "DIR", default_value = "quickstart")]
+    pub(crate) out: PathBuf,
+    /// Training images of the family (the overparameterised network uses a tenth)
+    #[arg(long, value_name = "N")]
+    pub(crate) train_images: Option<usize>,
+    /// Test images
+    #[arg(long, value_name = "N")]
+    pub(crate) test_images: Option<usize>,
+    /// Epochs a network of the family is trained for
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+/// Which data, and how much of it.
+#[derive(Args, Debug)]
+pub(crate) struct DataArguments {
+    /// builtin, cifar10, cifar100, or a directory (CIFAR's binary files, or train/ and test/ with a folder a class)
+    #[arg(long, value_name = "NAME|DIR", default_value = "builtin")]
+    pub(crate) data: String,
+    /// Training images: of the built-in data as many as wanted [default: 10000], elsewhere the first N [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) train_images: Option<usize>,
+    /// Test images, likewise [default: 2000 of the built-in data, elsewhere all]
+    #[arg(long, value_name = "N")]
+    pub(crate) test_images: Option<usize>,
+    /// Side that the images of a folder are resized and cropped to [default: 32]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) image_side: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
+    /// Directory of the run
+    #[arg(long, value_name = "RUN")]
+    pub(crate) out: PathBuf,
+    /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+/// Every setting of a run; the defaults are the paper's.
+#[derive(Args, Debug)]
+pub(crate) struct SettingArguments {
+    /// Depth of the network, 6m + 2: 8, 14, 20, 26, 32, 38, 44, 56, 110, 164, ...
+    #[arg(long)]
+    pub(crate) depth: usize,
+    /// Width: the stages have 16, 32 and 64 times this many channels; fractions are allowed
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) width: f64,
+    /// Seed of the initial weights, the order of the images and the augmentation
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Passes over the training images [default: 300]
+    #[arg(long, value_name = "E")]
+    pub(crate) epochs: Option<usize>,
+    /// Fraction of the training images, class-balanced, the same for every seed [default: 1]
+    #[arg(long, value_name = "F")]
+    pub(crate) fraction: Option<f64>,
+    /// Images a step; a last short batch is dropped [default: 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Learning rate at the start; falls to 0 along a cosine [default: 0.01]
+    #[arg(long, value_name = "LR")]
+    pub(crate) learning_rate: Option<f64>,
+    /// Momentum of SGD [default: 0.9]
+    #[arg(long)]
+    pub(crate) momentum: Option<f64>,
+    /// The loss has this times the sum of the squared weights added to it [default: 0.0001]
+    #[arg(long)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Leave out additions and shortcuts
+    #[arg(long)]
+    pub(crate) no_residual: bool,
+    /// Pixels reflected around an image before the random crop; 0 turns cropping off [default: 4]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) crop_padding: Option<usize>,
+    /// Do not flip images at random
+    #[arg(long)]
+    pub(crate) no_flip: bool,
+    /// Keep the weights of every N-th epoch for later comparison
+    #[arg(long, value_name = "N")]
+    pub(crate) checkpoint_every: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SweepArguments {
+    /// The plan
+    #[arg(value_name = "PLAN.toml")]
+    pub(crate) plan: PathBuf,
+    /// Directory of the family, a run directory for each of its members
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+/// Which pairs of runs are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PairsArgument {
+    /// Each run with itself
+    Within,
+    /// Each run with every other
+    Across,
+    /// Both
+    All,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
+pub(crate) struct CkaArguments {
+    /// Run directories
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// One file of activations (compared with itself) or two, as safetensors: a tensor a layer, examples first
+    #[arg(long, value_name = "FILE", num_args = 1..=2)]
+    pub(crate) activations: Vec<PathBuf>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Pairs of runs [default: within for one run, all for several]
+    #[arg(long, value_enum, conflicts_with = "activations")]
+    pub(crate) pairs: Option<PairsArgument>,
+    /// Passes over the test images, each in a fresh order
+    #[arg(long, default_value_t = 10, conflicts_with = "activations")]
+    pub(crate) passes: usize,
+    /// Seed of those orders
+    #[arg(long, default_value_t = 0, conflicts_with = "activations")]
+    pub(crate) seed: u64,
+    /// Use only the first N test images, class-balanced
+    #[arg(long, value_name = "N", conflicts_with = "activations")]
+    pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the runs were trained on
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
+    pub(crate) data: Option<String>,
+    /// Examples a minibatch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
+    /// unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    /// linear, or rbf:T with the bandwidth T times the root of the median squared distance
+    #[arg(long, default_value = "linear")]
+    pub(crate) kernel: Kernel,
+    /// exact (within 1e-6 of float64) or fast (within 1e-3)
+    #[arg(long, default_value = "exact")]
+    pub(crate) gram: Gram,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Use a last short batch instead of dropping it
+    #[arg(long)]
+    pub(crate) keep_partial: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ActivationsArguments {
+    /// Run directory
+    pub(crate) run: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// How many test images, class-balanced, in the order of the data
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) examples: usize,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReportArguments {
+    /// Directory with runs and results anywhere below it; the page is DIR/report.html
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DataCommand {
+    /// What can be named with --data, and what of it is on this machine
+    List,
+    /// Download a data set into the user's cache and check it; goes on where a broken download stopped
+    #[command(after_help = "Example:\n  gramscope data fetch cifar10")]
+    Fetch {
+        /// The data set
+        #[arg(value_enum)]
+        name: FetchArgument,
+    },
+    /// Classes and counts of a data set, and a contact sheet of it as PNG
+    #[command(after_help = "Example:\n  gramscope data info builtin --sheet builtin.png")]
+    Info {
+        #[command(flatten)]
+        data: InfoArguments,
+        /// Where the contact sheet goes
+        #[arg(long, value_name = "FILE.png")]
+        sheet: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InfoArguments {
+    /// builtin, cifar10, cifar100 or a directory
+    #[arg(value_name = "NAME|DIR")]
+    pub(crate) data: String,
+    /// Side that the images of a folder are resized and cropped to [default: 32]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) image_side: Option<usize>,
+}
+
+/// Data sets with a known place to download from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FetchArgument {
+    Cifar10,
+    Cifar100,
+}

@@ -1,0 +1,84 @@
+//! `gramscope cka`: layers against layers, of runs or of stored activations.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use gramscope_cka::Options;
+use gramscope_study::compare::{self, CompareOptions, Pairs, RunOptions};
+use gramscope_study::results::PairResult;
+use gramscope_train::Run;
+use gramscope_train::data::DataConfig;
+
+use crate::arguments::{CkaArguments, PairsArgument};
+use crate::console::{Console, Unit};
+use crate::device;
+
+/// Compares what the arguments name and writes a result a pair.
+pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
+    let options = CompareOptions {
+        cka: Options { estimator: arguments.estimator, kernel: arguments.kernel, gram: arguments.gram },
+        batch_size: arguments.batch_size,
+        keep_partial: arguments.keep_partial,
+        layers: arguments.layers.clone(),
+    };
+    let writer = gramscope_study::OutputDirectory::claim(&arguments.out)?;
+    let mut bar = console.progress(Unit::Batches, 0);
+    let mut progress = |done: usize, total: usize| {
+        bar.set_total(total as u64);
+        bar.update(done as u64, "comparing", "");
+    };
+    let results = match arguments.activations.as_slice() {
+        [] => compare_runs(arguments, &options, &mut progress)?,
+        [x, others @ ..] => {
+            let y = others.first().map(PathBuf::as_path);
+            vec![compare::compare_files(x, y, &options, &mut progress)?]
+        }
+    };
+    drop(bar);
+    for (result, dir) in results.iter().zip(writer.write(&results)?) {
+        report(result, &dir, console);
+    }
+    Ok(())
+}
+
+fn compare_runs(
+    arguments: &CkaArguments,
+    options: &CompareOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> anyhow::Result<Vec<PairResult>> {
+    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let runs = arguments.runs.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let pairs = match arguments.pairs {
+        Some(PairsArgument::Within) => Pairs::Within,
+        Some(PairsArgument::Across) => Pairs::Across,
+        Some(PairsArgument::All) => Pairs::All,
+        None if runs.len() == 1 => Pairs::Within,
+        None => Pairs::All,
+    };
+    let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
+    let run_options =
+        RunOptions { pairs, passes: arguments.passes, seed: arguments.seed, examples: arguments.examples, data };
+    Ok(compare::compare_runs(&runs, options, &run_options, &device, progress)?)
+}
+
+/// A line a pair, and a warning for layers without a value.
+fn report(result: &PairResult, dir: &Path, console: &Console) {
+    let info = &result.info;
+    let undefined = [(&info.model_x, &info.undefined.x), (&info.model_y, &info.undefined.y)];
+    let models = if info.model_x == info.model_y { 1 } else { 2 };
+    for (model, layers) in undefined.into_iter().take(models).filter(|(_, layers)| !layers.is_empty()) {
+        tracing::warn!(
+            "{model}: undefined (NaN), because constant or alive in a single example: {}",
+            layers.join(", ")
+        );
+    }
+    let subject = if models == 1 { info.model_x.clone() } else { format!("{} x {}", info.model_x, info.model_y) };
+    console.result(&format!(
+        "{subject}: {} x {} layers, {} batches of {} -> {}",
+        info.layers_x.len(),
+        info.layers_y.len(),
+        info.batches,
+        info.batch_size,
+        dir.display()
+    ));
+}

@@ -1,0 +1,33 @@
+//! `gramscope quickstart`: everything once, on a small family.
+
+use gramscope_study::quickstart::{QuickstartEvent, Scale, quickstart};
+
+use super::sweep::SweepProgress;
+use crate::arguments::QuickstartArguments;
+use crate::console::{Console, Unit};
+use crate::device;
+
+/// Trains, compares, reports, and says what was found and where to look.
+pub(crate) fn run(arguments: &QuickstartArguments, console: &Console) -> anyhow::Result<()> {
+    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let default = Scale::default();
+    let scale = Scale {
+        train_images: arguments.train_images.unwrap_or(default.train_images),
+        test_images: arguments.test_images.unwrap_or(default.test_images),
+        epochs: arguments.epochs.unwrap_or(default.epochs),
+    };
+    let mut training = SweepProgress::new(console);
+    let mut comparing = None;
+    let result = quickstart(&arguments.out, scale, &device, &mut |event| match event {
+        QuickstartEvent::Training(event) => training.show(event),
+        QuickstartEvent::Comparing(done, total) => comparing
+            .get_or_insert_with(|| console.progress(Unit::Batches, total as u64))
+            .update(done as u64, "comparing", ""),
+    })?;
+    drop(comparing);
+    for finding in &result.findings {
+        console.result(finding);
+    }
+    console.result(&format!("Look at {}", result.report.display()));
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! `gramscope train`: one network.
+
+use anyhow::Context;
+use gramscope_train::data::{self, DataConfig};
+use gramscope_train::{RunConfig, Start, TrainSettings};
+
+use super::training_progress::TrainingProgress;
+use crate::arguments::{DataArguments, SettingArguments, TrainArguments};
+use crate::console::Console;
+use crate::device;
+
+/// Trains the network the arguments describe.
+pub(crate) fn run(arguments: &TrainArguments, console: &Console) -> anyhow::Result<()> {
+    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let config = RunConfig::new(data_config(&arguments.data)?, settings(&arguments.settings));
+    let dataset = data::load(&config.data)?;
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let mut progress = TrainingProgress::new(console);
+    let run = gramscope_train::train(&config, &dataset, &arguments.out, &device, start, &mut |event| progress.show(event))?;
+    let metrics = run.metrics()?;
+    let last = metrics.last().context("the finished run has no metrics")?;
+    console.result(&format!(
+        "{}: test accuracy {:.4} after {} epochs, {:.1} s in all",
+        arguments.out.display(),
+        last.test_accuracy,
+        last.epoch,
+        metrics.iter().map(|epoch| epoch.seconds).sum::<f64>()
+    ));
+    Ok(())
+}
+
+fn data_config(arguments: &DataArguments) -> anyhow::Result<DataConfig> {
+    let named = DataConfig::resolve_argument(&arguments.data).context("--data")?;
+    Ok(DataConfig {
+        train_images: arguments.train_images.or(named.train_images),
+        test_images: arguments.test_images.or(named.test_images),
+        image_side: arguments.image_side.or(named.image_side),
+        ..named
+    })
+}
+
+fn settings(arguments: &SettingArguments) -> TrainSettings {
+    let default = TrainSettings::default();
+    TrainSettings {
+        depth: arguments.depth,
+        width: arguments.width,
+        residual: !arguments.no_residual,
+        seed: arguments.seed,
+        epochs: arguments.epochs.unwrap_or(default.epochs),
+        batch_size: arguments.batch_size.unwrap_or(default.batch_size),
+        learning_rate: arguments.learning_rate.unwrap_or(default.learning_rate),
+        momentum: arguments.momentum.unwrap_or(default.momentum),
+        weight_decay: arguments.weight_decay.unwrap_or(default.weight_decay),
+        fraction: arguments.fraction.unwrap_or(default.fraction),
+        crop_padding: arguments.crop_padding.unwrap_or(default.crop_padding),
+        flip: !arguments.no_flip,
+        checkpoint_every: arguments.checkpoint_every,
+    }
+}

@@ -1,0 +1,197 @@
+//! What the user sees: a progress bar on a terminal, plain lines elsewhere, JSON lines with `--json`, nothing but errors
+//! with `--quiet`. Results go to stdout, everything else to stderr.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Plain progress lines come at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Bars,
+    Lines,
+    Json,
+    Quiet,
+}
+
+/// The user's terminal, log or pipe.
+pub(crate) struct Console {
+    mode: Mode,
+    bars: MultiProgress,
+}
+
+impl Console {
+    /// Chooses the mode from the flags and from whether stderr is a terminal, and sends the libraries' warnings there.
+    pub(crate) fn new(quiet: bool, json: bool) -> Self {
+        let mode = match (quiet, json) {
+            (true, _) => Mode::Quiet,
+            (_, true) => Mode::Json,
+            _ if io::stderr().is_terminal() => Mode::Bars,
+            _ => Mode::Lines,
+        };
+        let target =
+            if mode == Mode::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bars = MultiProgress::with_draw_target(target);
+        let level = if quiet { tracing::Level::ERROR } else { tracing::Level::WARN };
+        let log = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_target(false)
+            .with_writer(AboveBars(bars.clone()));
+        if mode == Mode::Json {
+            log.json().init();
+        } else {
+            log.without_time().with_ansi(mode == Mode::Bars).init();
+        }
+        Self { mode, bars }
+    }
+
+    /// A result, on stdout. A reader that closed the pipe is no error.
+    pub(crate) fn result(&self, text: &str) {
+        if self.mode != Mode::Quiet {
+            self.bars.suspend(|| drop(writeln!(io::stdout(), "{text}")));
+        }
+    }
+
+    /// Something worth saying about how the work goes; `event` names it for `--json`.
+    pub(crate) fn note(&self, event: &str, text: &str, fields: Value) {
+        match self.mode {
+            Mode::Bars | Mode::Lines => self.stderr(text),
+            Mode::Json => self.stderr(&json_line(event, fields)),
+            Mode::Quiet => {}
+        }
+    }
+
+    /// The one message of a command that failed.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        match self.mode {
+            Mode::Json => self.stderr(&json_line("error", json!({ "message": text }))),
+            _ => self.stderr(&format!("error: {text}")),
+        }
+    }
+
+    /// Progress of `total` units of `what` (steps, batches, bytes).
+    pub(crate) fn progress(&self, what: Unit, total: u64) -> Progress<'_> {
+        let bar = self.bars.add(ProgressBar::new(total).with_style(what.style()));
+        Progress { console: self, bar, unit: what, total, last_line: Instant::now() }
+    }
+
+    fn stderr(&self, text: &str) {
+        self.bars.suspend(|| drop(writeln!(io::stderr(), "{text}")));
+    }
+}
+
+/// What a progress bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Training steps.
+    Steps,
+    /// Batches of images or of stored activations.
+    Batches,
+    /// Bytes of a download.
+    Bytes,
+}
+
+impl Unit {
+    fn style(self) -> ProgressStyle {
+        let template = match self {
+            Self::Bytes => "{prefix:.bold} {bar:28} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} left {eta}",
+            Self::Steps | Self::Batches => "{prefix:.bold} {bar:28} {pos}/{len} {msg} left {eta}",
+        };
+        ProgressStyle::with_template(template).expect("the template is a constant of this file")
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Steps => "step",
+            Self::Batches => "batch",
+            Self::Bytes => "byte",
+        }
+    }
+}
+
+/// One running bar, or the lines that stand in for it. It disappears when dropped.
+pub(crate) struct Progress<'a> {
+    console: &'a Console,
+    bar: ProgressBar,
+    unit: Unit,
+    total: u64,
+    last_line: Instant,
+}
+
+impl Progress<'_> {
+    /// `done` units are done; `prefix` says of what, `message` how it goes.
+    pub(crate) fn update(&mut self, done: u64, prefix: &str, message: &str) {
+        match self.console.mode {
+            Mode::Bars => {
+                self.bar.set_prefix(prefix.to_owned());
+                self.bar.set_message(message.to_owned());
+                self.bar.set_position(done);
+            }
+            Mode::Lines | Mode::Json if self.last_line.elapsed() >= LINE_EVERY => {
+                self.last_line = Instant::now();
+                let (unit, total) = (self.unit.name(), self.total);
+                let text = format!("{prefix}: {unit} {done} of {total} {message}");
+                self.console.note("progress", text.trim_end(), json!({ "of": prefix, "unit": unit, "done": done, "total": total }));
+            }
+            Mode::Lines | Mode::Json | Mode::Quiet => {}
+        }
+    }
+
+    /// The number of units is known only now (a download's length).
+    pub(crate) fn set_total(&mut self, total: u64) {
+        self.total = total;
+        self.bar.set_length(total);
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn json_line(event: &str, fields: Value) -> String {
+    let mut line = json!({ "event": event });
+    if let (Some(line), Value::Object(fields)) = (line.as_object_mut(), fields) {
+        line.extend(fields);
+    }
+    line.to_string()
+}
+
+/// Writes log lines above the progress bars instead of through them.
+#[derive(Clone)]
+struct AboveBars(MultiProgress);
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_lines_carry_the_event_and_its_fields() {
+        assert_eq!(json_line("epoch", json!({ "epoch": 3 })), r#"{"epoch":3,"event":"epoch"}"#);
+    }
+}

@@ -1,0 +1,191 @@
+//! Every wrong input gives one clear message and the right exit code, and overwrites nothing.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{TINY, fails, files, gramscope, noise, succeeds, text, train_tiny, write_activations};
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn help_shows_every_command_with_an_example() {
+    let help = succeeds(["--help"]);
+    for command in ["quickstart", "train", "sweep", "cka", "activations", "report", "data"] {
+        assert!(help.contains(command), "{command} is missing from --help");
+        assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");
+    }
+    assert!(help.contains("Examples:"));
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    for arguments in [
+        vec!["no-such-command"],
+        vec!["train", "--depth", "8"],
+        vec!["train", "--depth", "eight", "--out", "x"],
+        vec!["cka", "--out", "x"],
+        vec!["cka", "run", "--out", "x", "--estimator", "best"],
+        vec!["cka", "run", "--out", "x", "--kernel", "rbf:-1"],
+        vec!["cka", "run", "--out", "x", "--layers", "("],
+        vec!["cka", "run", "--activations", "file", "--out", "x"],
+    ] {
+        let output = gramscope(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn paths_that_are_not_there_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, missing) = (path(dir.path(), "out"), path(dir.path(), "missing"));
+    fails(["cka", &missing, "--out", &out], 1, &[&missing]);
+    fails(["cka", "--activations", &missing, "--out", &out], 1, &[&missing]);
+    fails(["activations", &missing, "--out", &out], 1, &[&missing]);
+    fails(["report", &missing], 1, &[&missing]);
+    fails(["sweep", &missing, "--out", &out], 1, &[&missing]);
+    fails(["train", "--data", &missing, "--depth", "8", "--out", &out], 1, &["--data", &missing]);
+    fails(["data", "info", &missing], 1, &[&missing]);
+    assert!(files(dir.path()).is_empty(), "a failed command left {:?}", files(dir.path()));
+}
+
+#[test]
+fn settings_that_make_no_network_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = path(dir.path(), "run");
+    fails(["train", "--depth", "15", "--out", &out], 1, &["15", "14", "20"]);
+    fails(["train", "--depth", "8", "--width", "0", "--out", &out], 1, &["width"]);
+    fails(["train", "--depth", "8", "--fraction", "1.5", "--out", &out], 1, &["fraction", "1.5"]);
+    fails(["train", "--depth", "8", "--epochs", "0", "--out", &out], 1, &["epochs"]);
+    fails(["train", "--depth", "8", "--train-images", "50", "--out", &out], 1, &["batch", "50"]);
+    fails(["train", "--depth", "8", "--device", "cuda:0", "--out", &out], 1, &["CUDA", "--device cpu"]);
+    assert!(files(dir.path()).is_empty(), "a failed command left {:?}", files(dir.path()));
+}
+
+#[test]
+fn a_directory_that_holds_another_run_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    train_tiny(&run, 0);
+    let contents =
+        |run: &Path| -> Vec<Vec<u8>> { files(run).iter().map(|file| fs::read(run.join(file)).unwrap()).collect() };
+    let before = contents(&run);
+    let out = run.to_str().unwrap();
+    fails(["train"].into_iter().chain(TINY).chain(["--out", out]), 1, &[out, "--resume"]);
+    fails(["train"].into_iter().chain(TINY).chain(["--seed", "1", "--resume", "--out", out]), 1, &["seed"]);
+    assert_eq!(before, contents(&run));
+    succeeds(["train"].into_iter().chain(TINY).chain(["--resume", "--out", out]));
+    assert_eq!(before, contents(&run), "resuming a finished run changed it");
+}
+
+#[test]
+fn a_foreign_directory_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.txt"), "irreplaceable").unwrap();
+    let out = dir.path().to_str().unwrap();
+    fails(["train"].into_iter().chain(TINY).chain(["--out", out]), 1, &[out]);
+    assert_eq!(files(dir.path()), [Path::new("thesis.txt")]);
+}
+
+#[test]
+fn an_unknown_key_in_a_plan_is_answered_with_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, out) = (path(dir.path(), "plan.toml"), path(dir.path(), "out"));
+    for (text, wrong, nearest) in [
+        ("[train]\nepoch = 3\n[family]\ndepth = [8]\n", "epoch", "epochs"),
+        ("[famly]\ndepth = [8]\n", "famly", "family"),
+        ("[data]\nnmae = \"builtin\"\n[family]\ndepth = [8]\n", "nmae", "name"),
+        ("[family]\ndepth = [8]\nsede = [1]\n", "sede", "seed"),
+    ] {
+        fs::write(&plan, text).unwrap();
+        fails(["sweep", &plan, "--out", &out], 1, &[&plan, wrong, nearest]);
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn activation_files_that_cannot_be_compared_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, out) = (path(dir.path(), "a.safetensors"), path(dir.path(), "b.safetensors"), path(dir.path(), "out"));
+    write_activations(Path::new(&a), &[("layer", 8, 3, noise(1, 24))]);
+    fails(["cka", "--activations", &a, "--out", &out], 1, &["--batch-size", "--keep-partial", "8"]);
+    fails(["cka", "--activations", &a, "--out", &out, "--batch-size", "3"], 1, &["3", "4"]);
+
+    write_activations(Path::new(&b), &[("layer", 12, 3, noise(1, 36))]);
+    fails(["cka", "--activations", &a, &b, "--out", &out, "--batch-size", "4"], 1, &["8", "12"]);
+
+    write_activations(Path::new(&b), &[("empty", 8, 0, vec![])]);
+    fails(["cka", "--activations", &b, "--out", &out, "--batch-size", "8"], 1, &["empty", "features"]);
+
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let mut values = noise(1, 24);
+        values[13] = wrong;
+        write_activations(Path::new(&b), &[("first", 8, 3, noise(2, 24)), ("second", 8, 3, values)]);
+        fails(["cka", "--activations", &b, "--out", &out, "--batch-size", "4"], 1, &["second", "batch 2"]);
+    }
+
+    let whole = fs::read(&a).unwrap();
+    fs::write(&b, &whole[..whole.len() - 1]).unwrap();
+    fails(["cka", "--activations", &b, "--out", &out, "--batch-size", "4"], 1, &[&b]);
+    let mut lying = whole.clone();
+    lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    fs::write(&b, &lying).unwrap();
+    fails(["cka", "--activations", &b, "--out", &out, "--batch-size", "4"], 1, &[&b]);
+    assert!(!Path::new(&out).join("cka.npz").exists());
+}
+
+#[test]
+fn undefined_layers_are_named_and_not_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (path(dir.path(), "a.safetensors"), path(dir.path(), "out"));
+    let mut single = vec![0.0; 32 * 5];
+    single[3 * 5..4 * 5].copy_from_slice(&noise(3, 5));
+    write_activations(
+        Path::new(&file),
+        &[("alive", 32, 5, noise(1, 160)), ("dead", 32, 5, vec![1.5; 160]), ("single", 32, 5, single)],
+    );
+    let output = gramscope(["cka", "--activations", &file, "--out", &out, "--batch-size", "16"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("dead") && stderr.contains("single"), "{stderr}");
+    let json = fs::read_to_string(Path::new(&out).join("cka.json")).unwrap();
+    assert!(json.contains("undefined") && json.contains("dead") && json.contains("single"));
+    let mut npz = npyz::npz::NpzArchive::open(Path::new(&out).join("cka.npz")).unwrap();
+    let cka: Vec<f64> = npz.by_name("cka").unwrap().unwrap().into_vec().unwrap();
+    for (index, value) in cka.iter().enumerate() {
+        assert_eq!(value.is_nan(), index != 0, "entry {index} is {value}");
+    }
+}
+
+#[test]
+fn truncated_cifar_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in 1..=5 {
+        fs::write(dir.path().join(format!("data_batch_{number}.bin")), vec![0; 100]).unwrap();
+    }
+    fs::write(dir.path().join("test_batch.bin"), vec![0; 100]).unwrap();
+    fails(["data", "info", dir.path().to_str().unwrap()], 1, &["data_batch_1.bin", "100"]);
+}
+
+#[test]
+fn json_progress_is_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = path(dir.path(), "run");
+    let output = gramscope(["--json", "train"].into_iter().chain(TINY).chain(["--out", &run]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    let events: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.iter().filter(|event| event["event"] == "epoch").count(), 2, "{stderr}");
+}
+
+#[test]
+fn quiet_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = gramscope(["--quiet", "train"].into_iter().chain(TINY).chain(["--out", &path(dir.path(), "run")]));
+    assert!(output.status.success());
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (String::new(), String::new()));
+}
