@@ -116,9 +116,7 @@ impl Comparison {
         }
         let length = observed.panel.len() / layers;
         let row = &mut observed.panel[layer * length..][..length];
-        let summary = self
-            .workspace
-            .centred_gram(activation, self.options, row)
+        let summary = cpu::centred_row(activation, self.options, &mut self.workspace, row)
             .map_err(|cpu::NonFinite { example }| Error::NonFinite { model, layer, batch, example })?;
         observed.rows[layer] = Some(summary);
         Ok(())
@@ -145,7 +143,7 @@ impl Comparison {
                 *sum = sums::add_product(*sum, factor * product, weights_x[i], weights_y[j]);
             };
             let panels = cpu::Panels { x: &x.panel, y: &y.panel, symmetric: pair.x == pair.y };
-            self.workspace.pair_products(panels, [weights_x.len(), layers_y], &mut pair.sums, &add);
+            cpu::pair_products(panels, [weights_x.len(), layers_y], &mut pair.sums, &add);
         }
         self.open = None;
         self.batches += 1;

@@ -4,6 +4,8 @@ pub mod activations;
 pub mod compare;
 pub mod output;
 pub mod plot;
+pub mod quickstart;
+pub mod report;
 pub mod results;
 
 mod atomic;

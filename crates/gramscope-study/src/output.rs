@@ -96,7 +96,10 @@ mod tests {
     #[test]
     fn no_two_pairs_get_the_same_directory() {
         let found = names(&[("a", "b__c"), ("a__b", "c"), ("A__b", "C"), ("a", "b__c-2")]);
-        assert_eq!(found, [Path::new("a__b__c"), Path::new("a__b__c-2"), Path::new("A__b__C-3"), Path::new("a__b__c-2-2")]);
+        assert_eq!(
+            found,
+            [Path::new("a__b__c"), Path::new("a__b__c-2"), Path::new("A__b__C-3"), Path::new("a__b__c-2-2")]
+        );
     }
 
     #[test]

@@ -179,7 +179,8 @@ pub fn load(dir: &Path) -> Result<PairResult> {
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
     let path = dir.join(INFO);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text).map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
+    serde_json::from_str(&text)
+        .map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
 }
 
 fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result<()> {
@@ -313,7 +314,9 @@ pub(crate) mod tests {
         save(dir.path(), &made("x", "y")).unwrap();
         let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
         let info: serde_json::Value = serde_json::from_str(&text).unwrap();
-        for key in ["layers_x", "layers_y", "estimator", "kernel", "batch_size", "batches", "undefined", "data", "versions"] {
+        for key in
+            ["layers_x", "layers_y", "estimator", "kernel", "batch_size", "batches", "undefined", "data", "versions"]
+        {
             assert!(info.get(key).is_some(), "{key} is missing from {text}");
         }
     }

@@ -113,7 +113,8 @@ mod tests {
     /// np.pad([0, 1, 2, 3], 3, mode="reflect") and np.pad([0, 1, 2, 3, 4], 2, mode="reflect").
     #[test]
     fn reflection_is_numpys() {
-        let padded = |len, padding| -> Vec<usize> { (0..len + 2 * padding).map(|at| reflect(at, padding, len)).collect() };
+        let padded =
+            |len, padding| -> Vec<usize> { (0..len + 2 * padding).map(|at| reflect(at, padding, len)).collect() };
         assert_eq!(padded(4, 3), [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]);
         assert_eq!(padded(5, 2), [2, 1, 0, 1, 2, 3, 4, 3, 2]);
         assert_eq!(padded(3, 0), [0, 1, 2]);
@@ -154,7 +155,11 @@ mod tests {
                         let placement = Placement { top, left, flipped };
                         let mut pixels = vec![f32::NAN; image.len()];
                         augmentation.draw(&image, side, placement, &mut pixels);
-                        assert_eq!(pixels, brute_force(&image, side, padding, placement), "{side} {padding} {placement:?}");
+                        assert_eq!(
+                            pixels,
+                            brute_force(&image, side, padding, placement),
+                            "{side} {padding} {placement:?}"
+                        );
                     }
                 }
             }

@@ -77,7 +77,7 @@ impl RunDirectory {
         let mut epochs = Vec::new();
         for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
             let name = entry.map_err(Error::io("list", &dir))?.file_name();
-            let number = name
+            let number: Option<usize> = name
                 .to_str()
                 .and_then(|name| name.strip_prefix(KEPT_PREFIX)?.strip_suffix(CHECKPOINT_SUFFIX)?.parse().ok());
             epochs.extend(number);
@@ -227,7 +227,8 @@ mod tests {
         for epoch in [12_345, 3, 20] {
             fs::write(directory.kept(epoch), "").unwrap();
         }
-        for other in ["latest.safetensors", "epoch-x.safetensors", "epoch-0007", ".epoch-0009.safetensors.1.gramscope-tmp"]
+        for other in
+            ["latest.safetensors", "epoch-x.safetensors", "epoch-0007", ".epoch-0009.safetensors.1.gramscope-tmp"]
         {
             fs::write(directory.checkpoints().join(other), "").unwrap();
         }

@@ -1,3 +1,26 @@
 //! Data sets, augmentation, the recipe, the training loop, checkpoints and run directories.
+//!
+//! [`train`] trains one network into a run directory, [`sweep`] a family of them; [`Run`] reads what they left.
 
+pub mod augment;
+pub mod batches;
 pub mod data;
+pub mod evaluate;
+pub mod schedule;
+pub mod settings;
+pub mod sweep;
+
+mod atomic;
+mod checkpoint;
+mod directory;
+mod error;
+mod metrics;
+mod run;
+mod trainer;
+
+pub use directory::Start;
+pub use error::{Error, Result};
+pub use metrics::EpochMetrics;
+pub use run::Run;
+pub use settings::{RunConfig, TrainSettings};
+pub use trainer::{Event, train};

@@ -299,7 +299,9 @@ pub enum ConfigError {
         name: &'static str,
     },
     /// A config.toml of another version.
-    #[error("the version of the run's format is {found}, but this program reads {CONFIG_VERSION}; use the program that wrote it")]
+    #[error(
+        "the version of the run's format is {found}, but this program reads {CONFIG_VERSION}; use the program that wrote it"
+    )]
     Version {
         /// The version, as written; `false` where there is none.
         found: String,

@@ -36,8 +36,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  gramscope quickstart --out quickstart")]
     Quickstart(QuickstartArguments),
     /// Train one network
-    #[command(after_help = "Example:\n  gramscope train --data cifar10 --depth 20 --width 1 --seed 0 --epochs 30 --out runs/r20\n\n\
-        A run directory holds config.toml, metrics.jsonl, checkpoints/ and predictions.safetensors.")]
+    #[command(
+        after_help = "Example:\n  gramscope train --data cifar10 --depth 20 --width 1 --seed 0 --epochs 30 --out runs/r20\n\n\
+        A run directory holds config.toml, metrics.jsonl, checkpoints/ and predictions.safetensors."
+    )]
     Train(TrainArguments),
     /// Train a whole family from a plan; resumable, skips what is done
     #[command(after_help = PLAN_HELP)]
@@ -46,7 +48,9 @@ pub(crate) enum Command {
     #[command(after_help = CKA_HELP)]
     Cka(CkaArguments),
     /// Write a run's activations to a safetensors file, for other tools
-    #[command(after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'")]
+    #[command(
+        after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
+    )]
     Activations(ActivationsArguments),
     /// Write one self-contained HTML page about every run and every CKA result below a directory
     #[command(after_help = "Example:\n  gramscope report quickstart")]
@@ -268,9 +272,9 @@ pub(crate) struct ActivationsArguments {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// How many test images, class-balanced, in the order of the data
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub(crate) examples: usize,
+    /// How many test images, class-balanced, in the order of the data [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
     /// Only the layers whose name matches
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,

@@ -34,14 +34,11 @@ impl Console {
             _ if io::stderr().is_terminal() => Mode::Bars,
             _ => Mode::Lines,
         };
-        let target =
-            if mode == Mode::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if mode == Mode::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
         let level = if quiet { tracing::Level::ERROR } else { tracing::Level::WARN };
-        let log = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_target(false)
-            .with_writer(AboveBars(bars.clone()));
+        let log =
+            tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(AboveBars(bars.clone()));
         if mode == Mode::Json {
             log.json().init();
         } else {
@@ -75,7 +72,7 @@ impl Console {
         }
     }
 
-    /// Progress of `total` units of `what` (steps, batches, bytes).
+    /// Progress of `total` units of `what`.
     pub(crate) fn progress(&self, what: Unit, total: u64) -> Progress<'_> {
         let bar = self.bars.add(ProgressBar::new(total).with_style(what.style()));
         Progress { console: self, bar, unit: what, total, last_line: Instant::now() }
@@ -91,8 +88,8 @@ impl Console {
 pub(crate) enum Unit {
     /// Training steps.
     Steps,
-    /// Batches of images or of stored activations.
-    Batches,
+    /// Forward passes of a network over a batch, or layers of a file read for one.
+    Passes,
     /// Bytes of a download.
     Bytes,
 }
@@ -100,8 +97,10 @@ pub(crate) enum Unit {
 impl Unit {
     fn style(self) -> ProgressStyle {
         let template = match self {
-            Self::Bytes => "{prefix:.bold} {bar:28} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} left {eta}",
-            Self::Steps | Self::Batches => "{prefix:.bold} {bar:28} {pos}/{len} {msg} left {eta}",
+            Self::Bytes => {
+                "{prefix:.bold} {bar:28} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} left {eta}"
+            }
+            Self::Steps | Self::Passes => "{prefix:.bold} {bar:28} {pos}/{len} {msg} left {eta}",
         };
         ProgressStyle::with_template(template).expect("the template is a constant of this file")
     }
@@ -109,7 +108,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Self::Steps => "step",
-            Self::Batches => "batch",
+            Self::Passes => "pass",
             Self::Bytes => "byte",
         }
     }
@@ -137,7 +136,11 @@ impl Progress<'_> {
                 self.last_line = Instant::now();
                 let (unit, total) = (self.unit.name(), self.total);
                 let text = format!("{prefix}: {unit} {done} of {total} {message}");
-                self.console.note("progress", text.trim_end(), json!({ "of": prefix, "unit": unit, "done": done, "total": total }));
+                self.console.note(
+                    "progress",
+                    text.trim_end(),
+                    json!({ "of": prefix, "unit": unit, "done": done, "total": total }),
+                );
             }
             Mode::Lines | Mode::Json | Mode::Quiet => {}
         }

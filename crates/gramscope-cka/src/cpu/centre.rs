@@ -1,53 +1,66 @@
-//! Centring.
+//! Centring a Gram matrix and packing it into a row of the panel.
+
 use crate::options::Estimator;
 use crate::scale::{exponent_of, ldexp};
 use crate::sums::Row;
 
-pub(crate) fn centre(gram: &mut [f64], n: usize, estimator: Estimator, row: &mut [f32]) -> Row {
-    let unbiased = estimator == Estimator::Unbiased;
-    let get = |i: usize, j: usize| {
-        if i == j && unbiased { 0.0 } else { gram[i.max(j) * n + i.min(j)] }
-    };
-    let mut means: Vec<f64> = (0..n).map(|i| (0..n).map(|j| get(i, j)).sum::<f64>()).collect();
-    let total: f64 = means.iter().sum();
-    let nf = n as f64;
-    for mean in &mut means {
-        *mean = if unbiased {
-            (*mean - total / (2.0 * (nf - 1.0))) / (nf - 2.0)
-        } else {
-            (*mean - total / (2.0 * nf)) / nf
-        };
-    }
-    let centred = |i: usize, j: usize| get(i, j) - means[i] - means[j];
-    let (mut before, mut after, mut largest) = (0.0, 0.0, 0.0f64);
-    let mut visit = |i: usize, j: usize, weight: f64| {
-        let (k, u) = (get(i, j), centred(i, j));
-        before += weight * k * k;
-        after += weight * u * u;
-        largest = largest.max(u.abs());
-    };
+/// kappa above which even float64 sees nothing but rounding: the centred matrix is zero.
+const KAPPA_OF_ZERO: f64 = 1e9;
+
+/// Centres the n x n matrix whose lower triangle is `k` and packs it into `row`: U-centring (Szekely and Rizzo 2014) and
+/// the strict triangle for the unbiased estimator, HKH and the triangle with its diagonal divided by sqrt(2) for the biased
+/// one, so that <U, V> = 2 row . row' for both. `exact`: k is good to float64, so that a matrix that centring leaves nothing
+/// of but rounding is known to be zero.
+///
+/// Also returns kappa = |K| / |U|, the factor by which centring has magnified K's relative error; infinite where U is 0.
+pub(super) fn centre(k: &mut [f64], n: usize, estimator: Estimator, exact: bool, row: &mut [f32]) -> (Row, f64) {
+    let strict = estimator == Estimator::Unbiased;
+    let packed = |i: usize| if strict { i } else { i + 1 };
+    let means = means(k, n, strict);
+    let (mut before, mut after, mut largest) = (0.0_f64, 0.0_f64, 0.0_f64);
     for i in 0..n {
-        (0..i).for_each(|j| visit(i, j, 1.0));
-        if !unbiased {
-            visit(i, i, 0.5);
+        for (j, value) in k[i * n..][..packed(i)].iter_mut().enumerate() {
+            let weight = if i == j { std::f64::consts::FRAC_1_SQRT_2 } else { 1.0 };
+            before += (*value * weight).powi(2);
+            *value = (*value - means[i] - means[j]) * weight;
+            after += value.powi(2);
+            largest = largest.max(value.abs());
         }
     }
-    if !(after * 1e18 > before) {
+    let kappa = if after > 0.0 { (before / after).sqrt() } else { f64::INFINITY };
+    if largest == 0.0 || exact && !(kappa <= KAPPA_OF_ZERO) {
         row.fill(0.0);
-        return Row::Zero;
+        return (Row::Zero, if exact || before == 0.0 { 0.0 } else { f64::INFINITY });
     }
     let exponent = exponent_of(largest);
-    let mut next = row.iter_mut();
-    let mut put = |value: f64| {
-        if let Some(place) = next.next() {
-            *place = ldexp(value, -exponent) as f32;
-        }
-    };
+    let mut norm = 0.0;
+    let mut places = row.iter_mut();
     for i in 0..n {
-        (0..i).for_each(|j| put(centred(i, j)));
-        if !unbiased {
-            put(centred(i, i) / 2f64.sqrt());
+        for (value, place) in k[i * n..][..packed(i)].iter().zip(places.by_ref()) {
+            let value = ldexp(*value, -exponent);
+            norm += value * value;
+            *place = value as f32;
         }
     }
-    Row::Centred { exponent, norm: ldexp(after, -2 * exponent) }
+    (Row::Centred { exponent, norm }, kappa)
+}
+
+/// m with U_ij = K_ij - m_i - m_j. Unbiased: m_i = rowsum_i / (n - 2) less half of their sum over (n - 1), the diagonal
+/// taken as zero. Biased: row i's mean less half of the mean of all.
+fn means(k: &[f64], n: usize, strict: bool) -> Vec<f64> {
+    let mut sums = vec![0.0; n];
+    for i in 0..n {
+        let mut own = if strict { 0.0 } else { k[i * n + i] };
+        for (value, sum) in k[i * n..][..i].iter().zip(&mut sums) {
+            own += value;
+            *sum += value;
+        }
+        sums[i] += own;
+    }
+    let (divisor, count) = if strict { (n as f64 - 2.0, n as f64 - 1.0) } else { (n as f64, n as f64) };
+    for sum in &mut sums {
+        *sum /= divisor;
+    }
+    let half = sums.iter().sum::<f64>() / (2.0 * count);
+    sums.iter().map(|mean| mean - half).collect()
 }

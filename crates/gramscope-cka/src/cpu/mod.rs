@@ -3,18 +3,15 @@
 mod centre;
 mod gram;
 mod pairs;
+mod rbf;
+mod row;
 
-pub(crate) use pairs::Panels;
+pub(crate) use gram::Workspace;
+pub(crate) use pairs::{Panels, pair_products};
+pub(crate) use row::centred_row;
 
 /// An activation holds NaN or an infinity, in `example` first.
 #[derive(Debug)]
 pub(crate) struct NonFinite {
     pub(crate) example: usize,
-}
-
-/// Everything that is allocated once and used for every activation.
-#[derive(Debug, Default)]
-pub(crate) struct Workspace {
-    gram: Vec<f64>,
-    slab: Vec<f64>,
 }

@@ -47,8 +47,7 @@ impl Header {
         let raw: RawHeader = serde_json::from_slice(&text)
             .map_err(|reason| Error::file(path, format!("not a safetensors file: its header is wrong: {reason}")))?;
         let data_start = LENGTH_BYTES + text.len() as u64;
-        let tensors =
-            place(raw.tensors, data_start, about.len()).map_err(|problem| Error::file(path, problem))?;
+        let tensors = place(raw.tensors, data_start, about.len()).map_err(|problem| Error::file(path, problem))?;
         Ok(Self { tensors, metadata: raw.metadata })
     }
 }
@@ -85,9 +84,8 @@ fn place(mut raw: Vec<(String, TensorInfo)>, data_start: u64, file_bytes: u64) -
     let mut end_before = 0;
     for (name, info) in raw {
         let (start, end) = info.data_offsets;
-        let size = bytes(&info).ok_or_else(|| {
-            format!("tensor {name:?} claims the shape {:?}, which no file can hold", info.shape)
-        })?;
+        let size = bytes(&info)
+            .ok_or_else(|| format!("tensor {name:?} claims the shape {:?}, which no file can hold", info.shape))?;
         if end.checked_sub(start) != Some(size) {
             return Err(format!(
                 "tensor {name:?} of shape {:?} and type {} needs {size} bytes, but its data reach from {start} to {end}",
@@ -96,7 +94,9 @@ fn place(mut raw: Vec<(String, TensorInfo)>, data_start: u64, file_bytes: u64) -
         }
         if start != end_before {
             let what = if start < end_before { "overlaps the one before it" } else { "leaves a gap before it" };
-            return Err(format!("tensor {name:?} {what}: its data begin at {start} and those before end at {end_before}"));
+            return Err(format!(
+                "tensor {name:?} {what}: its data begin at {start} and those before end at {end_before}"
+            ));
         }
         if end as u64 > data_bytes {
             return Err(format!(
@@ -122,7 +122,8 @@ fn bytes(info: &TensorInfo) -> Option<usize> {
 
 /// The product of all sides, where even the product of those that are not 0 fits.
 pub(super) fn checked_product(shape: &[usize]) -> Option<usize> {
-    let positive = shape.iter().filter(|&&side| side > 0).try_fold(1usize, |product, &side| product.checked_mul(side))?;
+    let positive =
+        shape.iter().filter(|&&side| side > 0).try_fold(1usize, |product, &side| product.checked_mul(side))?;
     Some(if shape.contains(&0) { 0 } else { positive })
 }
 

@@ -67,9 +67,9 @@ fn reorder(tensors: Vec<StoredTensor>, list: &str) -> Result<Vec<StoredTensor>, 
     }
     let mut by_name: HashMap<String, StoredTensor> =
         tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    let ordered = names.iter().map(|name| {
-        by_name.remove(name).ok_or_else(|| format!("{key} lists {name:?}, but there is no such tensor"))
-    });
+    let ordered = names
+        .iter()
+        .map(|name| by_name.remove(name).ok_or_else(|| format!("{key} lists {name:?}, but there is no such tensor")));
     ordered.collect()
 }
 
@@ -85,6 +85,8 @@ fn layer(tensor: StoredTensor) -> Result<StoredLayer, String> {
     };
     match checked_product(rest) {
         Some(features) if features > 0 => Ok(StoredLayer { name, dtype, examples, features, offset }),
-        _ => Err(format!("layer {name:?} of shape {shape:?} has no features; leave it out, with --layers for instance")),
+        _ => {
+            Err(format!("layer {name:?} of shape {shape:?} has no features; leave it out, with --layers for instance"))
+        }
     }
 }

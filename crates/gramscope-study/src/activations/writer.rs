@@ -38,8 +38,8 @@ impl ActivationWriter {
         examples: usize,
         about: &[(&str, String)],
     ) -> Result<Self> {
-        let (header, ends) =
-            header(layers, examples, about).map_err(|problem| Error::file(path, format!("cannot be written: {problem}")))?;
+        let (header, ends) = header(layers, examples, about)
+            .map_err(|problem| Error::file(path, format!("cannot be written: {problem}")))?;
         let mut file = NewFile::create(path)?;
         let start = LENGTH_BYTES + header.len() as u64;
         let mut next = start;
@@ -83,7 +83,10 @@ impl ActivationWriter {
     /// [`Error::Io`] where that fails, [`Error::File`] where examples are missing.
     pub fn finish(self) -> Result<()> {
         if let Some(region) = self.layers.iter().find(|region| region.next < region.end) {
-            return Err(Error::file(self.file.path(), format!("not all examples of layer {} were written", region.name)));
+            return Err(Error::file(
+                self.file.path(),
+                format!("not all examples of layer {} were written", region.name),
+            ));
         }
         self.file.finish()
     }

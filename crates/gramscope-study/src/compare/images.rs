@@ -38,9 +38,7 @@ impl TestImages {
                 Err(_) => data::load(&config)?,
             },
             Limit::Exactly(wanted) => first(wanted, &config)?.map_err(|found| {
-                Error::Incomparable(format!(
-                    "--examples {wanted}: there are {found} test images; ask for 1 to {found}"
-                ))
+                Error::Incomparable(format!("--examples {wanted}: there are {found} test images; ask for 1 to {found}"))
             })?,
         };
         Ok(Self { dataset, dir: config.dir })
@@ -54,7 +52,9 @@ impl TestImages {
         let first = match (other, runs.first()) {
             (Some(config), _) => return Self::load(config, limit),
             (None, Some(run)) => run,
-            (None, None) => return Err(Error::Incomparable("there is no run to compare; name at least one".to_owned())),
+            (None, None) => {
+                return Err(Error::Incomparable("there is no run to compare; name at least one".to_owned()));
+            }
         };
         let config = test_part(&first.config().data, limit)?;
         for run in &runs[1..] {

@@ -90,10 +90,7 @@ fn result(
         batches: similarity.batches,
         last_batch: batches.last(),
         dropped: batches.dropped,
-        undefined: Undefined {
-            x: names(x, &similarity.undefined_x),
-            y: names(y, &similarity.undefined_y),
-        },
+        undefined: Undefined { x: names(x, &similarity.undefined_x), y: names(y, &similarity.undefined_y) },
         data,
         versions: Versions::current(),
     };

@@ -58,12 +58,21 @@ impl Model {
 
     /// Runs the network over `images` and hands every chosen layer's activation to `comparison`, whose model number
     /// `index` this is, as it is made. `batch` counts from 0.
-    pub(super) fn observe(&self, index: usize, images: &Tensor, batch: usize, comparison: &mut Comparison) -> Result<()> {
+    pub(super) fn observe(
+        &self,
+        index: usize,
+        images: &Tensor,
+        batch: usize,
+        comparison: &mut Comparison,
+    ) -> Result<()> {
         self.network.forward_observed::<Error>(images, &mut |layer, activation| {
             let Some(place) = self.places[layer] else { return Ok(()) };
             with_view(activation, |view| {
-                view.and_then(|view| comparison.observe(index, place, view))
-                    .map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+                view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
+                    &self.info.name,
+                    &self.info.layers[place],
+                    batch,
+                ))
             })
         })?;
         Ok(())

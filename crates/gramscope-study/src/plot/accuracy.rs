@@ -29,12 +29,10 @@ pub fn accuracy(family: &[FamilyMember], path: &Path) -> Result<()> {
     }
     let by_depth = |member: &FamilyMember| member.depth as f64;
     let by_width = |member: &FamilyMember| member.width;
-    let depth = panel(family, ("Test accuracy against depth", "depth"), by_depth, by_width, |width| {
-        format!("width {width}")
-    });
-    let width = panel(family, ("Test accuracy against width", "width"), by_width, by_depth, |depth| {
-        format!("depth {depth}")
-    });
+    let depth =
+        panel(family, ("Test accuracy against depth", "depth"), by_depth, by_width, |width| format!("width {width}"));
+    let width =
+        panel(family, ("Test accuracy against width", "width"), by_width, by_depth, |depth| format!("depth {depth}"));
     super::save(&chart::draw(&[depth, width], 640, 440), path)
 }
 

@@ -24,7 +24,7 @@ static FONT: LazyLock<FontRef<'static>> = LazyLock::new(|| {
 });
 
 /// Where a text lies relative to the point it is drawn at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Anchor(pub(super) HPos, pub(super) VPos);
 
 /// An RGB picture being drawn. Everything outside it is dropped.
@@ -37,19 +37,7 @@ pub(super) struct Canvas {
 impl Canvas {
     /// A sheet of paper, `width` by `height` pixels.
     pub(super) fn new(width: usize, height: usize) -> Self {
-        Self {
-            width,
-            height,
-            pixels: PAPER.repeat(width * height),
-        }
-    }
-
-    pub(super) fn width(&self) -> usize {
-        self.width
-    }
-
-    pub(super) fn height(&self) -> usize {
-        self.height
+        Self { width, height, pixels: PAPER.repeat(width * height) }
     }
 
     /// Mixes `colour` into one pixel; `coverage` 0 leaves it, 1 replaces it.
@@ -138,11 +126,7 @@ impl Canvas {
                 }
             }
         }
-        Self {
-            width,
-            height,
-            pixels,
-        }
+        Self { width, height, pixels }
     }
 
     /// The same pixels, for plotters to draw into.
@@ -189,12 +173,7 @@ impl Line {
             pen += font.h_advance(id);
             previous = Some(id);
         }
-        Self {
-            glyphs,
-            width: f64::from(pen),
-            ascent: f64::from(font.ascent()),
-            descent: f64::from(-font.descent()),
-        }
+        Self { glyphs, width: f64::from(pen), ascent: f64::from(font.ascent()), descent: f64::from(-font.descent()) }
     }
 }
 

@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn lines_break_at_values_that_are_not_finite() {
-        let points = [(1.0, 1.0), (2.0, 2.0), (3.0, f64::NAN), (4.0, 4.0), (5.0, f64::INFINITY), (6.0, 1.0), (7.0, 1.0)];
+        let points =
+            [(1.0, 1.0), (2.0, 2.0), (3.0, f64::NAN), (4.0, 4.0), (5.0, f64::INFINITY), (6.0, 1.0), (7.0, 1.0)];
         let parts: Vec<usize> = unbroken(&points).map(<[_]>::len).collect();
         assert_eq!(parts, [2, 2]);
     }

@@ -84,10 +84,7 @@ pub(crate) fn similarity(value: f64) -> Rgb {
 
 /// The control points of the similarity map as (position in 0..1, colour), for other renderers.
 pub(crate) fn control_points() -> impl Iterator<Item = (f64, Rgb)> {
-    MAGMA
-        .iter()
-        .enumerate()
-        .map(|(index, &colour)| (index as f64 / (MAGMA.len() - 1) as f64, colour))
+    MAGMA.iter().enumerate().map(|(index, &colour)| (index as f64 / (MAGMA.len() - 1) as f64, colour))
 }
 
 /// One colour for each of `count` lines: [`QUALITATIVE`] while it lasts, beyond it a ramp in the order of the lines.
@@ -96,9 +93,7 @@ pub(crate) fn line_colours(count: usize) -> Vec<Rgb> {
         return QUALITATIVE[..count].to_vec();
     }
     // The brightest third of the map is left out: it would vanish on white.
-    (0..count)
-        .map(|line| similarity(0.1 + 0.65 * line as f64 / (count - 1) as f64))
-        .collect()
+    (0..count).map(|line| similarity(0.1 + 0.65 * line as f64 / (count - 1) as f64)).collect()
 }
 
 #[cfg(test)]
@@ -109,19 +104,11 @@ mod tests {
     fn lightness(colour: Rgb) -> f64 {
         let linear = |channel: u8| {
             let value = f64::from(channel) / 255.0;
-            if value <= 0.04045 {
-                value / 12.92
-            } else {
-                ((value + 0.055) / 1.055).powf(2.4)
-            }
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
         };
         let [r, g, b] = colour.map(linear);
         let y = 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        if y > 216.0 / 24389.0 {
-            116.0 * y.cbrt() - 16.0
-        } else {
-            y * 24389.0 / 27.0
-        }
+        if y > 216.0 / 24389.0 { 116.0 * y.cbrt() - 16.0 } else { y * 24389.0 / 27.0 }
     }
 
     #[test]

@@ -155,13 +155,8 @@ pub(crate) mod tests {
         assert_eq!(names.len(), 133);
         let stages = stages(&names, &[]);
         let found: Vec<(usize, usize, &str)> = stages.iter().map(|g| (g.start, g.len, g.label.as_str())).collect();
-        let expected = [
-            (0, 3, "stem"),
-            (3, 42, "stage1"),
-            (45, 43, "stage2"),
-            (88, 43, "stage3"),
-            (131, 2, "pool–logits"),
-        ];
+        let expected =
+            [(0, 3, "stem"), (3, 42, "stage1"), (45, 43, "stage2"), (88, 43, "stage3"), (131, 2, "pool–logits")];
         assert_eq!(found, expected);
     }
 
@@ -200,11 +195,7 @@ pub(crate) mod tests {
     #[test]
     fn labels_become_coarser_as_room_shrinks_and_never_collide() {
         let names = residual_names(6);
-        for (pixels, expected) in [
-            (20.0, "stage1.block1.conv1"),
-            (7.0, "stage1.block1"),
-            (1.0, "stage1"),
-        ] {
+        for (pixels, expected) in [(20.0, "stage1.block1.conv1"), (7.0, "stage1.block1"), (1.0, "stage1")] {
             let labels = axis_labels(&names, |start, len| pixels * (start as f64 + len as f64 / 2.0), 14.0);
             assert!(labels.iter().any(|(_, label)| label == expected), "{pixels}: {labels:?}");
             for pair in labels.windows(2) {

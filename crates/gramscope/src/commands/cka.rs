@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gramscope_cka::Options;
-use gramscope_study::compare::{self, CompareOptions, Pairs, RunOptions};
+use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
+use gramscope_study::output;
 use gramscope_study::results::PairResult;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
 use crate::arguments::{CkaArguments, PairsArgument};
-use crate::console::{Console, Unit};
+use crate::console::{self, Console, Unit};
 use crate::device;
 
 /// Compares what the arguments name and writes a result a pair.
@@ -21,12 +22,9 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
     };
-    let writer = gramscope_study::OutputDirectory::claim(&arguments.out)?;
-    let mut bar = console.progress(Unit::Batches, 0);
-    let mut progress = |done: usize, total: usize| {
-        bar.set_total(total as u64);
-        bar.update(done as u64, "comparing", "");
-    };
+    output::check(&arguments.out)?;
+    let mut bar = console.progress(Unit::Passes, 0);
+    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let results = match arguments.activations.as_slice() {
         [] => compare_runs(arguments, &options, &mut progress)?,
         [x, others @ ..] => {
@@ -35,7 +33,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         }
     };
     drop(bar);
-    for (result, dir) in results.iter().zip(writer.write(&results)?) {
+    for (result, dir) in results.iter().zip(output::write(&arguments.out, &results)?) {
         report(result, &dir, console);
     }
     Ok(())
@@ -44,7 +42,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
 fn compare_runs(
     arguments: &CkaArguments,
     options: &CompareOptions,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let runs = arguments.runs.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
@@ -59,6 +57,13 @@ fn compare_runs(
     let run_options =
         RunOptions { pairs, passes: arguments.passes, seed: arguments.seed, examples: arguments.examples, data };
     Ok(compare::compare_runs(&runs, options, &run_options, &device, progress)?)
+}
+
+/// Moves the bar of a pass over examples.
+pub(super) fn show_progress(bar: &mut console::Progress<'_>, what: &str, progress: Progress<'_>) {
+    bar.set_total(progress.total as u64);
+    let message = format!("batch {} of {}, {}", progress.batch, progress.batches, progress.subject);
+    bar.update(progress.done as u64, what, &message);
 }
 
 /// A line a pair, and a warning for layers without a value.

@@ -2,6 +2,7 @@
 
 use gramscope_study::quickstart::{QuickstartEvent, Scale, quickstart};
 
+use super::cka::show_progress;
 use super::sweep::SweepProgress;
 use crate::arguments::QuickstartArguments;
 use crate::console::{Console, Unit};
@@ -20,9 +21,11 @@ pub(crate) fn run(arguments: &QuickstartArguments, console: &Console) -> anyhow:
     let mut comparing = None;
     let result = quickstart(&arguments.out, scale, &device, &mut |event| match event {
         QuickstartEvent::Training(event) => training.show(event),
-        QuickstartEvent::Comparing(done, total) => comparing
-            .get_or_insert_with(|| console.progress(Unit::Batches, total as u64))
-            .update(done as u64, "comparing", ""),
+        QuickstartEvent::Comparing(progress) => show_progress(
+            comparing.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64)),
+            "comparing",
+            progress,
+        ),
     })?;
     drop(comparing);
     for finding in &result.findings {

@@ -1,6 +1,7 @@
 //! `gramscope sweep`: a family from a plan.
 
-use gramscope_train::sweep::{self, Plan, RunOutcome, SweepEvent, SweepSummary};
+use anyhow::bail;
+use gramscope_train::sweep::{self, Outcome, Plan, SweepEvent, SweepSummary};
 use serde_json::json;
 
 use super::training_progress::TrainingProgress;
@@ -17,6 +18,52 @@ pub(crate) fn run(arguments: &SweepArguments, console: &Console) -> anyhow::Resu
     let plan = Plan::read(&arguments.plan)?;
     let mut progress = SweepProgress::new(console);
     let summary = sweep::sweep(&plan, &arguments.out, &device, &mut |event| progress.show(event))?;
+    drop(progress);
     console.result(&table(&summary));
+    if let Some((name, reason)) = summary.first_failure() {
+        bail!("{}: {reason}", arguments.out.join(name).display());
+    }
     Ok(())
+}
+
+/// Shows a family being trained.
+pub(crate) struct SweepProgress<'a> {
+    console: &'a Console,
+    training: TrainingProgress<'a>,
+}
+
+impl<'a> SweepProgress<'a> {
+    pub(crate) fn new(console: &'a Console) -> Self {
+        Self { console, training: TrainingProgress::new(console) }
+    }
+
+    pub(crate) fn show(&mut self, event: SweepEvent<'_>) {
+        match event {
+            SweepEvent::Run { name, number, of } => {
+                let fields = json!({ "run": name, "number": number, "of": of });
+                self.console.note("run", &format!("run {number} of {of}: {name}"), fields);
+            }
+            SweepEvent::Training(event) => self.training.show(event),
+            SweepEvent::Failed { name, reason } => {
+                let fields = json!({ "run": name, "reason": reason });
+                self.console.note("failed", &format!("{name} failed: {reason}"), fields);
+            }
+        }
+    }
+}
+
+/// A line a run.
+fn table(summary: &SweepSummary) -> String {
+    let width = summary.runs.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max("run".len());
+    let mut lines = vec![format!("{:<width$}  train loss  train acc.  test acc.", "run")];
+    for (name, outcome) in &summary.runs {
+        lines.push(match outcome {
+            Outcome::Done(last) => format!(
+                "{name:<width$}  {:>10.4}  {:>10.4}  {:>9.4}",
+                last.train_loss, last.train_accuracy, last.test_accuracy
+            ),
+            Outcome::Failed(_) => format!("{name:<width$}  failed"),
+        });
+    }
+    lines.join("\n")
 }

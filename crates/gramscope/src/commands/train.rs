@@ -16,7 +16,8 @@ pub(crate) fn run(arguments: &TrainArguments, console: &Console) -> anyhow::Resu
     let dataset = data::load(&config.data)?;
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     let mut progress = TrainingProgress::new(console);
-    let run = gramscope_train::train(&config, &dataset, &arguments.out, &device, start, &mut |event| progress.show(event))?;
+    let run =
+        gramscope_train::train(&config, &dataset, &arguments.out, &device, start, &mut |event| progress.show(event))?;
     let metrics = run.metrics()?;
     let last = metrics.last().context("the finished run has no metrics")?;
     console.result(&format!(

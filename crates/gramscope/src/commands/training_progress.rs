@@ -27,7 +27,8 @@ impl<'a> TrainingProgress<'a> {
                 self.steps_per_epoch = steps_per_epoch;
                 self.bar = Some(self.console.progress(Unit::Steps, (epochs * steps_per_epoch) as u64));
                 let text = format!("{name}: {parameters} parameters, epochs {first_epoch} to {epochs}");
-                let fields = json!({ "run": name, "parameters": parameters, "first_epoch": first_epoch, "epochs": epochs });
+                let fields =
+                    json!({ "run": name, "parameters": parameters, "first_epoch": first_epoch, "epochs": epochs });
                 self.console.note("started", &text, fields);
             }
             Event::Step { epoch, step, loss, accuracy, images_per_second } => {
@@ -55,7 +56,7 @@ impl<'a> TrainingProgress<'a> {
                 }
                 self.console.note("epoch", &text, fields);
             }
-            Event::Finished { .. } => self.bar = None,
+            Event::Finished => self.bar = None,
         }
     }
 }

@@ -142,7 +142,10 @@ fn layers_are_chosen_by_name_in_both_files() {
     let b = folder.write("b.safetensors", &layers(6, 8)[..2]);
     let choose = |pattern: &str| CompareOptions { layers: Some(Regex::new(pattern).unwrap()), ..options(8, false) };
     let result = compare_files(&a, Some(&b), &choose("^(first|base)$"), &mut no_progress).unwrap();
-    assert_eq!((result.info.layers_x, result.info.layers_y), (vec!["base".into(), "first".into()], vec!["base".into()]));
+    assert_eq!(
+        (result.info.layers_x, result.info.layers_y),
+        (vec!["base".into(), "first".into()], vec!["base".into()])
+    );
     let error = compare_files(&a, Some(&b), &choose("first"), &mut no_progress).unwrap_err().to_string();
     assert!(error.contains("b.safetensors") && error.contains("--layers first"), "{error}");
 }
@@ -191,8 +194,10 @@ fn progress_counts_every_layer_of_every_batch_once() {
     let a = folder.write("a.safetensors", &layers(9, 9));
     let b = folder.write("b.safetensors", &layers(10, 9)[..1]);
     let mut seen = Vec::new();
-    compare_files(&a, Some(&b), &options(4, false), &mut |step| seen.push((step.done, step.batch, step.subject == "b")))
-        .unwrap();
+    compare_files(&a, Some(&b), &options(4, false), &mut |step| {
+        seen.push((step.done, step.batch, step.subject == "b"))
+    })
+    .unwrap();
     let expected: Vec<_> = (1..=8).map(|done| (done, if done <= 4 { 1 } else { 2 }, done % 4 == 0)).collect();
     assert_eq!(seen, expected);
     let mut totals = Vec::new();

@@ -56,10 +56,8 @@ fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
 fn runs_compare_like_their_stored_activations() {
     let dir = tempfile::tempdir().unwrap();
     let runs = family(dir.path());
-    let files: Vec<PathBuf> = runs
-        .iter()
-        .map(|run| export_pass(run, dir.path().join(format!("{}.safetensors", run.name()))))
-        .collect();
+    let files: Vec<PathBuf> =
+        runs.iter().map(|run| export_pass(run, dir.path().join(format!("{}.safetensors", run.name())))).collect();
     // In one batch the networks see the very tensor that was exported: not a bit may differ. In several, a product with
     // fewer rows may be summed in another order: a few units of 2^-24 in an activation, and CKA moves by no more than
     // twice the relative change of the centred activations.
@@ -116,7 +114,8 @@ fn options_choose_layers_images_and_pairs() {
     let run_options = RunOptions { pairs: Pairs::Across, examples: Some(11), passes: 3, ..RunOptions::default() };
     let mut steps = Vec::new();
     let results =
-        compare_runs(&runs, &options, &run_options, &Device::Cpu, &mut |step| steps.push((step.done, step.total))).unwrap();
+        compare_runs(&runs, &options, &run_options, &Device::Cpu, &mut |step| steps.push((step.done, step.total)))
+            .unwrap();
     let [result] = &results[..] else { panic!("{} results", results.len()) };
     assert_eq!(result.info.layers_x, ["stage1.block1.relu2", "stage2.block1.relu2", "stage3.block1.relu2", "pool"]);
     assert_eq!(result.info.layers_y.len(), 7);
@@ -142,7 +141,8 @@ fn options_choose_layers_images_and_pairs() {
 #[test]
 fn runs_of_equal_names_get_a_number() {
     let dir = tempfile::tempdir().unwrap();
-    let runs = [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
+    let runs =
+        [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
     let results = compare_runs(&runs, &options(8), &one_pass(), &Device::Cpu, &mut no_progress).unwrap();
     let names: Vec<_> = results.iter().map(|result| (&result.info.model_x[..], &result.info.model_y[..])).collect();
     assert_eq!(names, [("run", "run"), ("run", "run-2"), ("run-2", "run-2")]);
@@ -173,8 +173,7 @@ fn runs_of_different_data_need_a_word() {
     assert!(message.contains("--examples 17") && message.contains("16"), "{message}");
     // Chosen images must have the size that the networks take.
     compare([0, 2], &RunOptions { data: Some(small_data()), ..one_pass() }).unwrap();
-    let message =
-        compare([0, 2], &RunOptions { data: Some(larger), ..one_pass() }).map(drop).unwrap_err().to_string();
+    let message = compare([0, 2], &RunOptions { data: Some(larger), ..one_pass() }).map(drop).unwrap_err().to_string();
     assert!(["run0", "9 x 9", "11 x 11"].iter().all(|part| message.contains(part)), "{message}");
 }
 

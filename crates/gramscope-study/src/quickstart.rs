@@ -1,18 +1,13 @@
 //! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
 
-mod findings;
-
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use gramscope_train::Run;
 use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 
-pub use findings::findings;
-
-use crate::compare::{CompareOptions, Pairs, RunOptions, compare_runs};
-use crate::output::OutputDirectory;
-use crate::{Error, Result, report};
+use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
+use crate::{Error, Result, output, report};
 
 /// How large the quickstart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +39,8 @@ const PASSES: usize = 2;
 pub enum QuickstartEvent<'a> {
     /// Networks are being trained.
     Training(SweepEvent<'a>),
-    /// So many of so many batches have been compared.
-    Comparing(usize, usize),
+    /// Networks are being compared.
+    Comparing(Progress<'a>),
 }
 
 /// What the quickstart leaves.
@@ -72,7 +67,7 @@ pub fn quickstart(
     let runs = dir.join("runs");
     let mut directories = Vec::new();
     for text in [family_plan(scale), large_plan(scale)] {
-        let plan = Plan::parse(&text)?;
+        let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
         let summary = sweep(&plan, &runs, device, &mut |event| progress(QuickstartEvent::Training(event)))?;
         if let Some((name, reason)) = summary.first_failure() {
             return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
@@ -81,14 +76,15 @@ pub fn quickstart(
     }
     let runs = directories.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
 
-    let output = OutputDirectory::claim(&dir.join("cka"))?;
+    let results_dir = dir.join("cka");
+    output::check(&results_dir)?;
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
-    let run_options = RunOptions { pairs: Pairs::All, passes: PASSES, seed: 0, examples: None, data: None };
-    let results = compare_runs(&runs, &options, &run_options, device, &mut |done, total| {
-        progress(QuickstartEvent::Comparing(done, total));
+    let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
+    let results = compare_runs(&runs, &options, &run_options, device, &mut |compared| {
+        progress(QuickstartEvent::Comparing(compared));
     })?;
-    output.write(&results)?;
-    Ok(Quickstart { report: report::write(dir)?, findings: findings(&runs, &results)? })
+    output::write(&results_dir, &results)?;
+    Ok(Quickstart { report: report::write(dir)?, findings: report::findings(&runs, &results)? })
 }
 
 fn family_plan(scale: Scale) -> String {

@@ -1,0 +1,39 @@
+//! The RBF kernel from the linear Gram matrix.
+
+/// Replaces the lower triangle of the linear Gram matrix `k` by K_ij = exp(-d_ij^2 / (2 t^2 M)), with d_ij^2 = K_ii + K_jj -
+/// 2 K_ij and M the median of all n^2 squared distances, the zero diagonal included (Kornblith et al. 2019).
+///
+/// False where M is 0, because half of all pairs coincide: the kernel is not defined then.
+pub(super) fn rbf(k: &mut [f64], n: usize, bandwidth: f64) -> bool {
+    let squares: Vec<f64> = (0..n).map(|i| k[i * n + i]).collect();
+    let mut distances = Vec::with_capacity(n * (n - 1) / 2);
+    for i in 0..n {
+        for j in 0..i {
+            let distance = (squares[i] + squares[j] - 2.0 * k[i * n + j]).max(0.0);
+            k[i * n + j] = distance;
+            distances.push(distance);
+        }
+        k[i * n + i] = 0.0;
+    }
+    let median = median(&mut distances, n);
+    if median == 0.0 {
+        return false;
+    }
+    let scale = -0.5 / (bandwidth * bandwidth * median);
+    for i in 0..n {
+        for value in &mut k[i * n..=i * n + i] {
+            *value = (*value * scale).exp();
+        }
+    }
+    true
+}
+
+/// The median of n zeros and of every one of `distances` twice: the mean of the middle two where their number is even.
+fn median(distances: &mut [f64], n: usize) -> f64 {
+    let mut at = |position: usize| match position.checked_sub(n) {
+        None => 0.0,
+        Some(position) => *distances.select_nth_unstable_by(position / 2, f64::total_cmp).1,
+    };
+    let all = n * n;
+    (at((all - 1) / 2) + at(all / 2)) / 2.0
+}

@@ -1,0 +1,98 @@
+//! Checkpoints: everything that training needs to go on, in one safetensors file.
+//!
+//! Tensors under the parameters' names (and running statistics'), each parameter's velocity under `velocity.` and its name;
+//! metadata `format`, `epoch` (the last one trained) and `data` (the MD5 of the training images and labels).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+
+use crate::atomic;
+use crate::error::{Error, Result};
+
+const FORMAT: &str = "gramscope-checkpoint-1";
+const VELOCITY: &str = "velocity.";
+
+/// What a checkpoint holds.
+pub(crate) struct Checkpoint {
+    /// The last epoch that was trained, from 1.
+    pub(crate) epoch: usize,
+    /// Which images it was trained on.
+    pub(crate) data: String,
+    /// Parameters and running statistics by name.
+    pub(crate) state: HashMap<String, Tensor>,
+    /// Velocities by their parameter's name.
+    pub(crate) velocities: HashMap<String, Tensor>,
+}
+
+/// Replaces the checkpoint at `path`.
+pub(crate) fn save(
+    path: &Path,
+    epoch: usize,
+    data: &str,
+    state: &[(String, Tensor)],
+    velocities: &[(String, Tensor)],
+) -> Result<()> {
+    let velocities = velocities.iter().map(|(name, tensor)| (format!("{VELOCITY}{name}"), tensor));
+    let tensors = state.iter().map(|(name, tensor)| (name.clone(), tensor)).chain(velocities);
+    let stored = tensors
+        .map(|(name, tensor)| {
+            let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Ok((name, tensor.dims().to_vec(), bytes))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = [("format", FORMAT.to_owned()), ("epoch", epoch.to_string()), ("data", data.to_owned())];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+    let tensors =
+        stored.iter().map(|(name, shape, bytes)| (name.as_str(), Dtype::F32, shape.clone(), bytes.as_slice()));
+    atomic::write(path, &container(path, tensors, Some(metadata))?)
+}
+
+/// The bytes of a safetensors file.
+pub(crate) fn container<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'a str, Dtype, Vec<usize>, &'a [u8])>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<Vec<u8>> {
+    let problem = |reason: safetensors::SafeTensorError| Error::Checkpoint {
+        path: path.to_path_buf(),
+        problem: format!("it cannot be written: {reason}"),
+    };
+    let views = tensors
+        .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(problem)?;
+    serialize(views, metadata).map_err(problem)
+}
+
+/// Reads the checkpoint at `path`.
+pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let problem = |problem: String| Error::Checkpoint {
+        path: path.to_path_buf(),
+        problem: format!("{problem}; remove it, and go on from a kept epoch or train again"),
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|reason| problem(reason.to_string()))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    let entry = |key: &str| metadata.get(key).cloned().ok_or_else(|| problem(format!("its {key} is missing")));
+    let format = entry("format")?;
+    if format != FORMAT {
+        return Err(problem(format!("its format is {format:?} and not {FORMAT:?}")));
+    }
+    let epoch = entry("epoch")?.parse().map_err(|_| problem("its epoch is no number".to_owned()))?;
+    let data = entry("data")?;
+    let tensors =
+        candle_core::safetensors::load_buffer(&bytes, device).map_err(|reason| problem(reason.to_string()))?;
+    let (mut state, mut velocities) = (HashMap::new(), HashMap::new());
+    for (name, tensor) in tensors {
+        match name.strip_prefix(VELOCITY) {
+            Some(parameter) => velocities.insert(parameter.to_owned(), tensor),
+            None => state.insert(name, tensor),
+        };
+    }
+    Ok(Checkpoint { epoch, data, state, velocities })
+}

@@ -1,0 +1,142 @@
+//! The plan of a family: a TOML file with what all runs share and what varies.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::data::DataConfig;
+use crate::error::{Error, Result};
+use crate::settings::{ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, parse_table, take_table, typed};
+
+/// A family of runs: the product of the lists of \[family\], over what \[data\] and \[train\] say of all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    runs: Vec<(String, RunConfig)>,
+}
+
+impl Plan {
+    /// Reads the plan at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::ConfigFile`] for what [`Self::parse`] finds.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::parse(&text).map_err(|problem| Error::ConfigFile { path: path.to_path_buf(), problem })
+    }
+
+    /// Reads the text of a plan.
+    ///
+    /// # Errors
+    /// No TOML; an unknown table or key, with the nearest one; a value of the wrong kind; a key of \[family\] that is no list
+    /// of distinct values; settings that make no run.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let mut file = parse_table(text)?;
+        check_keys(&file, None, &["data", "train", "family"])?;
+        let data: DataConfig = typed(&take_table(&mut file, "data")?, "data", &DATA_KEYS)?;
+        let data = data.resolved().map_err(ConfigError::Data)?;
+        let shared = take_table(&mut file, "train")?;
+        typed::<TrainSettings>(&shared, "train", &TrainSettings::KEYS)?;
+        let family = take_table(&mut file, "family")?;
+        check_keys(&family, Some("family"), &TrainSettings::KEYS)?;
+        let mut tables = vec![shared];
+        let mut varied = Vec::new();
+        for key in TrainSettings::KEYS {
+            let Some(values) = family.get(key) else { continue };
+            let values = distinct_values(key, values)?;
+            if values.len() > 1 {
+                varied.push(key);
+            }
+            tables = tables.iter().flat_map(|table| values.iter().map(move |value| with(table, key, value))).collect();
+        }
+        let runs = tables.into_iter().map(|table| {
+            let train: TrainSettings = typed(&table, "family", &TrainSettings::KEYS)?;
+            let name = directory_name(&train, &table, &varied);
+            match train.validate() {
+                Ok(()) => Ok((name, RunConfig::new(data.clone(), train))),
+                Err(problem) => Err(ConfigError::Run { name, problem: Box::new(problem) }),
+            }
+        });
+        Ok(Self { runs: runs.collect::<Result<_, ConfigError>>()? })
+    }
+
+    /// Directory names and settings of the runs, the keys of \[train\] varying in their order, the last one fastest.
+    pub fn runs(&self) -> &[(String, RunConfig)] {
+        &self.runs
+    }
+}
+
+fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], ConfigError> {
+    let wrong = |problem: &str| Err(ConfigError::Family { key: key.to_owned(), problem: problem.to_owned() });
+    let Some(values) = values.as_array() else { return wrong("must be a list, such as [1, 2]") };
+    if values.is_empty() {
+        return wrong("is an empty list; give it a value, or leave it out");
+    }
+    // 1 and 1.0 are one width.
+    let text = |value: &Value| value.as_integer().map_or_else(|| value.to_string(), |value| format!("{value}.0"));
+    let mut texts: Vec<String> = values.iter().map(text).collect();
+    texts.sort_unstable();
+    if texts.windows(2).any(|pair| pair[0] == pair[1]) {
+        return wrong("lists a value twice");
+    }
+    Ok(values)
+}
+
+fn with(table: &Table, key: &str, value: &Value) -> Table {
+    let mut table = table.clone();
+    table.insert(key.to_owned(), value.clone());
+    table
+}
+
+/// Such as `resnet14-w1-s0`, with every other setting that varies: `resnet14-w1-s0-fraction0.25`.
+fn directory_name(train: &TrainSettings, table: &Table, varied: &[&str]) -> String {
+    let mut name = format!("resnet{}-w{}-s{}", train.depth, train.width, train.seed);
+    for key in varied.iter().filter(|key| !["depth", "width", "seed"].contains(key)) {
+        name.push_str(&format!("-{key}{}", table[*key]));
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_runs_are_the_product_of_the_lists() {
+        let text =
+            "[train]\nepochs = 2\n[family]\nseed = [1, 0]\ndepth = [8, 14]\nwidth = [1, 0.5]\nfraction = [1.0, 0.25]\n";
+        let plan = Plan::parse(text).unwrap();
+        let names: Vec<&str> = plan.runs().iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), 16);
+        assert_eq!(
+            names[..3],
+            ["resnet8-w1-s1-fraction1.0", "resnet8-w1-s1-fraction0.25", "resnet8-w1-s0-fraction1.0"]
+        );
+        assert_eq!(names[15], "resnet14-w0.5-s0-fraction0.25");
+        assert!(plan.runs().iter().all(|(_, config)| config.train.epochs == 2));
+        let mut distinct = names.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn what_cannot_be_a_plan_is_explained() {
+        for (text, parts) in [
+            ("[family]\ndepth = [15]\n", vec!["resnet15", "14", "20"]),
+            ("[family]\ndepth = 14\n", vec!["depth", "list"]),
+            ("[family]\ndepth = []\n", vec!["depth", "empty"]),
+            ("[family]\nwidth = [1, 1.0]\n", vec!["width", "twice"]),
+            ("[family]\ndepht = [14]\n", vec!["depht", "depth"]),
+            ("[train]\nepochs = \"ten\"\n", vec!["epochs", "ten"]),
+            ("[famili]\n", vec!["famili", "family"]),
+            ("depth = \n", vec!["line 1"]),
+        ] {
+            let message = Plan::parse(text).unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part), "{part:?} is missing from {message:?}");
+            }
+        }
+    }
+}
