@@ -30,7 +30,7 @@ impl Default for Scale {
 /// The large network trains on this fraction of the family's images ...
 const LARGE_FRACTION: f64 = 0.1;
 /// ... for so many times the epochs, to see about as many batches.
-const LARGE_EPOCHS: usize = 4;
+const LARGE_EPOCHS: usize = 3;
 /// Passes over the test images when comparing.
 const PASSES: usize = 2;
 
@@ -95,7 +95,7 @@ fn family_plan(scale: Scale) -> String {
 fn large_plan(scale: Scale) -> String {
     let epochs = scale.epochs * LARGE_EPOCHS;
     format!(
-        "{}epochs = {epochs}\nfraction = {LARGE_FRACTION}\n[family]\ndepth = [14]\nwidth = [4]\nseed = [0, 1]\n",
+        "{}epochs = {epochs}\nfraction = {LARGE_FRACTION}\n[family]\ndepth = [14]\nwidth = [3]\nseed = [0, 1]\n",
         shared(scale)
     )
 }
@@ -106,6 +106,6 @@ fn shared(scale: Scale) -> String {
     let Scale { train_images, test_images, .. } = scale;
     format!(
         "[data]\nname = \"builtin\"\ntrain_images = {train_images}\ntest_images = {test_images}\n\
-         [train]\nbatch_size = 32\nlearning_rate = 0.05\n"
+         [train]\nbatch_size = 32\nlearning_rate = 0.02\n"
     )
 }

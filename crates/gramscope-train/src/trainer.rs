@@ -229,7 +229,7 @@ impl<'a> Trainer<'a> {
     fn save(&self, epoch: usize) -> Result<()> {
         let (state, velocities) = (self.network.state(), self.sgd.velocities());
         let write = |path: &Path| checkpoint::save(path, epoch, &self.data, &state, &velocities);
-        if self.settings.checkpoint_every.is_some_and(|every| epoch % every == 0) {
+        if self.settings.checkpoint_every.is_some_and(|every| epoch.is_multiple_of(every)) {
             write(&self.directory.kept(epoch))?;
         }
         write(&self.directory.latest())
