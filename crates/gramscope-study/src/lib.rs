@@ -8,7 +8,6 @@ pub mod quickstart;
 pub mod report;
 pub mod results;
 
-mod atomic;
 mod error;
 
 pub use error::{Error, Result};

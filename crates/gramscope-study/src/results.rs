@@ -8,12 +8,12 @@ use std::io::{self, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::Similarity;
+use gramscope_train::atomic;
 use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-pub(crate) use crate::atomic::write_atomically;
 use crate::{Error, Result};
 
 /// File of the numbers.
@@ -142,11 +142,14 @@ pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     {
         return Err(Error::io("replace", &info)(reason));
     }
-    write_atomically(&dir.join(NUMBERS), |file| write_numbers(file, &result.similarity))?;
-    write_atomically(&info, |file| {
+    let numbers = dir.join(NUMBERS);
+    atomic::write_with(&numbers, |file| write_numbers(file, &result.similarity))
+        .map_err(Error::io("write", &numbers))?;
+    atomic::write_with(&info, |file| {
         serde_json::to_writer_pretty(&mut *file, &result.info)?;
         file.write_all(b"\n")
     })
+    .map_err(Error::io("write", &info))
 }
 
 /// Reads what [`save`] wrote.

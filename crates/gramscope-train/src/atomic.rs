@@ -2,81 +2,149 @@
 //!
 //! The contents go to a temporary file in the same directory, which is flushed to the disk and renamed; then the
 //! directory is flushed, so that the new name is on the disk too. A process that is killed leaves at most a temporary
-//! file, which the next one removes ([`remove_stale`]).
+//! file, which the next one removes ([`remove_stale`]); one that fails leaves none.
+//!
+//! Functions return the system's own errors: the caller knows which file of whose it was, and says so.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use tempfile::NamedTempFile;
 
 /// What the names of temporary files end in: a name that nobody else uses, because such files are removed.
 const SUFFIX: &str = ".gramscope-tmp";
 
+/// A file under construction: a temporary one in the same directory, removed again if it is dropped unfinished.
+#[derive(Debug)]
+pub struct NewFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// Begins the file that is to lie at `path`.
+    ///
+    /// # Errors
+    /// What the system says; `path` is a directory, or names no file.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        if path.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "there is a directory of this name"));
+        }
+        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "this names no file");
+        let name = path.file_name().ok_or_else(no_name)?.to_string_lossy();
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{name}.");
+        builder.prefix(&prefix).suffix(SUFFIX);
+        readable(&mut builder);
+        Ok(Self { file: builder.tempfile_in(parent(path))?, path: path.to_owned() })
+    }
+
+    /// What is written to.
+    pub fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Where the file will lie.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Flushes the file to the disk and gives it its name, in place of a file that has it.
+    ///
+    /// # Errors
+    /// What the system says; the path holds what it held before.
+    pub fn finish(self) -> io::Result<()> {
+        let Self { file, path } = self;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        sync_directory(&path)
+    }
+
+    /// The same, but false where there is a file of this name already, which is left alone.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn finish_new(self) -> io::Result<bool> {
+        let Self { file, path } = self;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => sync_directory(&path).map(|()| true),
+            Err(reason) if reason.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(reason) => Err(reason.error),
+        }
+    }
+}
+
 /// Replaces the file at `path`, or makes it.
-pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    let temporary = write_temporary(path, contents)?;
-    fs::rename(&temporary, path).map_err(Error::io("write", path))?;
-    sync_directory(path)
+///
+/// # Errors
+/// What the system says; the path holds what it held before.
+pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    write_with(path, |file| file.write_all(contents))
+}
+
+/// Replaces the file at `path`, or makes it, with what `write` writes.
+///
+/// # Errors
+/// What `write` or the system says; the path holds what it held before.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
+    let mut new = NewFile::create(path)?;
+    let mut buffer = BufWriter::new(new.file());
+    write(&mut buffer)?;
+    buffer.flush()?;
+    drop(buffer);
+    new.finish()
 }
 
 /// Makes the file at `path`; false if there is one already, which is left alone.
-pub(crate) fn write_new(path: &Path, contents: &[u8]) -> Result<bool> {
-    let temporary = write_temporary(path, contents)?;
-    // Unlike a rename, a link does not replace what is there.
-    let linked = fs::hard_link(&temporary, path);
-    let result = match linked {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        // A file system without hard links: the check and the rename are two steps there.
-        Err(_) if path.exists() => Ok(false),
-        Err(_) => return fs::rename(&temporary, path).map(|()| true).map_err(Error::io("write", path)),
-    };
-    fs::remove_file(&temporary).map_err(Error::io("remove", &temporary))?;
-    sync_directory(path)?;
-    result
+///
+/// # Errors
+/// What the system says.
+pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<bool> {
+    let mut new = NewFile::create(path)?;
+    new.file().write_all(contents)?;
+    new.finish_new()
 }
 
 /// Whether a file of this name is one of this module's temporary files.
-pub(crate) fn is_temporary(name: &std::ffi::OsStr) -> bool {
+pub fn is_temporary(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(SUFFIX.as_bytes())
 }
 
 /// Removes the temporary files that a killed process left in `dir`. The caller makes sure that no process is writing
 /// there.
-pub(crate) fn remove_stale(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
-        let entry = entry.map_err(Error::io("list", dir))?;
+///
+/// # Errors
+/// What the system says.
+pub fn remove_stale(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
         if is_temporary(&entry.file_name()) {
-            fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
-fn write_temporary(path: &Path, contents: &[u8]) -> Result<PathBuf> {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.{}{SUFFIX}", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(contents)?;
-        file.sync_all()
-    });
-    if let Err(reason) = written {
-        // Such as a full disk: do not leave half a file there. That it may fail too changes nothing about the error.
-        drop(fs::remove_file(&temporary));
-        return Err(Error::Io { action: "write", path: path.to_path_buf(), reason });
-    }
-    Ok(temporary)
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Flushes the directory that `path` is in: a rename is on the disk only then. Systems on which a directory cannot be
 /// opened have no such call.
-fn sync_directory(path: &Path) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    if cfg!(unix) {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("flush", dir))?;
-    }
-    Ok(())
+fn sync_directory(path: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(parent(path))?.sync_all() } else { Ok(()) }
+}
+
+/// Temporary files are for their owner's eyes alone unless told otherwise; these become results, which others may read
+/// as far as the user's umask allows.
+fn readable(builder: &mut tempfile::Builder<'_, '_>) {
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    #[cfg(not(unix))]
+    let _ = builder;
 }
 
 #[cfg(test)]
@@ -93,18 +161,23 @@ mod tests {
     }
 
     #[test]
-    fn replaces_and_leaves_nothing_else() {
+    fn a_file_is_replaced_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        for contents in ["first", "second, which is longer", ""] {
-            write(&path, contents.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), contents);
-        }
-        assert_eq!(names(dir.path()), ["file"]);
+        write(&path, b"old").unwrap();
+        let error = write_with(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::Error::other("the disk is full"))
+        });
+        assert!(error.unwrap_err().to_string().contains("the disk is full"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        write(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["file"], "a temporary file is left");
     }
 
     #[test]
-    fn a_new_file_never_replaces_an_old_one() {
+    fn what_is_there_is_not_replaced_by_a_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         assert!(write_new(&path, b"first").unwrap());
@@ -116,8 +189,9 @@ mod tests {
     #[test]
     fn only_our_temporary_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let temporary = write_temporary(&dir.path().join("file"), b"half").unwrap();
-        assert!(is_temporary(temporary.file_name().unwrap()));
+        let path = dir.path().join("file");
+        let left = NewFile::create(&path).unwrap().file.into_temp_path().keep().unwrap();
+        assert!(is_temporary(left.file_name().unwrap()));
         for other in ["notes.tmp", ".hidden", "file"] {
             fs::write(dir.path().join(other), "").unwrap();
         }
@@ -125,10 +199,22 @@ mod tests {
         assert_eq!(names(dir.path()), [".hidden", "file", "notes.tmp"]);
     }
 
+    #[cfg(unix)]
     #[test]
-    fn an_error_names_the_file() {
+    fn others_may_read_what_any_new_file_lets_them() {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let error = write(&dir.path().join("missing").join("file"), b"").unwrap_err().to_string();
-        assert!(error.contains("missing") && error.contains("file"), "{error}");
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        write(&dir.path().join("ours"), b"x").unwrap();
+        fs::write(dir.path().join("any"), "x").unwrap();
+        assert_eq!(mode("ours"), mode("any"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(write(dir.path(), b"").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        let missing = dir.path().join("missing").join("file");
+        assert_eq!(write(&missing, b"").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

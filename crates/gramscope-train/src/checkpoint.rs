@@ -49,7 +49,7 @@ pub(crate) fn save(
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
     let tensors =
         stored.iter().map(|(name, shape, bytes)| (name.as_str(), Dtype::F32, shape.clone(), bytes.as_slice()));
-    atomic::write(path, &container(path, tensors, Some(metadata))?)
+    atomic::write(path, &container(path, tensors, Some(metadata))?).map_err(Error::io("write", path))
 }
 
 /// The bytes of a safetensors file.

@@ -142,7 +142,8 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
         (Contents::Nothing, _) => {
             let text = config.to_toml()?;
             fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-            if !atomic::write_new(&directory.config(), text.as_bytes())? {
+            let path = directory.config();
+            if !atomic::write_new(&path, text.as_bytes()).map_err(Error::io("write", &path))? {
                 return Err(Error::Busy { dir: dir.to_path_buf() });
             }
         }
@@ -153,8 +154,9 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
     let lock = lock(&directory)?;
     let checkpoints = directory.checkpoints();
     fs::create_dir_all(&checkpoints).map_err(Error::io("make the directory", &checkpoints))?;
-    atomic::remove_stale(dir)?;
-    atomic::remove_stale(&checkpoints)?;
+    for dir in [dir, &checkpoints] {
+        atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
+    }
     Ok(Claim { directory, _lock: lock })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`train`] trains one network into a run directory, [`sweep`] a family of them; [`Run`] reads what they left.
 
+pub mod atomic;
 pub mod augment;
 pub mod batches;
 pub mod data;
@@ -10,7 +11,6 @@ pub mod schedule;
 pub mod settings;
 pub mod sweep;
 
-mod atomic;
 mod checkpoint;
 mod directory;
 mod error;

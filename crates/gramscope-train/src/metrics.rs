@@ -74,7 +74,10 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
         let problem = format!("ends with epoch {found}, but the last checkpoint is of epoch {epoch}; {RESTORE}");
         return Err(Error::Metrics { path: path.to_path_buf(), problem });
     }
-    if epoch > 0 || path.exists() { atomic::write(path, kept.as_bytes()) } else { Ok(()) }
+    if epoch == 0 && !path.exists() {
+        return Ok(());
+    }
+    atomic::write(path, kept.as_bytes()).map_err(Error::io("write", path))
 }
 
 const RESTORE: &str = "restore the file, or train into another --out";
@@ -117,7 +120,7 @@ mod tests {
         EpochMetrics {
             epoch,
             learning_rate: 0.01 / 3.0,
-            train_loss: 2.302_585_092_994_045_7,
+            train_loss: std::f64::consts::LN_10,
             train_accuracy: 1.0 / 7.0,
             test_loss: f64::MIN_POSITIVE,
             test_accuracy: 0.0,

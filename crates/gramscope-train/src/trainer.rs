@@ -247,6 +247,7 @@ impl<'a> Trainer<'a> {
             ("labels", Dtype::U32, vec![split.len()], labels.as_slice()),
         ];
         atomic::write(&path, &checkpoint::container(&path, tensors.into_iter(), None)?)
+            .map_err(Error::io("write", &path))
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
+use gramscope_train::atomic::NewFile;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{LAYERS_KEY, LENGTH_BYTES};
-use crate::atomic::NewFile;
 use crate::{Error, Result};
 
 /// A file of float32 activations under construction. All shapes are known when it is begun, so the header comes first and
@@ -40,7 +40,7 @@ impl ActivationWriter {
     ) -> Result<Self> {
         let (header, ends) = header(layers, examples, about)
             .map_err(|problem| Error::file(path, format!("cannot be written: {problem}")))?;
-        let mut file = NewFile::create(path)?;
+        let mut file = NewFile::create(path).map_err(Error::io("write", path))?;
         let start = LENGTH_BYTES + header.len() as u64;
         let mut next = start;
         let mut regions = Vec::with_capacity(layers.len());
@@ -88,7 +88,8 @@ impl ActivationWriter {
                 format!("not all examples of layer {} were written", region.name),
             ));
         }
-        self.file.finish()
+        let path = self.file.path().to_owned();
+        self.file.finish().map_err(Error::io("write", &path))
     }
 }
 

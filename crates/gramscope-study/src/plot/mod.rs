@@ -10,14 +10,14 @@ mod curves;
 mod heatmap;
 pub(crate) mod layers;
 
-use std::io::Write;
 use std::path::Path;
 
 pub use accuracy::{FamilyMember, accuracy};
 pub use curves::training_curves;
+use gramscope_train::atomic;
 pub use heatmap::heatmap;
 
-use crate::results::{PairInfo, write_atomically};
+use crate::results::PairInfo;
 use crate::{Error, Result};
 
 /// Whether a result compares a model with itself.
@@ -27,5 +27,5 @@ pub(crate) fn is_within(info: &PairInfo) -> bool {
 
 fn save(canvas: &canvas::Canvas, path: &Path) -> Result<()> {
     let bytes = canvas.encode().map_err(|reason| Error::file(path, format!("cannot be encoded as PNG: {reason}")))?;
-    write_atomically(path, |file| file.write_all(&bytes))
+    atomic::write(path, &bytes).map_err(Error::io("write", path))
 }

@@ -5,14 +5,13 @@ mod findings;
 mod page;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use gramscope_train::Run;
+use gramscope_train::{Run, atomic};
 
 pub use findings::findings;
 
-use crate::results::{self, INFO, NUMBERS, PairResult, write_atomically};
+use crate::results::{self, INFO, NUMBERS, PairResult};
 use crate::{Error, Result};
 
 /// Name of the page.
@@ -34,7 +33,7 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     }
     let page = page::page(&found.runs, &found.results)?;
     let path = dir.join(PAGE);
-    write_atomically(&path, |file| file.write_all(page.as_bytes()))?;
+    atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
 }
 
