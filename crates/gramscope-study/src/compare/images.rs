@@ -37,6 +37,9 @@ impl TestImages {
                 Ok(dataset) => dataset,
                 Err(_) => data::load(&config)?,
             },
+            Limit::Exactly(0) => {
+                return Err(Error::Incomparable("--examples 0: ask for at least 1 test image".to_owned()));
+            }
             Limit::Exactly(wanted) => first(wanted, &config)?.map_err(|found| {
                 Error::Incomparable(format!("--examples {wanted}: there are {found} test images; ask for 1 to {found}"))
             })?,

@@ -127,7 +127,7 @@ fn options_choose_layers_images_and_pairs() {
     };
     for (run_options, parts) in [
         (RunOptions { examples: Some(TEST_IMAGES + 1), ..run_options.clone() }, ["--examples 25", "24"]),
-        (RunOptions { examples: Some(0), ..run_options.clone() }, ["--examples 0", "24"]),
+        (RunOptions { examples: Some(0), ..run_options.clone() }, ["--examples 0", "at least 1"]),
         (RunOptions { passes: 0, ..run_options.clone() }, ["--passes 0", "from 1"]),
     ] {
         let message = message(&options, &run_options, &runs);
