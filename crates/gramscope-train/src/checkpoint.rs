@@ -1,7 +1,8 @@
 //! Checkpoints: everything that training needs to go on, in one safetensors file.
 //!
 //! Tensors under the parameters' names (and running statistics'), each parameter's velocity under `velocity.` and its name;
-//! metadata `format`, `epoch` (the last one trained) and `data` (the MD5 of the training images and labels).
+//! under the metadata key `checkpoint` a JSON object with `format`, `epoch` (the last one trained) and `data` (the MD5 of the
+//! training images and labels). One key, because the order of several would differ from file to file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,12 +10,22 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::error::{Error, Result};
 
-const FORMAT: &str = "gramscope-checkpoint-1";
+const FORMAT: u32 = 1;
+const KEY: &str = "checkpoint";
 const VELOCITY: &str = "velocity.";
+
+/// What a checkpoint is of.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    format: u32,
+    epoch: usize,
+    data: String,
+}
 
 /// What a checkpoint holds.
 pub(crate) struct Checkpoint {
@@ -45,8 +56,9 @@ pub(crate) fn save(
             Ok((name, tensor.dims().to_vec(), bytes))
         })
         .collect::<Result<Vec<_>>>()?;
-    let metadata = [("format", FORMAT.to_owned()), ("epoch", epoch.to_string()), ("data", data.to_owned())];
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+    let description = Description { format: FORMAT, epoch, data: data.to_owned() };
+    let description = serde_json::to_string(&description).expect("numbers and text can always be written");
+    let metadata = HashMap::from([(KEY.to_owned(), description)]);
     let tensors =
         stored.iter().map(|(name, shape, bytes)| (name.as_str(), Dtype::F32, shape.clone(), bytes.as_slice()));
     atomic::write(path, &container(path, tensors, Some(metadata))?).map_err(Error::io("write", path))
@@ -77,14 +89,13 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
         problem: format!("{problem}; remove it, and go on from a kept epoch or train again"),
     };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|reason| problem(reason.to_string()))?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-    let entry = |key: &str| metadata.get(key).cloned().ok_or_else(|| problem(format!("its {key} is missing")));
-    let format = entry("format")?;
+    let description = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let description = description.ok_or_else(|| problem("it is no checkpoint of this program".to_owned()))?;
+    let Description { format, epoch, data } = serde_json::from_str(description)
+        .map_err(|reason| problem(format!("its description cannot be read: {reason}")))?;
     if format != FORMAT {
-        return Err(problem(format!("its format is {format:?} and not {FORMAT:?}")));
+        return Err(problem(format!("its format is {format} and not {FORMAT}")));
     }
-    let epoch = entry("epoch")?.parse().map_err(|_| problem("its epoch is no number".to_owned()))?;
-    let data = entry("data")?;
     let tensors =
         candle_core::safetensors::load_buffer(&bytes, device).map_err(|reason| problem(reason.to_string()))?;
     let (mut state, mut velocities) = (HashMap::new(), HashMap::new());
