@@ -1,4 +1,5 @@
-//! A run or a family that was killed (SIGKILL) and taken up again ends with the same bits as one that was left alone.
+//! A run or a family that was killed (SIGKILL) or asked to stop (SIGINT, SIGTERM) and taken up again ends with the same bits
+//! as one that was left alone, whoever takes it up.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -6,12 +7,12 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{command, files, succeeds};
+use support::{command, fails, files, succeeds};
 
 /// Flags of a run of three epochs of a second or so each, so that a kill has a middle to hit.
 const RUN: [&str; 17] = [
@@ -34,14 +35,19 @@ const RUN: [&str; 17] = [
     "5",
 ];
 
-/// Starts `arguments` and kills it `delay` after it has said that `epochs` of its epochs are done, if it is still running
-/// then; true if it was.
-fn kill_after(arguments: &[&str], epochs: usize, delay: Duration) -> bool {
+/// Starts `arguments` and waits until `delay` after it has said that `epochs` of its epochs are done.
+fn start(arguments: &[&str], epochs: usize, delay: Duration) -> Child {
     let mut child = command(arguments).arg("--json").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let ended = |line: &String| serde_json::from_str::<Value>(line).is_ok_and(|event| event["event"] == "epoch");
     lines.map_while(Result::ok).filter(ended).take(epochs).for_each(drop);
     sleep(delay);
+    child
+}
+
+/// Kills what [`start`] has started, if it is still running; true if it was.
+fn kill_after(arguments: &[&str], epochs: usize, delay: Duration) -> bool {
+    let mut child = start(arguments, epochs, delay);
     let running = child.try_wait().unwrap().is_none();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -86,16 +92,88 @@ fn a_killed_run_ends_with_the_same_bits() {
     assert!(contents(&whole) == contents(&killed), "the runs differ: {:?} and {:?}", files(&whole), files(&killed));
 }
 
+/// The exit code is the one that a shell reports, and what the step at work came to is kept.
 #[test]
-fn a_killed_family_goes_on_where_it_was() {
+fn a_run_that_is_asked_to_stop_writes_a_checkpoint_and_says_so() {
     let root = tempfile::tempdir().unwrap();
-    let plan = root.path().join("plan.toml");
+    let (whole, stopped) = (root.path().join("whole"), root.path().join("stopped"));
+    succeeds(RUN.into_iter().chain(["--out", whole.to_str().unwrap()]));
+    let resumed: Vec<&str> = RUN.into_iter().chain(["--resume", "--out", stopped.to_str().unwrap()]).collect();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut child = start(&resumed, 0, Duration::from_millis(300));
+        let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "the run ended before it could be stopped");
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(stopped.join("checkpoints").join("interrupted.safetensors").is_file());
+    }
+    succeeds(&resumed);
+    assert!(contents(&whole) == contents(&stopped), "the runs differ");
+}
+
+/// A plan of four runs in `dir`.
+fn write_plan(dir: &Path) -> PathBuf {
+    let plan = dir.join("plan.toml");
     fs::write(
         &plan,
         "[data]\nname = \"builtin\"\ntrain_images = 320\ntest_images = 40\n[train]\nepochs = 2\nbatch_size = 16\nwidth = \
          0.5\n[family]\ndepth = [8, 14]\nseed = [0, 1]\n",
     )
     .unwrap();
+    plan
+}
+
+/// Epochs that `child`, started with `--json`, trained.
+fn epochs_trained(child: Child) -> usize {
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let events = stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.filter(|event| event["event"] == "epoch").count()
+}
+
+#[test]
+fn two_processes_share_a_family_and_train_no_run_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let plan = write_plan(root.path());
+    let (alone, shared) = (root.path().join("alone"), root.path().join("shared"));
+    succeeds(["sweep", plan.to_str().unwrap(), "--out", alone.to_str().unwrap()]);
+    let worker = || {
+        command(["--json", "sweep", plan.to_str().unwrap(), "--out", shared.to_str().unwrap()])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let workers = [worker(), worker(), worker()];
+    let epochs: Vec<usize> = workers.into_iter().map(epochs_trained).collect();
+    assert_eq!(epochs.iter().sum::<usize>(), 4 * 2, "{epochs:?}");
+    assert!(contents(&alone) == contents(&shared), "the families differ");
+}
+
+#[test]
+fn verify_names_what_was_damaged_and_resuming_mends_it() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("run");
+    let arguments: Vec<&str> = RUN.into_iter().chain(["--resume", "--out", run.to_str().unwrap()]).collect();
+    succeeds(&arguments);
+    let before = contents(&run);
+    assert!(succeeds(["verify", root.path().to_str().unwrap()]).contains("5 files as they were written, 0 damaged"));
+    for name in ["checkpoints/latest.safetensors", "predictions.safetensors"] {
+        let path = run.join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        fs::write(&path, &bytes).unwrap();
+        fails(["verify", root.path().to_str().unwrap()], 1, &["1 of 5", path.to_str().unwrap()]);
+        succeeds(&arguments);
+        assert!(contents(&run) == before, "{name} was not mended");
+    }
+}
+
+#[test]
+fn a_killed_family_goes_on_where_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let plan = write_plan(root.path());
     let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
     let sweep = |out: &Path| ["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()].map(str::to_owned);
     let left_alone = succeeds(sweep(&whole));

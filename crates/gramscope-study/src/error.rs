@@ -54,6 +54,9 @@ pub enum Error {
         /// What went wrong.
         reason: gramscope_cka::Error,
     },
+    /// The comparison was asked to stop.
+    #[error("stopped before the comparison was complete; the same command begins it again")]
+    Interrupted,
     /// An error of a run.
     #[error(transparent)]
     Train(#[from] gramscope_train::Error),

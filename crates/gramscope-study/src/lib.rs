@@ -7,7 +7,9 @@ pub mod plot;
 pub mod quickstart;
 pub mod report;
 pub mod results;
+pub mod verify;
 
 mod error;
+mod tree;
 
 pub use error::{Error, Result};

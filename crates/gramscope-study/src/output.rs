@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::results::{self, INFO, NUMBERS, PICTURE, PairInfo, PairResult};
+use crate::tree::RUN_MARK;
 use crate::{Error, Result, plot};
-
-/// What makes a directory a run's.
-const RUN_MARK: &str = "config.toml";
 
 /// Fails where results cannot go to `dir`, so that this is known before anything is computed. The directory need not
 /// exist, and may hold other things, results of earlier comparisons among them.

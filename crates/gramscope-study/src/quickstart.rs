@@ -1,6 +1,7 @@
 //! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use gramscope_train::Run;
@@ -57,18 +58,19 @@ pub struct Quickstart {
 /// not done again.
 ///
 /// # Errors
-/// What training, comparing and writing may say; a DIR with runs of another scale.
+/// What training, comparing and writing may say, that `stop` was set among it; a DIR with runs of another scale.
 pub fn quickstart(
     dir: &Path,
     scale: Scale,
     device: &Device,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(QuickstartEvent<'_>),
 ) -> Result<Quickstart> {
     let runs = dir.join("runs");
     let mut directories = Vec::new();
     for text in [family_plan(scale), large_plan(scale)] {
         let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
-        let summary = sweep(&plan, &runs, device, &mut |event| progress(QuickstartEvent::Training(event)))?;
+        let summary = sweep(&plan, &runs, device, stop, &mut |event| progress(QuickstartEvent::Training(event)))?;
         if let Some((name, reason)) = summary.first_failure() {
             return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
         }
@@ -80,7 +82,7 @@ pub fn quickstart(
     output::check(&results_dir)?;
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
     let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
-    let results = compare_runs(&runs, &options, &run_options, device, &mut |compared| {
+    let results = compare_runs(&runs, &options, &run_options, device, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
     })?;
     output::write(&results_dir, &results)?;

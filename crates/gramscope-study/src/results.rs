@@ -3,12 +3,15 @@
 //! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
 //! `numpy.load` reads it; undefined entries are NaN. Both files are written to a temporary name and renamed.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, Seek, Write};
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, Cursor, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::Similarity;
 use gramscope_train::atomic;
+use gramscope_train::digest::hexadecimal;
+use md5::{Digest, Md5};
 use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
 use zip::write::SimpleFileOptions;
@@ -134,6 +137,7 @@ impl Versions {
 /// [`Error::Io`] where the directory cannot be made or written.
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
     // Without cka.json there is no result: a process that is stopped in between leaves none, rather than new numbers
     // under an old description.
     let info = dir.join(INFO);
@@ -142,11 +146,12 @@ pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     {
         return Err(Error::io("replace", &info)(reason));
     }
-    let numbers = dir.join(NUMBERS);
-    atomic::write_with(&numbers, |file| write_numbers(file, &result.similarity))
-        .map_err(Error::io("write", &numbers))?;
+    let (path, bytes) =
+        (dir.join(NUMBERS), numbers(&result.similarity).map_err(Error::io("write", &dir.join(NUMBERS)))?);
+    atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
+    let sealed = Sealed { checksum: checksum(&result.info, &bytes), info: Cow::Borrowed(&result.info) };
     atomic::write_with(&info, |file| {
-        serde_json::to_writer_pretty(&mut *file, &result.info)?;
+        serde_json::to_writer_pretty(&mut *file, &sealed)?;
         file.write_all(b"\n")
     })
     .map_err(Error::io("write", &info))
@@ -158,8 +163,12 @@ pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
 /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
 /// belong together.
 pub fn load(dir: &Path) -> Result<PairResult> {
-    let info = load_info(dir)?;
-    let mut numbers = Numbers::open(dir.join(NUMBERS))?;
+    let Sealed { info, checksum: expected } = load_sealed(dir)?;
+    let info = info.into_owned();
+    let path = dir.join(NUMBERS);
+    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let found = checksum(&info, &bytes);
+    let mut numbers = Numbers::open(path, bytes)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
     let similarity = Similarity {
         layers_x,
@@ -172,6 +181,12 @@ pub fn load(dir: &Path) -> Result<PairResult> {
         undefined_x: positions(&info.layers_x, &info.undefined.x),
         undefined_y: positions(&info.layers_y, &info.undefined.y),
     };
+    if found != expected {
+        return Err(Error::file(
+            dir,
+            format!("the checksum of {NUMBERS} and {INFO} is wrong: one of them was changed after it was written"),
+        ));
+    }
     Ok(PairResult { info, similarity })
 }
 
@@ -180,10 +195,34 @@ pub fn load(dir: &Path) -> Result<PairResult> {
 /// # Errors
 /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
+    load_sealed(dir).map(|sealed| sealed.info.into_owned())
+}
+
+/// cka.json: the description, and the MD5 of it and of the bytes of cka.npz.
+#[derive(Serialize, Deserialize)]
+struct Sealed<'a> {
+    #[serde(flatten)]
+    info: Cow<'a, PairInfo>,
+    checksum: String,
+}
+
+fn load_sealed(dir: &Path) -> Result<Sealed<'static>> {
     let path = dir.join(INFO);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     serde_json::from_str(&text)
         .map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
+}
+
+fn checksum(info: &PairInfo, numbers: &[u8]) -> String {
+    let info = serde_json::to_vec(info).expect("numbers, names and paths in Unicode can always be written");
+    hexadecimal(Md5::new_with_prefix(info).chain_update(numbers))
+}
+
+/// The bytes of cka.npz.
+fn numbers(similarity: &Similarity) -> io::Result<Vec<u8>> {
+    let mut file = Cursor::new(Vec::new());
+    write_numbers(&mut file, similarity)?;
+    Ok(file.into_inner())
 }
 
 fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result<()> {
@@ -206,14 +245,13 @@ fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result
 
 /// An open cka.npz.
 struct Numbers {
-    archive: ZipArchive<BufReader<File>>,
+    archive: ZipArchive<Cursor<Vec<u8>>>,
     path: PathBuf,
 }
 
 impl Numbers {
-    fn open(path: PathBuf) -> Result<Self> {
-        let file = File::open(&path).map_err(Error::io("read", &path))?;
-        let archive = ZipArchive::new(BufReader::new(file))
+    fn open(path: PathBuf, bytes: Vec<u8>) -> Result<Self> {
+        let archive = ZipArchive::new(Cursor::new(bytes))
             .map_err(|reason| Error::file(&path, format!("not an npz file: {reason}")))?;
         Ok(Self { archive, path })
     }
@@ -324,6 +362,27 @@ pub(crate) mod tests {
         }
     }
 
+    /// JSON has white space and numbers of more than one spelling, so only the bytes of the numbers are held to every bit.
+    #[test]
+    fn every_flipped_bit_of_the_numbers_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &made("x", "y")).unwrap();
+        let path = dir.path().join(NUMBERS);
+        let good = fs::read(&path).unwrap();
+        for bit in 0..8 * good.len() {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            assert!(load(dir.path()).is_err(), "bit {bit} may flip unnoticed");
+        }
+        fs::write(&path, &good).unwrap();
+        let info = dir.path().join(INFO);
+        let text = fs::read_to_string(&info).unwrap();
+        fs::write(&info, text.replace("\"unbiased\"", "\"biased\"")).unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("checksum"), "{error}");
+    }
+
     #[test]
     fn files_that_are_no_result_are_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -337,7 +396,8 @@ pub(crate) mod tests {
         }
         let mut other = made("x", "y");
         other.info.layers_y.pop();
-        fs::write(dir.path().join(INFO), serde_json::to_vec(&other.info).unwrap()).unwrap();
+        let sealed = Sealed { checksum: String::new(), info: Cow::Borrowed(&other.info) };
+        fs::write(dir.path().join(INFO), serde_json::to_vec(&sealed).unwrap()).unwrap();
         fs::write(dir.path().join(NUMBERS), &numbers).unwrap();
         let message = error(dir.path());
         assert!(message.contains("cka") && message.contains("[2, 3]") && message.contains("[2, 2]"), "{message}");

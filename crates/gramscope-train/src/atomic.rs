@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::fault;
+
 /// What the names of temporary files end in: a name that nobody else uses, because such files are removed.
 const SUFFIX: &str = ".gramscope-tmp";
 
@@ -32,6 +34,7 @@ impl NewFile {
         if path.is_dir() {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "there is a directory of this name"));
         }
+        fault::point()?;
         let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "this names no file");
         let name = path.file_name().ok_or_else(no_name)?.to_string_lossy();
         let mut builder = tempfile::Builder::new();
@@ -57,7 +60,9 @@ impl NewFile {
     /// What the system says; the path holds what it held before.
     pub fn finish(self) -> io::Result<()> {
         let Self { file, path } = self;
+        fault::point()?;
         file.as_file().sync_all()?;
+        fault::point()?;
         file.persist(&path)?;
         sync_directory(&path)
     }
@@ -68,7 +73,9 @@ impl NewFile {
     /// What the system says.
     pub fn finish_new(self) -> io::Result<bool> {
         let Self { file, path } = self;
+        fault::point()?;
         file.as_file().sync_all()?;
+        fault::point()?;
         match file.persist_noclobber(&path) {
             Ok(_) => sync_directory(&path).map(|()| true),
             Err(reason) if reason.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -92,6 +99,7 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
 pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
     let mut new = NewFile::create(path)?;
     let mut buffer = BufWriter::new(new.file());
+    fault::point()?;
     write(&mut buffer)?;
     buffer.flush()?;
     drop(buffer);
@@ -104,6 +112,7 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> 
 /// What the system says.
 pub fn write_new(path: &Path, contents: &[u8]) -> io::Result<bool> {
     let mut new = NewFile::create(path)?;
+    fault::point()?;
     new.file().write_all(contents)?;
     new.finish_new()
 }
@@ -135,6 +144,7 @@ fn parent(path: &Path) -> &Path {
 /// Flushes the directory that `path` is in: a rename is on the disk only then. Systems on which a directory cannot be
 /// opened have no such call.
 fn sync_directory(path: &Path) -> io::Result<()> {
+    fault::point()?;
     if cfg!(unix) { File::open(parent(path))?.sync_all() } else { Ok(()) }
 }
 

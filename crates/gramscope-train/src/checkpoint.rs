@@ -1,36 +1,65 @@
-//! Checkpoints: everything that training needs to go on, in one safetensors file.
+//! Checkpoints: everything that training needs to go on, in one sealed safetensors file.
 //!
 //! Tensors under the parameters' names (and running statistics'), each parameter's velocity under `velocity.` and its name;
-//! under the metadata key `checkpoint` a JSON object with `format`, `epoch` (the last one trained) and `data` (the MD5 of the
-//! training images and labels). One key, because the order of several would differ from file to file.
+//! the metadata say how far the run had come, and on which images.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic;
 use crate::error::{Error, Result};
+use crate::sealed::{self, Stored};
 
 const FORMAT: u32 = 1;
-const KEY: &str = "checkpoint";
+const KIND: &str = "checkpoint";
 const VELOCITY: &str = "velocity.";
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Whole epochs that were trained.
+    pub(crate) epochs: usize,
+    /// Steps of the next one that were made, and what they came to.
+    pub(crate) partial: Partial,
+}
+
+/// What the steps of an epoch that is not over came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Partial {
+    /// Steps.
+    pub(crate) steps: usize,
+    /// Sum of their losses.
+    pub(crate) loss_sum: f64,
+    /// Images that were classified correctly.
+    pub(crate) correct: f64,
+    /// The time they took.
+    pub(crate) seconds: f64,
+}
+
+impl Position {
+    /// What orders checkpoints by age.
+    fn age(self) -> (usize, usize) {
+        (self.epochs, self.partial.steps)
+    }
+}
 
 /// What a checkpoint is of.
 #[derive(Serialize, Deserialize)]
 struct Description {
     format: u32,
-    epoch: usize,
+    position: Position,
+    /// MD5 of the training images and labels.
     data: String,
 }
 
 /// What a checkpoint holds.
+#[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// The last epoch that was trained, from 1.
-    pub(crate) epoch: usize,
+    /// How far the run had come.
+    pub(crate) position: Position,
     /// Which images it was trained on.
     pub(crate) data: String,
     /// Parameters and running statistics by name.
@@ -42,62 +71,39 @@ pub(crate) struct Checkpoint {
 /// Replaces the checkpoint at `path`.
 pub(crate) fn save(
     path: &Path,
-    epoch: usize,
+    position: Position,
     data: &str,
     state: &[(String, Tensor)],
     velocities: &[(String, Tensor)],
 ) -> Result<()> {
     let velocities = velocities.iter().map(|(name, tensor)| (format!("{VELOCITY}{name}"), tensor));
     let tensors = state.iter().map(|(name, tensor)| (name.clone(), tensor)).chain(velocities);
-    let stored = tensors
+    let values = tensors
         .map(|(name, tensor)| {
             let values = tensor.flatten_all()?.to_vec1::<f32>()?;
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             Ok((name, tensor.dims().to_vec(), bytes))
         })
         .collect::<Result<Vec<_>>>()?;
-    let description = Description { format: FORMAT, epoch, data: data.to_owned() };
-    let description = serde_json::to_string(&description).expect("numbers and text can always be written");
-    let metadata = HashMap::from([(KEY.to_owned(), description)]);
-    let tensors =
-        stored.iter().map(|(name, shape, bytes)| (name.as_str(), Dtype::F32, shape.clone(), bytes.as_slice()));
-    atomic::write(path, &container(path, tensors, Some(metadata))?).map_err(Error::io("write", path))
-}
-
-/// The bytes of a safetensors file.
-pub(crate) fn container<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = (&'a str, Dtype, Vec<usize>, &'a [u8])>,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<Vec<u8>> {
-    let problem = |reason: safetensors::SafeTensorError| Error::Checkpoint {
-        path: path.to_path_buf(),
-        problem: format!("it cannot be written: {reason}"),
-    };
-    let views = tensors
-        .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(problem)?;
-    serialize(views, metadata).map_err(problem)
+    let tensors: Vec<Stored<'_>> = values
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), Dtype::F32, shape.clone(), bytes.as_slice()))
+        .collect();
+    sealed::write(path, KIND, &Description { format: FORMAT, position, data: data.to_owned() }, &tensors)
 }
 
 /// Reads the checkpoint at `path`.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Damaged`] for a file that is no checkpoint, or is not what was written.
 pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let problem = |problem: String| Error::Checkpoint {
-        path: path.to_path_buf(),
-        problem: format!("{problem}; remove it, and go on from a kept epoch or train again"),
-    };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|reason| problem(reason.to_string()))?;
-    let description = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
-    let description = description.ok_or_else(|| problem("it is no checkpoint of this program".to_owned()))?;
-    let Description { format, epoch, data } = serde_json::from_str(description)
-        .map_err(|reason| problem(format!("its description cannot be read: {reason}")))?;
+    let (Description { format, position, data }, bytes) = sealed::read(path, KIND)?;
+    let unusable = |problem: String| Error::Checkpoint { path: path.to_path_buf(), problem };
     if format != FORMAT {
-        return Err(problem(format!("its format is {format} and not {FORMAT}")));
+        return Err(unusable(format!("its format is {format}, and this program reads {FORMAT}")));
     }
     let tensors =
-        candle_core::safetensors::load_buffer(&bytes, device).map_err(|reason| problem(reason.to_string()))?;
+        candle_core::safetensors::load_buffer(&bytes, device).map_err(|reason| unusable(reason.to_string()))?;
     let (mut state, mut velocities) = (HashMap::new(), HashMap::new());
     for (name, tensor) in tensors {
         match name.strip_prefix(VELOCITY) {
@@ -105,5 +111,36 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
             None => state.insert(name, tensor),
         };
     }
-    Ok(Checkpoint { epoch, data, state, velocities })
+    Ok(Checkpoint { position, data, state, velocities })
 }
+
+/// The newest good one of the checkpoints at `paths`, those that do not exist left out, with its path; none where none
+/// exists. A damaged one is named in a warning and passed over.
+///
+/// # Errors
+/// What is wrong with the newest, where every one that exists is damaged.
+pub(crate) fn newest(paths: &[PathBuf], device: &Device) -> Result<Option<(PathBuf, Checkpoint)>> {
+    let mut damage = None;
+    let mut passed_over = |reason: Error| {
+        tracing::warn!("{reason}");
+        damage.get_or_insert(reason);
+    };
+    let mut found = Vec::new();
+    for path in paths.iter().filter(|path| path.is_file()) {
+        match sealed::describe::<Description>(path, KIND) {
+            Ok(description) => found.push((description.position.age(), path)),
+            Err(reason) => passed_over(reason),
+        }
+    }
+    found.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+    for (_, path) in found {
+        match load(path, device) {
+            Ok(checkpoint) => return Ok(Some((path.clone(), checkpoint))),
+            Err(reason) => passed_over(reason),
+        }
+    }
+    damage.map_or(Ok(None), Err)
+}
+
+#[cfg(test)]
+mod tests;

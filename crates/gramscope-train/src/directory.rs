@@ -66,6 +66,25 @@ impl RunDirectory {
         self.checkpoints().join(format!("latest{CHECKPOINT_SUFFIX}"))
     }
 
+    /// The one before it, in case the last is damaged.
+    pub(crate) fn previous(&self) -> PathBuf {
+        self.checkpoints().join(format!("previous{CHECKPOINT_SUFFIX}"))
+    }
+
+    /// The one that was written when the run was asked to stop in the middle of an epoch; gone when the epoch is over.
+    pub(crate) fn interrupted(&self) -> PathBuf {
+        self.checkpoints().join(format!("interrupted{CHECKPOINT_SUFFIX}"))
+    }
+
+    /// Every checkpoint that training may go on from, whether it exists or not.
+    pub(crate) fn every_checkpoint(&self) -> Result<Vec<PathBuf>> {
+        let mut paths = vec![self.interrupted(), self.latest(), self.previous()];
+        if self.checkpoints().is_dir() {
+            paths.extend(self.kept_epochs()?.into_iter().map(|epoch| self.kept(epoch)));
+        }
+        Ok(paths)
+    }
+
     /// The checkpoint that is kept of `epoch`.
     pub(crate) fn kept(&self, epoch: usize) -> PathBuf {
         self.checkpoints().join(format!("{KEPT_PREFIX}{epoch:04}{CHECKPOINT_SUFFIX}"))

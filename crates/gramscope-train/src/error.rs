@@ -101,6 +101,16 @@ pub enum Error {
         /// What would mend it.
         advice: String,
     },
+    /// A file that is not what was written.
+    #[error("the {kind} {} cannot be used: {problem}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        kind: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A checkpoint that cannot be used.
     #[error("the checkpoint {} cannot be used: {problem}", .path.display())]
     Checkpoint {
@@ -138,6 +148,16 @@ pub enum Error {
         expected: usize,
         /// Height and width of the images, in pixels.
         found: usize,
+    },
+    /// The run was asked to stop, and has stopped where it can go on.
+    #[error("{} was stopped after {steps} steps of epoch {epoch}, and nothing is lost: the same command goes on (train: with --resume)", .dir.display())]
+    Interrupted {
+        /// The run's directory.
+        dir: PathBuf,
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Steps of it that were made.
+        steps: usize,
     },
     /// The loss of a training step is NaN or infinite.
     #[error(

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// One epoch of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,15 +37,15 @@ pub struct EpochMetrics {
 /// Appends the line of one epoch and waits until it is on the disk.
 pub(crate) fn append(path: &Path, metrics: &EpochMetrics) -> Result<()> {
     let line = serde_json::to_string(metrics).expect("numbers and fixed names can always be written") + "\n";
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(line.as_bytes())?;
-            file.sync_data()
-        })
-        .map_err(Error::io("write", path))
+    let append = || {
+        fault::point()?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        fault::point()?;
+        file.write_all(line.as_bytes())?;
+        fault::point()?;
+        file.sync_data()
+    };
+    append().map_err(Error::io("write", path))
 }
 
 /// All epochs in the file, in order; none where there is no file. A torn last line is passed over.
@@ -55,6 +56,18 @@ pub(crate) fn read(path: &Path) -> Result<Vec<EpochMetrics>> {
     Ok(lines(path)?.into_iter().map(|(_, metrics)| metrics).collect())
 }
 
+/// All epochs of a run that may have ended: a line each from epoch 1 on, a torn last one passed over.
+///
+/// # Errors
+/// [`Error::Metrics`] for a line that is not the next epoch's.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<EpochMetrics>> {
+    let epochs = read(path)?;
+    match epochs.iter().enumerate().find(|(number, metrics)| metrics.epoch != number + 1) {
+        Some((number, metrics)) => Err(wrong_epoch(path, number + 1, metrics)),
+        None => Ok(epochs),
+    }
+}
+
 /// Takes away every line after that of `epoch`, the torn one included.
 ///
 /// # Errors
@@ -63,8 +76,7 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
     let mut kept = String::new();
     for (number, (line, metrics)) in lines(path)?.into_iter().take(epoch).enumerate() {
         if metrics.epoch != number + 1 {
-            let problem = format!("line {} is of epoch {}; {RESTORE}", number + 1, metrics.epoch);
-            return Err(Error::Metrics { path: path.to_path_buf(), problem });
+            return Err(wrong_epoch(path, number + 1, &metrics));
         }
         kept.push_str(&line);
         kept.push('\n');
@@ -78,6 +90,11 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
         return Ok(());
     }
     atomic::write(path, kept.as_bytes()).map_err(Error::io("write", path))
+}
+
+fn wrong_epoch(path: &Path, line: usize, metrics: &EpochMetrics) -> Error {
+    let problem = format!("line {line} is of epoch {}; {RESTORE}", metrics.epoch);
+    Error::Metrics { path: path.to_path_buf(), problem }
 }
 
 const RESTORE: &str = "restore the file, or train into another --out";

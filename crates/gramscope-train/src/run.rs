@@ -1,14 +1,15 @@
 //! Reading a run directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use gramscope_nn::ResNet;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::directory::RunDirectory;
 use crate::error::{Error, Result};
 use crate::metrics::{self, EpochMetrics};
+use crate::predictions;
 use crate::settings::RunConfig;
 
 /// An existing run directory: config.toml, metrics.jsonl, checkpoints/ and, when it is finished, predictions.safetensors.
@@ -59,18 +60,22 @@ impl Run {
         metrics::read(&self.directory.metrics())
     }
 
-    /// Whether the last epoch has been trained and its predictions written.
+    /// Whether the last epoch has been trained and its predictions written, and both are as they were written.
     pub fn is_finished(&self) -> bool {
-        let last = checkpoint::load(&self.directory.latest(), &Device::Cpu).map(|checkpoint| checkpoint.epoch);
-        self.directory.predictions().is_file() && last.is_ok_and(|epoch| epoch == self.config.train.epochs)
+        let newest = || checkpoint::newest(&self.directory.every_checkpoint()?, &Device::Cpu);
+        let done = || newest().ok().flatten().is_some_and(|(_, last)| last.position.epochs == self.config.train.epochs);
+        predictions::check(&self.directory.predictions()).is_ok() && done()
     }
 
-    /// The network as the last checkpoint has it.
+    /// The network as the newest good checkpoint has it; a damaged one is named in a warning and passed over.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] for one that cannot be used.
+    /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used.
     pub fn network(&self, device: &Device) -> Result<ResNet> {
-        self.load(&self.directory.latest(), "train it for an epoch first", device)
+        match checkpoint::newest(&self.directory.every_checkpoint()?, device)? {
+            Some((path, checkpoint)) => self.restore(&path, checkpoint, device),
+            None => Err(no_checkpoint(self.directory.latest(), "train it for an epoch first")),
+        }
     }
 
     /// The network as it was kept after `epoch`.
@@ -78,7 +83,11 @@ impl Run {
     /// # Errors
     /// As [`Self::network`].
     pub fn network_at(&self, epoch: usize, device: &Device) -> Result<ResNet> {
-        self.load(&self.directory.kept(epoch), "epochs are kept with --checkpoint-every", device)
+        let path = self.directory.kept(epoch);
+        if !path.is_file() {
+            return Err(no_checkpoint(path, "epochs are kept with --checkpoint-every"));
+        }
+        self.restore(&path, checkpoint::load(&path, device)?, device)
     }
 
     /// The epochs whose networks were kept, ascending.
@@ -89,11 +98,8 @@ impl Run {
         self.directory.kept_epochs()
     }
 
-    fn load(&self, path: &Path, advice: &str, device: &Device) -> Result<ResNet> {
-        if !path.is_file() {
-            return Err(Error::NoCheckpoint { path: path.to_path_buf(), advice: advice.to_owned() });
-        }
-        let checkpoint = checkpoint::load(path, device)?;
+    /// The network that `checkpoint`, read from `path`, holds.
+    fn restore(&self, path: &Path, checkpoint: Checkpoint, device: &Device) -> Result<ResNet> {
         let unusable = |problem: String| Error::Checkpoint { path: path.to_path_buf(), problem };
         let Some(bias) = checkpoint.state.get("logits.bias") else {
             return Err(unusable("it has no logits.bias".to_owned()));
@@ -104,4 +110,8 @@ impl Run {
         network.load_state(&checkpoint.state).map_err(|problem| unusable(problem.to_string()))?;
         Ok(network)
     }
+}
+
+fn no_checkpoint(path: PathBuf, advice: &str) -> Error {
+    Error::NoCheckpoint { path, advice: advice.to_owned() }
 }

@@ -1,23 +1,27 @@
 //! The training loop.
 
+use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Device;
 use candle_nn::Optimizer;
 use gramscope_nn::{ResNet, Sgd, SgdConfig};
 use md5::{Digest, Md5};
-use safetensors::Dtype;
 
 use crate::augment::{self, Augmentation};
+use crate::checkpoint::{Partial, Position};
 use crate::data::{Dataset, Split};
+use crate::digest::hexadecimal;
 use crate::directory::{self, Contents, RunDirectory, Start};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::metrics::{self, EpochMetrics};
 use crate::run::Run;
 use crate::settings::{RunConfig, TrainSettings};
-use crate::{atomic, batches, checkpoint, schedule};
+use crate::{batches, checkpoint, fault, predictions, schedule};
 
 /// What happens while a run is trained.
 #[derive(Clone, Copy, Debug)]
@@ -58,16 +62,19 @@ pub enum Event<'a> {
 /// [`crate::settings`]. A run that is finished is returned at once when it is to be resumed.
 ///
 /// After every epoch its line is appended to metrics.jsonl and checkpoints/latest.safetensors is replaced; a run that is
-/// killed and resumed goes on from there and ends with the same bits.
+/// killed and resumed goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
+/// checkpoint is written, and the run goes on from that step when it is resumed.
 ///
 /// # Errors
-/// Settings that make no run, a directory that is not the run's, a loss that is not finite, and what the disk may say.
+/// Settings that make no run, a directory that is not the run's, a loss that is not finite, what the disk may say, and
+/// [`Error::Interrupted`] once `stop` is set.
 pub fn train(
     config: &RunConfig,
     dataset: &Dataset,
     dir: &Path,
     device: &Device,
     start: Start,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Run> {
     let config = config.resolved()?;
@@ -86,7 +93,7 @@ pub fn train(
     let claim = directory::claim(dir, &config, start)?;
     let mut trainer = Trainer::new(&config.train, dataset, indices, network, &claim.directory, device)?;
     trainer.resume()?;
-    trainer.run(progress)?;
+    trainer.run(stop, progress)?;
     Run::open(dir)
 }
 
@@ -102,6 +109,34 @@ fn training_images(settings: &TrainSettings, dataset: &Dataset) -> Result<Vec<us
     Ok(indices)
 }
 
+impl Partial {
+    fn images(&self, batch_size: usize) -> f64 {
+        (self.steps * batch_size) as f64
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.loss_sum / self.steps as f64
+    }
+
+    fn accuracy(&self, batch_size: usize) -> f64 {
+        self.correct / self.images(batch_size)
+    }
+
+    fn images_per_second(&self, batch_size: usize) -> f64 {
+        self.images(batch_size) / self.seconds
+    }
+
+    fn event(&self, epoch: usize, batch_size: usize) -> Event<'static> {
+        Event::Step {
+            epoch,
+            step: self.steps,
+            loss: self.mean_loss(),
+            accuracy: self.accuracy(batch_size),
+            images_per_second: self.images_per_second(batch_size),
+        }
+    }
+}
+
 struct Trainer<'a> {
     settings: &'a TrainSettings,
     dataset: &'a Dataset,
@@ -113,8 +148,7 @@ struct Trainer<'a> {
     device: &'a Device,
     /// Tells the training images from others.
     data: String,
-    /// Epochs that are done.
-    done: usize,
+    position: Position,
 }
 
 impl<'a> Trainer<'a> {
@@ -130,14 +164,25 @@ impl<'a> Trainer<'a> {
         let sgd = Sgd::for_network(&network, SgdConfig { learning_rate, momentum, weight_decay })?;
         let data = fingerprint(&dataset.train, &indices);
         let augmentation = Augmentation::new(settings);
-        Ok(Self { settings, dataset, indices, network, sgd, augmentation, directory, device, data, done: 0 })
+        Ok(Self {
+            settings,
+            dataset,
+            indices,
+            network,
+            sgd,
+            augmentation,
+            directory,
+            device,
+            data,
+            position: Position::default(),
+        })
     }
 
-    /// Takes up the last checkpoint, if there is one.
+    /// Takes up the newest good checkpoint, if there is one.
     fn resume(&mut self) -> Result<()> {
-        let path = self.directory.latest();
-        if path.is_file() {
-            let checkpoint = checkpoint::load(&path, self.device)?;
+        let found = checkpoint::newest(&self.directory.every_checkpoint()?, self.device)?;
+        let interrupted = self.directory.interrupted();
+        if let Some((path, checkpoint)) = found {
             if checkpoint.data != self.data {
                 return Err(Error::OtherData { checkpoint: path });
             }
@@ -145,24 +190,31 @@ impl<'a> Trainer<'a> {
                 |problem: gramscope_nn::Error| Error::Checkpoint { path: path.clone(), problem: problem.to_string() };
             self.network.load_state(&checkpoint.state).map_err(unusable)?;
             self.sgd.load_velocities(&checkpoint.velocities).map_err(unusable)?;
-            self.done = checkpoint.epoch;
+            self.position = checkpoint.position;
+            if path != interrupted {
+                remove(&interrupted)?;
+                // Where the latest was damaged or lost, an older one takes its place.
+                if path != self.directory.latest() {
+                    self.write(&self.directory.latest())?;
+                }
+            }
         }
-        metrics::rewind(&self.directory.metrics(), self.done)
+        metrics::rewind(&self.directory.metrics(), self.position.epochs)
     }
 
-    fn run(&mut self, progress: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+    fn run(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         progress(Event::Started {
             name: &self.directory.name(),
             epochs: self.settings.epochs,
             steps_per_epoch: self.steps(),
-            first_epoch: self.done + 1,
+            first_epoch: self.position.epochs + 1,
             parameters: self.network.config().parameter_count(),
         });
-        while self.done < self.settings.epochs {
-            let metrics = self.epoch(self.done + 1, progress)?;
+        while self.position.epochs < self.settings.epochs {
+            let metrics = self.epoch(stop, progress)?;
             metrics::append(&self.directory.metrics(), &metrics)?;
-            self.save(metrics.epoch)?;
-            self.done = metrics.epoch;
+            self.position = Position { epochs: metrics.epoch, partial: Partial::default() };
+            self.save()?;
             progress(Event::Epoch(&metrics));
         }
         self.predict()?;
@@ -175,45 +227,54 @@ impl<'a> Trainer<'a> {
         self.indices.len() / self.settings.batch_size
     }
 
-    fn epoch(&mut self, epoch: usize, progress: &mut dyn FnMut(Event<'_>)) -> Result<EpochMetrics> {
+    /// Trains what is left of the next epoch, and evaluates.
+    fn epoch(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(Event<'_>)) -> Result<EpochMetrics> {
         let started = Instant::now();
+        let epoch = self.position.epochs + 1;
+        let earlier = self.position.partial.seconds;
         let number = u32::try_from(epoch).expect("settings allow no more than 2^32 - 1 epochs");
         let learning_rate = schedule::learning_rate(self.settings.learning_rate, epoch, self.settings.epochs);
         self.sgd.set_learning_rate(learning_rate);
         let order = augment::order(self.settings.seed, number, self.indices.len());
         let order: Vec<usize> = order.into_iter().map(|position| self.indices[position]).collect();
-        let (mut loss_sum, mut correct, mut images) = (0.0, 0.0, 0.0);
-        for (step, indices) in order.chunks_exact(self.settings.batch_size).enumerate() {
+        let batch_size = self.settings.batch_size;
+        for indices in order.chunks_exact(batch_size).skip(self.position.partial.steps) {
             let (loss, right) = self.step(indices, number)?;
+            let partial = &mut self.position.partial;
             if !loss.is_finite() {
-                return Err(Error::Diverged { epoch, step: step + 1, loss });
+                return Err(Error::Diverged { epoch, step: partial.steps + 1, loss });
             }
-            loss_sum += f64::from(loss);
-            correct += f64::from(right);
-            images += indices.len() as f64;
-            progress(Event::Step {
-                epoch,
-                step: step + 1,
-                loss: loss_sum / (step + 1) as f64,
-                accuracy: correct / images,
-                images_per_second: images / started.elapsed().as_secs_f64(),
-            });
+            partial.steps += 1;
+            partial.loss_sum += f64::from(loss);
+            partial.correct += f64::from(right);
+            partial.seconds = earlier + started.elapsed().as_secs_f64();
+            progress(partial.event(epoch, batch_size));
+            if stop.load(Ordering::Relaxed) {
+                return self.interrupt(epoch);
+            }
         }
-        let training_seconds = started.elapsed().as_secs_f64();
         let test = evaluate(&self.network, &self.dataset.test, self.device)?;
         if !test.loss.is_finite() {
             return Err(Error::DivergedInTest { epoch, loss: test.loss });
         }
+        let partial = self.position.partial;
         Ok(EpochMetrics {
             epoch,
             learning_rate,
-            train_loss: loss_sum / self.steps() as f64,
-            train_accuracy: correct / images,
+            train_loss: partial.mean_loss(),
+            train_accuracy: partial.accuracy(batch_size),
             test_loss: test.loss,
             test_accuracy: test.accuracy,
-            images_per_second: images / training_seconds,
-            seconds: started.elapsed().as_secs_f64(),
+            images_per_second: partial.images_per_second(batch_size),
+            seconds: earlier + started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Writes down where the epoch was left.
+    fn interrupt<T>(&self, epoch: usize) -> Result<T> {
+        self.write(&self.directory.interrupted())?;
+        let dir = self.directory.root().to_path_buf();
+        Err(Error::Interrupted { dir, epoch, steps: self.position.partial.steps })
     }
 
     /// One step on these images: the loss before it, and how many were right.
@@ -225,29 +286,30 @@ impl<'a> Trainer<'a> {
         Ok((gradients.loss.to_scalar()?, gradients.correct.to_scalar()?))
     }
 
-    /// Writes the epoch's checkpoints; the latest last, because resuming relies on it.
-    fn save(&self, epoch: usize) -> Result<()> {
-        let (state, velocities) = (self.network.state(), self.sgd.velocities());
-        let write = |path: &Path| checkpoint::save(path, epoch, &self.data, &state, &velocities);
+    /// Writes the checkpoints of the epoch that has just ended; the latest last, because resuming relies on it.
+    fn save(&self) -> Result<()> {
+        let (directory, epoch) = (self.directory, self.position.epochs);
         if self.settings.checkpoint_every.is_some_and(|every| epoch.is_multiple_of(every)) {
-            write(&self.directory.kept(epoch))?;
+            self.write(&directory.kept(epoch))?;
         }
-        write(&self.directory.latest())
+        let latest = directory.latest();
+        if latest.is_file() {
+            let rename = fault::point().and_then(|()| fs::rename(&latest, directory.previous()));
+            rename.map_err(Error::io("rename", &latest))?;
+        }
+        self.write(&latest)?;
+        remove(&directory.interrupted())
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        checkpoint::save(path, self.position, &self.data, &self.network.state(), &self.sgd.velocities())
     }
 
     /// Writes the test images' logits and labels.
     fn predict(&self) -> Result<()> {
         let split = &self.dataset.test;
         let logits = evaluate(&self.network, split, self.device)?.logits;
-        let logits: Vec<u8> = logits.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let labels: Vec<u8> = split.labels().iter().flat_map(|value| value.to_le_bytes()).collect();
-        let path = self.directory.predictions();
-        let tensors = [
-            ("logits", Dtype::F32, vec![split.len(), self.dataset.classes.len()], logits.as_slice()),
-            ("labels", Dtype::U32, vec![split.len()], labels.as_slice()),
-        ];
-        atomic::write(&path, &checkpoint::container(&path, tensors.into_iter(), None)?)
-            .map_err(Error::io("write", &path))
+        predictions::save(&self.directory.predictions(), &logits, split)
     }
 }
 
@@ -258,7 +320,15 @@ fn fingerprint(split: &Split, indices: &[usize]) -> String {
         hash.update(split.label(index).to_le_bytes());
         hash.update(split.image(index));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(hash)
+}
+
+/// Removes the file, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

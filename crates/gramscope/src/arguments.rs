@@ -55,11 +55,21 @@ pub(crate) enum Command {
     /// Write one self-contained HTML page about every run and every CKA result below a directory
     #[command(after_help = "Example:\n  gramscope report quickstart")]
     Report(ReportArguments),
+    /// Check that every run and every CKA result below a directory is as it was written
+    #[command(after_help = "Example:\n  gramscope verify family")]
+    Verify(VerifyArguments),
     /// List, fetch or describe data sets
     Data {
         #[command(subcommand)]
         command: DataCommand,
     },
+}
+
+impl Command {
+    /// Whether the command, once stopped, can be taken up where it was.
+    pub(crate) fn goes_on_later(&self) -> bool {
+        matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_))
+    }
 }
 
 const PLAN_HELP: &str = "\
@@ -285,6 +295,12 @@ pub(crate) struct ActivationsArguments {
 #[derive(Args, Debug)]
 pub(crate) struct ReportArguments {
     /// Directory with runs and results anywhere below it; the page is DIR/report.html
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArguments {
+    /// Directory with runs and results anywhere below it
     pub(crate) dir: PathBuf,
 }
 

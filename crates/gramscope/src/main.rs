@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod console;
 mod device;
+mod interrupt;
 
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use clap::Parser;
 
 use arguments::{Arguments, Command};
 use console::Console;
+use interrupt::Interrupt;
 
 /// Training allocates and frees the same large buffers every step; the system allocator gives each one back to the
 /// kernel and faults it in again.
@@ -21,23 +23,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let console = Console::new(arguments.quiet, arguments.json);
-    match run(arguments.command, &console) {
+    let interrupt = match Interrupt::listen(arguments.command.goes_on_later()) {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            console.error(&anyhow::Error::new(error).context("cannot listen for signals"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(arguments.command, &interrupt, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.error(&error);
-            ExitCode::FAILURE
+            interrupt.exit_code().unwrap_or(ExitCode::FAILURE)
         }
     }
 }
 
-fn run(command: Command, console: &Console) -> anyhow::Result<()> {
+fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     match command {
-        Command::Quickstart(arguments) => commands::quickstart::run(&arguments, console),
-        Command::Train(arguments) => commands::train::run(&arguments, console),
-        Command::Sweep(arguments) => commands::sweep::run(&arguments, console),
+        Command::Quickstart(arguments) => commands::quickstart::run(&arguments, interrupt, console),
+        Command::Train(arguments) => commands::train::run(&arguments, interrupt, console),
+        Command::Sweep(arguments) => commands::sweep::run(&arguments, interrupt, console),
         Command::Cka(arguments) => commands::cka::run(&arguments, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
+        Command::Verify(arguments) => commands::verify::run(&arguments, console),
         Command::Data { command } => commands::data::run(&command, console),
     }
 }

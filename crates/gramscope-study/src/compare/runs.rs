@@ -1,5 +1,7 @@
 //! Comparing trained runs: one pass over the test images for any number of them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Device;
 use gramscope_cka::Comparison;
 use gramscope_nn::random::{Philox, Stream};
@@ -66,12 +68,14 @@ impl Default for RunOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
-/// in an activation, naming run, layer and batch; and what reading a run or its data may say.
+/// in an activation, naming run, layer and batch; [`Error::Interrupted`] once `stop` is set; and what reading a run or its
+/// data may say.
 pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
     run_options: &RunOptions,
     device: &Device,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<PairResult>> {
     let pairs = run_options.pairs.among(runs.len());
@@ -92,6 +96,9 @@ pub fn compare_runs(
             let images = images(data.split(), &order[range.clone()], data.side(), device)?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
             for (index, model) in models.iter().enumerate() {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
                 model.observe(index, &images, batch, &mut comparison)?;
                 progress(Progress {
                     done: batch * models.len() + index + 1,

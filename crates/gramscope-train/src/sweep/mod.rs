@@ -3,6 +3,7 @@
 mod plan;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 
@@ -45,6 +46,8 @@ pub enum Outcome {
     Done(EpochMetrics),
     /// Not trained to its end, and why.
     Failed(String),
+    /// Another process is training it.
+    Elsewhere,
 }
 
 /// The family, a run each, in the plan's order.
@@ -59,7 +62,7 @@ impl SweepSummary {
     pub fn first_failure(&self) -> Option<(&str, &str)> {
         self.runs.iter().find_map(|(name, outcome)| match outcome {
             Outcome::Failed(reason) => Some((name.as_str(), reason.as_str())),
-            Outcome::Done(_) => None,
+            Outcome::Done(_) | Outcome::Elsewhere => None,
         })
     }
 }
@@ -67,40 +70,74 @@ impl SweepSummary {
 /// Trains every run of `plan` that is not finished, each in a directory of its own below `dir`. A run that fails is
 /// reported, and the others are trained all the same.
 ///
+/// Several processes may work on one directory: each takes the runs that no other is training. One that finds nothing left
+/// to take ends, and says which runs are still trained elsewhere.
+///
 /// # Errors
 /// A directory that is itself a run's, or data that cannot be read: what no run could do without.
+/// [`Error::Interrupted`] once `stop` is set.
 pub fn sweep(
     plan: &Plan,
     dir: &Path,
     device: &Device,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(SweepEvent<'_>),
 ) -> Result<SweepSummary> {
     if dir.join(crate::directory::CONFIG).exists() {
         return Err(Error::SweepInRun { dir: dir.to_path_buf() });
     }
-    let mut loaded: Option<(DataConfig, Dataset)> = None;
-    let mut summary = SweepSummary::default();
-    let of = plan.runs().len();
-    for (index, (name, config)) in plan.runs().iter().enumerate() {
-        progress(SweepEvent::Run { name, number: index + 1, of });
-        let dataset = match loaded.take() {
+    let mut family = Family { plan, dir, device, stop, loaded: None };
+    let mut outcomes = vec![Outcome::Elsewhere; plan.runs().len()];
+    loop {
+        let mut taken = 0;
+        for (index, outcome) in outcomes.iter_mut().enumerate() {
+            if matches!(outcome, Outcome::Elsewhere) {
+                *outcome = family.train(index, progress)?;
+                taken += usize::from(!matches!(outcome, Outcome::Elsewhere));
+            }
+        }
+        // While this process trained, another may have been killed and have left a run.
+        if taken == 0 || !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Elsewhere)) {
+            break;
+        }
+    }
+    let names = plan.runs().iter().map(|(name, _)| name.clone());
+    Ok(SweepSummary { runs: names.zip(outcomes).collect() })
+}
+
+/// A family being trained.
+struct Family<'a> {
+    plan: &'a Plan,
+    dir: &'a Path,
+    device: &'a Device,
+    stop: &'a AtomicBool,
+    /// The data of the run before, which are most likely those of the next.
+    loaded: Option<(DataConfig, Dataset)>,
+}
+
+impl Family<'_> {
+    /// Trains the plan's run `index`, unless another process is at it.
+    fn train(&mut self, index: usize, progress: &mut dyn FnMut(SweepEvent<'_>)) -> Result<Outcome> {
+        let (name, config) = &self.plan.runs()[index];
+        progress(SweepEvent::Run { name, number: index + 1, of: self.plan.runs().len() });
+        let dataset = match self.loaded.take() {
             Some((data, dataset)) if data == config.data => dataset,
             _ => data::load(&config.data)?,
         };
         let training = &mut |event: Event<'_>| progress(SweepEvent::Training(event));
-        let outcome = train(config, &dataset, &dir.join(name), device, Start::Resume, training);
-        let outcome = match outcome.and_then(last_epoch) {
-            Ok(metrics) => Outcome::Done(metrics),
+        let run = train(config, &dataset, &self.dir.join(name), self.device, Start::Resume, self.stop, training);
+        self.loaded = Some((config.data.clone(), dataset));
+        match run.and_then(last_epoch) {
+            Ok(metrics) => Ok(Outcome::Done(metrics)),
+            Err(Error::Busy { .. }) => Ok(Outcome::Elsewhere),
+            Err(interrupted @ Error::Interrupted { .. }) => Err(interrupted),
             Err(error) => {
                 let reason = error.to_string();
                 progress(SweepEvent::Failed { name, reason: &reason });
-                Outcome::Failed(reason)
+                Ok(Outcome::Failed(reason))
             }
-        };
-        summary.runs.push((name.clone(), outcome));
-        loaded = Some((config.data.clone(), dataset));
+        }
     }
-    Ok(summary)
 }
 
 fn last_epoch(run: Run) -> Result<EpochMetrics> {
@@ -124,17 +161,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::parse(PLAN).unwrap();
         let family = dir.path().join("family");
-        let summary = sweep(&plan, &family, &Device::Cpu, &mut |_| {}).unwrap();
+        let summary = sweep(&plan, &family, &Device::Cpu, &AtomicBool::new(false), &mut |_| {}).unwrap();
         let failed: Vec<bool> = summary.runs.iter().map(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).collect();
         assert_eq!(failed, [false, true, false, true]);
         assert!(summary.first_failure().unwrap().1.contains("learning_rate"));
         let mut steps = 0;
-        sweep(&plan, &family, &Device::Cpu, &mut |event| {
+        sweep(&plan, &family, &Device::Cpu, &AtomicBool::new(false), &mut |event| {
             steps += usize::from(matches!(event, SweepEvent::Training(Event::Epoch(_))));
         })
         .unwrap();
         assert_eq!(steps, 0, "a finished run was trained again");
-        let inside = sweep(&plan, &family.join(&plan.runs()[0].0), &Device::Cpu, &mut |_| {});
+        let inside = sweep(&plan, &family.join(&plan.runs()[0].0), &Device::Cpu, &AtomicBool::new(false), &mut |_| {});
         assert!(matches!(inside, Err(Error::SweepInRun { .. })));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
 use super::*;
 use crate::data::{self, DataConfig};
@@ -22,30 +23,35 @@ fn setting() -> (RunConfig, Dataset) {
     (RunConfig::new(data.clone(), train), data::load(&data).unwrap())
 }
 
-/// Everything of a run that does not depend on the time it took.
-fn bits(dir: &Path) -> Vec<Vec<u8>> {
+/// Every file of a run with what it holds, but for the times that metrics.jsonl tells.
+fn bits(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let metrics = Run::open(dir).unwrap().metrics().unwrap();
     let timeless = metrics.into_iter().map(|epoch| EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..epoch });
-    let mut bits = vec![format!("{:?}", timeless.collect::<Vec<_>>()).into_bytes()];
-    for file in [
-        "config.toml",
-        "predictions.safetensors",
-        "checkpoints/latest.safetensors",
-        "checkpoints/epoch-0002.safetensors",
-    ] {
-        bits.push(fs::read(dir.join(file)).unwrap());
+    let mut bits = vec![(PathBuf::from("metrics"), format!("{:?}", timeless.collect::<Vec<_>>()).into_bytes())];
+    for folder in [dir.to_path_buf(), dir.join("checkpoints")] {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        let files = files.filter(|path| !path.ends_with("metrics.jsonl"));
+        bits.extend(files.map(|path| (path.strip_prefix(dir).unwrap().to_path_buf(), fs::read(&path).unwrap())));
     }
+    bits.sort();
     bits
 }
 
+fn train_quietly(setting: &(RunConfig, Dataset), dir: &Path, start: Start) -> Result<Run> {
+    train(&setting.0, &setting.1, dir, &Device::Cpu, start, &AtomicBool::new(false), &mut |_| {})
+}
+
+/// The steps of all epochs of [`setting`].
+const STEPS: usize = 2 * 3;
+
 #[test]
 fn a_run_broken_off_anywhere_ends_with_the_same_bits() {
-    let (config, dataset) = setting();
+    let setting = setting();
     let root = tempfile::tempdir().unwrap();
     let whole = root.path().join("whole");
-    train(&config, &dataset, &whole, &Device::Cpu, Start::Fresh, &mut |_| {}).unwrap();
-    let (steps, expected) = (2 * 3, bits(&whole));
-    for stop in 1..=steps {
+    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    let expected = bits(&whole);
+    for stop in 1..=STEPS {
         let dir = root.path().join(format!("stopped-at-{stop}"));
         let mut step = 0;
         let mut progress = |event: Event<'_>| {
@@ -53,11 +59,96 @@ fn a_run_broken_off_anywhere_ends_with_the_same_bits() {
             // As a kill would, but inside this process.
             assert!(step < stop, "stopped");
         };
-        let stopped = AssertUnwindSafe(|| train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &mut progress));
+        let stopped = AssertUnwindSafe(|| {
+            train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut progress)
+        });
         assert!(catch_unwind(stopped).is_err());
-        let run = train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &mut |_| {}).unwrap();
-        assert!(run.is_finished());
+        assert!(train_quietly(&setting, &dir, Start::Resume).unwrap().is_finished());
         assert!(bits(&dir) == expected, "stopped at step {stop}");
+    }
+}
+
+/// Asked to stop after each step in turn, again and again: no step is made twice.
+#[test]
+fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
+    let setting = setting();
+    let root = tempfile::tempdir().unwrap();
+    let (whole, dir) = (root.path().join("whole"), root.path().join("stopped"));
+    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    let stop = AtomicBool::new(true);
+    for step in 1..=STEPS {
+        let mut made = 0;
+        let error = train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Resume, &stop, &mut |event| {
+            made += usize::from(matches!(event, Event::Step { .. }));
+        })
+        .unwrap_err();
+        let Error::Interrupted { epoch, steps, .. } = error else { panic!("{error}") };
+        assert_eq!((made, 2 * (epoch - 1) + steps), (1, step));
+    }
+    let mut made = 0;
+    train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Resume, &stop, &mut |event| {
+        made += usize::from(matches!(event, Event::Step { .. }));
+    })
+    .unwrap();
+    assert_eq!(made, 0);
+    assert!(bits(&dir) == bits(&whole));
+}
+
+/// The disk fails at every point in turn, and stays failed: what has its final name is whole, nothing else is left, and
+/// the run goes on once the disk is well again.
+#[test]
+fn a_full_disk_costs_nothing_but_time() {
+    let setting = setting();
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    let expected = bits(&whole);
+    for points in 0.. {
+        let dir = root.path().join(format!("failed-at-{points}"));
+        let (result, failed) = fault::fail_from(points, || train_quietly(&setting, &dir, Start::Fresh));
+        if !failed {
+            assert!(points > 30, "only {points} points were passed");
+            break;
+        }
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("no space left") && error.contains(dir.to_str().unwrap()), "{error}");
+        for checkpoint in RunDirectory::new(&dir).every_checkpoint().unwrap().iter().filter(|path| path.is_file()) {
+            checkpoint::load(checkpoint, &Device::Cpu).unwrap();
+        }
+        train_quietly(&setting, &dir, Start::Resume).unwrap();
+        assert!(bits(&dir) == expected, "failed at point {points}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_the_epochs_after_the_newest_good_one() {
+    let setting = setting();
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    let expected = bits(&whole);
+    let checkpoints = ["latest", "previous", "epoch-0002"].map(|name| format!("checkpoints/{name}.safetensors"));
+    for damaged in 1..checkpoints.len() {
+        for checkpoint in &checkpoints[..damaged] {
+            let mut bytes = fs::read(whole.join(checkpoint)).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(whole.join(checkpoint), bytes).unwrap();
+        }
+        assert!(!Run::open(&whole).unwrap().is_finished());
+        let mut epochs = 0;
+        train(&setting.0, &setting.1, &whole, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |event| {
+            epochs += usize::from(matches!(event, Event::Epoch(_)));
+        })
+        .unwrap();
+        assert_eq!(epochs, 1, "the third epoch alone is to be trained again");
+        let found = bits(&whole);
+        let differ = |name: &str| {
+            found.iter().find(|file| file.0.ends_with(name)) != expected.iter().find(|file| file.0.ends_with(name))
+        };
+        for name in ["metrics", "predictions.safetensors", "latest.safetensors", "epoch-0002.safetensors"] {
+            assert!(!differ(name), "{name} differs");
+        }
     }
 }
 
@@ -66,11 +157,11 @@ fn a_finished_run_is_not_trained_again() {
     let (config, dataset) = setting();
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("run");
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &mut |_| {}).unwrap();
-    let fresh = train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &mut |_| {});
+    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let fresh = train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {});
     assert!(matches!(fresh, Err(Error::Occupied { .. })));
     let mut events = 0;
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &mut |_| events += 1).unwrap();
+    train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| events += 1).unwrap();
     assert_eq!(events, 0);
 }
 
@@ -79,17 +170,23 @@ fn other_images_and_damaged_checkpoints_are_refused() {
     let (config, dataset) = setting();
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("run");
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &mut |_| {}).unwrap();
+    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
     fs::remove_file(dir.join("predictions.safetensors")).unwrap();
     let mut other = dataset.clone();
     std::mem::swap(&mut other.train, &mut other.test);
     let larger = RunConfig::new(config.data.clone(), TrainSettings { batch_size: 16, ..config.train.clone() });
-    let error = train(&larger, &other, &dir, &Device::Cpu, Start::Resume, &mut |_| {}).unwrap_err();
+    let error =
+        train(&larger, &other, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::OtherData { .. }), "{error}");
     let latest = dir.join("checkpoints/latest.safetensors");
     let bytes = fs::read(&latest).unwrap();
     fs::write(&latest, &bytes[..bytes.len() / 2]).unwrap();
-    let error = train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &mut |_| {}).unwrap_err().to_string();
+    for other in ["previous.safetensors", "epoch-0002.safetensors"] {
+        fs::remove_file(dir.join("checkpoints").join(other)).unwrap();
+    }
+    let error = train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {})
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("latest.safetensors"), "{error}");
 }
 
@@ -98,7 +195,16 @@ fn a_run_learns_and_its_network_can_be_read() {
     let (mut config, dataset) = setting();
     config.train = TrainSettings { epochs: 12, learning_rate: 0.1, crop_padding: 0, flip: false, ..config.train };
     let root = tempfile::tempdir().unwrap();
-    let run = train(&config, &dataset, &root.path().join("run"), &Device::Cpu, Start::Fresh, &mut |_| {}).unwrap();
+    let run = train(
+        &config,
+        &dataset,
+        &root.path().join("run"),
+        &Device::Cpu,
+        Start::Fresh,
+        &AtomicBool::new(false),
+        &mut |_| {},
+    )
+    .unwrap();
     let metrics = run.metrics().unwrap();
     assert!(metrics[11].train_loss < metrics[0].train_loss, "{metrics:?}");
     assert_eq!(run.kept_epochs().unwrap(), [2, 4, 6, 8, 10, 12]);

@@ -1,6 +1,7 @@
 //! `gramscope cka`: layers against layers, of runs or of stored activations.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use gramscope_cka::Options;
@@ -56,7 +57,7 @@ fn compare_runs(
     let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
     let run_options =
         RunOptions { pairs, passes: arguments.passes, seed: arguments.seed, examples: arguments.examples, data };
-    Ok(compare::compare_runs(&runs, options, &run_options, &device, progress)?)
+    Ok(compare::compare_runs(&runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
 }
 
 /// Moves the bar of a pass over examples.

@@ -8,3 +8,4 @@ pub(crate) mod report;
 pub(crate) mod sweep;
 pub(crate) mod train;
 mod training_progress;
+pub(crate) mod verify;

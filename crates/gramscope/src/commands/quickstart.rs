@@ -7,9 +7,10 @@ use super::sweep::SweepProgress;
 use crate::arguments::QuickstartArguments;
 use crate::console::{Console, Unit};
 use crate::device;
+use crate::interrupt::Interrupt;
 
 /// Trains, compares, reports, and says what was found and where to look.
-pub(crate) fn run(arguments: &QuickstartArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &QuickstartArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let default = Scale::default();
     let scale = Scale {
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &QuickstartArguments, console: &Console) -> anyhow:
     };
     let mut training = SweepProgress::new(console);
     let mut comparing = None;
-    let result = quickstart(&arguments.out, scale, &device, &mut |event| match event {
+    let result = quickstart(&arguments.out, scale, &device, interrupt.requested(), &mut |event| match event {
         QuickstartEvent::Training(event) => training.show(event),
         QuickstartEvent::Comparing(progress) => show_progress(
             comparing.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64)),

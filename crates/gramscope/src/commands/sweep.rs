@@ -8,16 +8,18 @@ use super::training_progress::TrainingProgress;
 use crate::arguments::SweepArguments;
 use crate::console::Console;
 use crate::device;
+use crate::interrupt::Interrupt;
 
 /// Trains what the plan lists and is not finished yet, then prints the family as a table.
 ///
 /// # Errors
 /// One run that failed makes the command fail, after the others have been trained.
-pub(crate) fn run(arguments: &SweepArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let plan = Plan::read(&arguments.plan)?;
     let mut progress = SweepProgress::new(console);
-    let summary = sweep::sweep(&plan, &arguments.out, &device, &mut |event| progress.show(event))?;
+    let summary =
+        sweep::sweep(&plan, &arguments.out, &device, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
     console.result(&table(&summary));
     if let Some((name, reason)) = summary.first_failure() {
@@ -63,6 +65,7 @@ fn table(summary: &SweepSummary) -> String {
                 last.train_loss, last.train_accuracy, last.test_accuracy
             ),
             Outcome::Failed(_) => format!("{name:<width$}  failed"),
+            Outcome::Elsewhere => format!("{name:<width$}  in training by another process"),
         });
     }
     lines.join("\n")

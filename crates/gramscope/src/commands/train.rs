@@ -8,16 +8,26 @@ use super::training_progress::TrainingProgress;
 use crate::arguments::{DataArguments, SettingArguments, TrainArguments};
 use crate::console::Console;
 use crate::device;
+use crate::interrupt::Interrupt;
 
 /// Trains the network the arguments describe.
-pub(crate) fn run(arguments: &TrainArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let config = RunConfig::new(data_config(&arguments.data)?, settings(&arguments.settings));
     let dataset = data::load(&config.data)?;
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     let mut progress = TrainingProgress::new(console);
-    let run =
-        gramscope_train::train(&config, &dataset, &arguments.out, &device, start, &mut |event| progress.show(event))?;
+    let run = gramscope_train::train(
+        &config,
+        &dataset,
+        &arguments.out,
+        &device,
+        start,
+        interrupt.requested(),
+        &mut |event| {
+            progress.show(event);
+        },
+    )?;
     let metrics = run.metrics()?;
     let last = metrics.last().context("the finished run has no metrics")?;
     console.result(&format!(

@@ -18,7 +18,7 @@ fn no_progress(_: Progress<'_>) {}
 fn run(dir: &Path, settings: TrainSettings, data: DataConfig) -> Run {
     let config = RunConfig::new(data, settings);
     let dataset = data::load(&config.data).unwrap();
-    train(&config, &dataset, dir, &Device::Cpu, Start::Fresh, &mut |_| ()).unwrap()
+    train(&config, &dataset, dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
 }
 
 fn tiny(seed: u64) -> TrainSettings {
@@ -62,7 +62,15 @@ fn runs_compare_like_their_stored_activations() {
     // fewer rows may be summed in another order: a few units of 2^-24 in an activation, and CKA moves by no more than
     // twice the relative change of the centred activations.
     for (batch_size, tolerance) in [(TEST_IMAGES, 0.0), (7, 1e-5)] {
-        let results = compare_runs(&runs, &options(batch_size), &one_pass(), &Device::Cpu, &mut no_progress).unwrap();
+        let results = compare_runs(
+            &runs,
+            &options(batch_size),
+            &one_pass(),
+            &Device::Cpu,
+            &AtomicBool::new(false),
+            &mut no_progress,
+        )
+        .unwrap();
         assert_eq!(results.len(), 3);
         for (result, (x, y)) in results.iter().zip([(0, 0), (0, 1), (1, 1)]) {
             let other = (x != y).then_some(files[y].as_path());
@@ -87,7 +95,9 @@ fn every_pass_has_its_own_order_and_the_seed_decides_it() {
     let runs = [run(&dir.path().join("run"), tiny(0), small_data())];
     let compare = |passes, seed| {
         let run_options = RunOptions { passes, seed, ..RunOptions::default() };
-        let mut results = compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &mut no_progress).unwrap();
+        let mut results =
+            compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
+                .unwrap();
         results.remove(0)
     };
     let (one, again, two, other) = (compare(1, 0), compare(1, 0), compare(2, 0), compare(1, 1));
@@ -113,9 +123,10 @@ fn options_choose_layers_images_and_pairs() {
     let options = CompareOptions { layers: Some(Regex::new("relu2$|pool").unwrap()), ..options(5) };
     let run_options = RunOptions { pairs: Pairs::Across, examples: Some(11), passes: 3, ..RunOptions::default() };
     let mut steps = Vec::new();
-    let results =
-        compare_runs(&runs, &options, &run_options, &Device::Cpu, &mut |step| steps.push((step.done, step.total)))
-            .unwrap();
+    let results = compare_runs(&runs, &options, &run_options, &Device::Cpu, &AtomicBool::new(false), &mut |step| {
+        steps.push((step.done, step.total))
+    })
+    .unwrap();
     let [result] = &results[..] else { panic!("{} results", results.len()) };
     assert_eq!(result.info.layers_x, ["stage1.block1.relu2", "stage2.block1.relu2", "stage3.block1.relu2", "pool"]);
     assert_eq!(result.info.layers_y.len(), 7);
@@ -123,7 +134,10 @@ fn options_choose_layers_images_and_pairs() {
     assert_eq!((result.info.batches, result.info.dropped), (6, 1));
     assert_eq!(steps, (1..=12).map(|done| (done, 12)).collect::<Vec<_>>());
     let message = |options: &CompareOptions, run_options: &RunOptions, runs: &[Run]| {
-        compare_runs(runs, options, run_options, &Device::Cpu, &mut no_progress).map(drop).unwrap_err().to_string()
+        compare_runs(runs, options, run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
     };
     for (run_options, parts) in [
         (RunOptions { examples: Some(TEST_IMAGES + 1), ..run_options.clone() }, ["--examples 25", "24"]),
@@ -143,7 +157,8 @@ fn runs_of_equal_names_get_a_number() {
     let dir = tempfile::tempdir().unwrap();
     let runs =
         [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
-    let results = compare_runs(&runs, &options(8), &one_pass(), &Device::Cpu, &mut no_progress).unwrap();
+    let results =
+        compare_runs(&runs, &options(8), &one_pass(), &Device::Cpu, &AtomicBool::new(false), &mut no_progress).unwrap();
     let names: Vec<_> = results.iter().map(|result| (&result.info.model_x[..], &result.info.model_y[..])).collect();
     assert_eq!(names, [("run", "run"), ("run", "run-2"), ("run-2", "run-2")]);
 }
@@ -161,7 +176,7 @@ fn runs_of_different_data_need_a_word() {
         .collect::<Vec<_>>();
     let compare = |chosen: [usize; 2], run_options: &RunOptions| {
         let runs: Vec<Run> = chosen.iter().map(|&index| Run::open(runs[index].dir()).unwrap()).collect();
-        compare_runs(&runs, &options(8), run_options, &Device::Cpu, &mut no_progress)
+        compare_runs(&runs, &options(8), run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
     };
     // Other training images, the same test images.
     compare([0, 1], &one_pass()).unwrap();

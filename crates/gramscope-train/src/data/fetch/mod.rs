@@ -16,6 +16,7 @@ use std::time::Duration;
 use md5::{Digest, Md5};
 
 use super::{DataError, cifar};
+use crate::digest::hexadecimal;
 
 /// A published archive.
 #[derive(Clone, Copy, Debug)]
@@ -142,18 +143,17 @@ impl Partial {
 
     /// The MD5 of what has been received, in lower-case hexadecimal digits.
     fn md5(&mut self) -> Result<String, DataError> {
-        let digest = md5_of(&mut self.file).map_err(DataError::io("read", &self.path))?;
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        md5_of(&mut self.file).map_err(DataError::io("read", &self.path))
     }
 }
 
-fn md5_of(file: &mut File) -> io::Result<[u8; 16]> {
+fn md5_of(file: &mut File) -> io::Result<String> {
     let mut hasher = Md5::new();
     let mut buffer = vec![0; 1 << 16];
     file.seek(SeekFrom::Start(0))?;
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().into()),
+            0 => return Ok(hexadecimal(hasher)),
             read => hasher.update(&buffer[..read]),
         }
     }

@@ -1,0 +1,49 @@
+//! Is a run as it was written?
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use crate::directory::RunDirectory;
+use crate::error::Result;
+use crate::run::Run;
+use crate::{checkpoint, metrics, predictions};
+
+/// A file that was looked at.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it; nothing, where it is as it was written.
+    pub problem: Option<String>,
+}
+
+impl Verified {
+    /// What came of looking at `path`.
+    pub fn new<T, E: std::fmt::Display>(path: PathBuf, outcome: std::result::Result<T, E>) -> Self {
+        Self { path, problem: outcome.err().map(|reason| reason.to_string()) }
+    }
+}
+
+/// Looks at every file of the run in `dir`: its settings, the line of each epoch, the checksums of checkpoints and
+/// predictions.
+///
+/// # Errors
+/// [`crate::Error::Io`] where the directory of the checkpoints cannot be listed.
+pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
+    let directory = RunDirectory::new(dir);
+    let mut files = vec![
+        Verified::new(directory.config(), Run::open(dir)),
+        Verified::new(directory.metrics(), metrics::read_whole(&directory.metrics())),
+    ];
+    for path in directory.every_checkpoint()?.into_iter().filter(|path| path.is_file()) {
+        let outcome = checkpoint::load(&path, &Device::Cpu);
+        files.push(Verified::new(path, outcome));
+    }
+    let path = directory.predictions();
+    if path.is_file() {
+        let outcome = predictions::check(&path);
+        files.push(Verified::new(path, outcome));
+    }
+    Ok(files)
+}
