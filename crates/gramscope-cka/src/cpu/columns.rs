@@ -1,11 +1,15 @@
 //! The columns of a slab: where they lie, and by how much they are shifted.
 
+use std::array;
 use std::ops::Range;
 
 use half::{bf16, f16};
 
 use super::NonFinite;
 use crate::scale::exponent_of;
+
+/// Rows that are measured side by side.
+const ROWS: usize = 4;
 
 /// A stored value.
 pub(super) trait Stored: Copy + Sync {
@@ -50,6 +54,11 @@ impl<'a, S: Stored> Slab<'a, S> {
         let features = self.features.clone();
         self.values.chunks_exact(self.width).map(move |row| &row[features.clone()])
     }
+
+    /// Its part of row `index`.
+    fn row(&self, index: usize) -> &'a [S] {
+        &self.values[index * self.width..][self.features.clone()]
+    }
 }
 
 /// Extremes of a slab's columns and the sums of what lies between them.
@@ -74,20 +83,15 @@ impl Columns {
             values.clear();
             values.resize(width, 0.0);
         }
-        for (row, values) in slab.rows().enumerate() {
-            let extremes = self.minima.iter_mut().zip(&mut self.maxima);
-            match row {
-                0 => extremes.zip(values).for_each(|((minimum, _), value)| *minimum = value.to_f64()),
-                1 => extremes.zip(values).for_each(|((minimum, maximum), value)| {
-                    (*minimum, *maximum) = in_order(*minimum, value.to_f64());
-                }),
-                _ => extremes.zip(&mut self.middles).zip(values).for_each(|(((minimum, maximum), middle), value)| {
-                    let (value, highest) = in_order(value.to_f64(), *maximum);
-                    let (lowest, value) = in_order(value, *minimum);
-                    (*minimum, *maximum) = (lowest, highest);
-                    *middle += value;
-                }),
-            }
+        let row = |index: usize| slab.row(index);
+        self.begin([row(0), row(1)]);
+        let n = slab.values.len() / slab.width;
+        let whole = 2 + (n - 2) / ROWS * ROWS;
+        for first in (2..whole).step_by(ROWS) {
+            self.take(array::from_fn::<_, ROWS, _>(|offset| row(first + offset)));
+        }
+        for index in whole..n {
+            self.take([row(index)]);
         }
         let found = self.minima.iter().zip(&self.maxima).zip(&self.middles);
         // Neither NaN nor infinity gets lost on the way to these three; a sum of finite values may overflow, though.
@@ -97,6 +101,31 @@ impl Columns {
             return Err(NonFinite { example });
         }
         Ok(())
+    }
+
+    /// Takes in the first two rows.
+    fn begin<S: Stored>(&mut self, rows: [&[S]; 2]) {
+        let extremes = self.minima.iter_mut().zip(&mut self.maxima);
+        for ((minimum, maximum), (first, second)) in extremes.zip(rows[0].iter().zip(rows[1])) {
+            (*minimum, *maximum) = in_order(first.to_f64(), second.to_f64());
+        }
+    }
+
+    /// Takes in further rows.
+    fn take<S: Stored, const N: usize>(&mut self, rows: [&[S]; N]) {
+        let rows = rows.map(|row| &row[..self.minima.len()]);
+        let columns = self.minima.iter_mut().zip(&mut self.maxima).zip(&mut self.middles);
+        for (column, ((minimum, maximum), middle)) in columns.enumerate() {
+            let (mut lowest, mut highest, mut sum) = (*minimum, *maximum, *middle);
+            for row in &rows {
+                let value;
+                (value, highest) = in_order(row[column].to_f64(), highest);
+                let between;
+                (lowest, between) = in_order(value, lowest);
+                sum += between;
+            }
+            (*minimum, *maximum, *middle) = (lowest, highest, sum);
+        }
     }
 
     /// Shifts every column of `n` values by their trimmed mean.

@@ -63,6 +63,10 @@ fn products(x: &[f32], y: &[f32], length: usize) -> Vec<f64> {
 
 /// The columns `chunk` of `panel`.
 fn widen(panel: &[f32], length: usize, chunk: Range<usize>, wide: &mut Vec<f64>) {
-    wide.clear();
-    wide.extend(panel.chunks_exact(length).flat_map(|row| &row[chunk.clone()]).map(|&value| f64::from(value)));
+    wide.resize(panel.len() / length * chunk.len(), 0.0);
+    for (wide, row) in wide.chunks_exact_mut(chunk.len()).zip(panel.chunks_exact(length)) {
+        for (wide, &value) in wide.iter_mut().zip(&row[chunk.clone()]) {
+            *wide = f64::from(value);
+        }
+    }
 }
