@@ -137,9 +137,8 @@ fn several_batches_alike_and_unlike_in_scale() {
             Comparison { batch_size: n, ..Comparison::new(format!("{batches} batches of {n}"), n * batches, layers) };
         cases.extend(in_all_ways(case.clone()));
         // Batch b of layer l is 10^((b + l) mod 3) times as large.
-        let unlike = |(index, layer): (usize, &Layer)| {
-            layer.map(|i, _, value| value * 10f64.powi(((i / n + index) % 3) as i32))
-        };
+        let unlike =
+            |(index, layer): (usize, &Layer)| layer.map(|i, _, value| value * 10f64.powi(((i / n + index) % 3) as i32));
         let layers = case.x.iter().enumerate().map(unlike).collect();
         cases.extend(in_both_estimators(Comparison {
             name: format!("{} of unlike scale", case.name),
