@@ -1,6 +1,8 @@
 //! What the root tests share: running the binary and making small inputs for it.
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+pub mod activations;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

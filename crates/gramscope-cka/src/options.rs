@@ -104,7 +104,8 @@ pub enum Gram {
     /// Every CKA entry is within 1e-6 of float64.
     #[default]
     Exact,
-    /// Every CKA entry is within 1e-3 of float64 for batches of at least 32 examples.
+    /// Every CKA entry is within 1e-3 of float64 for batches of at least 32 examples. The RBF kernel is computed in float64
+    /// either way.
     Fast,
 }
 

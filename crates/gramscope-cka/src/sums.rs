@@ -53,8 +53,8 @@ impl LayerSum {
     }
 
     /// Whether the layer has no similarity with anything.
+    #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "NaN must not pass for defined")]
     pub(crate) fn is_undefined(&self) -> bool {
-        // NaN must not pass for defined.
         self.undefined || !(self.own > 0.0)
     }
 

@@ -7,11 +7,12 @@ use crate::Matrix;
 pub fn shift(x: &Matrix) -> Matrix {
     let shifts: Vec<f64> = (0..x.cols)
         .map(|j| {
-            let column = x.column(j);
-            let sum: f64 = column.clone().sum();
-            let min = column.clone().fold(f64::INFINITY, f64::min);
-            let max = column.fold(f64::NEG_INFINITY, f64::max);
-            let trimmed = if x.rows < 3 { sum / x.rows as f64 } else { (sum - max - min) / (x.rows - 2) as f64 };
+            let mut column: Vec<f64> = x.column(j).collect();
+            column.sort_by(f64::total_cmp);
+            let (min, max) = (column[0], column[x.rows - 1]);
+            // What lies between is summed by itself: beside an outlier it would be lost.
+            let between = if x.rows < 3 { &column[..] } else { &column[1..x.rows - 1] };
+            let trimmed = between.iter().sum::<f64>() / between.len() as f64;
             // Rounding must not move a constant column's shift off its value.
             trimmed.clamp(min, max)
         })
@@ -33,13 +34,13 @@ pub fn linear(x: &Matrix) -> Matrix {
 }
 
 /// K_ij = exp(-d_ij^2 / (2 t^2 M)), M the median of all n^2 squared distances, the zero diagonal included (Kornblith et al.
-/// 2019, section 3 and their code).
+/// 2019, section 3 and their code). NaN where M is 0, because half of all pairs coincide.
 pub fn rbf(x: &Matrix, t: f64) -> Matrix {
     let square_distance =
         |i: usize, j: usize| x.row(i).iter().zip(x.row(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
     let d = Matrix::from_fn(x.rows, x.rows, square_distance);
     let median = median(&d.data);
-    d.map(|_, _, d| if d == 0.0 { 1.0 } else { (-d / (2.0 * t * t * median)).exp() })
+    d.map(|_, _, d| (-d / (2.0 * t * t * median)).exp())
 }
 
 /// The middle value, or the mean of the middle two.

@@ -1,19 +1,38 @@
 //! Centring a Gram matrix and packing it into a row of the panel.
 
+use super::gram::Sums;
 use crate::options::Estimator;
 use crate::scale::{exponent_of, ldexp};
 use crate::sums::Row;
 
-/// kappa above which even float64 sees nothing but rounding: the centred matrix is zero.
-const KAPPA_OF_ZERO: f64 = 1e9;
+/// What centring has left of float64 entries is nothing but their rounding where the entries were this many times larger...
+const LARGEST_CANCELLATION: f64 = 1e9;
+/// ... or could have been this many times larger: less than one rounding of the largest products is left.
+const LARGEST_REACH: f64 = (1u64 << 53) as f64;
 
-/// Centres the n x n matrix whose lower triangle is `k` and packs it into `row`: U-centring (Szekely and Rizzo 2014) and
-/// the strict triangle for the unbiased estimator, HKH and the triangle with its diagonal divided by sqrt(2) for the biased
-/// one, so that <U, V> = 2 row . row' for both. `exact`: k is good to float64, so that a matrix that centring leaves nothing
-/// of but rounding is known to be zero.
-///
-/// Also returns kappa = |K| / |U|, the factor by which centring has magnified K's relative error; infinite where U is 0.
-pub(super) fn centre(k: &mut [f64], n: usize, estimator: Estimator, exact: bool, row: &mut [f32]) -> (Row, f64) {
+/// What the entries were computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precision {
+    /// float32 products.
+    Single,
+    /// float64: a matrix that centring leaves nothing of but rounding is known to be zero.
+    Double,
+}
+
+/// A panel row has been filled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Centred {
+    pub(super) row: Row,
+    /// sqrt(|K|^2 + reach^2) / |U|: the relative error of the products is magnified by |K| / |U|, and the products' own error
+    /// is relative to their reach rather than to what they came to. Infinite where U is 0 and K is not.
+    pub(super) kappa: f64,
+}
+
+/// Centres the n x n matrix `sums` and packs it into `row`: U-centring (Szekely and Rizzo 2014) and the strict triangle for
+/// the unbiased estimator, HKH and the triangle with its diagonal divided by sqrt(2) for the biased one, so that
+/// <U, V> = 2 row . row' for both.
+pub(super) fn centre(sums: Sums<'_>, n: usize, estimator: Estimator, precision: Precision, row: &mut [f32]) -> Centred {
+    let Sums { entries: k, exponent: unit, reach } = sums;
     let strict = estimator == Estimator::Unbiased;
     let packed = |i: usize| if strict { i } else { i + 1 };
     let means = means(k, n, strict);
@@ -27,10 +46,12 @@ pub(super) fn centre(k: &mut [f64], n: usize, estimator: Estimator, exact: bool,
             largest = largest.max(value.abs());
         }
     }
-    let kappa = if after > 0.0 { (before / after).sqrt() } else { f64::INFINITY };
-    if largest == 0.0 || exact && !(kappa <= KAPPA_OF_ZERO) {
+    let ratio = |of: f64| if of > 0.0 { (of / after).sqrt() } else { 0.0 };
+    let rounding = ratio(before) > LARGEST_CANCELLATION || ratio(reach) > LARGEST_REACH;
+    let kappa = ratio(before + reach);
+    if largest == 0.0 || precision == Precision::Double && rounding {
         row.fill(0.0);
-        return (Row::Zero, if exact || before == 0.0 { 0.0 } else { f64::INFINITY });
+        return Centred { row: Row::Zero, kappa };
     }
     let exponent = exponent_of(largest);
     let mut norm = 0.0;
@@ -42,7 +63,7 @@ pub(super) fn centre(k: &mut [f64], n: usize, estimator: Estimator, exact: bool,
             *place = value as f32;
         }
     }
-    (Row::Centred { exponent, norm }, kappa)
+    Centred { row: Row::Centred { exponent: exponent + unit, norm }, kappa }
 }
 
 /// m with U_ij = K_ij - m_i - m_j. Unbiased: m_i = rowsum_i / (n - 2) less half of their sum over (n - 1), the diagonal

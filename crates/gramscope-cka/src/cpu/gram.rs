@@ -1,4 +1,4 @@
-//! The Gram matrix of an activation whose columns have been shifted.
+//! Gram matrices and squared distances, summed over slabs of features.
 //!
 //! K = (X - 1 s^T)(X - 1 s^T)^T, where s_f is the trimmed mean of column f: (sum - max - min) / (n - 2). Linear HSIC does
 //! not depend on s; the trimmed mean takes most of the cancellation away, and unlike the plain mean it does not spread one
@@ -9,13 +9,16 @@
 //! computed and added to a float64 sum. So no chain of float32 products is longer than a slab. Slabs are divided among a
 //! fixed number of groups, which run in parallel and are added in order: the bits do not depend on the threads.
 
+use std::ops::{AddAssign, Mul, Sub};
+
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::ComplexField;
 use faer::{Accum, MatMut, MatRef, Par};
-use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::NonFinite;
+use super::columns::{Columns, Slab, Stored};
+use super::distances::squared_distances;
 use crate::activation::{Activation, Values};
 use crate::scale::{exponent_of, ldexp};
 
@@ -26,13 +29,16 @@ const MAX_GROUPS: usize = 8;
 /// Bytes that the sums of all groups may take; beyond, there are fewer groups.
 const GROUP_BYTES: usize = 256 << 20;
 
-/// What the products are computed in.
+/// What is computed of each pair of examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arithmetic {
-    /// float32, sums of slabs in float64.
+pub(super) enum Entries {
+    /// Inner products of the shifted rows, in float32; sums of slabs in float64.
     Single,
-    /// float64.
+    /// Inner products of the shifted rows, in float64.
     Double,
+    /// Squared distances, in float64, from the differences themselves: through inner products those of close examples
+    /// would be lost beside those of distant ones.
+    Distances,
 }
 
 /// Buffers that are used again for every layer and batch.
@@ -42,59 +48,58 @@ pub(crate) struct Workspace {
     double: Vec<Group<f64>>,
 }
 
-/// The lower triangle, diagonal included, of the n x n Gram matrix, row-major; what lies above the diagonal has no meaning.
+/// A sum over all features, for each pair of examples.
+#[derive(Debug)]
+pub(super) struct Sums<'a> {
+    /// n x n, row-major; what lies above the diagonal has no meaning.
+    pub(super) entries: &'a mut [f64],
+    /// The entries are to be multiplied by 2^`exponent`.
+    pub(super) exponent: i32,
+    /// Sum over slabs and pairs i < j of |x_i|^2 |x_j|^2, over the slab's part of the shifted rows: the square of what the
+    /// entries could have been, by Cauchy and Schwarz, and so of what their rounding is relative to. Independent features
+    /// give about [`SLAB`] times the squared entries themselves.
+    pub(super) reach: f64,
+}
+
+/// The lower triangle, diagonal included, of the n x n matrix of `entries`. n >= 2.
 ///
 /// # Errors
 /// A value that is not finite.
-pub(super) fn gram<'a>(
+pub(super) fn sums<'a>(
     activation: Activation<'_>,
-    arithmetic: Arithmetic,
+    entries: Entries,
     workspace: &'a mut Workspace,
-) -> Result<&'a mut [f64], NonFinite> {
-    let (n, p) = (activation.examples(), activation.features());
-    match (activation.values(), arithmetic) {
-        (Values::F16(x), Arithmetic::Single) => sum(x, n, p, &mut workspace.single),
-        (Values::Bf16(x), Arithmetic::Single) => sum(x, n, p, &mut workspace.single),
-        (Values::F32(x), Arithmetic::Single) => sum(x, n, p, &mut workspace.single),
-        (Values::F64(x), Arithmetic::Single) => sum(x, n, p, &mut workspace.single),
-        (Values::F16(x), Arithmetic::Double) => sum(x, n, p, &mut workspace.double),
-        (Values::Bf16(x), Arithmetic::Double) => sum(x, n, p, &mut workspace.double),
-        (Values::F32(x), Arithmetic::Double) => sum(x, n, p, &mut workspace.double),
-        (Values::F64(x), Arithmetic::Double) => sum(x, n, p, &mut workspace.double),
+) -> Result<Sums<'a>, NonFinite> {
+    let n = activation.examples();
+    match activation.values() {
+        Values::F16(x) => sum(x, n, 0, entries, workspace),
+        Values::Bf16(x) => sum(x, n, 0, entries, workspace),
+        Values::F32(x) => sum(x, n, 0, entries, workspace),
+        Values::F64(x) => sum(x, n, exponent_of_largest(x), entries, workspace),
     }
 }
 
-/// A stored value.
-trait Stored: Copy + Sync {
-    fn to_f64(self) -> f64;
+/// A power of two that keeps the squares of float64 values in range; the other formats need none.
+fn exponent_of_largest(x: &[f64]) -> i32 {
+    let largest = x.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    if largest > 0.0 && largest.is_finite() { exponent_of(largest) } else { 0 }
 }
 
-impl Stored for f16 {
-    fn to_f64(self) -> f64 {
-        self.to_f64()
-    }
-}
-
-impl Stored for bf16 {
-    fn to_f64(self) -> f64 {
-        self.to_f64()
-    }
-}
-
-impl Stored for f32 {
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-impl Stored for f64 {
-    fn to_f64(self) -> f64 {
-        self
+fn sum<'a, S: Stored>(
+    x: &[S],
+    n: usize,
+    unit: i32,
+    entries: Entries,
+    workspace: &'a mut Workspace,
+) -> Result<Sums<'a>, NonFinite> {
+    match entries {
+        Entries::Single => sum_in(x, n, unit, entries, &mut workspace.single),
+        Entries::Double | Entries::Distances => sum_in(x, n, unit, entries, &mut workspace.double),
     }
 }
 
 /// A type that products are computed in.
-trait Computed: ComplexField + Copy + Default + Send + Sync {
+trait Computed: ComplexField + Copy + Default + Send + Sync + AddAssign + Mul<Output = Self> + Sub<Output = Self> {
     fn round(value: f64) -> Self;
     fn to_f64(self) -> f64;
 }
@@ -124,20 +129,24 @@ impl Computed for f64 {
 struct Group<T> {
     /// The sum, n x n.
     sum: Vec<f64>,
-    /// A slab's product, n x n.
-    product: Vec<T>,
+    /// Part of [`Sums::reach`].
+    reach: f64,
+    /// A slab's entries, n x n.
+    entries: Vec<T>,
     /// A shifted slab, n x width.
     packed: Vec<T>,
     columns: Columns,
 }
 
-fn sum<'a, S: Stored, T: Computed>(
+fn sum_in<'a, S: Stored, T: Computed>(
     x: &[S],
     n: usize,
-    p: usize,
+    unit: i32,
+    entries: Entries,
     groups: &'a mut Vec<Group<T>>,
-) -> Result<&'a mut [f64], NonFinite> {
-    let slabs = p.div_ceil(SLAB);
+) -> Result<Sums<'a>, NonFinite> {
+    let width = x.len() / n;
+    let slabs = width.div_ceil(SLAB);
     let bytes = n * n * (size_of::<f64>() + size_of::<T>());
     let count = slabs.min(MAX_GROUPS).min((GROUP_BYTES / bytes).max(1));
     if groups.len() < count {
@@ -148,117 +157,90 @@ fn sum<'a, S: Stored, T: Computed>(
     groups[..count].par_iter_mut().enumerate().try_for_each(|(index, group)| {
         group.sum.clear();
         group.sum.resize(n * n, 0.0);
-        group.product.resize(n * n, T::default());
+        group.reach = 0.0;
         for slab in index * slabs / count..(index + 1) * slabs / count {
-            group.add_slab(x, n, p, slab * SLAB..((slab + 1) * SLAB).min(p), par)?;
+            let features = slab * SLAB..((slab + 1) * SLAB).min(width);
+            group.add_slab(&Slab { values: x, width, features }, n, unit, entries, par)?;
         }
         Ok::<(), NonFinite>(())
     })?;
     let (first, others) = groups[..count].split_at_mut(1);
-    let total = &mut first[0].sum;
+    let total = &mut first[0];
     for group in others {
-        for (total, value) in total.iter_mut().zip(&group.sum) {
+        total.reach += group.reach;
+        for (total, value) in total.sum.iter_mut().zip(&group.sum) {
             *total += value;
         }
     }
-    Ok(total)
+    Ok(Sums { entries: &mut total.sum, exponent: 2 * unit, reach: total.reach })
 }
 
 impl<T: Computed> Group<T> {
     fn add_slab<S: Stored>(
         &mut self,
-        x: &[S],
+        slab: &Slab<'_, S>,
         n: usize,
-        p: usize,
-        features: std::ops::Range<usize>,
+        unit: i32,
+        entries: Entries,
         par: Par,
     ) -> Result<(), NonFinite> {
-        let width = features.len();
-        let rows = || x.chunks_exact(p).map(|row| &row[features.clone()]);
-        self.columns.measure(rows(), width, n)?;
+        self.columns.measure(slab)?;
+        if entries != Entries::Distances {
+            self.columns.shift_to_trimmed_means(n);
+        }
         // A slab that is zero once it is shifted adds nothing.
         let Some(exponent) = self.columns.exponent() else { return Ok(()) };
+        self.pack(slab, n, exponent);
+        self.entries.resize(n * n, T::default());
+        let width = slab.features.len();
+        let packed = &self.packed[..n * width];
+        match entries {
+            Entries::Single | Entries::Double => products(packed, n, width, &mut self.entries, par),
+            Entries::Distances => squared_distances(packed, n, width, &mut self.entries),
+        }
+        self.add_entries(n, ldexp(1.0, 2 * (exponent - unit)));
+        Ok(())
+    }
+
+    /// Shifts the slab, scales it by 2^-`exponent`, and rounds it.
+    fn pack<S: Stored>(&mut self, slab: &Slab<'_, S>, n: usize, exponent: i32) {
+        let width = slab.features.len();
         self.packed.resize(n * width, T::default());
         let scale = ldexp(1.0, -exponent);
-        for (packed, row) in self.packed.chunks_exact_mut(width).zip(rows()) {
-            for ((packed, value), shift) in packed.iter_mut().zip(row).zip(&self.columns.shifts) {
+        for (packed, row) in self.packed.chunks_exact_mut(width).zip(slab.rows()) {
+            for ((packed, value), shift) in packed.iter_mut().zip(row).zip(self.columns.shifts()) {
                 *packed = T::round((value.to_f64() - shift) * scale);
             }
         }
-        let packed = MatRef::from_row_major_slice(&self.packed[..n * width], n, width);
-        triangular::matmul(
-            MatMut::from_row_major_slice_mut(&mut self.product[..n * n], n, n),
-            BlockStructure::TriangularLower,
-            Accum::Replace,
-            packed,
-            BlockStructure::Rectangular,
-            packed.transpose(),
-            BlockStructure::Rectangular,
-            T::round(1.0),
-            par,
-        );
-        let unscale = ldexp(1.0, 2 * exponent);
-        for (i, (sum, product)) in self.sum.chunks_exact_mut(n).zip(self.product.chunks_exact(n)).enumerate() {
-            for (sum, product) in sum[..=i].iter_mut().zip(&product[..=i]) {
-                *sum += product.to_f64() * unscale;
+    }
+
+    /// Adds the slab's entries, times `scale`, to the sum, and what they could have been to the reach.
+    fn add_entries(&mut self, n: usize, scale: f64) {
+        let (mut squares, mut pairs) = (0.0, 0.0);
+        for (i, (sum, entries)) in self.sum.chunks_exact_mut(n).zip(self.entries.chunks_exact(n)).enumerate() {
+            for (sum, entry) in sum[..=i].iter_mut().zip(&entries[..=i]) {
+                *sum += entry.to_f64() * scale;
             }
+            let square = entries[i].to_f64() * scale;
+            pairs += square * squares;
+            squares += square;
         }
-        Ok(())
+        self.reach += pairs;
     }
 }
 
-/// Sum, minimum and maximum of a slab's columns, and what follows from them.
-#[derive(Debug, Default)]
-struct Columns {
-    sums: Vec<f64>,
-    minima: Vec<f64>,
-    maxima: Vec<f64>,
-    shifts: Vec<f64>,
-}
-
-impl Columns {
-    fn measure<'x, S: Stored + 'x>(
-        &mut self,
-        rows: impl Iterator<Item = &'x [S]> + Clone,
-        width: usize,
-        n: usize,
-    ) -> Result<(), NonFinite> {
-        for (values, start) in
-            [(&mut self.sums, 0.0), (&mut self.minima, f64::INFINITY), (&mut self.maxima, f64::NEG_INFINITY)]
-        {
-            values.clear();
-            values.resize(width, start);
-        }
-        for row in rows.clone() {
-            let columns = self.sums.iter_mut().zip(&mut self.minima).zip(&mut self.maxima);
-            for (((sum, minimum), maximum), value) in columns.zip(row) {
-                let value = value.to_f64();
-                *sum += value;
-                *minimum = minimum.min(value);
-                *maximum = maximum.max(value);
-            }
-        }
-        // NaN and infinity in a column survive in its sum.
-        if self.sums.iter().any(|sum| !sum.is_finite())
-            && let Some(example) = rows.clone().position(|row| row.iter().any(|value| !value.to_f64().is_finite()))
-        {
-            return Err(NonFinite { example });
-        }
-        self.shifts.clear();
-        let columns = self.sums.iter().zip(&self.minima).zip(&self.maxima);
-        self.shifts.extend(columns.map(|((sum, minimum), maximum)| {
-            let others = n.saturating_sub(2).max(1) as f64;
-            // Rounding must not move the shift of a constant column off its value.
-            ((sum - maximum - minimum) / others).clamp(*minimum, *maximum)
-        }));
-        Ok(())
-    }
-
-    /// The e with 2^e <= max |x - s| < 2^(e + 1) over the slab; none if all of it is zero.
-    fn exponent(&self) -> Option<i32> {
-        let columns = self.minima.iter().zip(&self.maxima).zip(&self.shifts);
-        let largest = columns
-            .fold(0.0_f64, |largest, ((minimum, maximum), shift)| largest.max(maximum - shift).max(shift - minimum));
-        (largest > 0.0).then(|| exponent_of(largest))
-    }
+/// The lower triangle of the product of `packed` [n, width] with its own transpose.
+fn products<T: Computed>(packed: &[T], n: usize, width: usize, entries: &mut [T], par: Par) {
+    let packed = MatRef::from_row_major_slice(packed, n, width);
+    triangular::matmul(
+        MatMut::from_row_major_slice_mut(entries, n, n),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        packed,
+        BlockStructure::Rectangular,
+        packed.transpose(),
+        BlockStructure::Rectangular,
+        T::round(1.0),
+        par,
+    );
 }

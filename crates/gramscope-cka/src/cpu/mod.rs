@@ -1,6 +1,8 @@
 //! The CPU's way from an activation to a panel row, and from panels to sums of HSIC.
 
 mod centre;
+mod columns;
+mod distances;
 mod gram;
 mod pairs;
 mod rbf;

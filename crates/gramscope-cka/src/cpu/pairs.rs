@@ -1,11 +1,13 @@
 //! All pairs of layers at once: one panel times another, transposed.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Products that are summed in float32 before their sum is added to a float64 one.
-const CHAIN: usize = 512;
+/// Entries of the panels that are widened to float64 at a time.
+const CHUNK: usize = 512;
 /// Blocks of rows that the result is computed in, side by side.
 const BLOCKS: usize = 8;
 
@@ -31,9 +33,8 @@ pub(crate) fn pair_products(
     sums.par_chunks_mut(block * layers_y).enumerate().for_each(|(index, sums)| {
         let (first, rows) = (index * block, sums.len() / layers_y);
         let columns = if panels.symmetric { first + rows } else { layers_y };
-        let x = MatRef::from_row_major_slice(&panels.x[first * length..][..rows * length], rows, length);
-        let y = MatRef::from_row_major_slice(&panels.y[..columns * length], columns, length);
-        let products = products(x, y);
+        let (x, y) = (&panels.x[first * length..][..rows * length], &panels.y[..columns * length]);
+        let products = products(x, y, length);
         for (i, (sums, products)) in sums.chunks_exact_mut(layers_y).zip(products.chunks_exact(columns)).enumerate() {
             for (j, (sum, product)) in sums.iter_mut().zip(products).enumerate() {
                 add(first + i, j, *product, sum);
@@ -42,19 +43,30 @@ pub(crate) fn pair_products(
     });
 }
 
-/// x y^T, row-major.
-fn products(x: MatRef<'_, f32>, y: MatRef<'_, f32>) -> Vec<f64> {
-    let (rows, columns) = (x.nrows(), y.nrows());
-    let mut sums = vec![0.0; rows * columns];
-    let mut products = vec![0.0_f32; rows * columns];
-    for start in (0..x.ncols()).step_by(CHAIN) {
-        let length = CHAIN.min(x.ncols() - start);
+/// x y^T, row-major, in float64: the panels' own rounding is then all that float32 costs here. Summed in float32, panels that
+/// few entries dominate, as those of outlying rows, were off by up to 8e-7 of their lengths.
+fn products(x: &[f32], y: &[f32], length: usize) -> Vec<f64> {
+    let (rows, columns) = (x.len() / length, y.len() / length);
+    let mut products = vec![0.0; rows * columns];
+    let (mut wide_x, mut wide_y) = (Vec::new(), Vec::new());
+    for start in (0..length).step_by(CHUNK) {
+        let chunk = start..length.min(start + CHUNK);
+        widen(x, length, chunk.clone(), &mut wide_x);
+        widen(y, length, chunk.clone(), &mut wide_y);
+        let x = MatRef::from_row_major_slice(&wide_x, rows, chunk.len());
+        let y = MatRef::from_row_major_slice(&wide_y, columns, chunk.len());
         let result = MatMut::from_row_major_slice_mut(&mut products, rows, columns);
-        let (x, y) = (x.subcols(start, length), y.subcols(start, length));
-        matmul(result, Accum::Replace, x, y.transpose(), 1.0, Par::Seq);
-        for (sum, product) in sums.iter_mut().zip(&products) {
-            *sum += f64::from(*product);
+        matmul(result, Accum::Add, x, y.transpose(), 1.0, Par::Seq);
+    }
+    products
+}
+
+/// The columns `chunk` of `panel`.
+fn widen(panel: &[f32], length: usize, chunk: Range<usize>, wide: &mut Vec<f64>) {
+    wide.resize(panel.len() / length * chunk.len(), 0.0);
+    for (wide, row) in wide.chunks_exact_mut(chunk.len()).zip(panel.chunks_exact(length)) {
+        for (wide, &value) in wide.iter_mut().zip(&row[chunk.clone()]) {
+            *wide = f64::from(value);
         }
     }
-    sums
 }

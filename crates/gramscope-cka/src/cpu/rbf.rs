@@ -1,19 +1,13 @@
-//! The RBF kernel from the linear Gram matrix.
+//! The RBF kernel from squared distances.
 
-/// Replaces the lower triangle of the linear Gram matrix `k` by K_ij = exp(-d_ij^2 / (2 t^2 M)), with d_ij^2 = K_ii + K_jj -
-/// 2 K_ij and M the median of all n^2 squared distances, the zero diagonal included (Kornblith et al. 2019).
+/// Replaces the squared distances d_ij^2 in the lower triangle of `d` by K_ij = exp(-d_ij^2 / (2 t^2 M)), with M the median
+/// of all n^2 squared distances, the zero diagonal included (Kornblith et al. 2019).
 ///
 /// False where M is 0, because half of all pairs coincide: the kernel is not defined then.
-pub(super) fn rbf(k: &mut [f64], n: usize, bandwidth: f64) -> bool {
-    let squares: Vec<f64> = (0..n).map(|i| k[i * n + i]).collect();
+pub(super) fn rbf(d: &mut [f64], n: usize, bandwidth: f64) -> bool {
     let mut distances = Vec::with_capacity(n * (n - 1) / 2);
     for i in 0..n {
-        for j in 0..i {
-            let distance = (squares[i] + squares[j] - 2.0 * k[i * n + j]).max(0.0);
-            k[i * n + j] = distance;
-            distances.push(distance);
-        }
-        k[i * n + i] = 0.0;
+        distances.extend_from_slice(&d[i * n..][..i]);
     }
     let median = median(&mut distances, n);
     if median == 0.0 {
@@ -21,7 +15,7 @@ pub(super) fn rbf(k: &mut [f64], n: usize, bandwidth: f64) -> bool {
     }
     let scale = -0.5 / (bandwidth * bandwidth * median);
     for i in 0..n {
-        for value in &mut k[i * n..=i * n + i] {
+        for value in &mut d[i * n..=i * n + i] {
             *value = (*value * scale).exp();
         }
     }
