@@ -10,5 +10,6 @@ pub mod results;
 
 mod atomic;
 mod error;
+mod family;
 
 pub use error::{Error, Result};
