@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use gramscope_train::{EpochMetrics, Run, TrainSettings};
 use serde_json::{Map, Value};
 
+use crate::results::PairInfo;
 use crate::{Error, Result};
 
 /// A run with its place in the family.
@@ -31,6 +32,34 @@ impl Member {
         let separator = if self.variant.is_empty() { "" } else { ", " };
         format!("depth {depth}, width {width}{separator}{}", self.variant)
     }
+}
+
+/// How the two models of a result are related.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Relation {
+    /// They are one model.
+    Within,
+    /// They are runs that differ in their seed alone.
+    Seeds,
+    /// They differ in more, or it is not known in what.
+    Across,
+}
+
+/// How the models of `info` are related, as far as the members tell. A name that several members have tells nothing.
+pub(crate) fn relation(members: &[Member], info: &PairInfo) -> Relation {
+    if info.model_x == info.model_y {
+        return Relation::Within;
+    }
+    match (named(members, &info.model_x), named(members, &info.model_y)) {
+        (Some(x), Some(y)) if (&x.data, x.architecture()) == (&y.data, y.architecture()) => Relation::Seeds,
+        _ => Relation::Across,
+    }
+}
+
+/// The member of this name, if there is exactly one.
+pub(crate) fn named<'a>(members: &'a [Member], name: &str) -> Option<&'a Member> {
+    let mut found = members.iter().filter(|member| member.name == name);
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// The runs from the smallest to the largest: by data, depth, width, variant, seed, name.
@@ -105,6 +134,7 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::results::tests::made;
 
     /// A made member, trained for two epochs to these accuracies.
     pub(crate) fn member(name: &str, (depth, width, seed): (usize, f64, u64), (train, test): (f64, f64)) -> Member {
@@ -163,5 +193,26 @@ pub(crate) mod tests {
         assert_eq!(members[2].architecture(), "depth 14, width 0.5");
         members[2].variant = "fraction 0.1".to_owned();
         assert_eq!(members[2].architecture(), "depth 14, width 0.5, fraction 0.1");
+    }
+
+    #[test]
+    fn relations_are_told_by_the_members() {
+        let mut members: Vec<_> = [
+            ("a", (8, 1.0, 0)),
+            ("b", (8, 1.0, 1)),
+            ("c", (14, 1.0, 1)),
+            ("twice", (8, 1.0, 2)),
+            ("twice", (8, 1.0, 3)),
+        ]
+        .map(|(name, settings)| member(name, settings, (1.0, 1.0)))
+        .to_vec();
+        let of = |members: &[Member], x, y| relation(members, &made(x, y).info);
+        assert_eq!(of(&members, "a", "a"), Relation::Within);
+        assert_eq!(of(&members, "a", "b"), Relation::Seeds);
+        for (x, y) in [("a", "c"), ("a", "unknown"), ("a", "twice"), ("unknown", "other")] {
+            assert_eq!(of(&members, x, y), Relation::Across, "{x} {y}");
+        }
+        members[1].variant = "fraction 0.1".to_owned();
+        assert_eq!(of(&members, "a", "b"), Relation::Across);
     }
 }

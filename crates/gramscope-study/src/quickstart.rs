@@ -94,13 +94,13 @@ pub fn quickstart(
     })?;
     output::write(&results_dir, &results)?;
     let maps = dir.join(MAPS);
-    draw_maps(&trained, &results, &maps)?;
-    Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&trained, &results)? })
+    let members = members(&trained)?;
+    draw_maps(members.clone(), &results, &maps)?;
+    Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members, &results) })
 }
 
 /// Every network's map: a column an architecture, a row a seed, from the smallest network to the largest.
-fn draw_maps(runs: &[Run], results: &[PairResult], path: &Path) -> Result<()> {
-    let mut members = members(runs)?;
+fn draw_maps(mut members: Vec<Member>, results: &[PairResult], path: &Path) -> Result<()> {
     let architectures = members.iter().map(Member::architecture).collect::<HashSet<_>>().len();
     members.sort_by_key(|member| member.settings.seed);
     let maps = members.iter().filter_map(|member| {

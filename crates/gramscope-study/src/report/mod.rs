@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use gramscope_train::Run;
 
-pub use findings::findings;
+pub(crate) use findings::findings;
 
+use crate::family::{Member, members, relation};
 use crate::results::{self, INFO, NUMBERS, PairResult, write_atomically};
 use crate::{Error, Result};
 
@@ -26,22 +27,40 @@ pub const PAGE: &str = "report.html";
 pub fn write(dir: &Path) -> Result<PathBuf> {
     let mut found = Found::default();
     found.search(dir)?;
-    if found.runs.is_empty() && found.results.is_empty() {
+    let members = members(&found.runs)?;
+    let results = in_order(found.results, &members);
+    if members.is_empty() && results.is_empty() {
         return Err(Error::file(
             dir,
             "there is neither a run nor a CKA result below it; train or compare something first",
         ));
     }
-    let page = page::page(&found.runs, &found.results)?;
+    let page = page::page(&members, &results, dir)?;
     let path = dir.join(PAGE);
     write_atomically(&path, |file| file.write_all(page.as_bytes()))?;
     Ok(path)
 }
 
+/// The results from those within a network to those between the most different, each in the order of the members.
+fn in_order(mut results: Vec<Placed>, members: &[Member]) -> Vec<Placed> {
+    let place = |name: &str| members.iter().position(|member| member.name == name).unwrap_or(members.len());
+    results.sort_by_key(|Placed { result, .. }| {
+        let info = &result.info;
+        (relation(members, info), place(&info.model_x), place(&info.model_y))
+    });
+    results
+}
+
+/// A result and the directory it was found in.
+struct Placed {
+    result: PairResult,
+    place: PathBuf,
+}
+
 #[derive(Default)]
 struct Found {
     runs: Vec<Run>,
-    results: Vec<PairResult>,
+    results: Vec<Placed>,
 }
 
 impl Found {
@@ -56,7 +75,7 @@ impl Found {
         }
         if dir.join(INFO).is_file() && dir.join(NUMBERS).is_file() {
             match results::load(dir) {
-                Ok(result) => self.results.push(result),
+                Ok(result) => self.results.push(Placed { result, place: dir.to_owned() }),
                 Err(reason) => tracing::warn!("left out of the report: {reason}"),
             }
         }
