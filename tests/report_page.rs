@@ -16,6 +16,9 @@ use support::{noise, succeeds, train_tiny, write_activations};
 /// What a file system allows and a page must not take for markup, for a template of the plotting script or for its own.
 const HOSTILE: &str = "<img src=x onerror=alert(1)> & %{y} {{script}} \"'";
 
+/// A layer's name that looks like markup and like a template.
+const HOSTILE_LAYER: &str = "<b>alive</b> & %{y}";
+
 /// Runs, their maps within and across, and a map of stored activations with an undefined layer, and the page about them.
 fn family(dir: &Path) -> PathBuf {
     let (plain, hostile) = (dir.join("runs").join("plain"), dir.join("runs").join(HOSTILE));
@@ -25,7 +28,8 @@ fn family(dir: &Path) -> PathBuf {
     let out = path(&dir.join("cka"));
     succeeds(["cka", &path(&plain), &path(&hostile), "--out", &out, "--passes", "1", "--batch-size", "20"]);
     let file = dir.join("stored.safetensors");
-    let layers = [("alive", 32, 5, noise(1, 160)), ("dead", 32, 5, vec![1.5; 160]), ("last", 32, 5, noise(2, 160))];
+    let layers =
+        [(HOSTILE_LAYER, 32, 5, noise(1, 160)), ("dead", 32, 5, vec![1.5; 160]), ("last", 32, 5, noise(2, 160))];
     write_activations(&file, &layers);
     succeeds(["cka", "--activations", &path(&file), "--out", &path(&dir.join("stored")), "--batch-size", "16"]);
     succeeds(["report", &path(dir)]);

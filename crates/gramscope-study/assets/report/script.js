@@ -110,38 +110,39 @@ function family() {
 
 /** Accuracy against one setting, a line of means for each value of another and each variant. */
 function accuracyAgainst(id, key, other) {
+  const accuracy = (run) => 100 * last(run).test_accuracy;
   const values = [...new Set(report.runs.map((run) => run[key]))].sort((a, b) => a - b);
   const nameOf = (run) => `${other} ${run[other]}` + (run.variant ? `, ${run.variant}` : "");
   const names = [...new Set([...report.runs].sort((a, b) => a[other] - b[other]).map(nameOf))];
   const traces = names.flatMap((name, index) => {
     const runs = report.runs.filter((run) => nameOf(run) === name);
     const places = values.filter((value) => runs.some((run) => run[key] === value));
-    const means = places.map((value) => mean(runs.filter((run) => run[key] === value).map((run) => last(run).test_accuracy)));
+    const means = places.map((value) => mean(runs.filter((run) => run[key] === value).map(accuracy)));
     const shared = { line: lineStyle(index), marker: { color: lineStyle(index).color, size: 7 } };
     return [
       { ...shared, x: places.map(String), y: means, mode: "lines", hoverinfo: "skip" },
-      { ...shared, x: runs.map((run) => String(run[key])), y: runs.map((run) => last(run).test_accuracy), mode: "markers",
-        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1%}<extra></extra>" },
+      { ...shared, x: runs.map((run) => String(run[key])), y: runs.map(accuracy), mode: "markers",
+        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1f} %<extra></extra>" },
     ];
   });
   chart(id, `Against ${key}`, names, traces, {
     xaxis: { title: { text: key }, type: "category", categoryorder: "array", categoryarray: values.map(String) },
-    yaxis: { tickformat: ".0%" },
+    yaxis: { ticksuffix: " %" },
   });
 }
 
 const architectures = [...new Set(report.runs.map((run) => run.architecture))];
 
-function curves(id, title, value, format) {
+function curves(id, title, value, unit) {
   const traces = report.runs.map((run) => {
     const look = lineStyle(architectures.indexOf(run.architecture));
     return {
       x: run.epochs.map((epoch) => epoch.epoch), y: run.epochs.map(value), line: look, marker: { color: look.color },
       mode: run.epochs.length < 2 ? "markers" : "lines", text: run.epochs.map(() => label(run.name)),
-      hovertemplate: `%{text}<br>epoch %{x}: %{y:${format}}<extra></extra>`,
+      hovertemplate: `%{text}<br>epoch %{x}: %{y:.4~g}${unit}<extra></extra>`,
     };
   });
-  chart(id, title, [], traces, { xaxis: { title: { text: "epoch" }, tickformat: "d" }, yaxis: { tickformat: format } });
+  chart(id, title, [], traces, { xaxis: { title: { text: "epoch" }, tickformat: "d" }, yaxis: { ticksuffix: unit } });
 }
 
 /** The rows of the map as drawn, bottom to top: a row a layer of y, a column a layer of x; NaN where it is undefined. */
@@ -304,8 +305,8 @@ if (report.runs.length) {
   accuracyAgainst("by-depth", "depth", "width");
   accuracyAgainst("by-width", "width", "depth");
   legend(document.getElementById("architectures"), architectures);
-  curves("losses", "Training loss", (epoch) => epoch.train_loss, ".2f");
-  curves("accuracies", "Test accuracy", (epoch) => epoch.test_accuracy, ".0%");
+  curves("losses", "Training loss", (epoch) => epoch.train_loss, "");
+  curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, " %");
 }
 maps();
 trim();

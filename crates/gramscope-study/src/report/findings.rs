@@ -70,19 +70,27 @@ fn gap(members: &[Member]) -> Option<String> {
     })
 }
 
-/// The longest and the shortest stretch of nearly equal layers; and where there are several architectures, their means.
+/// The networks with the longest and the shortest stretch for their depth; and where there are several architectures with
+/// several seeds, the means.
 fn stretches(members: &[Member], within: &[&PairResult]) -> Option<String> {
     let stretches: Vec<_> =
         within.iter().filter_map(|result| Some((longest_stretch(result)?, &result.info.model_x))).collect();
     let [(shortest, (short, narrow)), (longest, (long, wide))] =
         extremes(stretches.iter().map(|(stretch, name)| (stretch.share(), (stretch, name))))?;
+    if longest == 0.0 {
+        return Some(format!(
+            "In no network are two neighbouring block outputs alike (CKA of at least {NEARLY_EQUAL})."
+        ));
+    }
     let mut text = format!(
-        "The longest stretch of nearly equal representations (every pair with a CKA of at least {NEARLY_EQUAL}) is in \
-         {wide}: {} of {} block outputs, from {} to {}.",
+        "Nearly equal representations (every pair with a CKA of at least {NEARLY_EQUAL}) take up the largest share of {wide}: \
+         {} of {} block outputs in a row, from {} to {}.",
         long.length, long.of, long.first, long.last
     );
-    if shortest < longest {
-        text += &format!(" The shortest is in {narrow}: {} of {}.", short.length, short.of);
+    if shortest == 0.0 {
+        text += &format!(" In {narrow}, no two neighbouring outputs are that alike.");
+    } else if shortest < longest {
+        text += &format!(" They take up the smallest share of {narrow}: {} of {}.", short.length, short.of);
     }
     let mut architectures: Vec<(String, Vec<f64>)> = Vec::new();
     for (stretch, name) in &stretches {
@@ -99,7 +107,7 @@ fn stretches(members: &[Member], within: &[&PairResult]) -> Option<String> {
         && architectures.len() < stretches.len()
     {
         text += &format!(
-            " Averaged over seeds, it spans from {:.0}% of the outputs ({small}) to {:.0}% ({large}).",
+            " Averaged over seeds, the share goes from {:.0}% ({small}) to {:.0}% ({large}).",
             100.0 * least,
             100.0 * most
         );
@@ -107,8 +115,9 @@ fn stretches(members: &[Member], within: &[&PairResult]) -> Option<String> {
     Some(text)
 }
 
-/// A range of block outputs whose CKA with each other is at least [`NEARLY_EQUAL`].
+/// A range of block outputs, at least two, whose CKA with each other is at least [`NEARLY_EQUAL`].
 struct Stretch {
+    /// 0 where there is none.
     length: usize,
     of: usize,
     first: String,
@@ -140,7 +149,8 @@ fn longest_stretch(result: &PairResult) -> Option<Stretch> {
         }
     }
     let (first, last) = (*outputs.get(best.start)?, *outputs.get(best.end.checked_sub(1)?)?);
-    Some(Stretch { length: best.len(), of: outputs.len(), first: layers[first].clone(), last: layers[last].clone() })
+    let length = if best.len() < 2 { 0 } else { best.len() };
+    Some(Stretch { length, of: outputs.len(), first: layers[first].clone(), last: layers[last].clone() })
 }
 
 /// Mean CKA of corresponding layers of networks that differ in their seed alone.
@@ -256,7 +266,7 @@ mod tests {
             ([high, high, high, high, high, low, low, high, low, high], 2, "stem.relu"),
             // The second block output is undefined.
             ([low, low, low, low, nan, high, high, nan, nan, high], 2, "stage2.block1.relu2"),
-            ([low; 10], 1, "stem.relu"),
+            ([low; 10], 0, "stem.relu"),
         ] {
             let found = longest_stretch(&symmetric("a", above)).expect("there are block outputs");
             assert_eq!((found.length, found.of, found.first.as_str()), (length, 4, first), "{above:?}");
@@ -267,6 +277,7 @@ mod tests {
     fn stretches_are_averaged_over_seeds() {
         let long = [0.95; 10];
         let short = [0.5; 10];
+        let one_pair = [0.5, 0.5, 0.5, 0.5, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5];
         let members = [
             member("small-s0", (8, 1.0, 0), (0.5, 0.5)),
             member("small-s1", (8, 1.0, 1), (0.5, 0.5)),
@@ -275,18 +286,22 @@ mod tests {
         ];
         let maps = [
             symmetric("small-s0", short),
-            symmetric("small-s1", [0.5, 0.5, 0.5, 0.5, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5]),
+            symmetric("small-s1", one_pair),
             symmetric("large-s0", long),
-            symmetric("large-s1", short),
+            symmetric("large-s1", one_pair),
         ];
         let text = stretches(&members, &maps.iter().collect::<Vec<_>>()).expect("there are block outputs");
         assert!(
-            text.contains("is in large-s0: 4 of 4 block outputs, from stem.relu to stage3.block1.relu2."),
+            text.contains("the largest share of large-s0: 4 of 4 block outputs in a row, from stem.relu to "),
             "{text}"
         );
-        assert!(text.contains("shortest is in small-s0: 1 of 4."), "{text}");
-        // (4/4 + 1/4) / 2 and (1/4 + 2/4) / 2.
-        assert!(text.contains("from 38% of the outputs (depth 8, width 1) to 62% (depth 14, width 3)."), "{text}");
+        assert!(text.contains("In small-s0, no two neighbouring outputs"), "{text}");
+        // (0/4 + 2/4) / 2 and (4/4 + 2/4) / 2.
+        assert!(text.ends_with("from 25% (depth 8, width 1) to 75% (depth 14, width 3)."), "{text}");
+        let text = stretches(&members, &[&maps[1], &maps[2]]).expect("there are block outputs");
+        assert!(text.ends_with("the smallest share of small-s1: 2 of 4."), "{text}");
+        let text = stretches(&members, &[&maps[0]]).expect("there are block outputs");
+        assert!(text.starts_with("In no network"), "{text}");
     }
 
     #[test]
