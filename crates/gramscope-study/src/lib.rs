@@ -10,6 +10,7 @@ pub mod results;
 pub mod verify;
 
 mod error;
+mod family;
 mod tree;
 
 pub use error::{Error, Result};

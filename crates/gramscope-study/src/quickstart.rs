@@ -1,5 +1,6 @@
 //! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -8,6 +9,9 @@ use gramscope_train::Run;
 use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
+use crate::family::{Member, members};
+use crate::plot::{self, SheetMap};
+use crate::results::PairResult;
 use crate::{Error, Result, output, report};
 
 /// How large the quickstart is.
@@ -32,6 +36,8 @@ impl Default for Scale {
 const LARGE_FRACTION: f64 = 0.1;
 /// ... for so many times the epochs, to see about as many batches.
 const LARGE_EPOCHS: usize = 3;
+/// File of the sheet with every network's map.
+const MAPS: &str = "maps.png";
 /// Passes over the test images when comparing.
 const PASSES: usize = 2;
 
@@ -49,13 +55,15 @@ pub enum QuickstartEvent<'a> {
 pub struct Quickstart {
     /// The page.
     pub report: PathBuf,
+    /// Every network's layers against each other, on one sheet.
+    pub maps: PathBuf,
     /// What was found, a sentence each.
     pub findings: Vec<String>,
 }
 
 /// Trains the family (2 depths x 2 widths x 2 seeds, and two seeds of a network far larger than its training set needs) in
-/// DIR/runs, compares all layers of all networks in DIR/cka, and writes DIR/report.html. What an earlier call finished is
-/// not done again.
+/// DIR/runs, compares all layers of all networks in DIR/cka, and writes DIR/maps.png and DIR/report.html. What an earlier
+/// call finished is not trained again.
 ///
 /// # Errors
 /// What training, comparing and writing may say, that `stop` was set among it; a DIR with runs of another scale.
@@ -74,19 +82,42 @@ pub fn quickstart(
         if let Some((name, reason)) = summary.first_failure() {
             return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
         }
+        if let Some(name) = summary.first_elsewhere() {
+            let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
+            return Err(Error::Incomparable(problem));
+        }
         directories.extend(plan.runs().iter().map(|(name, _)| runs.join(name)));
     }
-    let runs = directories.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let trained = directories.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    plot::family_pictures(&runs, &trained);
 
     let results_dir = dir.join("cka");
     output::check(&results_dir)?;
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
     let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
-    let results = compare_runs(&runs, &options, &run_options, device, stop, &mut |compared| {
+    let results = compare_runs(&trained, &options, &run_options, device, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
     })?;
     output::write(&results_dir, &results)?;
-    Ok(Quickstart { report: report::write(dir)?, findings: report::findings(&runs, &results)? })
+    let maps = dir.join(MAPS);
+    let members = members(&trained)?;
+    draw_maps(members.clone(), &results, &maps)?;
+    Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members, &results) })
+}
+
+/// Every network's map: a column an architecture, a row a seed, from the smallest network to the largest.
+fn draw_maps(mut members: Vec<Member>, results: &[PairResult], path: &Path) -> Result<()> {
+    let architectures = members.iter().map(Member::architecture).collect::<HashSet<_>>().len();
+    members.sort_by_key(|member| member.settings.seed);
+    let maps = members.iter().filter_map(|member| {
+        let of = |result: &&PairResult| result.info.model_x == member.name && result.info.model_y == member.name;
+        let last = member.epochs.last()?;
+        let accuracies =
+            format!("{:.0}% training, {:.0}% test", 100.0 * last.train_accuracy, 100.0 * last.test_accuracy);
+        let lines = vec![member.variant.clone(), accuracies];
+        Some(SheetMap { result: results.iter().find(of)?, title: member.name.clone(), lines })
+    });
+    plot::sheet(&maps.collect::<Vec<_>>(), architectures, path)
 }
 
 fn family_plan(scale: Scale) -> String {

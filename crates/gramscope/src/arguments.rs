@@ -33,12 +33,12 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Train a small family on the built-in data, compare its members, write the report
-    #[command(after_help = "Example:\n  gramscope quickstart --out quickstart")]
+    #[command(after_help = QUICKSTART_HELP)]
     Quickstart(QuickstartArguments),
     /// Train one network
     #[command(
         after_help = "Example:\n  gramscope train --data cifar10 --depth 20 --width 1 --seed 0 --epochs 30 --out runs/r20\n\n\
-        A run directory holds config.toml, metrics.jsonl, checkpoints/ and predictions.safetensors."
+        A run directory holds config.toml, metrics.jsonl, checkpoints/, predictions.safetensors and curves.png."
     )]
     Train(TrainArguments),
     /// Train a whole family from a plan; resumable, skips what is done
@@ -72,6 +72,13 @@ impl Command {
     }
 }
 
+const QUICKSTART_HELP: &str = "\
+Example:
+  gramscope quickstart --out quickstart
+
+Leaves DIR/report.html (everything, interactive), DIR/maps.png (every network's map on one sheet), DIR/runs (a directory a
+network, curves.png, accuracy.png) and DIR/cka (cka.npz, cka.json and cka.png for every pair).";
+
 const PLAN_HELP: &str = "\
 A plan is a TOML file. [data] and [train] hold what all runs share, [family] lists what varies; the runs are the product
 of the lists:
@@ -86,7 +93,9 @@ of the lists:
   seed = [0, 1]
 
 Example:
-  gramscope sweep family.toml --out family";
+  gramscope sweep family.toml --out family
+
+DIR holds a run directory for each of them, and curves.png and accuracy.png (test accuracy against depth and width).";
 
 const CKA_HELP: &str = "\
 Examples:

@@ -1,18 +1,26 @@
 "use strict";
-// Draws the report from the JSON in #data. Maps are drawn when they come into view.
+// Draws the report from the JSON in #data. Maps are drawn when they come near the view and let go of when they leave it.
 window.addEventListener("error", (event) => { document.documentElement.dataset.error = event.message; });
+window.addEventListener("unhandledrejection", (event) => { document.documentElement.dataset.error = String(event.reason); });
 
+const root = document.documentElement;
 const report = JSON.parse(document.getElementById("data").textContent);
-const style = getComputedStyle(document.documentElement);
-const text = style.getPropertyValue("--text").trim();
-const line = style.getPropertyValue("--line").trim();
+document.getElementById("data").remove(); // the matrices need not be kept twice
+const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => location.reload());
+const variable = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+const [text, line] = [variable("--text"), variable("--line")];
 const UNDEFINED = 65535;
+/** How far from the view, in pixels, maps are drawn. */
+const NEAR = 600;
 
-/** Plotly reads a little markup in labels: names are shown as they are. */
-const label = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+/** Plotly reads a little markup, and %{...}, in labels: names are shown as they are. */
+const label = (name) => name.replace(/[&<>{}]/g, (character) => `&#${character.charCodeAt(0)};`);
+const css = ([red, green, blue]) => `rgb(${red},${green},${blue})`;
 const percent = (share) => (100 * share).toFixed(1) + " %";
 const last = (run) => run.epochs[run.epochs.length - 1];
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const config = { displayModeBar: false, responsive: true };
 
 function element(tag, content, parent) {
   const made = document.createElement(tag);
@@ -21,16 +29,43 @@ function element(tag, content, parent) {
   return made;
 }
 
+/** The look of the n-th of several lines; on a dark ground the colours are lighter. */
+function lineStyle(number) {
+  const count = report.palette.length;
+  const colour = report.palette[number % count].map((c) => Math.round(dark.matches ? c + 0.35 * (255 - c) : c));
+  return { color: css(colour), dash: ["solid", "dash", "dot"][Math.floor(number / count) % 3] };
+}
+
 function layout(more) {
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, size: 12 },
-    margin: { l: 50, r: 16, t: 40, b: 44 }, ...more,
-    xaxis: { ...axis, ...more.xaxis }, yaxis: { ...axis, ...more.yaxis },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, size: 12 }, dragmode: false,
+    ...more,
+    xaxis: { ...axis, fixedrange: true, ...more.xaxis }, yaxis: { ...axis, fixedrange: true, ...more.yaxis },
   };
 }
 
-const config = { displayModeBar: false, responsive: true };
+/** A line of a legend: the look of its line, and its name. */
+function legend(parent, names) {
+  const list = element("ul", undefined, parent);
+  list.className = "legend";
+  names.forEach((name, number) => {
+    const { color, dash } = lineStyle(number);
+    const item = element("li", undefined, list);
+    element("span", undefined, item).style.borderTop = `3px ${dash === "dash" ? "dashed" : dash === "dot" ? "dotted" : "solid"} ${color}`;
+    item.append(name);
+  });
+}
+
+/** A chart with a title and, where it has one of its own, a legend. */
+function chart(id, title, names, traces, axes) {
+  const frame = document.getElementById(id);
+  element("h4", title, frame);
+  if (names.length) legend(frame, names);
+  const canvas = element("div", undefined, frame);
+  canvas.className = "canvas";
+  Plotly.newPlot(canvas, traces, layout({ showlegend: false, margin: { l: 50, r: 16, t: 10, b: 44 }, ...axes }), config);
+}
 
 function findings() {
   const list = document.getElementById("findings");
@@ -39,25 +74,28 @@ function findings() {
 
 function family() {
   const columns = [
-    ["run", (run) => run.name, String], ["data", (run) => run.data, String],
-    ["depth", (run) => run.depth, String], ["width", (run) => run.width, String],
-    ["seed", (run) => run.seed, String], ["fraction", (run) => run.fraction, String],
-    ["epochs", (run) => run.epochs.length, String],
-    ["training accuracy", (run) => last(run).train_accuracy, percent],
+    ["run", (run) => run.name, String],
     ["test accuracy", (run) => last(run).test_accuracy, percent],
-    ["seconds", (run) => run.epochs.reduce((sum, epoch) => sum + epoch.seconds, 0), (s) => s.toFixed(0)],
+    ["training accuracy", (run) => last(run).train_accuracy, percent],
+    ["depth", (run) => run.depth, String], ["width", (run) => run.width, String], ["seed", (run) => Number(run.seed), (_, run) => run.seed],
+    ["residual", (run) => run.residual, (residual) => (residual ? "yes" : "no")],
+    ["fraction", (run) => run.fraction, String], ["epochs", (run) => run.epochs.length, String],
+    ["data", (run) => run.data, String],
+    ["seconds", (run) => run.epochs.reduce((sum, epoch) => sum + epoch.seconds, 0), (seconds) => seconds.toFixed(0)],
   ];
   const [head, body] = [document.querySelector("#family thead"), document.querySelector("#family tbody")];
   const rows = (runs) => {
     body.replaceChildren();
     for (const run of runs) {
       const row = element("tr", undefined, body);
-      for (const [, value, format] of columns) element("td", format(value(run)), row);
+      for (const [, value, format] of columns) element("td", format(value(run), run), row);
+      row.firstChild.title = run.name;
     }
   };
   const headings = element("tr", undefined, head);
   for (const [name, value] of columns) {
     const heading = element("th", undefined, headings);
+    heading.scope = "col";
     const button = element("button", name, heading);
     button.addEventListener("click", () => {
       const down = heading.getAttribute("aria-sort") === "ascending";
@@ -70,129 +108,206 @@ function family() {
   rows(report.runs);
 }
 
-/** Accuracy against one setting, a line of means for each value of another. */
+/** Accuracy against one setting, a line of means for each value of another and each variant. */
 function accuracyAgainst(id, key, other) {
-  const values = (name) => [...new Set(report.runs.map((run) => run[name]))].sort((a, b) => a - b);
-  const traces = values(other).map((fixed, index) => {
-    const runs = report.runs.filter((run) => run[other] === fixed);
-    const points = values(key).map((value) => [value, runs.filter((run) => run[key] === value)]);
-    const means = points.filter(([, some]) => some.length).map(([value, some]) => [value, mean(some.map((run) => last(run).test_accuracy))]);
+  const accuracy = (run) => 100 * last(run).test_accuracy;
+  const values = [...new Set(report.runs.map((run) => run[key]))].sort((a, b) => a - b);
+  const nameOf = (run) => `${other} ${run[other]}` + (run.variant ? `, ${run.variant}` : "");
+  const names = [...new Set([...report.runs].sort((a, b) => a[other] - b[other]).map(nameOf))];
+  const traces = names.flatMap((name, index) => {
+    const runs = report.runs.filter((run) => nameOf(run) === name);
+    const places = values.filter((value) => runs.some((run) => run[key] === value));
+    const means = places.map((value) => mean(runs.filter((run) => run[key] === value).map(accuracy)));
+    const shared = { line: lineStyle(index), marker: { color: lineStyle(index).color, size: 7 } };
     return [
-      { x: means.map(([value]) => String(value)), y: means.map(([, accuracy]) => accuracy), mode: "lines",
-        name: `${other} ${fixed}`, legendgroup: index },
-      { x: runs.map((run) => String(run[key])), y: runs.map((run) => last(run).test_accuracy), mode: "markers",
-        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1%}<extra></extra>",
-        legendgroup: index, showlegend: false },
+      { ...shared, x: places.map(String), y: means, mode: "lines", hoverinfo: "skip" },
+      { ...shared, x: runs.map((run) => String(run[key])), y: runs.map(accuracy), mode: "markers",
+        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1f} %<extra></extra>" },
     ];
   });
-  const palette = ["#0072b2", "#d55e00", "#008c69", "#be5f96", "#c88c00", "#3ca0d7", "#6e6e6e", "#5a3c96"];
-  traces.forEach((group, index) => {
-    for (const trace of group) trace.marker = trace.line = { color: palette[index % palette.length] };
+  chart(id, `Against ${key}`, names, traces, {
+    xaxis: { title: { text: key }, type: "category", categoryorder: "array", categoryarray: values.map(String) },
+    yaxis: { ticksuffix: " %" },
   });
-  Plotly.newPlot(id, traces.flat(), layout({
-    title: { text: `against ${key}`, font: { size: 14 } }, legend: { orientation: "h", y: -0.2 },
-    xaxis: { title: { text: key }, type: "category", categoryorder: "array", categoryarray: values(key).map(String) },
-    yaxis: { tickformat: ".0%" },
-  }), config);
 }
 
-function curves(id, title, value, format) {
-  const traces = report.runs.map((run) => ({
-    x: run.epochs.map((epoch) => epoch.epoch), y: run.epochs.map(value), mode: "lines+markers", marker: { size: 4 },
-    name: label(run.name), hovertemplate: `%{fullData.name}<br>epoch %{x}: %{y:${format}}<extra></extra>`,
-  }));
-  Plotly.newPlot(id, traces, layout({
-    title: { text: title, font: { size: 14 } }, showlegend: false,
-    xaxis: { title: { text: "epoch" } }, yaxis: { tickformat: format },
-  }), config);
+const architectures = [...new Set(report.runs.map((run) => run.architecture))];
+
+function curves(id, title, value, unit) {
+  const traces = report.runs.map((run) => {
+    const look = lineStyle(architectures.indexOf(run.architecture));
+    return {
+      x: run.epochs.map((epoch) => epoch.epoch), y: run.epochs.map(value), line: look, marker: { color: look.color },
+      mode: run.epochs.length < 2 ? "markers" : "lines", text: run.epochs.map(() => label(run.name)),
+      hovertemplate: `%{text}<br>epoch %{x}: %{y:.4~g}${unit}<extra></extra>`,
+    };
+  });
+  chart(id, title, [], traces, { xaxis: { title: { text: "epoch" }, tickformat: "d" }, yaxis: { ticksuffix: unit } });
 }
 
-/** The rows of a packed matrix; NaN where it is undefined. */
+/** The rows of the map as drawn, bottom to top: a row a layer of y, a column a layer of x; NaN where it is undefined. */
 function unpack(map) {
   const bytes = Uint8Array.from(atob(map.cka), (character) => character.charCodeAt(0));
   const codes = new DataView(bytes.buffer);
-  const columns = map.layers_y.length;
-  return map.layers_x.map((_, row) => Float64Array.from({ length: columns }, (_, column) => {
-    const code = codes.getUint16(2 * (row * columns + column), true);
+  const rows = map.layers_y.length;
+  return map.layers_y.map((_, y) => Float64Array.from(map.layers_x, (_, x) => {
+    const code = codes.getUint16(2 * (x * rows + y), true);
     return code === UNDEFINED ? NaN : code / 32767 - 1;
   }));
 }
 
+const shownValue = (value) => (Number.isNaN(value) ? "undefined" : `CKA ${value.toFixed(4)}`);
+
+/** Lines where stages meet. */
 function boundaries(stages, along) {
-  const shapes = [];
-  for (let i = 1; i < stages.length; i++) {
-    if (stages[i] === stages[i - 1]) continue;
-    const [from, to] = along === "x" ? ["x", "y"] : ["y", "x"];
-    shapes.push({ type: "line", line: { color: "rgba(255,255,255,0.7)", width: 1 },
-      [`${from}0`]: i - 0.5, [`${from}1`]: i - 0.5, [`${from}ref`]: from,
-      [`${to}0`]: 0, [`${to}1`]: 1, [`${to}ref`]: `${to} domain` });
-  }
-  return shapes;
+  const across = along === "x" ? "y" : "x";
+  return stages.slice(1).map(([start]) => ({
+    type: "line", line: { color: css(report.boundary_colour), width: 1 },
+    [`${along}0`]: start - 0.5, [`${along}1`]: start - 0.5, [`${along}ref`]: along,
+    [`${across}0`]: 0, [`${across}1`]: 1, [`${across}ref`]: `${across} domain`,
+  }));
 }
 
-/** Rows of the matrix go up the vertical axis, columns along the horizontal one. */
-function draw(plot, map) {
-  const names = map.layers_x.map(label);
-  const trace = {
-    type: "heatmap", z: unpack(map), x: map.layers_y.map(label), y: names,
-    zmin: 0, zmax: 1, colorscale: report.colours, hoverongaps: true,
-    hovertemplate: "%{y}<br>%{x}<br>CKA %{z:.4f}<extra></extra>",
-    colorbar: { thickness: 10, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1] },
-  };
-  const axis = { type: "category", nticks: 12, tickfont: { size: 9 }, showgrid: false, ticks: "" };
-  return Plotly.newPlot(plot, [trace], {
-    ...layout({ xaxis: { ...axis, tickangle: -60 }, yaxis: axis }),
-    plot_bgcolor: report.undefined_colour, margin: { l: 30, r: 10, t: 8, b: 30 },
-    shapes: [...boundaries(map.stages_y, "x"), ...boundaries(map.stages_x, "y")],
-  }, config).then(() => {
-    const root = document.documentElement;
-    root.dataset.drawn = Number(root.dataset.drawn || 0) + 1;
+/** Small maps name the stages that are long enough for it, large ones layers. */
+function mapAxis(names, stages, shortest, large, pixels) {
+  const axis = { type: "category", showgrid: false, ticks: "", tickfont: { size: 10 }, fixedrange: !large };
+  if (large) return { ...axis, nticks: Math.floor((0.7 * pixels) / 14) };
+  if (stages.length < 2) return { ...axis, nticks: 5 };
+  const named = stages.filter(([, length]) => length >= shortest * names.length);
+  // A quarter beside the middle layer, so that its own name, and not the stage's, is shown when pointed at.
+  const middles = named.map(([start, length]) => Math.floor(start + (length - 1) / 2) + 0.25);
+  return { ...axis, automargin: false, tickmode: "array", tickvals: middles, ticktext: named.map(([, , name]) => label(name)) };
+}
+
+const drawn = new Set();
+
+function draw(plot) {
+  const map = report.maps[plot.dataset.map];
+  const large = plot.parentElement.classList.contains("large");
+  const roomy = large && plot.clientWidth > 600;
+  const z = unpack(map);
+  const places = { x: map.layers_x.map(label), y: map.layers_y.map(label), type: "heatmap", hoverongaps: false };
+  const traces = [{
+    ...places, z, zmin: 0, zmax: 1, colorscale: report.colours.map(([at, colour]) => [at, css(colour)]), showscale: roomy,
+    colorbar: { thickness: 12, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1] },
+    hovertemplate: "→ %{x}<br>↑ %{y}<br>CKA %{z:.4f}<extra></extra>",
+  }];
+  if (z.some((row) => row.some(Number.isNaN))) {
+    const grey = css(report.undefined_colour);
+    traces.push({
+      ...places, z: z.map((row) => Array.from(row, (value) => (Number.isNaN(value) ? 1 : null))), showscale: false,
+      colorscale: [[0, grey], [1, grey]], hovertemplate: "→ %{x}<br>↑ %{y}<br>undefined<extra></extra>",
+    });
+  }
+  return Plotly.react(plot, traces, layout({
+    margin: { l: 44, r: 6, t: 4, b: 22 }, hoverlabel: { font: { size: 11 }, align: "left" },
+    dragmode: large && matchMedia("(pointer: fine)").matches ? "zoom" : false,
+    xaxis: { ...mapAxis(map.layers_x, map.stages_x, 0.16, large, plot.clientWidth), tickangle: large ? -90 : 0 },
+    yaxis: mapAxis(map.layers_y, map.stages_y, 0.09, large, plot.clientHeight),
+    shapes: [...boundaries(map.stages_x, "x"), ...boundaries(map.stages_y, "y")],
+  }), config).then(() => {
+    drawn.add(plot.dataset.map);
+    root.dataset.drawn = drawn.size;
   });
 }
 
-function maps() {
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((entry) => entry.isIntersecting)) {
-      watcher.unobserve(entry.target);
-      draw(entry.target, report.maps[entry.target.dataset.map]);
+/** Maps are drawn one at a time, so that scrolling past many of them draws only those where it ends. */
+const waiting = new Set();
+let busy = false;
+function drawNext() {
+  const [plot] = waiting;
+  if (busy || !plot) return;
+  busy = true;
+  waiting.delete(plot);
+  draw(plot).finally(() => { busy = false; setTimeout(drawNext); });
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) waiting.add(target);
+    else {
+      waiting.delete(target);
+      if (target.data) Plotly.purge(target);
     }
-  }, { rootMargin: "400px" });
-  report.maps.forEach((map, index) => {
-    const within = map.model_x === map.model_y;
-    const title = within ? map.model_x : `${map.model_x} (up) and ${map.model_y} (across)`;
-    const card = element("div", undefined, document.querySelector(`#${within ? "within" : "across"} .maps`));
-    card.className = "map";
-    const button = element("button", title, card);
-    const undefinedLayers = map.undefined ? `, ${map.undefined} undefined layers` : "";
-    element("small", `${map.estimator}, ${map.kernel}, ${map.batches} batches of ${map.batch_size}${undefinedLayers}`, card);
-    const plot = element("div", undefined, card);
-    plot.className = "plot";
-    plot.dataset.map = index;
-    plot.setAttribute("role", "img");
-    plot.setAttribute("aria-label", `CKA between ${map.layers_x.length} and ${map.layers_y.length} layers: ${title}`);
-    button.setAttribute("aria-expanded", "false");
-    button.addEventListener("click", () => {
-      button.setAttribute("aria-expanded", String(card.classList.toggle("large")));
-      if (plot.data) Plotly.Plots.resize(plot);
-    });
-    watcher.observe(plot);
+  }
+  drawNext();
+}, { rootMargin: `${NEAR}px` });
+
+/** Arrow keys move from cell to cell of a map that has the focus; the cell is shown and spoken. */
+function walk(plot, event) {
+  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+  if (!step || !plot.data) return;
+  event.preventDefault();
+  const map = report.maps[plot.dataset.map];
+  const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
+  const [x, y] = plot.cell ? [plot.cell[0] + step[0], plot.cell[1] + step[1]] : [0, 0];
+  plot.cell = [clamp(x, map.layers_x.length), clamp(y, map.layers_y.length)];
+  const value = plot.data[0].z[plot.cell[1]][plot.cell[0]];
+  Plotly.Fx.hover(plot, [{ curveNumber: Number.isNaN(value) ? 1 : 0, pointNumber: [plot.cell[1], plot.cell[0]] }]);
+  const [across, up] = [map.layers_x[plot.cell[0]], map.layers_y[plot.cell[1]]];
+  document.getElementById("spoken").textContent = `across ${across}, up ${up}: ${shownValue(value)}`;
+}
+
+function card(map, index) {
+  const card = element("div", undefined, document.querySelector(`#${map.kind} .maps`));
+  card.className = "map";
+  const title = map.model_x === map.model_y ? map.model_x : `${map.model_x} → and ${map.model_y} ↑`;
+  const button = element("button", title, card);
+  const unknown = map.undefined ? `, ${map.undefined} undefined layers` : "";
+  const batches = map.batches === 1 ? "1 batch" : `${map.batches} batches`;
+  element("small", `${map.estimator}, ${map.kernel}, ${batches} of ${map.batch_size}${unknown}`, card).title = map.place;
+  const plot = element("div", undefined, card);
+  plot.className = "plot";
+  plot.dataset.map = index;
+  plot.tabIndex = 0;
+  plot.setAttribute("role", "img");
+  plot.setAttribute("aria-label", `CKA between ${map.layers_x.length} and ${map.layers_y.length} layers: ${title}`);
+  plot.addEventListener("keydown", (event) => walk(plot, event));
+  plot.addEventListener("blur", () => { if (plot.data) Plotly.Fx.unhover(plot); });
+  button.setAttribute("aria-expanded", "false");
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-expanded", String(card.classList.toggle("large")));
+    if (plot.data) Plotly.purge(plot);
+    waiting.add(plot);
+    drawNext();
+  });
+  watcher.observe(plot);
+}
+
+function maps() {
+  document.getElementById("ramp").style.background =
+    `linear-gradient(to right, ${report.colours.map(([at, colour]) => `${css(colour)} ${100 * at}%`)})`;
+  document.getElementById("undefined").style.background = css(report.undefined_colour);
+  report.maps.forEach(card);
+  document.getElementById("filter").addEventListener("input", (event) => {
+    const words = event.target.value.toLowerCase().split(/\s+/);
+    for (const card of document.querySelectorAll(".map")) {
+      const name = card.querySelector("button").textContent.toLowerCase();
+      card.hidden = !words.every((word) => name.includes(word));
+    }
+    trim();
   });
 }
 
 /** Hides what there is nothing to show for. */
 function trim() {
   for (const id of ["family", "accuracy", "training"]) document.getElementById(id).hidden = !report.runs.length;
-  for (const id of ["within", "across"]) document.getElementById(id).hidden = !document.querySelector(`#${id} .map`);
+  document.getElementById("guide").hidden = !report.maps.length;
+  for (const id of ["within", "seeds", "across"]) {
+    document.getElementById(id).hidden = !document.querySelector(`#${id} .map:not([hidden])`);
+  }
 }
 
 findings();
+trim();
 if (report.runs.length) {
   family();
   accuracyAgainst("by-depth", "depth", "width");
   accuracyAgainst("by-width", "width", "depth");
-  curves("losses", "Training loss", (epoch) => epoch.train_loss, ".2f");
-  curves("accuracies", "Test accuracy", (epoch) => epoch.test_accuracy, ".0%");
+  legend(document.getElementById("architectures"), architectures);
+  curves("losses", "Training loss", (epoch) => epoch.train_loss, "");
+  curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, " %");
 }
 maps();
 trim();
-document.documentElement.dataset.ready = "true";
+root.dataset.ready = "true";

@@ -7,19 +7,21 @@ use super::colour;
 use crate::{Error, Result};
 
 /// What a picture of a family needs to know of a network.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FamilyMember {
     /// Depth, 6m + 2.
     pub depth: usize,
     /// Width, as a multiple of 16 channels in the first stage.
     pub width: f64,
+    /// In what it differs from others of its depth and width, but for the seed ("fraction 0.1"); may be empty.
+    pub variant: String,
     /// Share of the test images that are classified correctly.
     pub test_accuracy: f64,
 }
 
 /// Draws the test accuracy of a family as a PNG at `path`: on the left against depth with a line for each width, on the
-/// right against width with a line for each depth. A dot is a network, a line joins the means over those that share
-/// depth and width. Depths and widths stand at equal distances in their order.
+/// right against width with a line for each depth, and for each variant of them. A dot is a network, a line joins the
+/// means over those that share depth, width and variant. Depths and widths stand at equal distances in their order.
 ///
 /// # Errors
 /// [`Error::File`] for a family without a network, [`Error::Io`] where the file cannot be written.
@@ -44,13 +46,14 @@ fn panel(
     name: impl Fn(f64) -> String,
 ) -> Panel {
     let places = distinct(family.iter().map(&along));
-    let lines = distinct(family.iter().map(&apart));
+    let lines = lines(family, &apart);
     let colours = colour::line_colours(lines.len());
+    let is_of = |member: &FamilyMember, line, variant| apart(member) == line && member.variant == variant;
     let mut series = Vec::new();
-    for (&line, &colour) in lines.iter().zip(&colours) {
+    for (&(line, variant), &colour) in lines.iter().zip(&colours) {
         let mut means = Vec::new();
         for (place, &value) in places.iter().enumerate() {
-            let here = family.iter().filter(|member| along(member) == value && apart(member) == line);
+            let here = family.iter().filter(|member| along(member) == value && is_of(member, line, variant));
             let accuracies: Vec<f64> = here.map(|member| 100.0 * member.test_accuracy).collect();
             if !accuracies.is_empty() {
                 means.push((place as f64, accuracies.iter().sum::<f64>() / accuracies.len() as f64));
@@ -71,8 +74,24 @@ fn panel(
         y,
         x_ticks: x_ticks.collect(),
         series,
-        legend: lines.iter().zip(colours).map(|(&line, colour)| (colour, name(line))).collect(),
+        legend: lines
+            .iter()
+            .zip(colours)
+            .map(|(&(line, variant), colour)| (colour, label(name(line), variant)))
+            .collect(),
     }
+}
+
+/// What each line stands for: a value of the setting that tells lines apart, and a variant.
+fn lines<'a>(family: &'a [FamilyMember], apart: impl Fn(&FamilyMember) -> f64) -> Vec<(f64, &'a str)> {
+    let mut lines: Vec<_> = family.iter().map(|member| (apart(member), member.variant.as_str())).collect();
+    lines.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
+    lines.dedup();
+    lines
+}
+
+fn label(name: String, variant: &str) -> String {
+    if variant.is_empty() { name } else { format!("{name}, {variant}") }
 }
 
 /// The different values, ascending.

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use gramscope_train::EpochMetrics;
 
+use super::canvas::INK;
 use super::chart::{self, Panel, Series};
 use super::colour;
 use crate::{Error, Result};
 
 /// Draws the training curves of several runs, given as (name, epochs), as a PNG at `path`: on the left the loss of
 /// training (solid) and of the test images (dashed), on the right the test accuracy in percent. Values that are not
-/// finite are left out.
+/// finite are left out. Runs of the same name share a colour and an entry of the legend.
 ///
 /// # Errors
 /// [`Error::File`] where no run has an epoch, [`Error::Io`] where the file cannot be written.
@@ -19,18 +20,26 @@ pub fn training_curves(runs: &[(String, Vec<EpochMetrics>)], path: &Path) -> Res
     let Some(longest) = longest else {
         return Err(Error::file(path, "no curve can be drawn, because no run has finished an epoch"));
     };
-    let colours = colour::line_colours(runs.len());
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in runs {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let colours = colour::line_colours(names.len());
+    let colour_of = |name: &str| names.iter().zip(&colours).find(|(known, _)| **known == name).map_or(INK, |(_, &c)| c);
     let lines = |value: fn(&EpochMetrics) -> f64, dashed: bool| -> Vec<Series> {
-        let line = |((_, epochs), &colour): (&(String, Vec<EpochMetrics>), _)| {
+        let line = |(name, epochs): &(String, Vec<EpochMetrics>)| {
+            let colour = colour_of(name);
             let points = epochs.iter().map(|epoch| (epoch.epoch as f64, value(epoch))).collect();
             Series { colour, dashed, dots: !dashed && epochs.len() < 8, joined: true, points }
         };
-        runs.iter().zip(&colours).map(line).collect()
+        runs.iter().map(line).collect()
     };
     let mut losses = lines(|epoch| epoch.test_loss, true);
     losses.extend(lines(|epoch| epoch.train_loss, false));
     let accuracies = lines(|epoch| 100.0 * epoch.test_accuracy, false);
-    let legend = runs.iter().zip(&colours).map(|((name, _), &colour)| (colour, name.clone())).collect();
+    let legend = names.iter().zip(&colours).map(|(&name, &colour)| (colour, name.to_owned())).collect();
     let panels = [
         panel("Loss: training (solid) and test (dashed)".to_owned(), longest, losses, |y| format!("{y}"), legend),
         panel("Test accuracy".to_owned(), longest, accuracies, |y| format!("{y}%"), Vec::new()),

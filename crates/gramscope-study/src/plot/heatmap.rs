@@ -8,8 +8,8 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::canvas::{Anchor, Canvas, INK, QUIET, shorten, text_width};
 use super::colour;
 use super::layers::{self, Group};
+use crate::Result;
 use crate::results::{DataInfo, PairInfo, PairResult};
-use crate::{Error, Result};
 
 /// A map's longer side aims at this many pixels.
 const SIDE: usize = 900;
@@ -39,21 +39,16 @@ const UPWARDS: FontTransform = FontTransform::Rotate270;
 /// they fit, else those of blocks or stages.
 ///
 /// # Errors
-/// [`Error::File`] where the arrays of `result` do not fit its layer names or there is no layer, [`Error::Io`] where the
-/// file cannot be written.
+/// [`crate::Error::File`] where the arrays of `result` do not fit its layer names or there is no layer,
+/// [`crate::Error::Io`] where the file cannot be written.
 pub fn heatmap(result: &PairResult, path: &Path) -> Result<()> {
     super::save(&draw(result, path)?, path)
 }
 
 fn draw(result: &PairResult, path: &Path) -> Result<Canvas> {
     let info = &result.info;
-    let (columns, rows) = (info.layers_x.len(), info.layers_y.len());
-    if columns == 0 || rows == 0 || result.similarity.cka.len() != columns * rows {
-        let values = result.similarity.cka.len();
-        let problem = format!("a map of {columns} by {rows} layers cannot be drawn from {values} values");
-        return Err(Error::file(path, problem));
-    }
-    let (cell_width, cell_height) = cell_size(columns, rows);
+    super::check_drawable(result, path)?;
+    let (cell_width, cell_height) = cell_size(info.layers_x.len(), info.layers_y.len());
     let horizontal = Axis::new(&info.layers_x, &info.stages_x, cell_width);
     let vertical = Axis::new(&info.layers_y, &info.stages_y, cell_height);
     let frame = Frame::around(&horizontal, &vertical, info);
@@ -181,7 +176,7 @@ fn title(canvas: &mut Canvas, frame: &Frame<'_>, result: &PairResult) {
         other => format!("kernel {other}"),
     };
     let noun = match &info.data {
-        DataInfo::Images { name, .. } => format!("images of {name}"),
+        DataInfo::Images { name, .. } => format!("{name} test images"),
         DataInfo::Activations { .. } => "stored examples".to_owned(),
     };
     let batches = if info.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", info.batches) };
@@ -221,7 +216,10 @@ fn axes(canvas: &mut Canvas, frame: &Frame<'_>, info: &PairInfo) {
     }
     let horizontal = frame.horizontal.extent() as f64;
     let vertical = frame.vertical.extent() as f64;
-    let name = |model: &str, room: f64| shorten(&format!("layers of {model}, first to last →"), TEXT, room);
+    let name = |model: &str, room: f64| {
+        let whole = format!("layers of {model}, first to last →");
+        if text_width(&whole, TEXT) <= room { whole } else { shorten(&format!("{model} →"), TEXT, room) }
+    };
     let (below, beside) = ((frame.height - MARGIN) as f64, MARGIN as f64);
     let (from_left, from_bottom) = (Anchor(HPos::Left, VPos::Bottom), Anchor(HPos::Left, VPos::Top));
     let (x_title, y_title) = (name(&info.model_x, horizontal.max(300.0)), name(&info.model_y, vertical.max(240.0)));

@@ -1,4 +1,5 @@
-//! Pictures as PNG files: heatmaps of comparisons, training curves, accuracy against depth and width.
+//! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, training curves, accuracy against depth
+//! and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -7,22 +8,38 @@ mod canvas;
 mod chart;
 pub(crate) mod colour;
 mod curves;
+mod family;
 mod heatmap;
 pub(crate) mod layers;
+mod sheet;
 
 use std::path::Path;
 
 pub use accuracy::{FamilyMember, accuracy};
 pub use curves::training_curves;
-use gramscope_train::atomic;
+pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
+pub use sheet::{SheetMap, sheet};
 
-use crate::results::PairInfo;
+use gramscope_train::atomic;
+
+use crate::results::{PairInfo, PairResult};
 use crate::{Error, Result};
 
 /// Whether a result compares a model with itself.
 pub(crate) fn is_within(info: &PairInfo) -> bool {
     info.model_x == info.model_y
+}
+
+/// Fails for a result that no map can be drawn of.
+fn check_drawable(result: &PairResult, path: &Path) -> Result<()> {
+    let (columns, rows) = (result.info.layers_x.len(), result.info.layers_y.len());
+    let values = result.similarity.cka.len();
+    if columns == 0 || rows == 0 || values != columns * rows {
+        let problem = format!("a map of {columns} by {rows} layers cannot be drawn from {values} values");
+        return Err(Error::file(path, problem));
+    }
+    Ok(())
 }
 
 fn save(canvas: &canvas::Canvas, path: &Path) -> Result<()> {

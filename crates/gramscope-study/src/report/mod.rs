@@ -4,15 +4,15 @@
 mod findings;
 mod page;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use gramscope_train::{Run, atomic};
 
-pub use findings::findings;
+pub(crate) use findings::findings;
 
+use crate::family::{Member, members, relation};
 use crate::results::{self, INFO, NUMBERS, PairResult};
-use crate::{Error, Result};
+use crate::{Error, Result, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
@@ -23,50 +23,66 @@ pub const PAGE: &str = "report.html";
 /// # Errors
 /// [`Error::Io`] where the directory cannot be read or written, [`Error::File`] where nothing is found below it.
 pub fn write(dir: &Path) -> Result<PathBuf> {
-    let mut found = Found::default();
-    found.search(dir)?;
-    if found.runs.is_empty() && found.results.is_empty() {
+    let found = Found::below(dir)?;
+    let members = members(&found.runs)?;
+    let results = in_order(found.results, &members);
+    if members.is_empty() && results.is_empty() {
         return Err(Error::file(
             dir,
             "there is neither a run nor a CKA result below it; train or compare something first",
         ));
     }
-    let page = page::page(&found.runs, &found.results)?;
+    let page = page::page(&members, &results, dir)?;
     let path = dir.join(PAGE);
     atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
 }
 
+/// The results from those within a network to those between the most different, each in the order of the members.
+fn in_order(mut results: Vec<Placed>, members: &[Member]) -> Vec<Placed> {
+    let place = |name: &str| members.iter().position(|member| member.name == name).unwrap_or(members.len());
+    results.sort_by_key(|Placed { result, .. }| {
+        let info = &result.info;
+        (relation(members, info), place(&info.model_x), place(&info.model_y))
+    });
+    results
+}
+
+/// A result and the directory it was found in.
+struct Placed {
+    result: PairResult,
+    place: PathBuf,
+}
+
 #[derive(Default)]
 struct Found {
     runs: Vec<Run>,
-    results: Vec<PairResult>,
+    results: Vec<Placed>,
 }
 
 impl Found {
-    /// Looks into `dir` and what is below it, in the order of names; links are not followed.
-    fn search(&mut self, dir: &Path) -> Result<()> {
-        if dir.join("config.toml").is_file() && dir.join("metrics.jsonl").is_file() {
-            match Run::open(dir).and_then(|run| run.metrics().map(|metrics| (run, metrics))) {
+    /// What lies in `dir` and in the directories below it, in the order of their names.
+    fn below(dir: &Path) -> Result<Self> {
+        let mut found = Self::default();
+        for dir in tree::directories(dir)? {
+            found.look_into(dir);
+        }
+        Ok(found)
+    }
+
+    fn look_into(&mut self, dir: PathBuf) {
+        if dir.join(tree::RUN_MARK).is_file() && dir.join("metrics.jsonl").is_file() {
+            match Run::open(&dir).and_then(|run| run.metrics().map(|metrics| (run, metrics))) {
                 Ok((run, metrics)) if !metrics.is_empty() => self.runs.push(run),
                 Ok(_) => {}
                 Err(reason) => tracing::warn!("left out of the report: {reason}"),
             }
         }
         if dir.join(INFO).is_file() && dir.join(NUMBERS).is_file() {
-            match results::load(dir) {
-                Ok(result) => self.results.push(result),
+            match results::load(&dir) {
+                Ok(result) => self.results.push(Placed { result, place: dir }),
                 Err(reason) => tracing::warn!("left out of the report: {reason}"),
             }
         }
-        let entries = fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-        let mut entries = entries.map_err(Error::io("list", dir))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.search(&entry.path())?;
-            }
-        }
-        Ok(())
     }
 }

@@ -1,13 +1,16 @@
 //! The page itself: a template, a style and a script of ours, plotly.js, and the data as JSON with packed matrices.
 
+use std::path::Path;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use gramscope_train::{EpochMetrics, Run};
+use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
-use super::findings;
-use crate::plot::colour;
-use crate::results::PairResult;
+use super::{Placed, findings};
+use crate::family::{Member, Relation, relation};
+use crate::plot::colour::{self, Rgb};
+use crate::plot::layers;
 use crate::{Error, Result};
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
@@ -21,50 +24,63 @@ const UNDEFINED: u16 = u16::MAX;
 #[derive(Serialize)]
 struct Data<'a> {
     findings: Vec<String>,
-    runs: Vec<RunData>,
+    runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
-    /// The colours of 0 to 1: position, CSS colour.
-    colours: Vec<(f64, String)>,
-    undefined_colour: String,
+    /// The colours of 0 to 1.
+    colours: Vec<(f64, Rgb)>,
+    undefined_colour: Rgb,
+    boundary_colour: Rgb,
+    /// Colours of lines.
+    palette: [Rgb; 8],
 }
 
 #[derive(Serialize)]
-struct RunData {
-    name: String,
-    data: String,
+struct RunData<'a> {
+    name: &'a str,
+    data: &'a str,
+    architecture: String,
+    variant: &'a str,
     depth: usize,
     width: f64,
     residual: bool,
-    seed: u64,
+    /// As text: a script's numbers end at 2^53.
+    seed: String,
     fraction: f64,
-    epochs: Vec<EpochMetrics>,
+    epochs: &'a [EpochMetrics],
 }
 
 #[derive(Serialize)]
 struct MapData<'a> {
+    /// The section it stands in.
+    kind: &'static str,
     model_x: &'a str,
     model_y: &'a str,
     layers_x: &'a [String],
     layers_y: &'a [String],
-    stages_x: &'a [usize],
-    stages_y: &'a [usize],
+    /// First layer, number of layers and name of every stage.
+    stages_x: Vec<(usize, usize, String)>,
+    stages_y: Vec<(usize, usize, String)>,
     estimator: &'a str,
     kernel: &'a str,
     batches: usize,
     batch_size: usize,
     undefined: usize,
+    /// Its directory, below that of the page.
+    place: String,
     /// Base64 of little-endian 16-bit codes, row-major: value -1 + code / 32767, [`UNDEFINED`] for NaN.
     cka: String,
 }
 
-/// The page about these runs and results.
-pub(super) fn page(runs: &[Run], results: &[PairResult]) -> Result<String> {
+/// The page about these runs and results, found below `dir`.
+pub(super) fn page(members: &[Member], results: &[Placed], dir: &Path) -> Result<String> {
     let data = Data {
-        findings: findings(runs, results)?,
-        runs: runs.iter().map(run_data).collect::<Result<_>>()?,
-        maps: results.iter().map(map_data).collect(),
-        colours: colour::control_points().map(|(position, rgb)| (position, css(rgb))).collect(),
-        undefined_colour: css(colour::UNDEFINED),
+        findings: findings(members, results.iter().map(|placed| &placed.result)),
+        runs: members.iter().map(run_data).collect(),
+        maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
+        colours: colour::control_points().collect(),
+        undefined_colour: colour::UNDEFINED,
+        boundary_colour: colour::BOUNDARY,
+        palette: colour::QUALITATIVE,
     };
     let json = serde_json::to_string(&data).map_err(|reason| Error::Incomparable(format!("report data: {reason}")))?;
     // Within a script element, "</" could end it and "<!--" could hide its end.
@@ -96,34 +112,47 @@ fn plotly() -> &'static str {
     &sources[start..end]
 }
 
-fn run_data(run: &Run) -> Result<RunData> {
-    let train = &run.config().train;
-    Ok(RunData {
-        name: run.name(),
-        data: run.config().data.name.to_string(),
-        depth: train.depth,
-        width: train.width,
-        residual: train.residual,
-        seed: train.seed,
-        fraction: train.fraction,
-        epochs: run.metrics()?,
-    })
+fn run_data(member: &Member) -> RunData<'_> {
+    let settings = &member.settings;
+    RunData {
+        name: &member.name,
+        data: &member.data,
+        architecture: member.architecture(),
+        variant: &member.variant,
+        depth: settings.depth,
+        width: settings.width,
+        residual: settings.residual,
+        seed: settings.seed.to_string(),
+        fraction: settings.fraction,
+        epochs: &member.epochs,
+    }
 }
 
-fn map_data(result: &PairResult) -> MapData<'_> {
+fn map_data<'a>(Placed { result, place }: &'a Placed, members: &[Member], dir: &Path) -> MapData<'a> {
     let info = &result.info;
+    let stages = |names: &[String], known: &[usize]| {
+        layers::stages(names, known).into_iter().map(|stage| (stage.start, stage.len, stage.label)).collect()
+    };
+    let relation = relation(members, info);
+    let models = if relation == Relation::Within { 1 } else { 2 };
     MapData {
+        kind: match relation {
+            Relation::Within => "within",
+            Relation::Seeds => "seeds",
+            Relation::Across => "across",
+        },
         model_x: &info.model_x,
         model_y: &info.model_y,
         layers_x: &info.layers_x,
         layers_y: &info.layers_y,
-        stages_x: &info.stages_x,
-        stages_y: &info.stages_y,
+        stages_x: stages(&info.layers_x, &info.stages_x),
+        stages_y: stages(&info.layers_y, &info.stages_y),
         estimator: &info.estimator,
         kernel: &info.kernel,
         batches: info.batches,
         batch_size: info.batch_size,
-        undefined: info.undefined.x.len() + info.undefined.y.len(),
+        undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
+        place: place.strip_prefix(dir).unwrap_or(place).display().to_string(),
         cka: pack(&result.similarity.cka),
     }
 }
@@ -137,15 +166,14 @@ fn pack(values: &[f64]) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-fn css([red, green, blue]: [u8; 3]) -> String {
-    format!("rgb({red},{green},{blue})")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::family::tests::member;
     use crate::results::tests::made;
 
     #[test]
@@ -164,7 +192,9 @@ mod tests {
     #[test]
     fn hostile_names_stay_text_and_nothing_is_loaded() {
         let name = "</script><img src=x onerror=alert(1)>{{script}}";
-        let page = page(&[], &[made(name, "<!--")]).unwrap();
+        let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
+        let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
+        let page = page(&[hostile], &[placed], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);

@@ -65,6 +65,11 @@ impl SweepSummary {
             Outcome::Done(_) | Outcome::Elsewhere => None,
         })
     }
+
+    /// The first run that another process is training.
+    pub fn first_elsewhere(&self) -> Option<&str> {
+        self.runs.iter().find_map(|(name, outcome)| matches!(outcome, Outcome::Elsewhere).then_some(name.as_str()))
+    }
 }
 
 /// Trains every run of `plan` that is not finished, each in a directory of its own below `dir`. A run that fails is

@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &QuickstartArguments, interrupt: &Interrupt, consol
     for finding in &result.findings {
         console.result(finding);
     }
-    console.result(&format!("Look at {}", result.report.display()));
+    console.result(&format!("All networks at a glance: {}", result.maps.display()));
+    console.result(&format!("Every map, curve and number: {}", result.report.display()));
     Ok(())
 }

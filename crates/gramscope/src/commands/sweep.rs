@@ -1,6 +1,10 @@
 //! `gramscope sweep`: a family from a plan.
 
+use std::path::Path;
+
 use anyhow::bail;
+use gramscope_study::plot;
+use gramscope_train::Run;
 use gramscope_train::sweep::{self, Outcome, Plan, SweepEvent, SweepSummary};
 use serde_json::json;
 
@@ -21,9 +25,20 @@ pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &C
     let summary =
         sweep::sweep(&plan, &arguments.out, &device, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
+    draw(&arguments.out, &summary)?;
     console.result(&table(&summary));
     if let Some((name, reason)) = summary.first_failure() {
         bail!("{}: {reason}", arguments.out.join(name).display());
+    }
+    Ok(())
+}
+
+/// Draws the runs that are done, if there are any.
+fn draw(dir: &Path, summary: &SweepSummary) -> anyhow::Result<()> {
+    let done = summary.runs.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Done(_)));
+    let runs = done.map(|(name, _)| Run::open(&dir.join(name))).collect::<Result<Vec<_>, _>>()?;
+    if !runs.is_empty() {
+        plot::family_pictures(dir, &runs);
     }
     Ok(())
 }

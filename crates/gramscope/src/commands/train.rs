@@ -1,6 +1,7 @@
 //! `gramscope train`: one network.
 
 use anyhow::Context;
+use gramscope_study::plot;
 use gramscope_train::data::{self, DataConfig};
 use gramscope_train::{RunConfig, Start, TrainSettings};
 
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &C
         },
     )?;
     let metrics = run.metrics()?;
+    plot::run_pictures(&run);
     let last = metrics.last().context("the finished run has no metrics")?;
     console.result(&format!(
         "{}: test accuracy {:.4} after {} epochs, {:.1} s in all",

@@ -1,0 +1,218 @@
+//! A family of runs as its pictures, its report and its findings look at it: ordered, and with what tells its members
+//! apart.
+
+use std::cmp::Ordering;
+
+use gramscope_train::{EpochMetrics, Run, TrainSettings};
+use serde_json::{Map, Value};
+
+use crate::results::PairInfo;
+use crate::{Error, Result};
+
+/// A run with its place in the family.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// Name of its directory.
+    pub(crate) name: String,
+    /// Name of its data set.
+    pub(crate) data: String,
+    /// How it was trained.
+    pub(crate) settings: TrainSettings,
+    /// The settings beside depth, width and seed in which the family differs, as this run has them ("fraction 0.1"); empty
+    /// where there are none.
+    pub(crate) variant: String,
+    /// What happened in its epochs.
+    pub(crate) epochs: Vec<EpochMetrics>,
+}
+
+impl Member {
+    /// What all seeds of it share, for reading: "depth 14, width 1" and the variant.
+    pub(crate) fn architecture(&self) -> String {
+        let TrainSettings { depth, width, .. } = self.settings;
+        let separator = if self.variant.is_empty() { "" } else { ", " };
+        format!("depth {depth}, width {width}{separator}{}", self.variant)
+    }
+}
+
+/// How the two models of a result are related.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Relation {
+    /// They are one model.
+    Within,
+    /// They are runs that differ in their seed alone.
+    Seeds,
+    /// They differ in more, or it is not known in what.
+    Across,
+}
+
+/// How the models of `info` are related, as far as the members tell. A name that several members have tells nothing.
+pub(crate) fn relation(members: &[Member], info: &PairInfo) -> Relation {
+    if info.model_x == info.model_y {
+        return Relation::Within;
+    }
+    match (named(members, &info.model_x), named(members, &info.model_y)) {
+        (Some(x), Some(y)) if (&x.data, x.architecture()) == (&y.data, y.architecture()) => Relation::Seeds,
+        _ => Relation::Across,
+    }
+}
+
+/// The member of this name, if there is exactly one.
+pub(crate) fn named<'a>(members: &'a [Member], name: &str) -> Option<&'a Member> {
+    let mut found = members.iter().filter(|member| member.name == name);
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// The runs from the smallest to the largest: by data, depth, width, variant, seed, name.
+///
+/// # Errors
+/// Metrics that cannot be read.
+pub(crate) fn members(runs: &[Run]) -> Result<Vec<Member>> {
+    let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
+    let mut members = Vec::new();
+    for (run, variant) in runs.iter().zip(variants(&tables)) {
+        let config = run.config();
+        members.push(Member {
+            name: run.name(),
+            data: config.data.name.to_string(),
+            settings: config.train.clone(),
+            variant,
+            epochs: run.metrics()?,
+        });
+    }
+    members.sort_by(order);
+    Ok(members)
+}
+
+fn order(a: &Member, b: &Member) -> Ordering {
+    let (x, y) = (&a.settings, &b.settings);
+    (a.data.cmp(&b.data))
+        .then(x.depth.cmp(&y.depth))
+        .then(x.width.total_cmp(&y.width))
+        .then(a.variant.cmp(&b.variant))
+        .then(x.seed.cmp(&y.seed))
+        .then(a.name.cmp(&b.name))
+}
+
+/// The settings that can make two runs of equal depth, width and seed differ.
+fn settings_table(run: &Run) -> Result<Map<String, Value>> {
+    let unwritable = |reason: serde_json::Error| Error::Incomparable(format!("settings of {}: {reason}", run.name()));
+    let Value::Object(mut table) = serde_json::to_value(&run.config().train).map_err(unwritable)? else {
+        return Err(Error::Incomparable(format!("the settings of {} are no table", run.name())));
+    };
+    for key in ["depth", "width", "seed", "checkpoint_every"] {
+        table.remove(key);
+    }
+    let data = &run.config().data;
+    table.insert("data".to_owned(), data.name.as_str().into());
+    table.insert("train_images".to_owned(), data.train_images.into());
+    Ok(table)
+}
+
+/// For each table, the keys whose values are not the same in all of them, with its own values.
+fn variants(tables: &[Map<String, Value>]) -> Vec<String> {
+    let Some(first) = tables.first() else { return Vec::new() };
+    let differing: Vec<&String> =
+        first.keys().filter(|key| tables.iter().any(|table| table.get(*key) != first.get(*key))).collect();
+    let describe = |table: &Map<String, Value>| {
+        let parts = differing.iter().map(|key| {
+            let value = match table.get(*key) {
+                // As f64, so that 1.0 reads "1".
+                Some(Value::Number(number)) => number.as_f64().map_or(number.to_string(), |value| value.to_string()),
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Null) | None => "not set".to_owned(),
+                Some(other) => other.to_string(),
+            };
+            format!("{} {value}", key.replace('_', " "))
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    tables.iter().map(describe).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::results::tests::made;
+
+    /// A made member, trained for two epochs to these accuracies.
+    pub(crate) fn member(name: &str, (depth, width, seed): (usize, f64, u64), (train, test): (f64, f64)) -> Member {
+        let epoch = |epoch| EpochMetrics {
+            epoch,
+            learning_rate: 0.01,
+            train_loss: 1.0,
+            train_accuracy: train,
+            test_loss: 1.5,
+            test_accuracy: test,
+            images_per_second: 100.0,
+            seconds: 2.0,
+        };
+        Member {
+            name: name.to_owned(),
+            data: "builtin".to_owned(),
+            settings: TrainSettings { depth, width, seed, ..TrainSettings::default() },
+            variant: String::new(),
+            epochs: vec![epoch(1), epoch(2)],
+        }
+    }
+
+    fn table(text: &str) -> Map<String, Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn variants_name_what_differs_and_nothing_else() {
+        let tables = [
+            table(r#"{"batch_size": 32, "fraction": 1.0, "residual": true, "train_images": null, "data": "builtin"}"#),
+            table(r#"{"batch_size": 32, "fraction": 0.1, "residual": false, "train_images": 7, "data": "cifar10"}"#),
+        ];
+        let [first, second] = variants(&tables).try_into().unwrap();
+        for part in ["fraction 1", "residual true", "train images not set", "data builtin"] {
+            assert!(first.split(", ").any(|found| found == part), "{part:?} is missing from {first:?}");
+        }
+        for part in ["fraction 0.1", "residual false", "train images 7", "data cifar10"] {
+            assert!(second.split(", ").any(|found| found == part), "{part:?} is missing from {second:?}");
+        }
+        assert!(!first.contains("batch"));
+        assert_eq!(variants(&tables[..1]), [""]);
+        assert!(variants(&[]).is_empty());
+    }
+
+    #[test]
+    fn members_go_from_small_to_large() {
+        let mut members = [
+            member("resnet14-w3-s0", (14, 3.0, 0), (1.0, 1.0)),
+            member("resnet8-w1-s1", (8, 1.0, 1), (1.0, 1.0)),
+            member("resnet14-w0.5-s0", (14, 0.5, 0), (1.0, 1.0)),
+            member("resnet8-w1-s0", (8, 1.0, 0), (1.0, 1.0)),
+        ];
+        members.sort_by(order);
+        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["resnet8-w1-s0", "resnet8-w1-s1", "resnet14-w0.5-s0", "resnet14-w3-s0"]);
+        assert_eq!(members[2].architecture(), "depth 14, width 0.5");
+        members[2].variant = "fraction 0.1".to_owned();
+        assert_eq!(members[2].architecture(), "depth 14, width 0.5, fraction 0.1");
+    }
+
+    #[test]
+    fn relations_are_told_by_the_members() {
+        let mut members: Vec<_> = [
+            ("a", (8, 1.0, 0)),
+            ("b", (8, 1.0, 1)),
+            ("c", (14, 1.0, 1)),
+            ("twice", (8, 1.0, 2)),
+            ("twice", (8, 1.0, 3)),
+        ]
+        .map(|(name, settings)| member(name, settings, (1.0, 1.0)))
+        .to_vec();
+        let of = |members: &[Member], x, y| relation(members, &made(x, y).info);
+        assert_eq!(of(&members, "a", "a"), Relation::Within);
+        assert_eq!(of(&members, "a", "b"), Relation::Seeds);
+        for (x, y) in [("a", "c"), ("a", "unknown"), ("a", "twice"), ("unknown", "other")] {
+            assert_eq!(of(&members, x, y), Relation::Across, "{x} {y}");
+        }
+        members[1].variant = "fraction 0.1".to_owned();
+        assert_eq!(of(&members, "a", "b"), Relation::Across);
+    }
+}

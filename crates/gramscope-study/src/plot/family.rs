@@ -1,0 +1,52 @@
+//! The pictures that training leaves: those of a run in its directory, those of a family in the directory of its runs.
+
+use std::path::Path;
+
+use gramscope_train::Run;
+
+use super::{FamilyMember, accuracy, colour, training_curves};
+use crate::Result;
+use crate::family::{Member, members};
+
+/// File of the training curves, in a run's directory or a family's.
+pub const CURVES: &str = "curves.png";
+/// File of a family's accuracy against depth and width.
+pub const ACCURACY: &str = "accuracy.png";
+
+/// Draws RUN/curves.png. A picture that cannot be drawn costs no run: it is logged as a warning.
+pub fn run_pictures(run: &Run) {
+    let curves = || training_curves(&[(run.name(), run.metrics()?)], &run.dir().join(CURVES));
+    warn_about(curves());
+}
+
+/// Draws DIR/curves.png and DIR/accuracy.png about the runs of a family, the latter after their last epochs. Where there
+/// are more runs than colours that the eye keeps apart, those that differ in their seed alone share one. What cannot be
+/// drawn is logged as a warning.
+pub fn family_pictures(dir: &Path, runs: &[Run]) {
+    match members(runs) {
+        Ok(members) => {
+            let apart = members.len() <= colour::QUALITATIVE.len();
+            let name = |member: &Member| if apart { member.name.clone() } else { member.architecture() };
+            let curves: Vec<_> = members.iter().map(|member| (name(member), member.epochs.clone())).collect();
+            let family: Vec<_> = members.iter().filter_map(accuracy_of).collect();
+            warn_about(training_curves(&curves, &dir.join(CURVES)));
+            warn_about(accuracy(&family, &dir.join(ACCURACY)));
+        }
+        Err(reason) => warn_about(Err(reason)),
+    }
+}
+
+pub(crate) fn warn_about(drawn: Result<()>) {
+    if let Err(reason) = drawn {
+        tracing::warn!("a picture is missing: {reason}");
+    }
+}
+
+fn accuracy_of(member: &Member) -> Option<FamilyMember> {
+    Some(FamilyMember {
+        depth: member.settings.depth,
+        width: member.settings.width,
+        variant: member.variant.clone(),
+        test_accuracy: member.epochs.last()?.test_accuracy,
+    })
+}
