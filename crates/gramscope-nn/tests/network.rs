@@ -71,7 +71,7 @@ fn observed_layers_are_what_their_names_say() {
     let mut outputs = HashMap::new();
     network
         .forward_observed::<Error>(&images(2, 6), &mut |index, activation| {
-            outputs.insert(network.layers()[index].name.clone(), activation.clone());
+            outputs.insert(network.layers()[index].name.clone(), activation.copy()?);
             Ok(())
         })
         .unwrap();

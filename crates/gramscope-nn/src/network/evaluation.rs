@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::ResNet;
 use super::modules::{Block, Shortcut};
+use super::workspace::Workspace;
 use crate::Result;
 use crate::ops::{elementwise, pooling};
 
@@ -16,15 +17,18 @@ impl ResNet {
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.check_images(images)?;
         self.workspace.clear();
-        let mut x = self.stem.batch_norm.evaluate(&self.stem.convolution.forward(images)?, None, true)?;
+        let workspace = Workspace::default();
+        let x = self.stem.convolution.forward_in(&workspace, images)?;
+        let mut x = self.stem.batch_norm.evaluate_in(&workspace, x, None, true)?;
         for block in &self.blocks {
-            x = forward_block(block, x)?;
+            x = forward_block(block, x, &workspace)?;
         }
         Ok(self.logits.forward(&pooling::forward(&x)?)?)
     }
 
     /// As [`Self::forward`], with every intermediate result computed on its own and handed to `observe` as it is made,
-    /// with its index in [`Self::layers`]. It is dropped after its last use. The logits are the same to the last bit.
+    /// with its index in [`Self::layers`]. Its memory is used again by later layers, so an observer copies what it
+    /// wants to keep. The logits are the same to the last bit.
     ///
     /// # Errors
     /// Those of `observe`; and [`crate::Error::Shape`] for images of another size, wrapped in candle's.
@@ -35,44 +39,65 @@ impl ResNet {
     ) -> Result<Tensor, E> {
         self.check_images(images).map_err(candle_core::Error::from)?;
         self.workspace.clear();
+        let workspace = Workspace::default();
         let mut taps = Taps { observe, next: 0 };
-        let x = taps.tap(self.stem.convolution.forward(images)?)?;
-        let x = taps.tap(self.stem.batch_norm.evaluate(&x, None, false)?)?;
-        let mut x = taps.tap(elementwise::relu(&x)?)?;
+        let x = taps.tap(self.stem.convolution.forward_in(&workspace, images)?)?;
+        let x = taps.tap(self.stem.batch_norm.evaluate_in(&workspace, x, None, false)?)?;
+        let mut x = taps.tap(elementwise::relu(x)?)?;
         for block in &self.blocks {
-            x = observe_block(block, x, &mut taps)?;
+            x = observe_block(block, x, &workspace, &mut taps)?;
         }
         let pooled = taps.tap(pooling::forward(&x)?)?;
         taps.tap(self.logits.forward(&pooled)?)
     }
 }
 
-fn forward_block(block: &Block, x: Tensor) -> Result<Tensor> {
-    let y = block.batch_norm1.evaluate(&block.convolution1.forward(&x)?, None, true)?;
-    let y = block.convolution2.forward(&y)?;
+fn forward_block(block: &Block, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
+    let y = block.convolution1.forward_in(workspace, &x)?;
+    let hidden = block.batch_norm1.evaluate_in(workspace, y, None, true)?;
+    let y = block.convolution2.forward_in(workspace, &hidden)?;
+    workspace.give(hidden);
+    let projected = match &block.shortcut {
+        Shortcut::None | Shortcut::Identity => None,
+        Shortcut::Projection(projection) => Some(projection.forward_in(workspace, &x)?),
+    };
     let addend = match &block.shortcut {
         Shortcut::None => None,
-        Shortcut::Identity => Some(x),
-        Shortcut::Projection(projection) => Some(projection.forward(&x)?),
+        Shortcut::Identity => Some(&x),
+        Shortcut::Projection(_) => projected.as_ref(),
     };
-    Ok(block.batch_norm2.evaluate(&y, addend.as_ref(), true)?)
+    let y = block.batch_norm2.evaluate_in(workspace, y, addend, true)?;
+    projected.into_iter().for_each(|projected| workspace.give(projected));
+    workspace.give(x);
+    workspace.keep_shape(y.dims());
+    Ok(y)
 }
 
-fn observe_block<E: From<candle_core::Error>>(block: &Block, x: Tensor, taps: &mut Taps<'_, E>) -> Result<Tensor, E> {
-    let y = taps.tap(block.convolution1.forward(&x)?)?;
-    let y = taps.tap(block.batch_norm1.evaluate(&y, None, false)?)?;
-    let y = taps.tap(elementwise::relu(&y)?)?;
-    let y = taps.tap(block.convolution2.forward(&y)?)?;
-    let y = taps.tap(block.batch_norm2.evaluate(&y, None, false)?)?;
+fn observe_block<E: From<candle_core::Error>>(
+    block: &Block,
+    x: Tensor,
+    workspace: &Workspace,
+    taps: &mut Taps<'_, E>,
+) -> Result<Tensor, E> {
+    let y = taps.tap(block.convolution1.forward_in(workspace, &x)?)?;
+    let y = taps.tap(block.batch_norm1.evaluate_in(workspace, y, None, false)?)?;
+    let hidden = taps.tap(elementwise::relu(y)?)?;
+    let y = taps.tap(block.convolution2.forward_in(workspace, &hidden)?)?;
+    workspace.give(hidden);
+    let y = taps.tap(block.batch_norm2.evaluate_in(workspace, y, None, false)?)?;
     let sum = match &block.shortcut {
         Shortcut::None => y,
-        Shortcut::Identity => taps.tap(elementwise::add(&y, &x)?)?,
+        Shortcut::Identity => taps.tap(elementwise::add(y, &x)?)?,
         Shortcut::Projection(projection) => {
-            let addend = taps.tap(projection.forward(&x)?)?;
-            taps.tap(elementwise::add(&y, &addend)?)?
+            let addend = taps.tap(projection.forward_in(workspace, &x)?)?;
+            let sum = taps.tap(elementwise::add(y, &addend)?)?;
+            workspace.give(addend);
+            sum
         }
     };
-    taps.tap(elementwise::relu(&sum)?)
+    workspace.give(x);
+    workspace.keep_shape(sum.dims());
+    taps.tap(elementwise::relu(sum)?)
 }
 
 /// Hands out results and counts them.

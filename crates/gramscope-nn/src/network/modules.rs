@@ -22,11 +22,7 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        convolution::forward(x, &self.weight, &self.bias, self.geometry)
-    }
-
-    /// As [`Self::forward`], into memory of the workspace.
+    /// Its result, in memory of the workspace.
     pub(super) fn forward_in(&self, workspace: &Workspace, x: &Tensor) -> candle_core::Result<Tensor> {
         let dims = convolution::result_dims(x, &self.weight, self.geometry)?;
         let y = workspace.take(&dims, x.device())?;
@@ -55,11 +51,20 @@ pub(super) struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// With the running statistics.
-    pub(super) fn evaluate(&self, x: &Tensor, addend: Option<&Tensor>, relu: bool) -> candle_core::Result<Tensor> {
+    /// With the running statistics; the memory of `x` goes back to the workspace.
+    pub(super) fn evaluate_in(
+        &self,
+        workspace: &Workspace,
+        x: Tensor,
+        addend: Option<&Tensor>,
+        relu: bool,
+    ) -> candle_core::Result<Tensor> {
         let statistics =
             Tensor::stack(&[self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()], 0)?;
-        batch_norm::normalise(x, &statistics, &self.gamma, &self.beta, addend, relu)
+        let y = workspace.take(x.dims(), x.device())?;
+        batch_norm::normalise_into(&y, &x, &statistics, &self.gamma, &self.beta, addend, relu)?;
+        workspace.give(x);
+        Ok(y)
     }
 }
 

@@ -1,11 +1,11 @@
-//! Memory that one training step leaves to the next.
+//! Memory that one training step leaves to the next, and one layer of an evaluation to those after it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-/// Activations and gradients of a training step, kept by shape. An allocator that gives freed memory back to the system
+/// Activations and gradients, kept by shape. An allocator that gives freed memory back to the system
 /// has it zeroed page by page when the next step asks for it again, a fifth of a step's time on a CPU.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
@@ -29,6 +29,11 @@ impl Workspace {
     /// Frees what is not for batches of `images`.
     pub(super) fn keep_batches_of(&self, images: usize) {
         self.spare().retain(|shape, _| shape.first() == Some(&images));
+    }
+
+    /// Frees what is not of this shape.
+    pub(super) fn keep_shape(&self, shape: &[usize]) {
+        self.spare().retain(|other, _| other == shape);
     }
 
     /// Frees everything.

@@ -1,7 +1,7 @@
 //! Addition and ReLU on their own, for when each intermediate result is wanted; otherwise [`super::batch_norm`] has
 //! them.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::values;
@@ -9,66 +9,61 @@ use super::values;
 /// Values in a piece of work.
 const PIECE: usize = 65_536;
 
-/// max(x, 0); NaN stays NaN.
+/// max(x, 0); NaN stays NaN. The result takes over the memory of `x`, so nothing else may use it any more.
 ///
 /// # Errors
 /// [`crate::Error::DType`], wrapped in candle's.
-pub fn relu(x: &Tensor) -> Result<Tensor> {
-    values::check("ReLU: x", x, x.rank())?;
-    x.contiguous()?.apply_op1_no_bwd(&Relu)
+pub fn relu(x: Tensor) -> Result<Tensor> {
+    values::check("ReLU: x", &x, x.rank())?;
+    let x = x.contiguous()?;
+    x.inplace_op1(&Relu)?;
+    Ok(x)
 }
 
-/// a + b, of equal shapes.
+/// a + b, of equal shapes. The result takes over the memory of `a`, so nothing else may use it any more.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
-pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    values::check("addition: first argument", a, a.rank())?;
+pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
+    values::check("addition: first argument", &a, a.rank())?;
     values::check_shape("addition: second argument", b, a.dims())?;
-    a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Add)
+    let a = a.contiguous()?;
+    a.inplace_op2(&b.contiguous()?, &Add)?;
+    Ok(a)
 }
 
 struct Relu;
 
-impl CustomOp1 for Relu {
+impl InplaceOp1 for Relu {
     fn name(&self) -> &'static str {
         "ReLU"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values::of("ReLU: x", x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = if *x < 0.0 { 0.0 } else { *x };
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        values::of_mut("ReLU: x", x, layout)?.par_chunks_mut(PIECE).for_each(|x| {
+            for x in x {
+                *x = if *x < 0.0 { 0.0 } else { *x };
             }
         });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        Ok(())
     }
 }
 
 struct Add;
 
-impl CustomOp2 for Add {
+impl InplaceOp2 for Add {
     fn name(&self) -> &'static str {
         "addition"
     }
 
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let a = values::of("addition: first argument", a, a_layout)?;
+    fn cpu_fwd(&self, a: &mut CpuStorage, a_layout: &Layout, b: &CpuStorage, b_layout: &Layout) -> Result<()> {
+        let a = values::of_mut("addition: first argument", a, a_layout)?;
         let b = values::of("addition: second argument", b, b_layout)?;
-        let mut sum = vec![0.0; a.len()];
-        sum.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE).zip(b.par_chunks(PIECE))).for_each(|(sum, (a, b))| {
-            for (sum, (a, b)) in sum.iter_mut().zip(a.iter().zip(b)) {
-                *sum = a + b;
+        a.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).for_each(|(a, b)| {
+            for (a, b) in a.iter_mut().zip(b) {
+                *a += b;
             }
         });
-        Ok((CpuStorage::F32(sum), a_layout.shape().clone()))
+        Ok(())
     }
 }

@@ -1,0 +1,85 @@
+"""What the comparisons with PyTorch share: measured child processes, rows, the machine's description.
+
+Needs nothing but Python: a parent that had PyTorch loaded would lend its children its own peak of memory.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benches" / "results"
+
+
+def machine():
+    """CPU model and number of cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def run(command, threads):
+    """Runs a child with so many threads: its output, and wall time, CPU time and peak memory of the whole process."""
+    limits = {name: str(threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        child = subprocess.Popen([str(part) for part in command], stdout=output, env=os.environ | limits)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            sys.exit(f"{' '.join(map(str, command))} failed with exit code {child.returncode}")
+        output.seek(0)
+        text = output.read().decode()
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return text, {
+        "process_ms": 1e3 * seconds,
+        "process_cpu_ms": 1e3 * (usage.ru_utime + usage.ru_stime),
+        "peak_mib": usage.ru_maxrss * kilobyte / 2**20,
+    }
+
+
+def build(*arguments):
+    """Builds with cargo in release and returns the path of what came out."""
+    command = ["cargo", "build", "--release", *arguments, "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    messages = [json.loads(line) for line in built.splitlines()]
+    return [message["executable"] for message in messages if message.get("executable")][-1]
+
+
+def alternate(sides, rounds):
+    """Rounds of one measurement each of both sides, in turn; a row for each of them."""
+    for number in range(rounds):
+        for name, measure in sides.items():
+            yield {"implementation": name, "round": number, **measure()}
+
+
+def ratios(rows, keys):
+    """Ours over PyTorch's: the median over the rounds of the ratio within each round."""
+    sides = [[row for row in rows if row["implementation"] == name] for name in ("gramscope", "pytorch")]
+    of = {key: statistics.median(ours[key] / theirs[key] for ours, theirs in zip(*sides)) for key in keys}
+    return {f"{key}_ratio": round(value, 3) for key, value in of.items()}
+
+
+class Rows:
+    """JSON lines to a file and to the terminal."""
+
+    def __init__(self, path, **common):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w")
+        self.common = {"machine": machine(), **common}
+
+    def write(self, row):
+        rounded = {key: round(value, 3) if isinstance(value, float) and value > 1 else value for key, value in row.items()}
+        line = json.dumps(self.common | rounded)
+        print(line, file=self.file, flush=True)
+        print(json.dumps(rounded), flush=True)

@@ -1,0 +1,84 @@
+"""A training step of ours beside PyTorch's (eager, channels last): the same networks, batch, precision and recipe.
+
+    python benches/train_pytorch.py            # needs torch in this Python, and cargo
+
+Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
+ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
+Rows go to benches/results/train_pytorch.jsonl.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+import measure
+
+BATCH, SIDE, CLASSES = 128, 32, 10
+WARM_UP, STEPS = 2, 8
+NETWORKS = ["14x1", "20x1", "14x2"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="DEPTHxWIDTH", help=" ".join(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--child", action="store_true", help="the measured process itself")
+    arguments = parser.parse_args()
+    if arguments.child:
+        return [child(network) for network in arguments.networks]
+
+    rows = measure.Rows(measure.RESULTS / "train_pytorch.jsonl", batch=BATCH, threads=arguments.threads)
+    binary = measure.build("--bench", "train_step")
+    commands = {"gramscope": [binary], "pytorch": [sys.executable, __file__, "--child"]}
+
+    def side(name, network):
+        text, process = measure.run([*commands[name], network], arguments.threads)
+        return json.loads(text) | process
+
+    _, process = measure.run([*commands["pytorch"], "none"], arguments.threads)
+    rows.write({"implementation": "pytorch", "what": "import alone", **process})
+    for network in arguments.networks:
+        sides = {name: lambda name=name: side(name, network) for name in commands}
+        measured = []
+        for row in measure.alternate(sides, arguments.rounds):
+            rows.write(row)
+            measured.append(row)
+        keys = ("ms_per_step", "process_cpu_ms", "peak_mib")
+        rows.write({"network": network, "what": "gramscope / pytorch", **measure.ratios(measured, keys)})
+
+
+def child(network):
+    """Prints a row for one network, as the bench train_step does; `none`: PyTorch is only loaded."""
+    import torch
+    from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
+
+    if network == "none":
+        return
+    depth, width = network.split("x")
+    model = ResNet(int(depth), float(width), classes=CLASSES).to(memory_format=torch.channels_last)
+    decays = decaying(model)
+    others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    # The penalty is WEIGHT_DECAY times the sum of squares; PyTorch's weight_decay is its gradient's factor.
+    groups = [{"params": decays, "weight_decay": 2 * WEIGHT_DECAY}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM)
+    images = torch.rand(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH) % CLASSES
+    seconds = []
+    for _ in range(WARM_UP + STEPS):
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds[WARM_UP:])
+    row = {"device": "cpu", "depth": int(depth), "width": float(width), "precision": "f32"}
+    print(json.dumps(row | {"ms_per_step": 1e3 * median, "images_per_second": BATCH / median}))
+
+
+if __name__ == "__main__":
+    main()
