@@ -194,3 +194,43 @@ fn a_killed_family_goes_on_where_it_was() {
     assert_eq!(succeeds(&arguments), left_alone, "the table of the family");
     assert!(contents(&whole) == contents(&killed), "the families differ");
 }
+
+/// Trains, sweeps and compares while it is killed at random moments, two hundred times in all: what comes out is what comes
+/// out undisturbed, and nothing else is left. Takes minutes: `cargo test --release --test resume -- --ignored`.
+#[test]
+#[ignore = "takes minutes; run it with --ignored"]
+fn two_hundred_kills_change_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let plan = write_plan(root.path());
+    let whole = place(&root, "whole");
+    let commands = |out: &Path| -> [Vec<String>; 3] {
+        let path = |name: &str| out.join(name).to_str().unwrap().to_owned();
+        let text = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>();
+        [
+            [text(&RUN), text(&["--resume", "--checkpoint-every", "2", "--out", &path("run")])].concat(),
+            text(&["sweep", plan.to_str().unwrap(), "--out", &path("family")]),
+            text(&["cka", &path("run"), "--batch-size", "8", "--passes", "20", "--out", &path("cka")]),
+        ]
+    };
+    commands(&whole).into_iter().for_each(|arguments| drop(succeeds(arguments)));
+    let expected = contents(&whole);
+    let (mut kills, mut rounds) = (0, 0);
+    while kills < 200 {
+        let out = place(&root, &format!("round-{rounds}"));
+        for arguments in commands(&out) {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            // Uneven steps of the golden ratio: moments that neither repeat nor follow the work's own rhythm.
+            while kill_after(
+                &arguments,
+                0,
+                Duration::from_millis(5 + ((f64::from(kills) * 0.618).fract() * 700.0) as u64),
+            ) {
+                kills += 1;
+            }
+            succeeds(&arguments);
+        }
+        assert!(contents(&out) == expected, "round {rounds}: {:?} and {:?}", files(&out), files(&whole));
+        rounds += 1;
+    }
+    println!("{kills} kills in {rounds} rounds");
+}

@@ -21,7 +21,7 @@ pub fn check(dir: &Path) -> Result<()> {
         return Err(Error::file(dir, "holds a run; choose another --out for the results"));
     }
     match [INFO, NUMBERS, PICTURE].into_iter().find(|name| dir.join(name).exists()) {
-        Some(name) if results::load_info(dir).is_err() => Err(Error::file(
+        Some(name) if results::load_info(dir).is_err() && !results::is_unfinished(dir) => Err(Error::file(
             &dir.join(name),
             "there is a file of this name that belongs to no result; choose another --out, or move it away",
         )),
@@ -132,6 +132,18 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(check(&file).unwrap_err().to_string().contains("not a directory"));
+    }
+
+    /// As a process leaves it that is killed before cka.json is written, or while an earlier result is replaced.
+    #[test]
+    fn what_a_killed_process_left_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[made("a", "a")]).unwrap();
+        for left in [PICTURE, INFO] {
+            fs::remove_file(dir.path().join(left)).unwrap();
+            write(dir.path(), &[made("a", "a")]).unwrap();
+            results::load(dir.path()).unwrap();
+        }
     }
 
     #[test]

@@ -198,6 +198,13 @@ pub fn load_info(dir: &Path) -> Result<PairInfo> {
     load_sealed(dir).map(|sealed| sealed.info.into_owned())
 }
 
+/// Whether `dir` holds numbers of ours without a description: what a process leaves that is killed while it saves.
+pub(crate) fn is_unfinished(dir: &Path) -> bool {
+    let path = dir.join(NUMBERS);
+    let arrays = |bytes: Vec<u8>| Numbers::open(path.clone(), bytes).is_ok_and(|numbers| numbers.is_complete());
+    !dir.join(INFO).exists() && fs::read(&path).is_ok_and(arrays)
+}
+
 /// cka.json: the description, and the MD5 of it and of the bytes of cka.npz.
 #[derive(Serialize, Deserialize)]
 struct Sealed<'a> {
@@ -235,7 +242,7 @@ fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result
         ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
     ] {
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file(format!("{name}.npy"), options)?;
+        archive.start_file(member(name), options)?;
         let mut array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut archive).begin_nd()?;
         array.extend(values)?;
         array.finish()?;
@@ -256,10 +263,15 @@ impl Numbers {
         Ok(Self { archive, path })
     }
 
+    /// Whether every array is there.
+    fn is_complete(&self) -> bool {
+        ["cka", "hsic_xy", "hsic_xx", "hsic_yy"].iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
+    }
+
     /// The float64 array `name` of `shape`, row-major.
     fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
-        let member = self.archive.by_name(&format!("{name}.npy")).map_err(|reason| wrong(reason.to_string()))?;
+        let member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
         let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
         if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
             return Err(wrong(format!("shape {:?} where {INFO} says {shape:?}", array.shape())));
@@ -269,6 +281,11 @@ impl Numbers {
         }
         array.into_vec().map_err(|reason| wrong(reason.to_string()))
     }
+}
+
+/// What numpy calls the file of the array `name`.
+fn member(name: &str) -> String {
+    format!("{name}.npy")
 }
 
 /// Where in `layers` the `names` are.
