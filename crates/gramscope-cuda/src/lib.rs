@@ -50,7 +50,7 @@ pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Versi
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels, Partials, PartialsMut,
-    ProductLengths, Values,
+    ProductLengths, Uploaded, Values,
 };
 #[cfg(feature = "cuda")]
 pub use rows::Settings;

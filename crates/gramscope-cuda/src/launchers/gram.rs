@@ -1,6 +1,6 @@
 //! kernels/gram/gram.cu.
 
-use cudarc::driver::{CudaView, CudaViewMut, DeviceRepr, PushKernelArg};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr, PushKernelArg};
 use half::{bf16, f16};
 
 use super::{Launcher, MOST_FEATURES, Needed, check_flag, checked_examples, enqueue, push_flag};
@@ -19,6 +19,28 @@ pub enum Values<'a> {
     Bf16(CudaView<'a, bf16>),
     /// Single precision.
     F32(CudaView<'a, f32>),
+}
+
+/// A layer's output that has been copied to the device.
+#[derive(Debug)]
+pub enum Uploaded {
+    /// IEEE half precision.
+    F16(CudaSlice<f16>),
+    /// bfloat16.
+    Bf16(CudaSlice<bf16>),
+    /// Single precision.
+    F32(CudaSlice<f32>),
+}
+
+impl Uploaded {
+    /// Its values.
+    pub fn view(&self) -> Values<'_> {
+        match self {
+            Self::F16(values) => Values::F16(values.as_view()),
+            Self::Bf16(values) => Values::Bf16(values.as_view()),
+            Self::F32(values) => Values::F32(values.as_view()),
+        }
+    }
 }
 
 /// A type that activations are stored in.

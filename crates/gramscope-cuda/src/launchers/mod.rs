@@ -4,7 +4,7 @@ mod gram;
 mod hsic;
 mod ucenter;
 
-pub use gram::{Partials, PartialsMut, Values};
+pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
 pub(crate) use ucenter::packed_length;
 
