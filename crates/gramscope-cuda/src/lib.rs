@@ -17,6 +17,8 @@ pub mod plan;
 mod error;
 
 #[cfg(feature = "cuda")]
+pub mod ceilings;
+#[cfg(feature = "cuda")]
 mod comparison;
 #[cfg(feature = "cuda")]
 mod constants;
@@ -44,6 +46,9 @@ mod absent;
 pub use absent::Device;
 #[cfg(feature = "cuda")]
 pub use comparison::{DeviceComparison, Sums};
+/// Device memory that is freed when dropped.
+#[cfg(feature = "cuda")]
+pub use cudarc::driver::CudaSlice as Slice;
 #[cfg(feature = "cuda")]
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};

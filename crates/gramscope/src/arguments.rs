@@ -55,6 +55,9 @@ pub(crate) enum Command {
     /// Write one self-contained HTML page about every run and every CKA result below a directory
     #[command(after_help = "Example:\n  gramscope report quickstart")]
     Report(ReportArguments),
+    /// What this machine has, and whether its numbers are right
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArguments),
     /// List, fetch or describe data sets
     Data {
         #[command(subcommand)]
@@ -86,6 +89,14 @@ Examples:
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
 into DIR where there is one pair, into DIR/A__B where there are several.";
+
+const DOCTOR_HELP: &str = "\
+Compares everything that computes with plain float64 loops, on inputs that are meant to hurt, a line each; exits 1 if
+anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and says why no GPU was checked.
+
+Examples:
+  gramscope doctor
+  gramscope doctor --device cuda:0";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -286,6 +297,13 @@ pub(crate) struct ActivationsArguments {
 pub(crate) struct ReportArguments {
     /// Directory with runs and results anywhere below it; the page is DIR/report.html
     pub(crate) dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
 }
 
 #[derive(Subcommand, Debug)]

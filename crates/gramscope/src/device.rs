@@ -1,5 +1,6 @@
 //! `--device` and `--precision`: where a network runs and in which arithmetic.
 
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::bail;
@@ -29,6 +30,16 @@ impl FromStr for DeviceChoice {
                 .and_then(|number| number.parse().ok())
                 .map(Self::Cuda)
                 .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
         }
     }
 }

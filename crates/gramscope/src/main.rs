@@ -5,6 +5,7 @@ mod arguments;
 mod commands;
 mod console;
 mod device;
+mod doctor;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Cka(arguments) => commands::cka::run(&arguments, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments, console),
         Command::Data { command } => commands::data::run(&command, console),
     }
 }

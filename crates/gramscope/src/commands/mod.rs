@@ -3,6 +3,7 @@
 pub(crate) mod activations;
 pub(crate) mod cka;
 pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sweep;
