@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "launching a kernel is unsafe, and this crate is where that is done")]
 
 pub mod plan;
+pub mod shapes;
 
 mod error;
 
@@ -36,8 +37,6 @@ mod launchers;
 mod memory;
 #[cfg(feature = "cuda")]
 mod rows;
-#[cfg(feature = "cuda")]
-mod shapes;
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
@@ -59,5 +58,4 @@ pub use launchers::{
 };
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
-#[cfg(feature = "cuda")]
 pub use shapes::{LayerSum, RowSummary, Weight};

@@ -180,7 +180,7 @@ pub fn ucenter_rows(examples: usize) -> Geometry {
 
 /// `gs_ucenter_naive`: one block.
 pub fn ucenter_naive() -> Geometry {
-    Geometry::new([1, 1, 1], ENTRY_THREADS, 0)
+    ucenter_rows(1)
 }
 
 /// Tiles of [`TILE`] a side, split over features so that every multiprocessor has one.

@@ -1,52 +1,79 @@
-//! What crosses the boundary between host and kernels by value: shapes, summaries, sums. Each mirrors the struct of the same
-//! name in kernels/.
+//! What kernels are told by value, as they lay it out: a shape struct is an entry's last argument, the others are elements of
+//! device buffers. The fields' meaning is documented where the kernels define them.
 
-use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
-
-/// Of the Gram kernels.
-#[derive(Clone, Copy, Debug)]
+/// gram.cu's `GramShape`.
 #[repr(C)]
-pub(crate) struct GramShape {
-    pub(crate) features: i64,
-    pub(crate) examples: i32,
-    pub(crate) buffers: i32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GramShape {
+    /// p.
+    pub features: i64,
+    /// n.
+    pub examples: i32,
+    /// Slab buffers of the ring: [`plan::Split::buffers`](crate::plan::Split).
+    pub buffers: i32,
 }
 
-/// Of the kernels that reduce, centre and pack.
-#[derive(Clone, Copy, Debug, Default)]
+/// ucenter.cu's `CentreShape`.
 #[repr(C)]
-pub(crate) struct CentreShape {
-    pub(crate) largest_kappa: f64,
-    pub(crate) examples: i32,
-    pub(crate) splits: i32,
-    pub(crate) biased: i32,
-    pub(crate) zero: i32,
-}
-
-/// Of the HSIC kernels.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub(crate) struct HsicShape {
-    pub(crate) factor: f64,
-    pub(crate) length: i64,
-    pub(crate) stride: i64,
-    pub(crate) layers_x: i32,
-    pub(crate) layers_y: i32,
-    pub(crate) symmetric: i32,
-    pub(crate) buffers: i32,
-    pub(crate) splits: i32,
-    pub(crate) zero: i32,
-}
-
-/// What one layer's Gram matrix came to in one batch: the panel row times 2^`exponent` is the centred, packed matrix.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CentreShape {
+    /// The kappa above which `gs_ucenter_rows` asks for better products.
+    pub largest_kappa: f64,
+    /// n.
+    pub examples: i32,
+    /// Splits of the partial sums.
+    pub splits: i32,
+    /// 1 for HKH and the diagonal, 0 for U-centring.
+    pub biased: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// rbf.cu's `RbfShape`.
 #[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RbfShape {
+    /// t.
+    pub bandwidth: f64,
+    /// n.
+    pub examples: i32,
+    /// Which pass of the selection this is.
+    pub pass: i32,
+}
+
+/// hsic.cu's `HsicShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HsicShape {
+    /// 2 / (n (n - 3)), or 2 / (n - 1)^2 for the biased estimator.
+    pub factor: f64,
+    /// Values of a panel row.
+    pub length: i64,
+    /// Values from row to row of the sums.
+    pub stride: i64,
+    /// Rows of the first panel.
+    pub layers_x: i32,
+    /// Rows of the second.
+    pub layers_y: i32,
+    /// 1 where both panels are one: only pairs (i, j), j <= i.
+    pub symmetric: i32,
+    /// Slab buffers of the ring.
+    pub buffers: i32,
+    /// Splits of the partial sums.
+    pub splits: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// What one layer's Gram matrix came to in one batch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowSummary {
-    /// The row's squared length, computed in float64 before the row was rounded to float32.
+    /// Squared length of the panel row, in float64, before it was rounded.
     pub norm: f64,
-    /// |K| / |U|: by how much centring has magnified K's relative error.
+    /// By how much centring has magnified relative errors.
     pub kappa: f64,
-    /// The power of two that the row was divided by.
+    /// The row times 2^exponent is the centred Gram matrix.
     pub exponent: i32,
     /// [`RowSummary::CENTRED`], [`RowSummary::ZERO`] or [`RowSummary::UNDEFINED`].
     pub state: i32,
@@ -61,13 +88,13 @@ impl RowSummary {
     pub const UNDEFINED: i32 = 2;
 }
 
-/// One layer's HSIC with itself, summed over batches: `own` times 2^(2 `unit`).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// One layer's sums over the batches so far; all zero before the first.
 #[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LayerSum {
-    /// The sum, in the square of the unit.
+    /// HSIC with itself, in the square of the unit.
     pub own: f64,
-    /// The unit's exponent.
+    /// Sums are held in 2^unit.
     pub unit: i32,
     /// [`LayerSum::EMPTY`], [`LayerSum::SUMMED`] or [`LayerSum::UNDEFINED`].
     pub state: i32,
@@ -82,38 +109,53 @@ impl LayerSum {
     pub const UNDEFINED: i32 = 2;
 }
 
-/// By which powers of two a layer's old and new terms are multiplied when a batch is added.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// By which powers of two a layer's old sums and new products are to be multiplied.
 #[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
-    /// Of the sums so far.
+    /// For what has been summed before.
     pub old: i32,
-    /// Of the batch's products.
+    /// For this batch.
     pub fresh: i32,
 }
 
-const _: () = assert!(size_of::<GramShape>() == 16);
-const _: () = assert!(size_of::<CentreShape>() == 24);
-const _: () = assert!(size_of::<HsicShape>() == 48);
-const _: () = assert!(size_of::<RowSummary>() == 24);
-const _: () = assert!(size_of::<LayerSum>() == 16);
-const _: () = assert!(size_of::<Weight>() == 8);
+/// eigen.cu's `EigenShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EigenShape {
+    /// The residual, relative to the first eigenvalue, at which the iteration stops.
+    pub tolerance: f64,
+    /// n.
+    pub examples: i32,
+    /// Gram matrices in the batch.
+    pub layers: i32,
+    /// The most iterations.
+    pub iterations: i32,
+    /// 0.
+    pub padding: i32,
+}
 
-// SAFETY: plain numbers in C's layout, without padding (the sizes above are those of the fields together).
-unsafe impl DeviceRepr for GramShape {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for CentreShape {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for HsicShape {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for RowSummary {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for LayerSum {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Weight {}
-// SAFETY: zeros are numbers.
-unsafe impl ValidAsZeroBits for RowSummary {}
-// SAFETY: zeros are numbers.
-unsafe impl ValidAsZeroBits for LayerSum {}
-// SAFETY: zeros are numbers.
-unsafe impl ValidAsZeroBits for Weight {}
+/// What lets values cross to the device: they are plain numbers in C's layout, without padding.
+#[cfg(feature = "cuda")]
+mod crossing {
+    use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+
+    use super::{CentreShape, EigenShape, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Weight};
+
+    /// The sizes are those of the fields together.
+    macro_rules! crosses {
+        ($($shape:ty: $bytes:literal),*) => {
+            $(
+                const _: () = assert!(size_of::<$shape>() == $bytes);
+                // SAFETY: numbers in C's layout without padding, as the size shows.
+                unsafe impl DeviceRepr for $shape {}
+                // SAFETY: zeros are numbers.
+                unsafe impl ValidAsZeroBits for $shape {}
+            )*
+        };
+    }
+
+    crosses!(
+        GramShape: 16, CentreShape: 24, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24
+    );
+}
