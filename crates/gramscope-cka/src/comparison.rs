@@ -1,5 +1,7 @@
 //! All layers of one or several models, compared batch by batch.
 
+use std::sync::Arc;
+
 use crate::activation::Activation;
 use crate::cpu;
 use crate::error::Error;
@@ -43,22 +45,27 @@ impl Comparison {
         Ok(Self::at(Place::Host(Host::new(layers, pairs, options)), layers, pairs, options))
     }
 
-    /// The same on a GPU: activations are uploaded unless they are there already ([`Comparison::observe_on_device`]), and
-    /// nothing comes back but the sums and a flag a layer, a batch later. So that a value that is not finite is reported by
-    /// the end of the batch after it, or by [`Comparison::finish`].
+    /// The same on `device`, or on the host where there is none. On a GPU activations are uploaded unless they are there
+    /// already ([`Comparison::observe_on_device`]), and nothing comes back but the sums and a flag a layer, a batch later. So
+    /// that a value that is not finite is reported by the end of the batch after it, or by [`Comparison::finish`].
     ///
     /// # Errors
     /// Those of [`Comparison::new`], and [`Error::Device`].
-    #[cfg(feature = "cuda")]
-    pub fn on_device(
-        device: std::sync::Arc<gramscope_cuda::Device>,
+    pub fn on(
+        device: Option<Arc<gramscope_cuda::Device>>,
         layers: &[usize],
         pairs: &[(usize, usize)],
         options: Options,
     ) -> Result<Self, Error> {
-        check(layers, pairs, options)?;
-        let place = Place::Device(Box::new(crate::device::OnDevice::new(device, layers, pairs, options)?));
-        Ok(Self::at(place, layers, pairs, options))
+        #[cfg(feature = "cuda")]
+        if let Some(device) = device {
+            check(layers, pairs, options)?;
+            let place = Place::Device(Box::new(crate::device::OnDevice::new(device, layers, pairs, options)?));
+            return Ok(Self::at(place, layers, pairs, options));
+        }
+        #[cfg(not(feature = "cuda"))]
+        drop(device);
+        Self::new(layers, pairs, options)
     }
 
     fn at(place: Place, layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Self {

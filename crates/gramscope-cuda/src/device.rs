@@ -1,5 +1,6 @@
 //! A GPU: finding it, asking what it is, memory on it, time on it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags};
@@ -39,6 +40,12 @@ pub struct Device {
     properties: Properties,
     stream: Arc<CudaStream>,
     functions: Functions,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Device").field(&self.properties).finish()
+    }
 }
 
 impl Device {

@@ -13,10 +13,10 @@ extern const size_t entry_count;
 namespace {
 
 std::string launch(const Entry& entry, const Launch& how, void* const* arguments, const size_t* sizes, size_t count) {
-    if (count != entry.count) {
+    if (sizes && count != entry.count) {
         return std::to_string(count) + " arguments instead of " + std::to_string(entry.count);
     }
-    for (size_t i = 0; i < count; ++i) {
+    for (size_t i = 0; sizes && i < count; ++i) {
         if (sizes[i] != entry.sizes[i]) {
             return "argument " + std::to_string(i) + " has " + std::to_string(sizes[i]) + " bytes instead of " +
                    std::to_string(entry.sizes[i]);
@@ -25,10 +25,13 @@ std::string launch(const Entry& entry, const Launch& how, void* const* arguments
     return run(how, [&] { entry.call(arguments); });
 }
 
+const Entry* const* find(const char* name) {
+    return std::find_if(entries, entries + entry_count, [&](const Entry* entry) { return !std::strcmp(entry->name, name); });
+}
+
 std::string launch(const char* name, const Launch& how, void* const* arguments, const size_t* sizes, size_t count) {
-    const Entry* const* end = entries + entry_count;
-    const Entry* const* found = std::find_if(entries, end, [&](const Entry* entry) { return !std::strcmp(entry->name, name); });
-    if (found == end) return "no such entry point";
+    const Entry* const* found = find(name);
+    if (found == entries + entry_count) return "no such entry point";
     return launch(**found, how, arguments, sizes, count);
 }
 
@@ -45,3 +48,5 @@ extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, s
     message[copied] = '\0';
     return 1;
 }
+
+extern "C" int gs_emulation_has(const char* name) { return emulation::find(name) != emulation::entries + emulation::entry_count; }

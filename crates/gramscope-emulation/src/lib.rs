@@ -19,7 +19,7 @@
 
 mod buffer;
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 
 pub use buffer::{Buffer, Plain};
@@ -36,11 +36,60 @@ unsafe extern "C" {
         message: *mut c_char,
         length: usize,
     ) -> i32;
+    fn gs_emulation_has(name: *const c_char) -> i32;
+}
+
+/// Whether there is a kernel of this name.
+pub fn has(name: &CStr) -> bool {
+    // SAFETY: the name is terminated, and nothing else is asked for.
+    unsafe { gs_emulation_has(name.as_ptr()) != 0 }
+}
+
+/// Runs a kernel as cuLaunchKernel would: `geometry` is grid x, y, z, block x, y, z, and `arguments` leads to as many
+/// pointers as the kernel has arguments, one to each.
+///
+/// # Errors
+/// As [`Launch::run`].
+///
+/// # Safety
+/// Each argument has the type that the kernel expects there, and what it points to lives and may be read and written as
+/// the kernel does.
+pub unsafe fn launch(
+    name: &CStr,
+    geometry: [u32; 6],
+    shared_bytes: usize,
+    arguments: *const *const c_void,
+) -> Result<(), Error> {
+    let mut message = [0u8; 256];
+    // SAFETY: the name is terminated, `geometry` has six numbers, `message` its length; the arguments are as the caller has
+    // promised, and their sizes are not looked at.
+    let failed = unsafe {
+        gs_emulation_launch(
+            name.as_ptr(),
+            geometry.as_ptr(),
+            shared_bytes,
+            0,
+            arguments,
+            std::ptr::null(),
+            0,
+            message.as_mut_ptr().cast(),
+            message.len(),
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(Error::from_message(&name.to_string_lossy(), &message)) }
 }
 
 /// Why a launch failed: a wrong name or argument, a deadlock, divergent lanes, writes out of bounds, ...
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(String);
+
+impl Error {
+    /// What the emulation says of `entry`, up to the first zero.
+    fn from_message(entry: &str, message: &[u8]) -> Self {
+        let text = message.split(|&byte| byte == 0).next().unwrap_or(message);
+        Self(format!("{entry}: {}", String::from_utf8_lossy(text)))
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,8 +196,7 @@ impl<'a> Launch<'a> {
             )
         };
         if failed != 0 {
-            let length = message.iter().position(|&byte| byte == 0).unwrap_or(message.len());
-            return Err(Error(format!("{}: {}", self.entry, String::from_utf8_lossy(&message[..length]))));
+            return Err(Error::from_message(self.entry, &message));
         }
         match self.buffers.iter().position(|buffer| !buffer.margins_intact()) {
             Some(index) => Err(Error(format!("{}: a write next to buffer {index}", self.entry))),

@@ -20,7 +20,7 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     report.heading("GPU: kernels");
     kernels::check(report, device);
     report.heading("GPU: comparisons");
-    let begin = |layers: usize, options: Options| Comparison::on_device(device.clone(), &[layers], &[(0, 0)], options);
+    let begin = |layers: usize, options: Options| Comparison::on(Some(device.clone()), &[layers], &[(0, 0)], options);
     let place = Place { begin: &begin };
     cka::check(report, &place);
     for case in cka::cases().into_iter().filter(|case| case.options.gram == Gram::Exact) {
