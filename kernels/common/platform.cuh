@@ -23,7 +23,17 @@ __device__ __forceinline__ unsigned char* shared_memory() {
 #endif
 }
 
-__device__ __forceinline__ int thread_of_block() { return static_cast<int>(threadIdx.x); }
+// On the device it is read anew at each use. The compiler would otherwise keep whatever follows from it (addresses of all
+// kinds) in registers over whole loops, and the kernels that hold a matrix in registers have none to spare.
+__device__ __forceinline__ int thread_of_block() {
+#if GS_DEVICE
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+#else
+    return static_cast<int>(threadIdx.x);
+#endif
+}
 __device__ __forceinline__ int warp_of_block() { return thread_of_block() / WARP; }
 __device__ __forceinline__ int lane_of_warp() { return thread_of_block() % WARP; }
 

@@ -14,37 +14,32 @@ struct Square {
     static constexpr int ROWS = 2 * TILE;
     static constexpr int BUFFER_BYTES = (ROWS + (SHIFTED ? 2 : 0)) * ROW_BYTES;
 
-    Rows<T> rows;
+    TwoMatricesRows<T> rows;
     Exponents exponents;
     const float *shifts, *largest;
     float* partials;  // this split's
     int64_t features, first_slab;
     int first_row, first_column;  // strips
     int strips_down, strips_across;
-    int buffers;
-    bool aligned, symmetric;
+    int ring;  // buffers
+    bool symmetric;
     float tiles[TILE_STRIPS][8];  // warp w owns strip w of the rows and all strips of the columns
 
     // Rows from TILE * `down` of the `upper` matrix (its first `upper_rows` rows), columns from TILE * `across` of `lower`.
     __device__ __forceinline__ void place(const T* upper, int upper_rows, int down, const T* lower, int lower_rows, int across,
-                                          int64_t p, int ring) {
+                                          int64_t p, int buffers) {
         int left_down = upper_rows - down * TILE, left_across = lower_rows - across * TILE;
-        rows = {upper + down * p * TILE,
-                lower + across * p * TILE,
-                left_down < TILE ? left_down : TILE,
-                left_across < TILE ? left_across : TILE,
-                TILE,
-                p};
+        rows.upper = {upper + down * p * TILE, left_down < TILE ? left_down : TILE, p};
+        rows.lower = {lower + across * p * TILE, left_across < TILE ? left_across : TILE, p};
         features = p;
         first_row = down * TILE_STRIPS;
         first_column = across * TILE_STRIPS;
-        buffers = ring;
-        aligned = rows.aligned();
+        ring = buffers;
     }
 
     // Streams the part of the features that blockIdx.y says; returns its number of slabs.
     __device__ __forceinline__ int run() {
-        exponents = exponents_at(shared_memory() + buffers * BUFFER_BYTES, ROWS);
+        exponents = {reinterpret_cast<int*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
         Part part = part_of((features + SLAB - 1) / SLAB, blockIdx.y, gridDim.y);
         first_slab = part.first;
         int slabs = static_cast<int>(part.last - part.first);
@@ -58,13 +53,15 @@ struct Square {
         return slabs;
     }
 
+    __device__ __forceinline__ int buffers() const { return ring; }
+
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
-        return shared_memory() + slab % buffers * BUFFER_BYTES;
+        return shared_memory() + slab % ring * BUFFER_BYTES;
     }
 
     __device__ __forceinline__ void copy(int slab) const {
         int64_t first = (first_slab + slab - FIRST_SLAB) * SLAB;
-        start_copy(buffer(slab), rows, ROWS, first, features, aligned);
+        start_copy(buffer(slab), rows, ROWS, first, features, rows.aligned());
         if (SHIFTED && thread_of_block() < 2 * SLAB) {
             int column = thread_of_block() % SLAB;
             bool valid = first + column < features;
@@ -74,21 +71,19 @@ struct Square {
     }
 
     __device__ __forceinline__ void prepare(int slab, int last) {
-        if (slab + 1 < last) convert<T, LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
+        if (slab + 1 < last) convert<LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
     }
 
     __device__ __forceinline__ Shift shift_of(int slab) const {
-        if (!SHIFTED) return {make_float2(0.0f, 0.0f), 1.0f, 0};
+        if (!SHIFTED) return {{}, 1.0f, 0};
         const unsigned char* given = buffer(slab) + ROWS * ROW_BYTES;
-        int pair = lane_of_warp() % 16;
-        float2 most = stored_pair<float>(given + ROW_BYTES, pair);
-        return shift_by(stored_pair<float>(given, pair), warp_max(fmaxf(most.x, most.y)));
+        float most = reinterpret_cast<const float*>(given + ROW_BYTES)[lane_of_warp()];
+        return shift_by(stored_quad<float>(given, lane_of_warp() % QUADS), warp_max(most));
     }
 
     __device__ __forceinline__ void multiply(int slab, int last) {
-        if (exponents.changed[slab % 2] == slab) rescale(slab);
-#pragma unroll 1
-        for (int step = 0; step < SLAB / 16; ++step) multiply_step(slab, step);
+        if (*exponents.changed(slab) == slab) rescale(slab);
+        multiply_slab(slab);
         int done = slab - FIRST_SLAB + 1;
         if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
     }
@@ -99,13 +94,13 @@ struct Square {
         return r < strips_down && c < strips_across && (!symmetric || c <= r);
     }
 
-    __device__ __forceinline__ void multiply_step(int slab, int step) {
-        Fragment left, right;
-        load_fragment<LOW>(left, buffer(slab), warp_of_block() * STRIP, step);
+    __device__ __forceinline__ void multiply_slab(int slab) {
+        Fragments left, right;
+        load_fragments<LOW>(left, buffer(slab), warp_of_block() * STRIP);
 #pragma unroll
         for (int column = 0; column < TILE_STRIPS; ++column) {
             if (!has(column)) continue;
-            load_fragment<LOW>(right, buffer(slab), TILE + column * STRIP, step);
+            load_fragments<LOW>(right, buffer(slab), TILE + column * STRIP);
             add_tile<LOW>(tiles[column], left, right);
         }
     }

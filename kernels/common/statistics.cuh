@@ -12,11 +12,9 @@ struct Column {
     float probe;  // 0; NaN once a value was not finite
 };
 
-// A power of two by which n values can be multiplied before they are added, so that their sum does not overflow.
+// A power of two by which n >= 2 values can be multiplied before they are added, so that their sum does not overflow.
 __device__ __forceinline__ float weight_of_sum(int n) {
-    int exponent = 0;
-    while ((1 << exponent) < n) ++exponent;
-    return power_of_two(-exponent);
+    return power_of_two(-1 - exponent_of_bits(__float_as_uint(static_cast<float>(n - 1))));
 }
 
 __device__ __forceinline__ Column column_of(float a, float b) {

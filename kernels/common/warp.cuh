@@ -22,15 +22,25 @@ void exchange_lanes(void* const* lanes) {
 inline void meet(void* const*) {}
 #endif
 
+// What lane `partner` has for `value`.
+template <class T>
+__device__ __forceinline__ T from_lane(T value, int partner) {
+#if GS_DEVICE
+    return __shfl_sync(0xFFFFFFFFu, value, partner);
+#else
+    Exchange<T> own{value, partner, T()};
+    emulation::collective(exchange_lanes<T>, &own);
+    return own.result;
+#endif
+}
+
 // The value of the lane whose number differs from one's own in the bits of `mask`.
 template <class T>
 __device__ __forceinline__ T from_lane_xor(T value, int mask) {
 #if GS_DEVICE
     return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
 #else
-    Exchange<T> own{value, static_cast<int>(emulation::lane()) ^ mask, T()};
-    emulation::collective(exchange_lanes<T>, &own);
-    return own.result;
+    return from_lane(value, static_cast<int>(emulation::lane()) ^ mask);
 #endif
 }
 

@@ -148,43 +148,48 @@ template <class T, bool LOW>
 struct Fused {
     static constexpr int LEAD = 2;
 
-    Rows<T> rows;
+    MatrixRows<T> rows;
     GramShape shape;
     Exponents exponents;
     Measured* measured;  // [2][SLAB_WARPS]
     int* first_bad;
     float* partials;  // this split's
-    int64_t first_slab;
-    float weight;
-    int buffers, subsets;
+    int first_slab;
     bool aligned;
     Triangle triangle;
 
+    // What is cheap to compute is not kept: registers are scarce.
+    __device__ __forceinline__ float weight() const { return weight_of_sum(shape.examples); }
+    __device__ __forceinline__ int subsets() const { return shape.examples >= 2 * SUBSETS ? SUBSETS : shape.examples / 2; }
+    __device__ __forceinline__ int buffers() const { return shape.buffers; }
+
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
-        return shared_memory() + slab % buffers * exponents.rows * ROW_BYTES;
+        return shared_memory() + slab % buffers() * exponents.rows * ROW_BYTES;
     }
 
     __device__ __forceinline__ void copy(int slab) const {
-        start_copy(buffer(slab), rows, exponents.rows, (first_slab + slab - FIRST_SLAB) * SLAB, shape.features, aligned);
+        int64_t first = static_cast<int64_t>(first_slab + slab - FIRST_SLAB) * SLAB;
+        start_copy(buffer(slab), rows, exponents.rows, first, shape.features, aligned);
     }
 
     __device__ __forceinline__ void prepare(int slab, int last) {
         if (slab + 2 < last) measure(slab + 2);
         if (slab >= FIRST_SLAB - 1 && slab + 1 < last) {
-            convert<T, LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
+            convert<LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
         }
     }
 
     // This warp's rows of the slab: half a warp takes every SUBSETS-th row, a lane two columns.
     __device__ __forceinline__ void measure(int slab) {
         int pair = lane_of_warp() % 16, subset = 2 * warp_of_block() + lane_of_warp() / 16;
+        int used = subsets();
         Column left{}, right{};
-        if (subset < subsets) measure_subset(left, right, buffer(slab), subset, pair);
+        if (subset < used) measure_subset(left, right, buffer(slab), subset, pair);
         Column other_left = of_other_half(left), other_right = of_other_half(right);
-        if (lane_of_warp() >= 16 || subset >= subsets) return;
-        if (subset + 1 < subsets) {
-            merge(left, other_left, weight);
-            merge(right, other_right, weight);
+        if (lane_of_warp() >= 16 || subset >= used) return;
+        if (subset + 1 < used) {
+            merge(left, other_left, weight());
+            merge(right, other_right, weight());
         }
         Measured& own = measured[slab % 2 * SLAB_WARPS + warp_of_block()];
         reinterpret_cast<float2*>(own.sum)[pair] = make_float2(left.sum, right.sum);
@@ -194,27 +199,28 @@ struct Fused {
 
     __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset, int pair) {
         auto values = [&](int row) { return stored_pair<T>(slab + row * ROW_BYTES, pair); };
-        int n = shape.examples, row = subset + 2 * subsets;
-        float2 a = values(subset), b = values(subset + subsets);
+        int n = shape.examples, step = subsets(), row = subset + 2 * step;
+        float2 a = values(subset), b = values(subset + step);
         left = column_of(a.x, b.x);
         right = column_of(a.y, b.y);
-        for (; row + subsets < n; row += 2 * subsets) {
+#pragma unroll 2
+        for (; row + step < n; row += 2 * step) {
             a = values(row);
-            b = values(row + subsets);
-            add_pair(left, a.x, b.x, weight);
-            add_pair(right, a.y, b.y, weight);
+            b = values(row + step);
+            add_pair(left, a.x, b.x, weight());
+            add_pair(right, a.y, b.y, weight());
         }
         if (row < n) {
             a = values(row);
-            add_value(left, a.x, weight);
-            add_value(right, a.y, weight);
+            add_value(left, a.x, weight());
+            add_value(right, a.y, weight());
         }
         if (!all_finite(left) || !all_finite(right)) report(slab, subset, pair);
     }
 
     // The first row of the subset in which either column is not finite.
     __device__ __forceinline__ void report(const unsigned char* slab, int subset, int pair) const {
-        for (int row = subset; row < shape.examples; row += subsets) {
+        for (int row = subset; row < shape.examples; row += subsets()) {
             float2 value = stored_pair<T>(slab + row * ROW_BYTES, pair);
             if (is_finite(value.x) && is_finite(value.y)) continue;
             atomic_min(first_bad, row);
@@ -226,17 +232,17 @@ struct Fused {
         return {from_lane_xor(column.sum, 16), from_lane_xor(column.least, 16), from_lane_xor(column.most, 16), 0.0f};
     }
 
-    // The shift of this lane's two columns, from what all warps have measured, added up in their order.
+    // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their order, and
+    // then fetches those that it needs.
     __device__ __forceinline__ Shift shift_of(int slab) const {
-        int column = lane_of_warp() % 16 * 2;
         const Measured* all = measured + slab % 2 * SLAB_WARPS;
-        Column left = column_at(all[0], column), right = column_at(all[0], column + 1);
-        for (int warp = 1; 2 * warp < subsets; ++warp) {
-            merge(left, column_at(all[warp], column), weight);
-            merge(right, column_at(all[warp], column + 1), weight);
-        }
-        float2 shift = make_float2(trimmed_mean(left, shape.examples, weight), trimmed_mean(right, shape.examples, weight));
-        return shift_by(shift, warp_max(fmaxf(largest_of(left), largest_of(right))));
+        Column column = column_at(all[0], lane_of_warp());
+#pragma unroll 1
+        for (int warp = 1; 2 * warp < subsets(); ++warp) merge(column, column_at(all[warp], lane_of_warp()), weight());
+        float mean = trimmed_mean(column, shape.examples, weight());
+        Quad shift;
+        for (int i = 0; i < 4; ++i) shift.values[i] = from_lane(mean, lane_of_warp() % QUADS * 4 + i);
+        return shift_by(shift, warp_max(largest_of(column)));
     }
 
     static __device__ __forceinline__ Column column_at(const Measured& measured, int column) {
@@ -244,9 +250,8 @@ struct Fused {
     }
 
     __device__ __forceinline__ void multiply(int slab, int last) {
-        if (exponents.changed[slab % 2] == slab) rescale(slab);
-#pragma unroll 1
-        for (int step = 0; step < SLAB / 16; ++step) multiply_step(slab, step);
+        if (*exponents.changed(slab) == slab) rescale(slab);
+        multiply_slab(slab);
         int done = slab - FIRST_SLAB + 1;
         if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
     }
@@ -264,15 +269,16 @@ struct Fused {
         }
     }
 
-    __device__ __forceinline__ void multiply_step(int slab, int step) {
-        Fragment longer, shorter, right;
+    __device__ __forceinline__ void multiply_slab(int slab) {
+        Fragments longer, shorter, right;
         if (triangle.longer < 0) return;
-        load_fragment<LOW>(longer, buffer(slab), triangle.longer * STRIP, step);
-        if (triangle.shorter >= 0) load_fragment<LOW>(shorter, buffer(slab), triangle.shorter * STRIP, step);
+        unsigned char* values = buffer(slab);
+        load_fragments<LOW>(longer, values, triangle.longer * STRIP);
+        if (triangle.shorter >= 0) load_fragments<LOW>(shorter, values, triangle.shorter * STRIP);
 #pragma unroll
         for (int column = 0; column < MAX_STRIPS; ++column) {
             if (column > triangle.longer) continue;
-            load_fragment<LOW>(right, buffer(slab), column * STRIP, step);
+            load_fragments<LOW>(right, values, column * STRIP);
             add_tile<LOW>(triangle.tiles[column], longer, right);
             if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
                 add_tile<LOW>(triangle.tiles[MAX_STRIPS - column], shorter, right);
@@ -298,19 +304,15 @@ template <class T, bool LOW>
 __device__ void fused(float* partials, int* exponents, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
     if (not_needed(needed)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
-    int64_t p = shape.features;
-    Part part = part_of((p + SLAB - 1) / SLAB, blockIdx.x, gridDim.x);
     Fused<T, LOW> work;
-    work.rows = {x, x, n, 0, count, p};
+    work.rows = {x, n, shape.features};
     work.shape = shape;
     work.measured = reinterpret_cast<Measured*>(shared_memory() + shape.buffers * count * ROW_BYTES);
-    work.exponents = exponents_at(work.measured + 2 * SLAB_WARPS, count);
+    work.exponents = {reinterpret_cast<int*>(work.measured + 2 * SLAB_WARPS), count};
     work.first_bad = first_bad;
+    Part part = part_of((shape.features + SLAB - 1) / SLAB, blockIdx.x, gridDim.x);
     work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.x;
     work.first_slab = part.first;
-    work.weight = weight_of_sum(n);
-    work.buffers = shape.buffers;
-    work.subsets = n >= 2 * SUBSETS ? SUBSETS : n / 2;
     work.aligned = work.rows.aligned();
     int longer = strips - 1 - warp_of_block();
     work.triangle.longer = longer >= warp_of_block() ? longer : -1;
@@ -321,7 +323,7 @@ __device__ void fused(float* partials, int* exponents, int* first_bad, const T* 
         for (int index = 0; index < 8; ++index) work.triangle.tiles[tile][index] = 0.0f;
     }
     clear_exponents(work.exponents);
-    int slabs = static_cast<int>(part.last - part.first);
+    int slabs = part.last - part.first;
     stream_slabs(work, slabs);
     write_exponents(exponents + static_cast<int64_t>(blockIdx.x) * count, work.exponents, slabs, 0, count);
 }

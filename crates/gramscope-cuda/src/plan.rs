@@ -29,6 +29,13 @@ pub const RADIX_BINS: usize = constant("RADIX_BINS");
 /// Vectors that `gs_eigen_subspace` iterates.
 pub const EIGEN_VECTORS: usize = constant("EIGEN_VECTORS");
 
+/// Batches below this size are computed in float64 by `exact`.
+pub const DOUBLE_BELOW: usize = 32;
+/// The kappa above which the products of `exact` are redone in float64.
+pub const LARGEST_KAPPA_EXACT: f64 = 32.0;
+/// The kappa above which the products of `fast` are redone.
+pub const LARGEST_KAPPA_FAST: f64 = 4.0;
+
 const ROW_BYTES: usize = constant("ROW_BYTES");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
