@@ -59,7 +59,7 @@ run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"
 if [[ -n $sanitizer ]]; then
     for tool in memcheck racecheck initcheck synccheck; do
         check() {
-            "$sanitizer" --tool "$tool" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --small \
+            "$sanitizer" --tool "$tool" --error-exitcode 86 "$gramscope" doctor --device cuda:0 \
                 >"$out/sanitizer-$tool.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$tool.txt"; return 1; }
         }
         run "compute-sanitizer, $tool" check

@@ -33,17 +33,38 @@ fn explore() {
         let (x, y) = pair(n, p, p / 2, 7);
         cases.push((format!("pair {n} {p}"), vec![x, y]));
         cases.push((format!("rectified {n} {p}"), vec![rectified(n, p, 1), rectified(n, p, 2), normal(n, p, 3)]));
-        cases.push((format!("offset {n} {p}"), vec![inputs::offset(n, p, 1), inputs::offset(n, p, 2), normal(n, p, 3)]));
+        cases
+            .push((format!("offset {n} {p}"), vec![inputs::offset(n, p, 1), inputs::offset(n, p, 2), normal(n, p, 3)]));
         for e in [2, 4, 6, 8] {
             let f = 10f64.powi(e);
-            cases.push((format!("outlier 1e{e} {n} {p}"), vec![inputs::outlier(n, p, f, 1), inputs::offset_outlier(n, p, f, 2), normal(n, p, 3), rectified(n, p, 5)]));
+            cases.push((
+                format!("outlier 1e{e} {n} {p}"),
+                vec![
+                    inputs::outlier(n, p, f, 1),
+                    inputs::offset_outlier(n, p, f, 2),
+                    normal(n, p, 3),
+                    rectified(n, p, 5),
+                ],
+            ));
         }
         cases.push((format!("duplicated {n} {p}"), vec![inputs::duplicated(n, p, 1), normal(n, p, 2)]));
         cases.push((format!("constant {n} {p}"), vec![inputs::constant_columns(n, p, 1), normal(n, p, 2)]));
         cases.push((format!("growing {n} {p}"), vec![inputs::growing(n, p, 1), normal(n, p, 2), rectified(n, p, 3)]));
-        cases.push((format!("p small {n}"), vec![normal(n, 1, 1), normal(n, 3, 2), rectified(n, 7, 3), rectified(n, 1, 4)]));
+        cases.push((
+            format!("p small {n}"),
+            vec![normal(n, 1, 1), normal(n, 3, 2), rectified(n, 7, 3), rectified(n, 1, 4)],
+        ));
         let x = rectified(n, p, 1);
-        cases.push((format!("scales {n} {p}"), vec![x.clone(), inputs::scaled(&x, 1e-15), inputs::scaled(&x, 1e25), inputs::scaled(&normal(n, p, 4), 1e-37), inputs::scaled(&normal(n,p,5), 1e37)]));
+        cases.push((
+            format!("scales {n} {p}"),
+            vec![
+                x.clone(),
+                inputs::scaled(&x, 1e-15),
+                inputs::scaled(&x, 1e25),
+                inputs::scaled(&normal(n, p, 4), 1e-37),
+                inputs::scaled(&normal(n, p, 5), 1e37),
+            ],
+        ));
     }
     for (name, layers) in cases {
         let e = |products| largest_error::<f32>(&layers, Run { products, ..Run::default() });

@@ -2,6 +2,7 @@
 //! message and an exit code.
 
 mod arguments;
+mod bench;
 mod commands;
 mod console;
 mod device;
@@ -39,6 +40,7 @@ fn run(command: Command, console: &Console) -> anyhow::Result<()> {
         Command::Cka(arguments) => commands::cka::run(&arguments, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
+        Command::Bench { command } => commands::bench::run(&command, console),
         Command::Doctor(arguments) => commands::doctor::run(&arguments, console),
         Command::Data { command } => commands::data::run(&command, console),
     }

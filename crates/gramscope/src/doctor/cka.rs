@@ -4,7 +4,7 @@ use anyhow::Context;
 use gramscope_cka::{Activation, Comparison, Error, Estimator, Gram, Kernel, Options, Similarity, Values};
 use gramscope_reference::{Matrix, gram, hsic};
 
-use super::inputs::{self, Layer};
+use super::inputs::{self, Layer, Life};
 use super::{Finding, Report};
 
 /// What is promised of exact and of fast Gram matrices.
@@ -69,7 +69,7 @@ fn compare(case: &Case, place: &Place<'_>) -> anyhow::Result<Finding> {
     let mut finding = Finding::new(allowed);
     finding.compare_all(found.cka.iter().copied(), &expected, 1.0);
     let layers = case.batches[0].len();
-    let undefined: Vec<usize> = (0..layers).filter(|layer| expected[layer * layers + layer].is_nan()).collect();
+    let undefined: Vec<usize> = (0..layers).filter(|&layer| is_undefined(case, layer)).collect();
     if found.undefined_x != undefined {
         let names = |layers: &[usize]| -> Vec<&str> { layers.iter().map(|&i| case.batches[0][i].name).collect() };
         anyhow::bail!("undefined are {:?}, and should be {:?}", names(&found.undefined_x), names(&undefined));
@@ -109,8 +109,18 @@ fn truth(case: &Case) -> Vec<f64> {
             *sum += inner(&grams[index / layers], &grams[index % layers]);
         }
     }
-    let own = |layer: usize| sums[layer * layers + layer].sqrt();
+    // What is 0 by definition comes out of the definition's loops as 0 and some rounding.
+    let own = |layer: usize| if is_undefined(case, layer) { f64::NAN } else { sums[layer * layers + layer].sqrt() };
     (0..layers * layers).map(|index| sums[index] / (own(index / layers) * own(index % layers))).collect()
+}
+
+/// Whether a layer has no similarity with any.
+fn is_undefined(case: &Case, layer: usize) -> bool {
+    match case.batches[0][layer].life {
+        Life::None => true,
+        Life::One => case.options.kernel != Kernel::Linear || case.options.estimator == Estimator::Unbiased,
+        Life::Many => false,
+    }
 }
 
 /// A layer in float64.

@@ -7,6 +7,18 @@ pub(super) struct Layer {
     pub(super) name: &'static str,
     pub(super) features: usize,
     pub(super) values: Vec<f32>,
+    pub(super) life: Life,
+}
+
+/// In how many examples a layer says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// In none: it is constant, and has no similarity.
+    None,
+    /// In one. U-centring leaves nothing of it, and half of its distances are 0, so that the RBF kernel has no bandwidth.
+    One,
+    /// In many.
+    Many,
 }
 
 /// Features of a layer that has no reason to have another number: a prime, so that no tile fits.
@@ -35,7 +47,7 @@ pub(super) fn hostile(examples: usize, batch: usize) -> Vec<Layer> {
         let place = |index: usize| common[index / features * COMMON + index % features % COMMON];
         own.iter().enumerate().map(|(index, own)| own + place(index)).collect()
     };
-    let layer = |name, features, values| Layer { name, features, values };
+    let layer = |name, features, values| Layer { name, features, values, life: Life::Many };
     let mut outlier = plain(FEATURES);
     outlier[examples / 2 * FEATURES..][..FEATURES].iter_mut().for_each(|value| *value *= 1e8);
     let mut duplicated = plain(FEATURES);
@@ -53,8 +65,8 @@ pub(super) fn hostile(examples: usize, batch: usize) -> Vec<Layer> {
         layer("scale 1e-15", FEATURES, scaled(plain(FEATURES), 1e-15)),
         layer("scale 1e25", FEATURES, scaled(plain(FEATURES), 1e25)),
         layer("duplicated rows", FEATURES, duplicated),
-        layer("constant", FEATURES, vec![1.5; examples * FEATURES]),
-        layer("one row alive", FEATURES, single),
+        Layer { life: Life::None, ..layer("constant", FEATURES, vec![1.5; examples * FEATURES]) },
+        Layer { life: Life::One, ..layer("one row alive", FEATURES, single) },
     ]
 }
 
@@ -64,7 +76,7 @@ pub(super) fn wide(examples: usize, features: usize, batch: usize) -> Vec<Layer>
     let wide = normals(seed, examples * features);
     let part = (0..examples).flat_map(|row| wide[row * features..][..FEATURES].iter().copied()).collect();
     vec![
-        Layer { name: "wide", features, values: wide },
-        Layer { name: "a part of it", features: FEATURES, values: part },
+        Layer { name: "wide", features, values: wide, life: Life::Many },
+        Layer { name: "a part of it", features: FEATURES, values: part, life: Life::Many },
     ]
 }
