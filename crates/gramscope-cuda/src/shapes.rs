@@ -116,3 +116,33 @@ pub struct EigenShape {
     /// 0.
     pub padding: i32,
 }
+
+/// rbf.cu's `Selection`: the middle values of the squared distances, as the bits of float64.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The lower middle value.
+    pub lower: u64,
+    /// The upper one; the same where their number is odd.
+    pub upper: u64,
+    /// Used while they are being found.
+    pub rank: u64,
+}
+
+/// What `gs_eigen_subspace` has found of one Gram matrix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EigenSummary {
+    /// l_1.
+    pub first: f64,
+    /// l_2.
+    pub second: f64,
+    /// The trace of HKH: l_1 over it is the share of the variance.
+    pub trace: f64,
+    /// The larger of |K' v - l v| for the first two pairs.
+    pub residual: f64,
+    /// Steps taken.
+    pub iterations: i32,
+    /// 0.
+    pub padding: i32,
+}
