@@ -1,4 +1,4 @@
-//! Compiles every kernels/**/*.cu, and the faulty kernels that prove that the emulation notices, with the host's C++ compiler.
+//! Compiles every kernels/**/*.cu, and the kernels that prove the emulation itself, with the host's C++ compiler.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn main() {
     let out = PathBuf::from(variable("OUT_DIR"));
     let (emulation, kernels) = (here.join("emulation"), here.join("../../kernels"));
     let mut sources = Vec::new();
-    for folder in [&emulation.join("faulty"), &kernels] {
+    for folder in [&emulation.join("proofs"), &kernels] {
         println!("cargo::rerun-if-changed={}", folder.display());
         collect(folder, &mut sources);
     }
@@ -65,7 +65,9 @@ fn entries(source: &str) -> Vec<String> {
 fn write_wrapper(out: &Path, source: &Path, entries: &[String]) -> PathBuf {
     let mut text = format!("#include \"entries.h\"\n#include \"{}\"\n\nnamespace emulation {{\n", source.display());
     for name in entries {
-        text += &format!("extern const Entry entry_{name};\nconst Entry entry_{name} = Entered<{name}>::entry(\"{name}\");\n");
+        text += &format!(
+            "extern const Entry entry_{name};\nconst Entry entry_{name} = Entered<{name}>::entry(\"{name}\");\n"
+        );
     }
     text += "}  // namespace emulation\n";
     let stem = source.file_stem().expect("a kernel's file has a name").to_string_lossy();
@@ -80,7 +82,8 @@ fn write_table(out: &Path, names: &[String]) -> PathBuf {
     for name in names {
         text += &format!("extern const Entry entry_{name};\n");
     }
-    text += "extern const Entry* const entries[];\nextern const size_t entry_count;\nconst Entry* const entries[] = {\n";
+    text +=
+        "extern const Entry* const entries[];\nextern const size_t entry_count;\nconst Entry* const entries[] = {\n";
     for name in names {
         text += &format!("    &entry_{name},\n");
     }

@@ -47,6 +47,9 @@ const ROW_BYTES: usize = constant("ROW_BYTES");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
 const MAX_BUFFERS: usize = constant("MAX_BUFFERS");
+/// Slabs that a split of `gs_gram_fused_*` has at least: partial sums cost 139 KB a split whatever its length, written and
+/// read again (benches/NOTES.md).
+const FUSED_MIN_SLABS: usize = 2;
 const DOUBLE_SLAB: usize = constant("DOUBLE_SLAB");
 
 /// What geometry depends on.
@@ -119,7 +122,7 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let statistics = 2 * (SLAB_THREADS / WARP) * 3 * SLAB * size_of::<f32>();
     let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + 5 * rows * size_of::<i32>() + 16;
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
-    let splits = device.multiprocessors.min(features.div_ceil(SLAB));
+    let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
     (examples <= FUSED_ROWS).then(|| Split {
         geometry: Geometry::new([splits, 1, 1], SLAB_THREADS, shared(buffers)),
         splits,

@@ -21,7 +21,8 @@ fn largest_error<T: Element>(x: &[Vec<Matrix>], y: Option<&[Vec<Matrix>]>, run: 
     let (x, y) = (round(x), y.map(round));
     let found = cka::<T>(&x, y.as_deref(), run);
     let estimator = if run.biased { Estimator::Biased } else { Estimator::Unbiased };
-    let layer = |batches: &[Vec<Matrix>], index: usize| batches.iter().map(|layers| layers[index].clone()).collect::<Vec<_>>();
+    let layer =
+        |batches: &[Vec<Matrix>], index: usize| batches.iter().map(|layers| layers[index].clone()).collect::<Vec<_>>();
     let y = y.as_deref().unwrap_or(&x);
     let mut largest = 0.0f64;
     for i in 0..found.rows {
@@ -176,6 +177,8 @@ fn a_dead_layer_is_undefined_and_the_others_are_not() {
 #[test]
 fn the_order_of_threads_does_not_show() {
     let layers = [layers(40, 70)];
-    let bits = |seed| cka::<f32>(&layers, None, Run { seed, ..Run::default() }).data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let bits = |seed| {
+        cka::<f32>(&layers, None, Run { seed, ..Run::default() }).data.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
     assert_eq!(bits(1), bits(2));
 }

@@ -212,7 +212,8 @@ fn shifts_are_trimmed_means() {
         let shifted = gram::shift(&x);
         for j in 0..p {
             let (shift, truth) = (f64::from(columns.shifts.values()[j]), x.get(0, j) - shifted.get(0, j));
-            let others = x.column(j).fold(0.0f64, |most, value| if value.abs() < 1e4 { most.max(value.abs()) } else { most });
+            let others =
+                x.column(j).fold(0.0f64, |most, value| if value.abs() < 1e4 { most.max(value.abs()) } else { most });
             // n roundings of sums that the extremes never enter; where n < 4, an extreme may be all there is.
             let tolerance = if n < 4 { 1e-6 * truth.abs() } else { n as f64 * 6e-8 * others };
             assert!((shift - truth).abs() <= tolerance, "{n} x {p}: {shift} {truth}");
@@ -286,7 +287,8 @@ fn the_first_bad_example_is_found() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for (n, p, row, column) in [(4, 1, 3, 0), (33, 70, 0, 69), (64, 513, 50, 512), (256, 40, 255, 3)] {
             // A later one beside it must not distract.
-            let x = normal(n, p, 27).map(|i, j, value| if i >= row && (j + i - row) % p == column { bad } else { value });
+            let x =
+                normal(n, p, 27).map(|i, j, value| if i >= row && (j + i - row) % p == column { bad } else { value });
             for tiled in [false, true] {
                 let run = Run { tiled, ..Run::default() };
                 assert_eq!(gram_mma(&Input::<f32>::new(&x, run), run).1, Some(row), "{n} x {p} {bad} tiled {tiled}");

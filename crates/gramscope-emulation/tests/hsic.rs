@@ -57,7 +57,8 @@ fn check(layers: [usize; 2], n: usize, symmetric: bool, run: Run) {
             continue;
         }
         let (a, b) = (&rows_x[i], &rows_y[j]);
-        let truth: f64 = a.row.iter().zip(&b.row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() * factor(n, false);
+        let truth: f64 =
+            a.row.iter().zip(&b.row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() * factor(n, false);
         // In one batch every layer's unit is its own exponent.
         let scale = (a.summary.norm * b.summary.norm).sqrt() * factor(n, false);
         assert!((naive - truth).abs() <= 1e-13 * scale, "naive {i}, {j}: {naive} {truth}");

@@ -100,7 +100,8 @@ pub fn gram_naive<T: Element>(input: &Input<T>, columns: &Columns) -> Matrix {
 pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
     let fused = plan::gram_fused(input.n, input.p, run.device).filter(|_| !run.tiled);
     let split = fused.unwrap_or_else(|| plan::gram_tiled(input.n, input.p, run.device).unwrap());
-    let (mut partials, mut exponents) = (Buffer::<f32>::poisoned(split.partials), Buffer::<i32>::poisoned(split.exponents));
+    let (mut partials, mut exponents) =
+        (Buffer::<f32>::poisoned(split.partials), Buffer::<i32>::poisoned(split.exponents));
     let family = if fused.is_some() { "fused" } else { "tiled" };
     let entry = format!("gs_gram_{family}_{}_{}", run.products.name(), T::SUFFIX);
     let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
@@ -123,7 +124,13 @@ pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
 }
 
 /// K by float64 products into `k`, where `needed`.
-pub fn gram_double<T: Element>(k: &mut Buffer<f64>, input: &Input<T>, columns: &Columns, needed: &Buffer<i32>, run: Run) {
+pub fn gram_double<T: Element>(
+    k: &mut Buffer<f64>,
+    input: &Input<T>,
+    columns: &Columns,
+    needed: &Buffer<i32>,
+    run: Run,
+) {
     let split = plan::gram_double(input.n, input.p, run.device);
     let mut partials = Buffer::<f64>::poisoned(split.partials);
     let entry = format!("gs_gram_double_{}", T::SUFFIX);
