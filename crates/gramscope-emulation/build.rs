@@ -1,4 +1,4 @@
-//! Compiles every kernels/**/*.cu, and the faulty kernels that prove that the emulation notices, with the host's C++ compiler.
+//! Compiles every kernels/**/*.cu, and the kernels that prove the emulation itself, with the host's C++ compiler.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn main() {
     let out = PathBuf::from(variable("OUT_DIR"));
     let (emulation, kernels) = (here.join("emulation"), here.join("../../kernels"));
     let mut sources = Vec::new();
-    for folder in [&emulation.join("faulty"), &kernels] {
+    for folder in [&emulation.join("proofs"), &kernels] {
         println!("cargo::rerun-if-changed={}", folder.display());
         collect(folder, &mut sources);
     }

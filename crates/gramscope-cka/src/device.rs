@@ -17,7 +17,7 @@ pub(crate) struct OnDevice {
     options: Options,
     layers: Vec<usize>,
     sums: DeviceComparison,
-    /// For what the kernels do not take: float64 values, and the RBF kernel.
+    /// For what the kernels do not take: float64 values.
     workspace: cpu::Workspace,
     row: Vec<f32>,
 }
@@ -29,7 +29,14 @@ impl OnDevice {
         pairs: &[(usize, usize)],
         options: Options,
     ) -> Result<Self, Error> {
-        let settings = Settings { biased: options.estimator == Estimator::Biased, exact: options.gram == Gram::Exact };
+        let settings = Settings {
+            biased: options.estimator == Estimator::Biased,
+            exact: options.gram == Gram::Exact,
+            rbf: match options.kernel {
+                Kernel::Linear => None,
+                Kernel::Rbf { bandwidth } => Some(bandwidth),
+            },
+        };
         Ok(Self {
             options,
             layers: layers.to_vec(),
@@ -59,7 +66,6 @@ impl OnDevice {
         let device = self.sums.device().clone();
         let what = "an activation";
         let values = match activation.values() {
-            _ if self.options.kernel != Kernel::Linear => None,
             Values::F16(values) => Some(device.upload(what, values).map(Uploaded::F16)?),
             Values::Bf16(values) => Some(device.upload(what, values).map(Uploaded::Bf16)?),
             Values::F32(values) => Some(device.upload(what, values).map(Uploaded::F32)?),

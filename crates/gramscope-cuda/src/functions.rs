@@ -42,6 +42,14 @@ pub(crate) struct Functions {
     pub(crate) hsic_naive: Kernel,
     pub(crate) hsic_mma: Kernel,
     pub(crate) hsic_accumulate: Kernel,
+    pub(crate) rbf_distances: Kernel,
+    pub(crate) rbf_select: Kernel,
+    pub(crate) rbf_above: Kernel,
+    pub(crate) rbf_apply: Kernel,
+    pub(crate) rbf_naive: Kernel,
+    pub(crate) eigen_subspace: Kernel,
+    pub(crate) eigen_deflate: Kernel,
+    pub(crate) eigen_naive: Kernel,
 }
 
 impl Functions {
@@ -50,6 +58,8 @@ impl Functions {
         let gram = Family::load(stream, &images::GRAM, shared_bytes)?;
         let ucenter = Family::load(stream, &images::UCENTER, shared_bytes)?;
         let hsic = Family::load(stream, &images::HSIC, shared_bytes)?;
+        let rbf = Family::load(stream, &images::RBF, shared_bytes)?;
+        let eigen = Family::load(stream, &images::EIGEN, shared_bytes)?;
         Ok(Self {
             gram_f32: gram.of_type(GRAM_F32)?,
             gram_bf16: gram.of_type(GRAM_BF16)?,
@@ -63,6 +73,14 @@ impl Functions {
             hsic_naive: hsic.kernel("gs_hsic_naive_f32")?,
             hsic_mma: hsic.kernel("gs_hsic_mma_f32")?,
             hsic_accumulate: hsic.kernel("gs_hsic_accumulate")?,
+            rbf_distances: rbf.kernel("gs_rbf_distances")?,
+            rbf_select: rbf.kernel("gs_rbf_select")?,
+            rbf_above: rbf.kernel("gs_rbf_above")?,
+            rbf_apply: rbf.kernel("gs_rbf_apply")?,
+            rbf_naive: rbf.kernel("gs_rbf_naive")?,
+            eigen_subspace: eigen.kernel("gs_eigen_subspace")?,
+            eigen_deflate: eigen.kernel("gs_eigen_deflate")?,
+            eigen_naive: eigen.kernel("gs_eigen_naive")?,
         })
     }
 }

@@ -53,9 +53,9 @@ pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
 pub use launchers::{
-    Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels, Partials, PartialsMut,
+    Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels, Partials, PartialsMut,
     ProductLengths, Uploaded, Values,
 };
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
-pub use shapes::{LayerSum, RowSummary, Weight};
+pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};

@@ -34,12 +34,22 @@ pub const DOUBLE_BELOW: usize = 32;
 /// The kappa above which the products of `exact` are redone in float64.
 pub const LARGEST_KAPPA_EXACT: f64 = 32.0;
 /// The kappa above which the products of `fast` are redone.
-pub const LARGEST_KAPPA_FAST: f64 = 4.0;
+pub const LARGEST_KAPPA_FAST: f64 = 8.0;
+/// The kappa above which `fast`, having been redone with the products of `exact`, is redone in float64.
+pub const LARGEST_KAPPA_FAST_REDONE: f64 = 4096.0;
 
+/// Passes of the radix selection: eight bits of a float64 each.
+pub const RADIX_PASSES: usize = 8;
+
+/// Shared memory of a block that reduces: a number a warp, and a flag.
+const REDUCTION_BYTES: usize = ENTRY_THREADS / WARP * size_of::<f64>() + 16;
 const ROW_BYTES: usize = constant("ROW_BYTES");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
 const MAX_BUFFERS: usize = constant("MAX_BUFFERS");
+/// Slabs that a split of `gs_gram_fused_*` has at least: partial sums cost 139 KB a split whatever its length, written and
+/// read again (benches/NOTES.md).
+const FUSED_MIN_SLABS: usize = 2;
 const DOUBLE_SLAB: usize = constant("DOUBLE_SLAB");
 
 /// What geometry depends on.
@@ -112,7 +122,7 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let statistics = 2 * (SLAB_THREADS / WARP) * 3 * SLAB * size_of::<f32>();
     let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + 5 * rows * size_of::<i32>() + 16;
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
-    let splits = device.multiprocessors.min(features.div_ceil(SLAB));
+    let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
     (examples <= FUSED_ROWS).then(|| Split {
         geometry: Geometry::new([splits, 1, 1], SLAB_THREADS, shared(buffers)),
         splits,
@@ -181,13 +191,36 @@ pub fn ucenter_reduce(examples: usize) -> Geometry {
 
 /// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row.
 pub fn ucenter_rows(examples: usize) -> Geometry {
-    let shared = 3 * (ENTRY_THREADS / WARP) * size_of::<f64>() + 16;
-    Geometry::new([examples.div_ceil(ENTRY_THREADS / WARP), 1, 1], ENTRY_THREADS, shared)
+    Geometry::new([examples.div_ceil(ENTRY_THREADS / WARP), 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
 /// `gs_ucenter_naive`: one block.
 pub fn ucenter_naive() -> Geometry {
     ucenter_rows(1)
+}
+
+/// `gs_rbf_select` (once a pass, [`RADIX_PASSES`] of them) and `gs_rbf_above`.
+pub fn rbf_select(examples: usize, device: Device) -> Geometry {
+    // Threads take several entries each, so that few blocks have counts to add up.
+    let blocks = (examples * examples).div_ceil(ENTRY_THREADS).min(4 * device.multiprocessors);
+    Geometry::new([blocks, 1, 1], ENTRY_THREADS, RADIX_BINS * size_of::<u32>() + 16)
+}
+
+/// `gs_eigen_subspace`: a block a Gram matrix.
+pub fn eigen_subspace(layers: usize) -> Geometry {
+    // A matrix of the subspace and its eigenvectors.
+    let projected = 2 * EIGEN_VECTORS * EIGEN_VECTORS * size_of::<f64>();
+    Geometry::new([layers, 1, 1], ENTRY_THREADS, projected + REDUCTION_BYTES)
+}
+
+/// `gs_eigen_naive`: a block a Gram matrix.
+pub fn eigen_naive(layers: usize) -> Geometry {
+    Geometry::new([layers, 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
+}
+
+/// `gs_eigen_deflate`: a thread an entry.
+pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
+    Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
 /// Tiles of [`TILE`] a side, split over features so that every multiprocessor has one.

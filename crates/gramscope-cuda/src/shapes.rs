@@ -135,12 +135,44 @@ pub struct EigenShape {
     pub padding: i32,
 }
 
+/// rbf.cu's `Selection`: the middle values of the squared distances, as the bits of float64.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The lower middle value.
+    pub lower: u64,
+    /// The upper one; the same where their number is odd.
+    pub upper: u64,
+    /// Used while they are being found.
+    pub rank: u64,
+}
+
+/// What `gs_eigen_subspace` has found of one Gram matrix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EigenSummary {
+    /// l_1.
+    pub first: f64,
+    /// l_2.
+    pub second: f64,
+    /// The trace of HKH: l_1 over it is the share of the variance.
+    pub trace: f64,
+    /// The larger of |K' v - l v| for the first two pairs.
+    pub residual: f64,
+    /// Steps taken.
+    pub iterations: i32,
+    /// 0.
+    pub padding: i32,
+}
+
 /// What lets values cross to the device: they are plain numbers in C's layout, without padding.
 #[cfg(feature = "cuda")]
 mod crossing {
     use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
-    use super::{CentreShape, EigenShape, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Weight};
+    use super::{
+        CentreShape, EigenShape, EigenSummary, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Selection, Weight,
+    };
 
     /// The sizes are those of the fields together.
     macro_rules! crosses {
@@ -156,6 +188,6 @@ mod crossing {
     }
 
     crosses!(
-        GramShape: 16, CentreShape: 24, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24
+        GramShape: 16, CentreShape: 24, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24
     );
 }

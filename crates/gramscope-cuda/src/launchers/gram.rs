@@ -108,7 +108,7 @@ pub struct PartialsMut<'a> {
 }
 
 impl Launcher<'_> {
-    /// Each feature's shift, its trimmed mean (sum - max - min) / (n - 2), and the largest |x - shift|; lowers `first_bad`
+    /// Each feature's shift, its trimmed mean (sum - max - min) / (n - 2), and the largest |x|; lowers `first_bad`
     /// to the first example that is not finite.
     ///
     /// # Errors

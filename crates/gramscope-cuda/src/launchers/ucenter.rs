@@ -158,10 +158,12 @@ impl Launcher<'_> {
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_naive(
         &self,
         row: &mut CudaViewMut<'_, f32>,
         summary: &mut CudaViewMut<'_, RowSummary>,
+        sums: &mut CudaViewMut<'_, f64>,
         k: &CudaView<'_, f64>,
         in_double: &CudaView<'_, i32>,
         examples: usize,
@@ -172,11 +174,12 @@ impl Launcher<'_> {
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("row", row, packed_length(examples, biased))?;
         check.writes("summary", summary, 1)?;
+        check.writes("sums", sums, 3 * examples)?;
         check.reads("k", k, examples * examples)?;
         check.reads("in_double", in_double, 1)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(row).arg(summary).arg(k).arg(in_double).arg(&shape);
-        // SAFETY: one block reads k [examples, examples] and one int, writes the packed row and one summary. All these
+        arguments.arg(row).arg(summary).arg(sums).arg(k).arg(in_double).arg(&shape);
+        // SAFETY: one block reads k [examples, examples] and one int, writes the packed row, sums [3, examples] and one summary. All these
         // lengths have been checked.
         unsafe { enqueue(kernel, plan::ucenter_naive(), arguments) }
     }

@@ -97,7 +97,7 @@ pub fn gram_naive<T: Element>(input: &Input<T>, columns: &Columns) -> Matrix {
 }
 
 /// K by tensor cores, reduced; and what `fused` found not to be finite.
-pub fn gram_fast<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
+pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
     let fused = plan::gram_fused(input.n, input.p, run.device).filter(|_| !run.tiled);
     let split = fused.unwrap_or_else(|| plan::gram_tiled(input.n, input.p, run.device).unwrap());
     let (mut partials, mut exponents) =
@@ -142,17 +142,9 @@ pub fn gram_double<T: Element>(
     launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
 }
 
-/// The kappa above which the products of a run are too coarse.
-fn largest_kappa(products: Products) -> f64 {
-    match products {
-        Products::Exact => plan::LARGEST_KAPPA_EXACT,
-        Products::Fast => plan::LARGEST_KAPPA_FAST,
-    }
-}
-
 fn centre_shape(n: usize, splits: usize, run: Run) -> CentreShape {
     CentreShape {
-        largest_kappa: largest_kappa(run.products),
+        largest_kappa: f64::NAN,
         examples: n as i32,
         splits: splits as i32,
         biased: i32::from(run.biased),
@@ -160,22 +152,22 @@ fn centre_shape(n: usize, splits: usize, run: Run) -> CentreShape {
     }
 }
 
-/// Row sums of K; sets `redo` where it is given.
-pub fn rows(
-    sums: &mut Buffer<f64>,
-    redo: Option<&mut Buffer<i32>>,
-    k: &Buffer<f64>,
-    needed: Option<&Buffer<i32>>,
-    n: usize,
-    run: Run,
-) {
+/// Row sums of K.
+pub fn rows(sums: &mut Buffer<f64>, k: &Buffer<f64>, n: usize, run: Run) {
     let mut arrivals = Buffer::new(&[0u32]);
     let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
-    let launch = launch.output(sums);
-    let launch = if let Some(redo) = redo { launch.output(redo) } else { launch.null() };
-    let launch = launch.output(&mut arrivals).input(k);
-    let launch = if let Some(needed) = needed { launch.input(needed) } else { launch.null() };
+    let launch = launch.output(sums).null().output(&mut arrivals).input(k).null();
     launch.value(centre_shape(n, 0, run)).run().unwrap();
+}
+
+/// Row sums of K, and whether its kappa is above `largest`.
+pub fn rows_and_kappa(sums: &mut Buffer<f64>, k: &Buffer<f64>, largest: f64, n: usize, run: Run) -> Buffer<i32> {
+    let (mut redo, mut arrivals) = (Buffer::poisoned(1), Buffer::new(&[0u32]));
+    let shape = CentreShape { largest_kappa: largest, ..centre_shape(n, 0, run) };
+    let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
+    launch.output(sums).output(&mut redo).output(&mut arrivals).input(k).null().value(shape).run().unwrap();
+    assert_eq!(arrivals.values(), [0]);
+    redo
 }
 
 /// A packed row and its summary.
@@ -234,25 +226,29 @@ pub struct Layer {
     pub bad: Bad,
 }
 
-/// What a launcher does with one layer's activation.
+/// What a launcher does with one layer's activation. It launches everything and lets flags on the device decide; here the
+/// host looks at the flags, so that what is not needed costs no time, and tests/gram.rs has the flags' own test.
 pub fn layer<T: Element>(x: &Matrix, run: Run) -> Layer {
     let input = Input::<T>::new(x, run);
-    let n = input.n;
-    let mut sums = Buffer::poisoned(3 * n);
-    let few = n < plan::DOUBLE_BELOW && run.products == Products::Exact;
-    let mut redone = Buffer::new(&[i32::from(few)]);
-    let (mut k, mut found) = (Buffer::poisoned(n * n), None);
-    if !few {
-        (k, found) = gram_fast(&input, run);
-        rows(&mut sums, Some(&mut redone), &k, None, n, run);
+    let (n, mut sums) = (input.n, Buffer::poisoned(3 * input.n));
+    let steps: &[(Products, f64)] = match run.products {
+        Products::Exact if n < plan::DOUBLE_BELOW => &[],
+        Products::Exact => &[(Products::Exact, plan::LARGEST_KAPPA_EXACT)],
+        Products::Fast => {
+            &[(Products::Fast, plan::LARGEST_KAPPA_FAST), (Products::Exact, plan::LARGEST_KAPPA_FAST_REDONE)]
+        }
+    };
+    for &(products, largest_kappa) in steps {
+        let (k, bad) = gram_mma(&input, Run { products, ..run });
+        let redone = rows_and_kappa(&mut sums, &k, largest_kappa, n, run);
+        if redone.values()[0] == 0 {
+            return Layer { k, sums, redone, bad };
+        }
     }
-    if few || redone.values()[0] != 0 {
-        let columns = columns(&input, run);
-        found = columns.bad;
-        gram_double(&mut k, &input, &columns, &redone, run);
-        rows(&mut sums, None, &k, Some(&redone), n, run);
-    }
-    Layer { k, sums, redone, bad: found }
+    let (mut k, columns, redone) = (Buffer::poisoned(n * n), columns(&input, run), Buffer::new(&[1]));
+    gram_double(&mut k, &input, &columns, &redone, run);
+    rows(&mut sums, &k, n, run);
+    Layer { k, sums, redone, bad: columns.bad }
 }
 
 pub fn packed_layer<T: Element>(x: &Matrix, run: Run) -> Packed {

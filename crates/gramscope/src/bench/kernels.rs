@@ -191,13 +191,6 @@ fn hsic(device: &Device, ceilings: &Ceilings, rows: &mut Rows<'_>, layers: usize
     let mut partials = device.zeros::<f32>(what, lengths.partials)?;
     let mut exponents_x = device.zeros::<i32>(what, lengths.exponents_x)?;
     let mut exponents_y = device.zeros::<i32>(what, lengths.exponents_y.max(1))?;
-    let mut sums = || PairSums {
-        sums: pair_sums.as_view_mut(),
-        stride: layers,
-        weights_x: weights.as_view(),
-        weights_y: weights.as_view(),
-        factor: 1.0,
-    };
     let us = time(device, |_| {
         let split = launcher.hsic_mma(
             &mut partials.as_view_mut(),
@@ -206,11 +199,12 @@ fn hsic(device: &Device, ceilings: &Ceilings, rows: &mut Rows<'_>, layers: usize
             &panels(),
         )?;
         let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
-        launcher.hsic_accumulate(&mut sums(), &partials, &x, &y, &panels(), split)
+        launcher.hsic_accumulate(&mut sums_of(&mut pair_sums, &weights, layers), &partials, &x, &y, &panels(), split)
     })?;
     let all = (layers * layers * length) as f64;
-    let naive_us =
-        (all <= NAIVE_OPERATIONS).then(|| time(device, |_| launcher.hsic_naive(&mut sums(), &panels()))).transpose()?;
+    let naive_us = (all <= NAIVE_OPERATIONS)
+        .then(|| time(device, |_| launcher.hsic_naive(&mut sums_of(&mut pair_sums, &weights, layers), &panels())))
+        .transpose()?;
     let triangle = (plan::triangle(plan::strips(layers)) * plan::STRIP * plan::STRIP) as f64;
     let measured = Measured {
         kernel: "hsic",
@@ -222,6 +216,11 @@ fn hsic(device: &Device, ceilings: &Ceilings, rows: &mut Rows<'_>, layers: usize
         naive_us,
     };
     write(device, ceilings, rows, "f32", &measured)
+}
+
+fn sums_of<'a>(sums: &'a mut Slice<f64>, weights: &'a Slice<Weight>, layers: usize) -> PairSums<'a> {
+    let (weights_x, weights_y) = (weights.as_view(), weights.as_view());
+    PairSums { sums: sums.as_view_mut(), stride: layers, weights_x, weights_y, factor: 1.0 }
 }
 
 /// The median of microseconds a launch, by events around several, after one measurement that does not count.
