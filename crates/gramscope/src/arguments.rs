@@ -58,6 +58,15 @@ pub(crate) enum Command {
     /// Check that every run and every CKA result below a directory is as it was written
     #[command(after_help = "Example:\n  gramscope verify family")]
     Verify(VerifyArguments),
+    /// Measure kernels, comparisons or training on this machine
+    #[command(after_help = BENCH_HELP)]
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+    /// What this machine has, and whether its numbers are right
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArguments),
     /// List, fetch or describe data sets
     Data {
         #[command(subcommand)]
@@ -105,6 +114,18 @@ Examples:
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
 into DIR where there is one pair, into DIR/A__B where there are several.";
+
+const BENCH_HELP: &str = "\
+Example:
+  gramscope bench kernels --device cuda:0 --json kernels.jsonl";
+
+const DOCTOR_HELP: &str = "\
+Compares everything that computes with plain float64 loops, on inputs that are meant to hurt, a line each; exits 1 if
+anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and says why no GPU was checked.
+
+Examples:
+  gramscope doctor
+  gramscope doctor --device cuda:0";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -311,6 +332,56 @@ pub(crate) struct ReportArguments {
 pub(crate) struct VerifyArguments {
     /// Directory with runs and results anywhere below it
     pub(crate) dir: PathBuf,
+}
+
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// Every CUDA kernel at the shapes of real networks
+    Kernels(BenchArguments),
+    /// All layers of a network compared with each other over a batch, next to its forward pass
+    Cka {
+        /// Depth of the network
+        #[arg(long, default_value_t = 20)]
+        depth: usize,
+        /// Width of the network
+        #[arg(long, default_value_t = 1.0)]
+        width: f64,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+    /// A training step: of ResNet-14 and -20 at width 1 and of ResNet-14 at width 2, or of the network that is named
+    Train {
+        /// Depth of the network [default: 20 where a width is named]
+        #[arg(long)]
+        depth: Option<usize>,
+        /// Width of the network [default: 1 where a depth is named]
+        #[arg(long)]
+        width: Option<f64>,
+        /// Images a step
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        batch_size: usize,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+}
+
+/// What all measurements share.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Write a JSON object a line to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
 }
 
 #[derive(Subcommand, Debug)]

@@ -2,9 +2,11 @@
 //! message and an exit code.
 
 mod arguments;
+mod bench;
 mod commands;
 mod console;
 mod device;
+mod doctor;
 mod interrupt;
 
 use std::process::ExitCode;
@@ -48,6 +50,8 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
         Command::Verify(arguments) => commands::verify::run(&arguments, console),
+        Command::Bench { command } => commands::bench::run(&command, console),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments, console),
         Command::Data { command } => commands::data::run(&command, console),
     }
 }
