@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let console = Console::new(arguments.quiet, arguments.json);
+    let console = Console::new(arguments.quiet, arguments.json_logs());
     match run(arguments.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,12 +11,12 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
         BenchCommand::Kernels(arguments) => kernels(arguments, console),
         BenchCommand::Cka { depth, width, arguments } => {
             let gpu = device::gpu(arguments.device, console)?;
-            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.json.as_deref())?)
+            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
         BenchCommand::Train { depth, width, batch_size, arguments } => {
             device::open(arguments.device, device::Precision::F32)?;
             let subject = train::Subject { depth: *depth, width: *width, batch_size: *batch_size };
-            train::run(subject, &mut Rows::new(console, arguments.json.as_deref())?)
+            train::run(subject, &mut Rows::new(console, arguments.file.as_deref())?)
         }
     }
 }
@@ -26,7 +26,7 @@ fn kernels(arguments: &BenchArguments, console: &Console) -> anyhow::Result<()> 
     let Some(gpu) = device::gpu(arguments.device, console)? else {
         anyhow::bail!("bench kernels measures a GPU's kernels, and there is none to use");
     };
-    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.json.as_deref())?)
+    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.file.as_deref())?)
 }
 
 #[cfg(not(feature = "cuda"))]
