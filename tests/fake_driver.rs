@@ -162,6 +162,7 @@ fn values_that_are_not_finite_are_named_as_on_the_cpu() {
 }
 
 #[test]
+#[ignore = "takes minutes: every kernel, at every shape, under emulation"]
 fn doctor_passes_on_emulated_kernels() {
     let output = run(driver().path(), "", &["doctor", "--device", "cuda:0"]);
     let report = text(&output.stdout);

@@ -372,9 +372,10 @@ pub(crate) struct BenchArguments {
     /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// Write a JSON object a line to this file too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    /// With --json FILE: write a JSON object a line to this file too
+    // `--json` is every command's flag for logs, so the file cannot be its value here, and stands behind it.
+    #[arg(value_name = "FILE", requires = "json")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -421,4 +422,20 @@ pub(crate) struct InfoArguments {
 pub(crate) enum FetchArgument {
     Cifar10,
     Cifar100,
+}
+
+impl Arguments {
+    /// Whether progress and messages are to be JSON: `--json` with a file asks for rows instead.
+    pub(crate) fn json_logs(&self) -> bool {
+        let rows = match &self.command {
+            Command::Bench {
+                command:
+                    BenchCommand::Kernels(arguments)
+                    | BenchCommand::Cka { arguments, .. }
+                    | BenchCommand::Train { arguments, .. },
+            } => arguments.file.is_some(),
+            _ => false,
+        };
+        self.json && !rows
+    }
 }

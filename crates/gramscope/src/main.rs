@@ -24,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let console = Console::new(arguments.quiet, arguments.json);
+    let console = Console::new(arguments.quiet, arguments.json_logs());
     let interrupt = match Interrupt::listen(arguments.command.goes_on_later()) {
         Ok(interrupt) => interrupt,
         Err(error) => {

@@ -11,11 +11,11 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
         BenchCommand::Kernels(arguments) => kernels(arguments, console),
         BenchCommand::Cka { depth, width, arguments } => {
             let gpu = device::gpu(arguments.device, console)?;
-            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.json.as_deref())?)
+            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
         BenchCommand::Train { depth, width, batch_size, arguments } => {
             device::open(arguments.device, device::Precision::F32)?;
-            let mut rows = Rows::new(console, arguments.json.as_deref())?;
+            let mut rows = Rows::new(console, arguments.file.as_deref())?;
             for (depth, width) in networks(*depth, *width) {
                 train::run(train::Subject { depth, width, batch_size: *batch_size }, &mut rows)?;
             }
@@ -37,7 +37,7 @@ fn kernels(arguments: &BenchArguments, console: &Console) -> anyhow::Result<()> 
     let Some(gpu) = device::gpu(arguments.device, console)? else {
         anyhow::bail!("bench kernels measures a GPU's kernels, and there is none to use");
     };
-    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.json.as_deref())?)
+    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.file.as_deref())?)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -18,6 +18,9 @@ const PANELS: [[usize; 3]; 5] = [[1, 1, 6], [3, 5, 45], [17, 17, 496], [129, 7, 
 
 /// Error of sums in float64, relative to the largest of them.
 const DOUBLE: f64 = 1e-11;
+/// Error of shifts, relative to the column's largest value: float32 sums of up to 257 values, whose roundings have random
+/// signs. Any shift gives the same HSIC; a worse one only costs accuracy.
+const SHIFT: f64 = 2e-6;
 /// Error of float32 values that were computed in more than that, relative to the largest: a few roundings.
 const SINGLE: f64 = 5e-7;
 /// Error of compensated products, relative to the norm of the centred matrix.
@@ -57,7 +60,7 @@ pub(super) fn check(report: &mut Report<'_>, device: &Device) {
             }
             report.check(&format!("{name}, {stored:?}"), finding);
         };
-        line("gram shift", SINGLE, &shift);
+        line("gram shift", SHIFT, &shift);
         line("gram naive", DOUBLE, &|device, input, finding| products(device, input, false, finding));
         line("gram double", DOUBLE, &|device, input, finding| products(device, input, true, finding));
         line("gram fused exact", EXACT, &|device, input, finding| fused(device, input, true, finding));
