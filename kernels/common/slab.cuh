@@ -12,6 +12,7 @@
 #include "common/async_copy.cuh"
 #include "common/matrix.cuh"
 #include "common/numbers.cuh"
+#include "common/part.cuh"
 #include "common/triangle.cuh"
 #include "common/warp.cuh"
 
@@ -376,16 +377,4 @@ __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
         if (slab >= FIRST_SLAB) work.multiply(slab, last);
         if (!prepares_first) work.prepare(slab, last);
     }
-}
-
-// The part [first, last) of `count` slabs that falls to part `index` of `parts`: they differ by one at most.
-struct Part {
-    int first, last;
-};
-
-__device__ __forceinline__ Part part_of(int64_t count, int index, int parts) {
-    // Features fit into 31 bits, so their slabs do: 32-bit division needs no call.
-    int share = static_cast<int>(count) / parts, rest = static_cast<int>(count) % parts;
-    int first = index * share + (index < rest ? index : rest);
-    return {first, first + share + (index < rest ? 1 : 0)};
 }

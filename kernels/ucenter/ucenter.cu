@@ -15,13 +15,14 @@
 // Deterministic: yes; blocks count themselves with an integer atomic, and the last adds up in order.
 // Accumulates: float64 throughout.
 //
-// Variants  reduce   splits added in order, unscaled: K
+// Variants  reduce   splits added in a fixed order, unscaled: K
 //           rows     row sums, and from them kappa: *redo says that K must be computed with better products
 //           pack     centred, packed, measured; `in_double` says that K comes from float64 products, so that a kappa above
 //                    1e9 means that nothing but rounding is left: the row is zero
 //           naive    rows and pack in one block, one loop after the other: the reference on the device
 #include "common/atomic.cuh"
 #include "common/numbers.cuh"
+#include "common/part.cuh"
 #include "common/records.cuh"
 #include "common/reduce.cuh"
 #include "common/triangle.cuh"
@@ -40,23 +41,36 @@ constexpr double ROOT_HALF = 0.70710678118654752440;
 
 // --- reduce ----------------------------------------------------------------------------------------------------------------
 
-// Writes both K_ij and K_ji of a block's tile, value(index of the entry among one split's partial sums, i, j) added over splits.
+constexpr int TILE_ENTRIES = STRIP * STRIP;
+constexpr int REDUCE_THREADS = REDUCE_GROUPS * TILE_ENTRIES;
+
+// Writes both K_ij and K_ji of a block's tile, value(index of the entry among all partial sums, split, i, j) added over splits:
+// within each group in order, then over groups. More groups, and several loads at a time, hide the memory's latency.
 template <class Value>
 __device__ __forceinline__ void reduce(double* k, const Value& value, const CentreShape& shape) {
-    int n = shape.examples;
+    auto* sums = reinterpret_cast<double*>(shared_memory());
+    int n = shape.examples, place = thread_of_block() % TILE_ENTRIES, group = thread_of_block() / TILE_ENTRIES;
     Place tile = place_in_triangle(blockIdx.x);
-    int i = tile.row * STRIP + thread_of_block() / STRIP, j = tile.column * STRIP + thread_of_block() % STRIP;
+    int i = tile.row * STRIP + place / STRIP, j = tile.column * STRIP + place % STRIP;
     // Of a tile on the diagonal one half is enough, and makes K symmetric to the last bit.
-    if (i >= n || j > i) return;
-    int64_t entry = static_cast<int64_t>(blockIdx.x) * STRIP * STRIP + thread_of_block();
-    int64_t entries = static_cast<int64_t>(gridDim.x) * STRIP * STRIP;
+    bool there = i < n && j <= i;
+    int64_t entry = static_cast<int64_t>(blockIdx.x) * TILE_ENTRIES + place;
+    int64_t entries = static_cast<int64_t>(gridDim.x) * TILE_ENTRIES;
+    Part part = part_of(shape.splits, group, REDUCE_GROUPS);
     double sum = 0.0;
-    for (int split = 0; split < shape.splits; ++split) sum += value(entries * split + entry, split, i, j);
+    if (there) {
+#pragma unroll 8
+        for (int split = part.first; split < part.last; ++split) sum += value(entries * split + entry, split, i, j);
+    }
+    sums[thread_of_block()] = sum;
+    __syncthreads();
+    if (!there || group != 0) return;
+    for (int other = 1; other < REDUCE_GROUPS; ++other) sum += sums[other * TILE_ENTRIES + place];
     k[static_cast<int64_t>(i) * n + j] = sum;
     k[static_cast<int64_t>(j) * n + i] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(STRIP* STRIP)
+extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
 gs_ucenter_reduce_f32(double* k, const float* partials, const int* exponents, const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     int64_t padded = (shape.examples + STRIP - 1) / STRIP * STRIP;
@@ -67,7 +81,7 @@ gs_ucenter_reduce_f32(double* k, const float* partials, const int* exponents, co
     reduce(k, value, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(STRIP* STRIP)
+extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
 gs_ucenter_reduce_f64(double* k, const double* partials, const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     reduce(k, [&](int64_t entry, int, int, int) { return partials[entry]; }, shape);

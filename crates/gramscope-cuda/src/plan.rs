@@ -43,6 +43,7 @@ pub const RADIX_PASSES: usize = 8;
 
 /// Shared memory of a block that reduces: a number a warp, and a flag.
 const REDUCTION_BYTES: usize = ENTRY_THREADS / WARP * size_of::<f64>() + 16;
+const REDUCE_GROUPS: usize = constant("REDUCE_GROUPS");
 const ROW_BYTES: usize = constant("ROW_BYTES");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
@@ -186,7 +187,8 @@ pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
 
 /// `gs_ucenter_reduce_*`: a block a tile of the triangle.
 pub fn ucenter_reduce(examples: usize) -> Geometry {
-    Geometry::new([triangle(strips(examples)), 1, 1], STRIP * STRIP, 0)
+    let threads = REDUCE_GROUPS * STRIP * STRIP;
+    Geometry::new([triangle(strips(examples)), 1, 1], threads, threads * size_of::<f64>())
 }
 
 /// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row.
