@@ -1,6 +1,7 @@
 // Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of each
 // column, (sum - least - most) / (n - 2).
-// Source: the shift leaves HSIC as it is (Song et al., JMLR 2012, section 2); crates/gramscope-cka/src/cpu/gram.rs is the model.
+// Source: a shift adds a_i + a_j + c to K_ij, which centring removes (Szekely and Rizzo, Annals of Statistics 2014);
+// crates/gramscope-cka/src/cpu/gram.rs is the model.
 //
 // In   x [n, p]           float32, bfloat16 or float16, row-major; any alignment, rows of 16-byte multiples are faster
 // Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c <= r, at
