@@ -156,6 +156,8 @@ struct Exponents {
     __device__ __forceinline__ int* of_flush(int flush) const { return base + (3 + flush % 2) * rows; }
     // The last slab in which some row's exponent grew, of the even ones and of the odd ones.
     __device__ __forceinline__ int* changed(int slab) const { return base + 5 * rows + slab % 2; }
+    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have been.
+    __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
 };
 
 // Slabs are counted from 3, so that the slab before the first has a place too.
@@ -338,6 +340,24 @@ __device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, con
     for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
 }
 
+// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same one or no
+// entry of the diagonal in each half of the tile at each flush.
+__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush, int first_row) {
+    int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
+    if (q != g / 2) return;
+    float diagonal[2] = {g % 2 == 0 ? tile[0] : tile[1], g % 2 == 0 ? tile[6] : tile[7]};
+    for (int half = 0; half < 2; ++half) {
+        int row = first_row + g + 8 * half;
+        float before = 0.0f;
+        if (flush > 0) {
+            float square = growth(exponents.of_flush(flush - 1), exponents.of_slab(slab), row);
+            square *= square;
+            before = exponents.reach()[row] * square * square;
+        }
+        exponents.reach()[row] = before + diagonal[half] * diagonal[half];
+    }
+}
+
 // Remembers under which exponents a flush has left the partial sums.
 __device__ __forceinline__ void keep_exponents(const Exponents& exponents, int slab, int flush) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
@@ -350,6 +370,12 @@ __device__ __forceinline__ void write_exponents(int* out, const Exponents& expon
     for (int row = thread_of_block(); row < count; row += SLAB_THREADS) {
         out[row] = exponents.of_slab(FIRST_SLAB + slabs - 1)[first + row];
     }
+}
+
+// The same for their reaches, which the last turn has brought up to date.
+__device__ __forceinline__ void write_reaches(float* out, const Exponents& exponents, int count) {
+    __syncthreads();
+    for (int row = thread_of_block(); row < count; row += SLAB_THREADS) out[row] = exponents.reach()[row];
 }
 
 // Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s, converts
