@@ -1,6 +1,7 @@
 //! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
 
 pub mod activations;
+pub mod blocks;
 pub mod compare;
 pub mod output;
 pub mod plot;

@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Compare the layers of runs, or of stored activations, with minibatch CKA
     #[command(after_help = CKA_HELP)]
     Cka(CkaArguments),
+    /// Find and measure block structure in the CKA map of one network
+    #[command(after_help = BLOCKS_HELP)]
+    Blocks(BlocksArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -105,6 +108,20 @@ Examples:
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
 into DIR where there is one pair, into DIR/A__B where there are several.";
+
+const BLOCKS_HELP: &str = "\
+Example:
+  gramscope cka runs/r38 --out cka/r38
+  gramscope blocks cka/r38/cka.npz --out cka/r38
+
+A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that stands
+out from the layers beside it, compared at equal distances, so that a map that merely fades away from its diagonal has none.
+Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers do not break it.
+
+Writes DIR/blocks.json (blocks: first, last, first_name, last_name, layers, mean_cka, share of the network, margin above the
+surroundings, contrast, the share of 1 - CKA that is gone inside; score: share times contrast, summed over the blocks, 0 to 1;
+layers are numbered from 0) and DIR/blocks.png, the map with its blocks outlined. A map of another tool will do: an npz with a square array cka and, beside
+it, a json of the same name with the layers' names as layers_x.";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -282,6 +299,16 @@ pub(crate) struct CkaArguments {
     pub(crate) keep_partial: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BlocksArguments {
+    /// The map: its npz file, the json file beside it, or the directory that holds both
+    #[arg(value_name = "CKA.npz")]
+    pub(crate) map: PathBuf,
+    /// Where blocks.json and blocks.png go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]

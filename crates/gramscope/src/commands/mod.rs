@@ -1,6 +1,7 @@
 //! One module a command: from its arguments to calls of the crates and a few lines of result.
 
 pub(crate) mod activations;
+pub(crate) mod blocks;
 pub(crate) mod cka;
 pub(crate) mod data;
 pub(crate) mod quickstart;
