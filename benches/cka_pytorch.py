@@ -10,6 +10,7 @@ over the rounds of the ratio within a round:
 process_ms, peak_mib   the whole process; PyTorch's after its imports alone stands in a row of its own
 inside_ms              PyTorch from after its imports to the matrix; of ours the whole process, picture included
 ms_per_batch           (inside_ms of eight batches - inside_ms of one) / 7: nothing but the comparison itself
+cpu_ms_per_batch       the same of the CPU time of the process (which waiting threads of PyTorch's spend too)
 
 Then, for one batch, the largest difference of each side's CKA from PyTorch in float64 throughout. (Of eight batches no
 values are compared: ours shuffles the images first.) Rows go to benches/results/cka_pytorch.jsonl.
@@ -17,7 +18,6 @@ values are compared: ours shuffles the images first.) Rows go to benches/results
 
 import argparse
 import json
-import statistics
 import struct
 import sys
 import tempfile
@@ -70,7 +70,7 @@ def compare(arguments, folder):
         text, process = measured([*child, "pytorch", run, images, dtype])
         return json.loads(text) | process
 
-    inside = {"gramscope": [], "pytorch": []}
+    measured_rows = []
     for batches in BATCHES:
         images = folder / f"images{batches}"
         measured([*child, "images", images, batches * BATCH])
@@ -81,20 +81,24 @@ def compare(arguments, folder):
             of_batches.append(row)
         keys = ("process_ms", "inside_ms", "process_cpu_ms", "peak_mib")
         rows.write({"batches": batches, "what": "gramscope / pytorch", **measure.ratios(of_batches, keys)})
-        for name, values in inside.items():
-            values.append([row["inside_ms"] for row in of_batches if row["implementation"] == name])
+        measured_rows.append(of_batches)
 
-    def per_batch(values):
-        one, several = values
-        return [(b - a) / (BATCHES[1] - BATCHES[0]) for a, b in zip(one, several)]
-
-    slopes = {name: per_batch(values) for name, values in inside.items()}
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(slopes["gramscope"], slopes["pytorch"]))
-    medians = {f"{name}_ms_per_batch": statistics.median(values) for name, values in slopes.items()}
-    rows.write({"what": "gramscope / pytorch", **medians, "ms_per_batch_ratio": round(ratio, 3)})
+    slopes = [slope(one, several) for one, several in zip(*measured_rows)]
+    keys = ("ms_per_batch", "cpu_ms_per_batch")
+    rows.write({"what": "gramscope / pytorch", **measure.medians(slopes, keys), **measure.ratios(slopes, keys)})
     images = folder / f"images{BATCHES[0]}"
     theirs(images, "float64")
     rows.write({"batches": BATCHES[0], "what": "largest difference from float64", **differences(images)})
+
+
+def slope(one, several):
+    """What one more batch takes, from a row of one batch and a row of several."""
+    more = BATCHES[1] - BATCHES[0]
+    return {
+        "implementation": one["implementation"],
+        "ms_per_batch": (several["inside_ms"] - one["inside_ms"]) / more,
+        "cpu_ms_per_batch": (several["process_cpu_ms"] - one["process_cpu_ms"]) / more,
+    }
 
 
 def differences(images):

@@ -30,6 +30,7 @@ def machine():
 def run(command, threads):
     """Runs a child with so many threads: its output, and wall time, CPU time and peak memory of the whole process."""
     limits = {name: str(threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    load = os.getloadavg()[0]  # well above the threads: others were at work, and times say little
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         child = subprocess.Popen([str(part) for part in command], stdout=output, env=os.environ | limits)
@@ -45,6 +46,7 @@ def run(command, threads):
         "process_ms": 1e3 * seconds,
         "process_cpu_ms": 1e3 * (usage.ru_utime + usage.ru_stime),
         "peak_mib": usage.ru_maxrss * kilobyte / 2**20,
+        "load": load,
     }
 
 
@@ -63,9 +65,22 @@ def alternate(sides, rounds):
             yield {"implementation": name, "round": number, **measure()}
 
 
+SIDES = ("gramscope", "pytorch")
+
+
+def of_sides(rows):
+    return [[row for row in rows if row["implementation"] == name] for name in SIDES]
+
+
+def medians(rows, keys):
+    """The median over the rounds, for each side."""
+    sides = zip(SIDES, of_sides(rows))
+    return {f"{name}_{key}": statistics.median(row[key] for row in side) for name, side in sides for key in keys}
+
+
 def ratios(rows, keys):
     """Ours over PyTorch's: the median over the rounds of the ratio within each round."""
-    sides = [[row for row in rows if row["implementation"] == name] for name in ("gramscope", "pytorch")]
+    sides = of_sides(rows)
     of = {key: statistics.median(ours[key] / theirs[key] for ours, theirs in zip(*sides)) for key in keys}
     return {f"{key}_ratio": round(value, 3) for key, value in of.items()}
 

@@ -4,7 +4,9 @@
 
 Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
 ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
-Rows go to benches/results/train_pytorch.jsonl.
+cpu_ms_per_step is PyTorch's median and of ours the CPU time of the whole process over all its steps; it depends little on
+what else the machine does, as long as PyTorch has one thread (of several, those that wait spin). Rows go to
+benches/results/train_pytorch.jsonl.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import time
 import measure
 
 BATCH, SIDE, CLASSES = 128, 32, 10
-WARM_UP, STEPS = 2, 8
+WARM_UP, STEPS = 2, 8  # as in train_step.rs
 NETWORKS = ["14x1", "20x1", "14x2"]
 
 
@@ -36,7 +38,8 @@ def main():
 
     def side(name, network):
         text, process = measure.run([*commands[name], network], arguments.threads)
-        return json.loads(text) | process
+        cpu_ms = process["process_cpu_ms"] / (WARM_UP + STEPS)
+        return process | {"cpu_ms_per_step": cpu_ms} | json.loads(text)
 
     _, process = measure.run([*commands["pytorch"], "none"], arguments.threads)
     rows.write({"implementation": "pytorch", "what": "import alone", **process})
@@ -46,12 +49,13 @@ def main():
         for row in measure.alternate(sides, arguments.rounds):
             rows.write(row)
             measured.append(row)
-        keys = ("ms_per_step", "process_cpu_ms", "peak_mib")
-        rows.write({"network": network, "what": "gramscope / pytorch", **measure.ratios(measured, keys)})
+        keys = ("ms_per_step", "cpu_ms_per_step", "peak_mib")
+        ratios = measure.ratios(measured, keys)
+        rows.write({"network": network, "what": "gramscope / pytorch", **measure.medians(measured, keys), **ratios})
 
 
 def child(network):
-    """Prints a row for one network, as the bench train_step does; `none`: PyTorch is only loaded."""
+    """Prints a row for one network, as train_step.rs does; `none`: PyTorch is only loaded."""
     import torch
     from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
 
@@ -66,18 +70,20 @@ def child(network):
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM)
     images = torch.rand(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
     labels = torch.arange(BATCH) % CLASSES
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(WARM_UP + STEPS):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         loss.item()
         seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds[WARM_UP:])
+        cpu_seconds.append(time.process_time() - cpu_start)
+    median, cpu_median = (statistics.median(times[WARM_UP:]) for times in (seconds, cpu_seconds))
     row = {"device": "cpu", "depth": int(depth), "width": float(width), "precision": "f32"}
-    print(json.dumps(row | {"ms_per_step": 1e3 * median, "images_per_second": BATCH / median}))
+    times = {"ms_per_step": 1e3 * median, "cpu_ms_per_step": 1e3 * cpu_median, "images_per_second": BATCH / median}
+    print(json.dumps(row | times))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{command, fails, files, succeeds};
+use tempfile::TempDir;
 
 /// Flags of a run of three epochs of a second or so each, so that a kill has a middle to hit.
 const RUN: [&str; 17] = [
@@ -34,6 +35,11 @@ const RUN: [&str; 17] = [
     "--seed",
     "5",
 ];
+
+/// A directory of its own for each `case`, all of one name, because pictures show it.
+fn place(root: &TempDir, case: &str) -> PathBuf {
+    root.path().join(case).join("out")
+}
 
 /// Starts `arguments` and waits until `delay` after it has said that `epochs` of its epochs are done.
 fn start(arguments: &[&str], epochs: usize, delay: Duration) -> Child {
@@ -78,7 +84,7 @@ fn without_times(metrics: &[u8]) -> Vec<u8> {
 #[test]
 fn a_killed_run_ends_with_the_same_bits() {
     let root = tempfile::tempdir().unwrap();
-    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
+    let (whole, killed) = (place(&root, "whole"), place(&root, "killed"));
     succeeds(RUN.into_iter().chain(["--checkpoint-every", "2", "--out", whole.to_str().unwrap()]));
     let resumed: Vec<&str> =
         RUN.into_iter().chain(["--checkpoint-every", "2", "--resume", "--out", killed.to_str().unwrap()]).collect();
@@ -96,7 +102,7 @@ fn a_killed_run_ends_with_the_same_bits() {
 #[test]
 fn a_run_that_is_asked_to_stop_writes_a_checkpoint_and_says_so() {
     let root = tempfile::tempdir().unwrap();
-    let (whole, stopped) = (root.path().join("whole"), root.path().join("stopped"));
+    let (whole, stopped) = (place(&root, "whole"), place(&root, "stopped"));
     succeeds(RUN.into_iter().chain(["--out", whole.to_str().unwrap()]));
     let resumed: Vec<&str> = RUN.into_iter().chain(["--resume", "--out", stopped.to_str().unwrap()]).collect();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
@@ -135,7 +141,7 @@ fn epochs_trained(child: Child) -> usize {
 fn two_processes_share_a_family_and_train_no_run_twice() {
     let root = tempfile::tempdir().unwrap();
     let plan = write_plan(root.path());
-    let (alone, shared) = (root.path().join("alone"), root.path().join("shared"));
+    let (alone, shared) = (place(&root, "alone"), place(&root, "shared"));
     succeeds(["sweep", plan.to_str().unwrap(), "--out", alone.to_str().unwrap()]);
     let worker = || {
         command(["--json", "sweep", plan.to_str().unwrap(), "--out", shared.to_str().unwrap()])
@@ -174,7 +180,7 @@ fn verify_names_what_was_damaged_and_resuming_mends_it() {
 fn a_killed_family_goes_on_where_it_was() {
     let root = tempfile::tempdir().unwrap();
     let plan = write_plan(root.path());
-    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
+    let (whole, killed) = (place(&root, "whole"), place(&root, "killed"));
     let sweep = |out: &Path| ["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()].map(str::to_owned);
     let left_alone = succeeds(sweep(&whole));
     let arguments = sweep(&killed);

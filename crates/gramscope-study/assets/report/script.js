@@ -17,7 +17,7 @@ const NEAR = 600;
 /** Plotly reads a little markup, and %{...}, in labels: names are shown as they are. */
 const label = (name) => name.replace(/[&<>{}]/g, (character) => `&#${character.charCodeAt(0)};`);
 const css = ([red, green, blue]) => `rgb(${red},${green},${blue})`;
-const percent = (share) => (100 * share).toFixed(1) + " %";
+const percent = (share) => (100 * share).toFixed(1) + "%";
 const last = (run) => run.epochs[run.epochs.length - 1];
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const config = { displayModeBar: false, responsive: true };
@@ -122,12 +122,12 @@ function accuracyAgainst(id, key, other) {
     return [
       { ...shared, x: places.map(String), y: means, mode: "lines", hoverinfo: "skip" },
       { ...shared, x: runs.map((run) => String(run[key])), y: runs.map(accuracy), mode: "markers",
-        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1f} %<extra></extra>" },
+        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1f}%<extra></extra>" },
     ];
   });
   chart(id, `Against ${key}`, names, traces, {
     xaxis: { title: { text: key }, type: "category", categoryorder: "array", categoryarray: values.map(String) },
-    yaxis: { ticksuffix: " %" },
+    yaxis: { ticksuffix: "%" },
   });
 }
 
@@ -306,7 +306,7 @@ if (report.runs.length) {
   accuracyAgainst("by-width", "width", "depth");
   legend(document.getElementById("architectures"), architectures);
   curves("losses", "Training loss", (epoch) => epoch.train_loss, "");
-  curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, " %");
+  curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, "%");
 }
 maps();
 trim();

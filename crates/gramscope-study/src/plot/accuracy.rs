@@ -83,7 +83,7 @@ fn panel(
 }
 
 /// What each line stands for: a value of the setting that tells lines apart, and a variant.
-fn lines<'a>(family: &'a [FamilyMember], apart: impl Fn(&FamilyMember) -> f64) -> Vec<(f64, &'a str)> {
+fn lines(family: &[FamilyMember], apart: impl Fn(&FamilyMember) -> f64) -> Vec<(f64, &str)> {
     let mut lines: Vec<_> = family.iter().map(|member| (apart(member), member.variant.as_str())).collect();
     lines.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
     lines.dedup();

@@ -136,12 +136,12 @@ fn longest_stretch(result: &PairResult) -> Option<Stretch> {
     let layers = &result.info.layers_x;
     let outputs: Vec<usize> =
         (0..layers.len()).filter(|&i| layers[i] == "stem.relu" || layers[i].ends_with(".relu2")).collect();
-    let cka = |a: usize, b: usize| result.similarity.cka[outputs[a] * layers.len() + outputs[b]];
+    let alike = |a: usize, b: usize| result.similarity.cka[outputs[a] * layers.len() + outputs[b]] >= NEARLY_EQUAL;
     let mut best = 0..0;
     let mut start = 0;
     for end in 0..outputs.len() {
         // Moving the start past the last layer that differs keeps all pairs of start..=end nearly equal.
-        if let Some(differs) = (start..end).rev().find(|&earlier| !(cka(earlier, end) >= NEARLY_EQUAL)) {
+        if let Some(differs) = (start..end).rev().find(|&earlier| !alike(earlier, end)) {
             start = differs + 1;
         }
         if end + 1 - start > best.len() {
