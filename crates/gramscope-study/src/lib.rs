@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod blocks;
 pub mod compare;
+pub mod mean;
 pub mod output;
 pub mod plot;
 pub mod quickstart;

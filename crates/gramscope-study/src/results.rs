@@ -137,18 +137,21 @@ impl Versions {
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
     atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
-    // Without cka.json there is no result: a process that is stopped in between leaves none, rather than new numbers
-    // under an old description.
     let info = dir.join(INFO);
-    if let Err(reason) = fs::remove_file(&info)
-        && reason.kind() != io::ErrorKind::NotFound
-    {
-        return Err(Error::io("replace", &info)(reason));
-    }
+    remove(&info)?;
     let (path, bytes) =
         (dir.join(NUMBERS), numbers(&result.similarity).map_err(Error::io("write", &dir.join(NUMBERS)))?);
     atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
     Sealed::new(&result.info, &bytes).write(&info)
+}
+
+/// Removes the description of an earlier result, if there is one. Without it there is no result: a process that is stopped
+/// while it writes leaves none, rather than new numbers under an old description.
+pub(crate) fn remove(info: &Path) -> Result<()> {
+    match fs::remove_file(info) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(Error::io("replace", info)(reason)),
+        _ => Ok(()),
+    }
 }
 
 /// Reads what [`save`] wrote.

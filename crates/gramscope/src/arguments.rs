@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// Find and measure block structure in the CKA map of one network
     #[command(after_help = BLOCKS_HELP)]
     Blocks(BlocksArguments),
+    /// Mean and variance of CKA maps of the same layers, entry by entry: over seeds, say
+    #[command(after_help = MEAN_HELP)]
+    Mean(MeanArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -122,6 +125,15 @@ Writes DIR/blocks.json (blocks: first, last, first_name, last_name, layers, mean
 surroundings, contrast, the share of 1 - CKA that is gone inside; score: share times contrast, summed over the blocks, 0 to 1;
 layers are numbered from 0) and DIR/blocks.png, the map with its blocks outlined. A map of another tool will do: an npz with a square array cka and, beside
 it, a json of the same name with the layers' names as layers_x.";
+
+const MEAN_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14-s0 runs/r14-s1 runs/r14-s2 --pairs within --out cka/r14
+  gramscope mean cka/r14 --out mean/r14
+  gramscope mean cka/a__b cka/a__c cka/b__c --out mean/across
+
+Writes DIR/mean.npz (float64 arrays mean, variance, which is the unbiased one, and count, the maps in which the entry is
+defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR/variance.png.";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -307,6 +319,16 @@ pub(crate) struct BlocksArguments {
     #[arg(value_name = "CKA.npz")]
     pub(crate) map: PathBuf,
     /// Where blocks.json and blocks.png go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MeanArguments {
+    /// Results: npz or json files, their directories, or directories above them (for every map within a network there)
+    #[arg(value_name = "RESULT", required = true)]
+    pub(crate) results: Vec<PathBuf>,
+    /// Where the mean maps go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

@@ -4,7 +4,8 @@
 //! # Which layers are looked at
 //!
 //! Let c_ij be the CKA of layers i and j. Undefined layers are left out, so that they neither break a block nor count in
-//! it. So are, at first, *skipped* layers: i is skipped where there are p < i < q, at most [`SKIP_REACH`] layers apart, with
+//! it. So are, at first, *skipped* layers: i is skipped where there are p < i < q, at most [`SKIP_REACH`] layers apart and p
+//! not skipped itself, with
 //!
 //! ```text
 //! c_pq - max(c_pi, c_iq) > SKIP_DROP
@@ -13,7 +14,8 @@
 //! that is, where the representations before and after i are more alike than either is like i. That is what a residual
 //! connection does to the layers of its branch, and what draws the checkerboard; no name has to be known for it. Where
 //! similarity falls with distance, however fast and however unevenly, c_pq is the smallest of the three and no layer is
-//! skipped. What is left is the *core*, and "layer" below means one of it.
+//! skipped. That p is not skipped itself decides which of two kinds of layers it is that alternate, where both are alike among
+//! themselves: those that come first stay. What is left is the *core*, and "layer" below means one of it.
 //!
 //! # What a block is
 //!
@@ -29,7 +31,7 @@
 //! and of the two sides the worse counts; a side without a layer (the range begins or ends the network) does not. A range
 //! is a block if
 //!
-//! 1. it spans at least [`LEAST_LAYERS`] layers and [`LEAST_SHARE`] of the network, and has [`LEAST_CORE`] of the core;
+//! 1. it has at least [`LEAST_LAYERS`] layers of the core and spans [`LEAST_SHARE`] of the network;
 //! 2. the mean CKA of all of its pairs, and of those at least half its length apart, is at least [`NEARLY_EQUAL`];
 //! 3. its contrast is at least [`LEAST_CONTRAST`] and its margin at least [`LEAST_MARGIN`];
 //! 4. no range that overlaps it has a larger product of share and contrast (blocks are taken in the order of that product).
@@ -54,6 +56,9 @@
 //!   representations. So a constant map of 1 is one block, and the score goes on growing with the size of a block up to the
 //!   whole; a constant map of 0.9, or one that decays a little, has nothing that stands out, and no block.
 //!
+//! What remains to chance: of maps of independent random numbers between 0 and 1, which no CKA map is, about one in 150 has
+//! a "block", because skipping selects bright pairs.
+//!
 //! # The score of a map
 //!
 //! The sum over its blocks of share times contrast: from 0, no block, to 1, all layers equal. It grows with the size of a
@@ -74,16 +79,17 @@ use serde::{Deserialize, Serialize};
 pub use file::{BLOCKS, BLOCKS_PICTURE, BlocksInfo, Parameters, Source, check, load, measure, save};
 pub use map::{Origin, WithinMap};
 
+use crate::results::PairResult;
+
 /// A layer is skipped only by layers at most this far apart: a bottleneck block has nine layers between two additions.
 pub const SKIP_REACH: usize = 10;
 /// CKA by which the layers around a skipped one are more alike than they are like it: clearly more than noise.
 pub const SKIP_DROP: f64 = 0.1;
-/// A block spans at least this many layers: fewer are part of a single residual block.
+/// A block has at least this many layers of the core, as three residual blocks have: of fewer, some are alike by chance in
+/// any map, the more so as skipped ones are left out.
 pub const LEAST_LAYERS: usize = 6;
 /// A block spans at least this share of the network.
 pub const LEAST_SHARE: f64 = 0.1;
-/// A block has at least this many layers of the core: any fewer have not enough pairs for a mean.
-pub const LEAST_CORE: usize = 4;
 /// Mean CKA from which layers are nearly equal.
 pub const NEARLY_EQUAL: f64 = 0.8;
 /// Mean CKA from which this may be said of a whole network.
@@ -135,6 +141,11 @@ impl Blocks {
     pub fn largest(&self) -> Option<&Block> {
         self.blocks.iter().rev().max_by_key(|block| block.layers)
     }
+}
+
+/// The blocks of a result; `None` for one that is no map of one network, or too small for a block.
+pub fn of(result: &PairResult) -> Option<Blocks> {
+    WithinMap::of(result).ok().map(|map| find(&map))
 }
 
 /// Finds the blocks of a map, by the definition of this module.

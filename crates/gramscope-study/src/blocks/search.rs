@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::map::Square;
-use super::{ALL_EQUAL, LEAST_CONTRAST, LEAST_CORE, LEAST_LAYERS, LEAST_MARGIN, LEAST_SHARE, NEARLY_EQUAL};
+use super::{ALL_EQUAL, LEAST_CONTRAST, LEAST_LAYERS, LEAST_MARGIN, LEAST_SHARE, NEARLY_EQUAL};
 
 /// A range of the core and what it was judged by, on its worse side.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +43,9 @@ impl Range {
 pub(super) fn ranges(square: &Square, places: &[usize], layers: usize) -> Vec<Range> {
     let sums = Sums::of(square);
     let spans = |first: usize, last: usize| places[last] + 1 - places[first];
-    let least = (LEAST_SHARE * layers as f64).max(LEAST_LAYERS as f64);
+    let least = LEAST_SHARE * layers as f64;
     let of_first = |first: usize| {
-        (first + LEAST_CORE - 1..square.side())
+        (first + LEAST_LAYERS - 1..square.side())
             .filter(|&last| spans(first, last) as f64 >= least)
             .filter_map(|last| sums.judge(first, last, spans(first, last) as f64 / layers as f64))
             .collect::<Vec<_>>()

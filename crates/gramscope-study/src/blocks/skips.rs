@@ -6,11 +6,18 @@ use super::{SKIP_DROP, SKIP_REACH};
 
 /// The layers that are not skipped, in order.
 pub(super) fn core(square: &Square) -> Vec<usize> {
-    (0..square.side()).filter(|&layer| !is_skipped(square, layer)).collect()
+    let mut core = Vec::new();
+    for layer in 0..square.side() {
+        if !is_skipped(square, &core, layer) {
+            core.push(layer);
+        }
+    }
+    core
 }
 
-fn is_skipped(square: &Square, layer: usize) -> bool {
-    (layer.saturating_sub(SKIP_REACH)..layer).any(|before| {
+/// Whether a layer is skipped from one of the `core` before it.
+fn is_skipped(square: &Square, core: &[usize], layer: usize) -> bool {
+    core.iter().rev().take_while(|&&before| layer < before + SKIP_REACH).any(|&before| {
         let reach = square.side().min(before + SKIP_REACH + 1);
         (layer + 1..reach).any(|after| {
             let through = square.at(before, layer).max(square.at(layer, after));

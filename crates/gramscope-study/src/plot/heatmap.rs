@@ -10,6 +10,7 @@ use super::colour;
 use super::layers::{self, Group};
 use crate::Result;
 use crate::blocks::{Blocks, WithinMap};
+use crate::mean::{Mean, MeanSource};
 use crate::results::{DataInfo, PairInfo, PairResult};
 
 /// A map's longer side aims at this many pixels.
@@ -82,6 +83,37 @@ pub(crate) fn blocks(map: &WithinMap, model: &str, found: &Blocks, path: &Path) 
         blocks: &spans,
     };
     picture.save(path)
+}
+
+/// Draws the map of means on the scale of [`heatmap`], and that of variances on one from 0 to the greatest of them.
+///
+/// # Errors
+/// [`crate::Error::Io`] where a file cannot be written.
+pub(crate) fn mean(mean: &Mean, path: &Path, variance_path: &Path) -> Result<()> {
+    let info = &mean.info;
+    let count = info.maps.len();
+    let models = |of: fn(&MeanSource) -> &String| {
+        let first = of(&info.maps[0]);
+        if info.maps.iter().all(|map| of(map) == first) { first.clone() } else { format!("{first} and others") }
+    };
+    let (model_x, model_y) = (models(|map| &map.model_x), models(|map| &map.model_y));
+    let draw = |what: &str, values: &[f64], greatest: f64, path: &Path| {
+        let picture = Picture {
+            heading: format!("{what} of {count} maps of {model_x}"),
+            lines: [format!("{what} of CKA, {}, kernel {}", info.estimator, info.kernel), range(values)],
+            models: [&model_x, &model_y],
+            layers: [&info.layers_x, &info.layers_y],
+            stages: [&info.stages_x, &info.stages_y],
+            values,
+            greatest,
+            blocks: &[],
+        };
+        picture.save(path)
+    };
+    draw("Mean", &mean.mean, 1.0, path)?;
+    // f64::max passes over NaN; a map without any variance is black on a scale to 1.
+    let greatest = mean.variance.iter().copied().fold(0.0, f64::max);
+    draw("Variance", &mean.variance, if greatest > 0.0 { greatest } else { 1.0 }, variance_path)
 }
 
 /// A map to be drawn. Of pairs, the first is that of the horizontal axis.

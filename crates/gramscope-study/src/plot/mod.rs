@@ -18,8 +18,8 @@ use std::path::Path;
 pub use accuracy::{FamilyMember, accuracy};
 pub use curves::training_curves;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
-pub(crate) use heatmap::blocks;
 pub use heatmap::heatmap;
+pub(crate) use heatmap::{blocks, mean};
 pub use sheet::{SheetMap, sheet};
 
 use gramscope_train::atomic;

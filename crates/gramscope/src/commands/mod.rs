@@ -4,6 +4,7 @@ pub(crate) mod activations;
 pub(crate) mod blocks;
 pub(crate) mod cka;
 pub(crate) mod data;
+pub(crate) mod mean;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sweep;
