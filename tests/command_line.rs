@@ -15,7 +15,20 @@ fn path(dir: &Path, name: &str) -> String {
 #[test]
 fn help_shows_every_command_with_an_example() {
     let help = succeeds(["--help"]);
-    for command in ["quickstart", "train", "sweep", "cka", "activations", "report", "doctor", "bench", "data"] {
+    for command in [
+        "quickstart",
+        "train",
+        "sweep",
+        "cka",
+        "blocks",
+        "mean",
+        "activations",
+        "report",
+        "verify",
+        "doctor",
+        "bench",
+        "data",
+    ] {
         assert!(help.contains(command), "{command} is missing from --help");
         assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");
     }

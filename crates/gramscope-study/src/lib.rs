@@ -1,7 +1,9 @@
 //! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
 
 pub mod activations;
+pub mod blocks;
 pub mod compare;
+pub mod mean;
 pub mod output;
 pub mod plot;
 pub mod quickstart;

@@ -14,14 +14,19 @@ use crate::{Error, Result, plot};
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
+    check_names(dir, &[INFO, NUMBERS, PICTURE], results::is_ours)
+}
+
+/// The same for files of these names, which are replaced if `is_ours` says that they are.
+pub(crate) fn check_names(dir: &Path, names: &[&str], is_ours: impl FnOnce(&Path) -> bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         return Err(Error::file(dir, "not a directory, so no results can go there; choose another --out"));
     }
     if dir.join(RUN_MARK).exists() {
         return Err(Error::file(dir, "holds a run; choose another --out for the results"));
     }
-    match [INFO, NUMBERS, PICTURE].into_iter().find(|name| dir.join(name).exists()) {
-        Some(name) if results::load_info(dir).is_err() && !results::is_unfinished(dir) => Err(Error::file(
+    match names.iter().find(|name| dir.join(name).exists()) {
+        Some(name) if !is_ours(dir) => Err(Error::file(
             &dir.join(name),
             "there is a file of this name that belongs to no result; choose another --out, or move it away",
         )),

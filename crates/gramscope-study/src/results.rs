@@ -3,9 +3,8 @@
 //! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
 //! `numpy.load` reads it; undefined entries are NaN. Both files are written to a temporary name and renamed.
 
-use std::borrow::Cow;
 use std::fs;
-use std::io::{self, Cursor, Seek, Write};
+use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::Similarity;
@@ -25,6 +24,9 @@ pub const NUMBERS: &str = "cka.npz";
 pub const INFO: &str = "cka.json";
 /// File of the heatmap.
 pub const PICTURE: &str = "cka.png";
+
+/// The arrays of the numbers.
+const ARRAYS: [&str; 4] = ["cka", "hsic_xy", "hsic_xx", "hsic_yy"];
 
 /// The format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -138,23 +140,21 @@ impl Versions {
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
     atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
-    // Without cka.json there is no result: a process that is stopped in between leaves none, rather than new numbers
-    // under an old description.
     let info = dir.join(INFO);
-    if let Err(reason) = fs::remove_file(&info)
-        && reason.kind() != io::ErrorKind::NotFound
-    {
-        return Err(Error::io("replace", &info)(reason));
-    }
+    remove(&info)?;
     let (path, bytes) =
         (dir.join(NUMBERS), numbers(&result.similarity).map_err(Error::io("write", &dir.join(NUMBERS)))?);
     atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-    let sealed = Sealed { checksum: checksum(&result.info, &bytes), info: Cow::Borrowed(&result.info) };
-    atomic::write_with(&info, |file| {
-        serde_json::to_writer_pretty(&mut *file, &sealed)?;
-        file.write_all(b"\n")
-    })
-    .map_err(Error::io("write", &info))
+    Sealed::new(&result.info, &bytes).write(&info)
+}
+
+/// Removes the description of an earlier result, if there is one. Without it there is no result: a process that is stopped
+/// while it writes leaves none, rather than new numbers under an old description.
+pub(crate) fn remove(info: &Path) -> Result<()> {
+    match fs::remove_file(info) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(Error::io("replace", info)(reason)),
+        _ => Ok(()),
+    }
 }
 
 /// Reads what [`save`] wrote.
@@ -163,12 +163,16 @@ pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
 /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
 /// belong together.
 pub fn load(dir: &Path) -> Result<PairResult> {
-    let Sealed { info, checksum: expected } = load_sealed(dir)?;
-    let info = info.into_owned();
-    let path = dir.join(NUMBERS);
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-    let found = checksum(&info, &bytes);
-    let mut numbers = Numbers::open(path, bytes)?;
+    load_files(&dir.join(NUMBERS), &dir.join(INFO))
+}
+
+/// Reads what [`save`] wrote, wherever its two files are now.
+pub(crate) fn load_files(path: &Path, info: &Path) -> Result<PairResult> {
+    let sealed = load_sealed(info)?;
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let intact = sealed.is_intact(&bytes);
+    let info = sealed.info;
+    let mut numbers = Npz::open(path, bytes)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
     let similarity = Similarity {
         layers_x,
@@ -181,9 +185,9 @@ pub fn load(dir: &Path) -> Result<PairResult> {
         undefined_x: positions(&info.layers_x, &info.undefined.x),
         undefined_y: positions(&info.layers_y, &info.undefined.y),
     };
-    if found != expected {
+    if !intact {
         return Err(Error::file(
-            dir,
+            path,
             format!("the checksum of {NUMBERS} and {INFO} is wrong: one of them was changed after it was written"),
         ));
     }
@@ -195,86 +199,120 @@ pub fn load(dir: &Path) -> Result<PairResult> {
 /// # Errors
 /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
-    load_sealed(dir).map(|sealed| sealed.info.into_owned())
+    load_sealed(&dir.join(INFO)).map(|sealed| sealed.info)
 }
 
-/// Whether `dir` holds numbers of ours without a description: what a process leaves that is killed while it saves.
-pub(crate) fn is_unfinished(dir: &Path) -> bool {
-    let path = dir.join(NUMBERS);
-    let arrays = |bytes: Vec<u8>| Numbers::open(path.clone(), bytes).is_ok_and(|numbers| numbers.is_complete());
-    !dir.join(INFO).exists() && fs::read(&path).is_ok_and(arrays)
+/// Whether `dir` holds a result, or what a process leaves of one that is killed while it saves.
+pub(crate) fn is_ours(dir: &Path) -> bool {
+    load_info(dir).is_ok() || is_unfinished(&dir.join(NUMBERS), &dir.join(INFO), &ARRAYS)
 }
 
-/// cka.json: the description, and the MD5 of it and of the bytes of cka.npz.
+/// Whether there are numbers of ours, the npz with these `arrays`, without their description.
+pub(crate) fn is_unfinished(numbers: &Path, info: &Path, arrays: &[&str]) -> bool {
+    let complete = |bytes: Vec<u8>| Npz::open(numbers, bytes).is_ok_and(|npz| npz.holds(arrays));
+    !info.exists() && fs::read(numbers).is_ok_and(complete)
+}
+
+/// The npz and the json file that `path` stands for: it names either, or a directory with a cka.npz and a cka.json.
+pub(crate) fn files(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if !path.exists() {
+        return Err(Error::file(path, "there is no such file or directory"));
+    }
+    Ok(if path.is_dir() {
+        (path.join(NUMBERS), path.join(INFO))
+    } else {
+        (path.with_extension("npz"), path.with_extension("json"))
+    })
+}
+
+/// A description as it lies on disk: itself, and the MD5 of it and of the bytes of the numbers it is of, if any.
 #[derive(Serialize, Deserialize)]
-struct Sealed<'a> {
+pub(crate) struct Sealed<T> {
     #[serde(flatten)]
-    info: Cow<'a, PairInfo>,
+    pub(crate) info: T,
     checksum: String,
 }
 
-fn load_sealed(dir: &Path) -> Result<Sealed<'static>> {
-    let path = dir.join(INFO);
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text)
-        .map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
+impl<T: Serialize> Sealed<T> {
+    pub(crate) fn new(info: T, numbers: &[u8]) -> Self {
+        let checksum = checksum(&info, numbers);
+        Self { info, checksum }
+    }
+
+    pub(crate) fn is_intact(&self, numbers: &[u8]) -> bool {
+        self.checksum == checksum(&self.info, numbers)
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let write = |file: &mut dyn Write| {
+            serde_json::to_writer_pretty(&mut *file, self)?;
+            file.write_all(b"\n")
+        };
+        atomic::write_with(path, |file| write(file)).map_err(Error::io("write", path))
+    }
 }
 
-fn checksum(info: &PairInfo, numbers: &[u8]) -> String {
+fn load_sealed(path: &Path) -> Result<Sealed<PairInfo>> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text)
+        .map_err(|reason| Error::file(path, format!("not the description of a CKA result: {reason}")))
+}
+
+fn checksum(info: &impl Serialize, numbers: &[u8]) -> String {
     let info = serde_json::to_vec(info).expect("numbers, names and paths in Unicode can always be written");
     hexadecimal(Md5::new_with_prefix(info).chain_update(numbers))
 }
 
 /// The bytes of cka.npz.
 fn numbers(similarity: &Similarity) -> io::Result<Vec<u8>> {
-    let mut file = Cursor::new(Vec::new());
-    write_numbers(&mut file, similarity)?;
-    Ok(file.into_inner())
-}
-
-fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result<()> {
-    let matrix = [similarity.layers_x as u64, similarity.layers_y as u64];
-    let mut archive = ZipWriter::new(file);
-    for (name, shape, values) in [
+    let matrix = [similarity.layers_x, similarity.layers_y];
+    npz(&[
         ("cka", &matrix[..], &similarity.cka),
         ("hsic_xy", &matrix[..], &similarity.hsic_xy),
         ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
         ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
-    ] {
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file(member(name), options)?;
-        let mut array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut archive).begin_nd()?;
-        array.extend(values)?;
-        array.finish()?;
-    }
-    archive.finish()?.flush()
+    ])
 }
 
-/// An open cka.npz.
-struct Numbers {
+/// The bytes of an npz file with these arrays: name, shape, values.
+pub(crate) fn npz(arrays: &[(&str, &[usize], &[f64])]) -> io::Result<Vec<u8>> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, shape, values) in arrays {
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        archive.start_file(member(name), options)?;
+        let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
+        let mut array = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut archive).begin_nd()?;
+        array.extend(*values)?;
+        array.finish()?;
+    }
+    Ok(archive.finish()?.into_inner())
+}
+
+/// An open npz file.
+pub(crate) struct Npz {
     archive: ZipArchive<Cursor<Vec<u8>>>,
     path: PathBuf,
 }
 
-impl Numbers {
-    fn open(path: PathBuf, bytes: Vec<u8>) -> Result<Self> {
+impl Npz {
+    pub(crate) fn open(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let archive = ZipArchive::new(Cursor::new(bytes))
-            .map_err(|reason| Error::file(&path, format!("not an npz file: {reason}")))?;
-        Ok(Self { archive, path })
+            .map_err(|reason| Error::file(path, format!("not an npz file: {reason}")))?;
+        Ok(Self { archive, path: path.to_owned() })
     }
 
-    /// Whether every array is there.
-    fn is_complete(&self) -> bool {
-        ["cka", "hsic_xy", "hsic_xx", "hsic_yy"].iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
+    /// Whether every one of `arrays` is there.
+    fn holds(&self, arrays: &[&str]) -> bool {
+        arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
     }
 
     /// The float64 array `name` of `shape`, row-major.
-    fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+    pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
         let member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
         let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
         if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
-            return Err(wrong(format!("shape {:?} where {INFO} says {shape:?}", array.shape())));
+            return Err(wrong(format!("shape {:?} where the layers' names say {shape:?}", array.shape())));
         }
         if array.order() != npyz::Order::C {
             return Err(wrong("not row-major".to_owned()));
@@ -413,7 +451,7 @@ pub(crate) mod tests {
         }
         let mut other = made("x", "y");
         other.info.layers_y.pop();
-        let sealed = Sealed { checksum: String::new(), info: Cow::Borrowed(&other.info) };
+        let sealed = Sealed { checksum: String::new(), info: &other.info };
         fs::write(dir.path().join(INFO), serde_json::to_vec(&sealed).unwrap()).unwrap();
         fs::write(dir.path().join(NUMBERS), &numbers).unwrap();
         let message = error(dir.path());

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
+use crate::blocks::{self, BLOCKS};
+use crate::mean::{self, MEAN};
 use crate::results::{self, INFO, NUMBERS};
 use crate::{Error, Result, tree};
 
-/// Looks at every run and every CKA result below `dir`: the settings, the line of each epoch, and all checksums.
+/// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
 /// # Errors
 /// [`Error::Io`] where a directory cannot be listed, [`Error::File`] where there is nothing to look at.
@@ -19,6 +21,12 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if dir.join(INFO).is_file() || dir.join(NUMBERS).is_file() {
             files.push(Verified::new(dir.join(NUMBERS), results::load(&dir)));
+        }
+        if dir.join(BLOCKS).is_file() {
+            files.push(Verified::new(dir.join(BLOCKS), blocks::load(&dir)));
+        }
+        if dir.join(MEAN).is_file() || dir.join(mean::NUMBERS).is_file() {
+            files.push(Verified::new(dir.join(mean::NUMBERS), mean::verify(&dir)));
         }
     }
     if files.is_empty() {

@@ -47,6 +47,12 @@ pub(crate) enum Command {
     /// Compare the layers of runs, or of stored activations, with minibatch CKA
     #[command(after_help = CKA_HELP)]
     Cka(CkaArguments),
+    /// Find and measure block structure in the CKA map of one network
+    #[command(after_help = BLOCKS_HELP)]
+    Blocks(BlocksArguments),
+    /// Mean and variance of CKA maps of the same layers, entry by entry: over seeds, say
+    #[command(after_help = MEAN_HELP)]
+    Mean(MeanArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -126,6 +132,29 @@ anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and
 Examples:
   gramscope doctor
   gramscope doctor --device cuda:0";
+
+const BLOCKS_HELP: &str = "\
+Example:
+  gramscope cka runs/r38 --out cka/r38
+  gramscope blocks cka/r38/cka.npz --out cka/r38
+
+A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that stands
+out from the layers beside it, compared at equal distances, so that a map that merely fades away from its diagonal has none.
+Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers do not break it.
+
+Writes DIR/blocks.json (blocks: first, last, first_name, last_name, layers, mean_cka, share of the network, margin above the
+surroundings, contrast, the share of 1 - CKA that is gone inside; score: share times contrast, summed over the blocks, 0 to 1;
+layers are numbered from 0) and DIR/blocks.png, the map with its blocks outlined. A map of another tool will do: an npz with a square array cka and, beside
+it, a json of the same name with the layers' names as layers_x.";
+
+const MEAN_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14-s0 runs/r14-s1 runs/r14-s2 --pairs within --out cka/r14
+  gramscope mean cka/r14 --out mean/r14
+  gramscope mean cka/a__b cka/a__c cka/b__c --out mean/across
+
+Writes DIR/mean.npz (float64 arrays mean, variance, which is the unbiased one, and count, the maps in which the entry is
+defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR/variance.png.";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -303,6 +332,26 @@ pub(crate) struct CkaArguments {
     pub(crate) keep_partial: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BlocksArguments {
+    /// The map: its npz file, the json file beside it, or the directory that holds both
+    #[arg(value_name = "CKA.npz")]
+    pub(crate) map: PathBuf,
+    /// Where blocks.json and blocks.png go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MeanArguments {
+    /// Results: npz or json files, their directories, or directories above them (for every map within a network there)
+    #[arg(value_name = "RESULT", required = true)]
+    pub(crate) results: Vec<PathBuf>,
+    /// Where the mean maps go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]

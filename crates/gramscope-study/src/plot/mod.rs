@@ -19,6 +19,7 @@ pub use accuracy::{FamilyMember, accuracy};
 pub use curves::training_curves;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
+pub(crate) use heatmap::{blocks, mean};
 pub use sheet::{SheetMap, sheet};
 
 use gramscope_train::atomic;

@@ -8,6 +8,7 @@ use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
 use super::{Placed, findings};
+use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
 use crate::plot::colour::{self, Rgb};
 use crate::plot::layers;
@@ -30,6 +31,7 @@ struct Data<'a> {
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
     boundary_colour: Rgb,
+    block_colour: Rgb,
     /// Colours of lines.
     palette: [Rgb; 8],
 }
@@ -65,6 +67,8 @@ struct MapData<'a> {
     batches: usize,
     batch_size: usize,
     undefined: usize,
+    /// Its block structure, of a map within a network that is large enough for one.
+    blocks: Option<Blocks>,
     /// Its directory, below that of the page.
     place: String,
     /// Base64 of little-endian 16-bit codes, row-major: value -1 + code / 32767, [`UNDEFINED`] for NaN.
@@ -80,6 +84,7 @@ pub(super) fn page(members: &[Member], results: &[Placed], dir: &Path) -> Result
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
+        block_colour: colour::BLOCK,
         palette: colour::QUALITATIVE,
     };
     let json = serde_json::to_string(&data).map_err(|reason| Error::Incomparable(format!("report data: {reason}")))?;
@@ -152,6 +157,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed, members: &[Member], dir: &
         batches: info.batches,
         batch_size: info.batch_size,
         undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
+        blocks: blocks::of(result),
         place: place.strip_prefix(dir).unwrap_or(place).display().to_string(),
         cka: pack(&result.similarity.cka),
     }

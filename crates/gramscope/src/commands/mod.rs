@@ -2,9 +2,11 @@
 
 pub(crate) mod activations;
 pub(crate) mod bench;
+pub(crate) mod blocks;
 pub(crate) mod cka;
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod mean;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sweep;
