@@ -132,6 +132,12 @@ pub enum Error {
         /// The first example of the batch that holds such a value.
         example: usize,
     },
+    /// The eigenvalues of a layer's Gram matrix could not be found.
+    #[error("layer {layer}: the eigenvalues of its Gram matrix could not be found; leave the layer out")]
+    NoEigenvalues {
+        /// The layer.
+        layer: usize,
+    },
     /// The comparison was finished before a batch had been ended.
     #[error("no batch has been observed; a similarity needs at least one")]
     NoBatches,
