@@ -2,7 +2,9 @@
 
 pub mod activations;
 pub mod compare;
+pub mod dominant;
 pub mod output;
+pub mod pcs;
 pub mod plot;
 pub mod quickstart;
 pub mod report;
@@ -11,6 +13,7 @@ pub mod verify;
 
 mod error;
 mod family;
+mod stored;
 mod tree;
 
 pub use error::{Error, Result};

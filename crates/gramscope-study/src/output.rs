@@ -14,14 +14,20 @@ use crate::{Error, Result, plot};
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::load_info(dir).is_ok())
+}
+
+/// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory, or where one of the names
+/// is taken and `is_result` says that what is there is none.
+pub(crate) fn check_place(dir: &Path, names: &[&str], is_result: impl FnOnce(&Path) -> bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         return Err(Error::file(dir, "not a directory, so no results can go there; choose another --out"));
     }
     if dir.join(RUN_MARK).exists() {
         return Err(Error::file(dir, "holds a run; choose another --out for the results"));
     }
-    match [INFO, NUMBERS, PICTURE].into_iter().find(|name| dir.join(name).exists()) {
-        Some(name) if results::load_info(dir).is_err() => Err(Error::file(
+    match names.iter().find(|name| dir.join(name).exists()) {
+        Some(name) if !is_result(dir) => Err(Error::file(
             &dir.join(name),
             "there is a file of this name that belongs to no result; choose another --out, or move it away",
         )),

@@ -1,23 +1,15 @@
 //! One compared pair as it lies on disk: cka.npz (the numbers), cka.json (what they are of).
 //!
 //! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
-//! `numpy.load` reads it; undefined entries are NaN. Both files are written to a temporary name and renamed.
+//! `numpy.load` reads it; undefined entries are NaN.
 
-use std::borrow::Cow;
-use std::fs;
-use std::io::{self, Cursor, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::Similarity;
-use gramscope_train::atomic;
-use gramscope_train::digest::hexadecimal;
-use md5::{Digest, Md5};
-use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::stored::{Array, Files, positions};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "cka.npz";
@@ -25,6 +17,9 @@ pub const NUMBERS: &str = "cka.npz";
 pub const INFO: &str = "cka.json";
 /// File of the heatmap.
 pub const PICTURE: &str = "cka.png";
+
+/// Both files of a result.
+pub(crate) const FILES: Files = Files { kind: "a CKA result", numbers: NUMBERS, info: INFO };
 
 /// The format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -69,6 +64,9 @@ pub struct PairInfo {
     pub last_batch: usize,
     /// Examples at the end of every pass that were in no minibatch.
     pub dropped: usize,
+    /// What was left out because it dominates a model, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_dominant: Option<DroppedDominant>,
     /// Layers whose HSIC with themselves is zero: their entries are NaN.
     pub undefined: Undefined,
     /// Where the examples came from.
@@ -84,6 +82,18 @@ pub struct Undefined {
     pub x: Vec<String>,
     /// Of the columns.
     pub y: Vec<String>,
+}
+
+/// Images that were left out because they dominate a model: its layer whose first principal component explains the largest
+/// fraction of the variance has the largest absolute projections of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DroppedDominant {
+    /// The fraction of the images that was asked for, of each model.
+    pub fraction: f64,
+    /// That layer of every model that was compared, as "run: layer".
+    pub layers: Vec<String>,
+    /// Places of the images among the first so many of the data, from 0, ascending: those of all models together.
+    pub examples: Vec<usize>,
 }
 
 /// Where the examples of a comparison came from.
@@ -120,7 +130,7 @@ pub enum DataInfo {
 pub struct Versions {
     /// Of Gramscope.
     pub gramscope: String,
-    /// Of the format of cka.json and cka.npz.
+    /// Of the format of the files.
     pub format: u32,
 }
 
@@ -134,41 +144,26 @@ impl Versions {
 /// Writes `result` to DIR/cka.npz and DIR/cka.json; an earlier result there is replaced.
 ///
 /// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
+/// [`crate::Error::Io`] where the directory cannot be made or written.
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
-    // Without cka.json there is no result: a process that is stopped in between leaves none, rather than new numbers
-    // under an old description.
-    let info = dir.join(INFO);
-    if let Err(reason) = fs::remove_file(&info)
-        && reason.kind() != io::ErrorKind::NotFound
-    {
-        return Err(Error::io("replace", &info)(reason));
-    }
-    let (path, bytes) =
-        (dir.join(NUMBERS), numbers(&result.similarity).map_err(Error::io("write", &dir.join(NUMBERS)))?);
-    atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-    let sealed = Sealed { checksum: checksum(&result.info, &bytes), info: Cow::Borrowed(&result.info) };
-    atomic::write_with(&info, |file| {
-        serde_json::to_writer_pretty(&mut *file, &sealed)?;
-        file.write_all(b"\n")
-    })
-    .map_err(Error::io("write", &info))
+    let similarity = &result.similarity;
+    let matrix = [similarity.layers_x, similarity.layers_y];
+    let arrays: [Array<'_>; 4] = [
+        ("cka", &matrix, &similarity.cka),
+        ("hsic_xy", &matrix, &similarity.hsic_xy),
+        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
+        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
+    ];
+    FILES.save(dir, &result.info, &arrays)
 }
 
 /// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
-/// belong together.
+/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
+/// files do not belong together.
 pub fn load(dir: &Path) -> Result<PairResult> {
-    let Sealed { info, checksum: expected } = load_sealed(dir)?;
-    let info = info.into_owned();
-    let path = dir.join(NUMBERS);
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-    let found = checksum(&info, &bytes);
-    let mut numbers = Numbers::open(path, bytes)?;
+    let (info, mut numbers) = FILES.open::<PairInfo>(dir)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
     let similarity = Similarity {
         layers_x,
@@ -181,104 +176,23 @@ pub fn load(dir: &Path) -> Result<PairResult> {
         undefined_x: positions(&info.layers_x, &info.undefined.x),
         undefined_y: positions(&info.layers_y, &info.undefined.y),
     };
-    if found != expected {
-        return Err(Error::file(
-            dir,
-            format!("the checksum of {NUMBERS} and {INFO} is wrong: one of them was changed after it was written"),
-        ));
-    }
+    numbers.check()?;
     Ok(PairResult { info, similarity })
 }
 
 /// Reads DIR/cka.json alone.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
+/// [`crate::Error::Io`] where it cannot be read, [`crate::Error::File`] where it is not what [`save`] wrote.
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
-    load_sealed(dir).map(|sealed| sealed.info.into_owned())
-}
-
-/// cka.json: the description, and the MD5 of it and of the bytes of cka.npz.
-#[derive(Serialize, Deserialize)]
-struct Sealed<'a> {
-    #[serde(flatten)]
-    info: Cow<'a, PairInfo>,
-    checksum: String,
-}
-
-fn load_sealed(dir: &Path) -> Result<Sealed<'static>> {
-    let path = dir.join(INFO);
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text)
-        .map_err(|reason| Error::file(&path, format!("not the description of a CKA result: {reason}")))
-}
-
-fn checksum(info: &PairInfo, numbers: &[u8]) -> String {
-    let info = serde_json::to_vec(info).expect("numbers, names and paths in Unicode can always be written");
-    hexadecimal(Md5::new_with_prefix(info).chain_update(numbers))
-}
-
-/// The bytes of cka.npz.
-fn numbers(similarity: &Similarity) -> io::Result<Vec<u8>> {
-    let mut file = Cursor::new(Vec::new());
-    write_numbers(&mut file, similarity)?;
-    Ok(file.into_inner())
-}
-
-fn write_numbers(file: impl Write + Seek, similarity: &Similarity) -> io::Result<()> {
-    let matrix = [similarity.layers_x as u64, similarity.layers_y as u64];
-    let mut archive = ZipWriter::new(file);
-    for (name, shape, values) in [
-        ("cka", &matrix[..], &similarity.cka),
-        ("hsic_xy", &matrix[..], &similarity.hsic_xy),
-        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
-        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
-    ] {
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file(format!("{name}.npy"), options)?;
-        let mut array = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut archive).begin_nd()?;
-        array.extend(values)?;
-        array.finish()?;
-    }
-    archive.finish()?.flush()
-}
-
-/// An open cka.npz.
-struct Numbers {
-    archive: ZipArchive<Cursor<Vec<u8>>>,
-    path: PathBuf,
-}
-
-impl Numbers {
-    fn open(path: PathBuf, bytes: Vec<u8>) -> Result<Self> {
-        let archive = ZipArchive::new(Cursor::new(bytes))
-            .map_err(|reason| Error::file(&path, format!("not an npz file: {reason}")))?;
-        Ok(Self { archive, path })
-    }
-
-    /// The float64 array `name` of `shape`, row-major.
-    fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
-        let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
-        let member = self.archive.by_name(&format!("{name}.npy")).map_err(|reason| wrong(reason.to_string()))?;
-        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
-        if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
-            return Err(wrong(format!("shape {:?} where {INFO} says {shape:?}", array.shape())));
-        }
-        if array.order() != npyz::Order::C {
-            return Err(wrong("not row-major".to_owned()));
-        }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
-    }
-}
-
-/// Where in `layers` the `names` are.
-fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
-    (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
+    FILES.load_info(dir)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
 
@@ -300,6 +214,7 @@ pub(crate) mod tests {
                 batches: 3,
                 last_batch: 8,
                 dropped: 2,
+                dropped_dominant: None,
                 undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
                 data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
                 versions: Versions::current(),
@@ -396,8 +311,9 @@ pub(crate) mod tests {
         }
         let mut other = made("x", "y");
         other.info.layers_y.pop();
-        let sealed = Sealed { checksum: String::new(), info: Cow::Borrowed(&other.info) };
-        fs::write(dir.path().join(INFO), serde_json::to_vec(&sealed).unwrap()).unwrap();
+        let mut sealed = serde_json::to_value(&other.info).unwrap();
+        sealed["checksum"] = "".into();
+        fs::write(dir.path().join(INFO), sealed.to_string()).unwrap();
         fs::write(dir.path().join(NUMBERS), &numbers).unwrap();
         let message = error(dir.path());
         assert!(message.contains("cka") && message.contains("[2, 3]") && message.contains("[2, 2]"), "{message}");

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::results::{self, INFO, NUMBERS};
-use crate::{Error, Result, tree};
+use crate::{Error, Result, pcs, results, tree};
 
-/// Looks at every run and every CKA result below `dir`: the settings, the line of each epoch, and all checksums.
+/// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
 /// # Errors
 /// [`Error::Io`] where a directory cannot be listed, [`Error::File`] where there is nothing to look at.
@@ -17,12 +16,15 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         if dir.join(tree::RUN_MARK).is_file() {
             files.extend(gramscope_train::verify(&dir)?);
         }
-        if dir.join(INFO).is_file() || dir.join(NUMBERS).is_file() {
-            files.push(Verified::new(dir.join(NUMBERS), results::load(&dir)));
+        if results::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(results::NUMBERS), results::load(&dir)));
+        }
+        if pcs::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
         }
     }
     if files.is_empty() {
-        return Err(Error::file(dir, "there is neither a run nor a CKA result below it"));
+        return Err(Error::file(dir, "there is neither a run nor a result below it"));
     }
     Ok(files)
 }
@@ -34,6 +36,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::results::NUMBERS;
     use crate::results::tests::made;
 
     #[test]

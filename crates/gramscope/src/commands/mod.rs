@@ -3,6 +3,8 @@
 pub(crate) mod activations;
 pub(crate) mod cka;
 pub(crate) mod data;
+pub(crate) mod dominant;
+pub(crate) mod pcs;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sweep;
