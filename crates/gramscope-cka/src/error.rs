@@ -138,6 +138,12 @@ pub enum Error {
     /// An activation on a GPU was handed to a comparison on the host.
     #[error("the activation is on a GPU and the comparison is not; compare on the device it is on")]
     NotOnDevice,
+    /// The eigenvalues of a layer's Gram matrix could not be found.
+    #[error("layer {layer}: the eigenvalues of its Gram matrix could not be found; leave the layer out")]
+    NoEigenvalues {
+        /// The layer.
+        layer: usize,
+    },
     /// The comparison was finished before a batch had been ended.
     #[error("no batch has been observed; a similarity needs at least one")]
     NoBatches,

@@ -29,6 +29,10 @@
 //! one float32 row of the model's *panel*. When all layers have been seen, panel times panel gives the HSIC of all pairs
 //! of layers at once. Memory is the panel, n(n-1)/2 floats a layer, and a small workspace; features never count.
 //!
+//! # Principal components
+//! [`Components`] finds every layer's first principal component, from the same Gram matrices, and compares layers by it and
+//! without it. It takes one batch.
+//!
 //! # Numbers
 //! Products are float32, chains of them short, and whatever they are added to is float64. While it multiplies, the
 //! workspace measures how much the result can be trusted; what cannot is redone in float64 before the activation is
@@ -44,6 +48,7 @@
 
 mod activation;
 mod comparison;
+mod components;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod device;
@@ -57,6 +62,7 @@ mod totals;
 
 pub use activation::{Activation, Values};
 pub use comparison::Comparison;
+pub use components::{ComponentSimilarity, Components, FirstComponent};
 pub use error::{Error, ParseOptionError};
 pub use options::{Estimator, Gram, Kernel, Options};
 pub use similarity::Similarity;

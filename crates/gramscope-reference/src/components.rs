@@ -52,7 +52,7 @@ pub fn without_first(k: &Matrix) -> Matrix {
 
 /// Eigenvalues and, as columns, eigenvectors of a symmetric matrix, by Jacobi's method: rotations that zero one entry after
 /// the other, until none is left (Golub and Van Loan, section 8.5).
-fn eigen(k: &Matrix) -> (Vec<f64>, Matrix) {
+pub fn eigen(k: &Matrix) -> (Vec<f64>, Matrix) {
     const SWEEPS: usize = 60;
     let n = k.rows;
     let mut a = k.clone();

@@ -3,8 +3,10 @@
 pub mod activations;
 pub mod blocks;
 pub mod compare;
+pub mod dominant;
 pub mod mean;
 pub mod output;
+pub mod pcs;
 pub mod plot;
 pub mod quickstart;
 pub mod report;
@@ -13,6 +15,7 @@ pub mod verify;
 
 mod error;
 mod family;
+mod stored;
 mod tree;
 
 pub use error::{Error, Result};

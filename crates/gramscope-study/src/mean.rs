@@ -10,20 +10,22 @@
 //! the unbiased one; NaN where there is no value, and for the variance where there is only one. mean.json says of what, and
 //! mean.png and variance.png show it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use gramscope_train::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::plot::{self, is_within};
-use crate::results::{self, INFO, PairInfo, PairResult, Sealed, Versions};
+use crate::results::{self, INFO, PairInfo, PairResult, Versions};
+use crate::stored::{Array, Files};
 use crate::{Error, Result, output, tree};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "mean.npz";
 /// File that says what the numbers are of.
 pub const MEAN: &str = "mean.json";
+/// Both files of a result.
+pub(crate) const FILES: Files =
+    Files { kind: "mean maps", numbers: NUMBERS, info: MEAN, arrays: &["mean", "variance", "count"] };
 /// File of the map of means.
 pub const PICTURE: &str = "mean.png";
 /// File of the map of variances.
@@ -80,11 +82,7 @@ pub struct Mean {
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something else.
 pub fn check(dir: &Path) -> Result<()> {
-    let is_ours = |dir: &Path| {
-        let unfinished = || results::is_unfinished(&dir.join(NUMBERS), &dir.join(MEAN), &["mean", "variance", "count"]);
-        load_sealed(dir).is_ok() || unfinished()
-    };
-    output::check_names(dir, &[NUMBERS, MEAN, PICTURE, VARIANCE_PICTURE], is_ours)
+    output::check_place(dir, &[NUMBERS, MEAN, PICTURE, VARIANCE_PICTURE], |dir| FILES.are_in::<MeanInfo>(dir))
 }
 
 /// Reads the maps that `paths` stand for and averages them. A path is a result's npz or json file, its directory, or any
@@ -145,16 +143,11 @@ fn moments(values: &[f64]) -> (f64, f64) {
 /// Those of [`check`], before anything is written, and [`Error::Io`].
 pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
     check(dir)?;
-    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
-    let (path, info) = (dir.join(NUMBERS), &mean.info);
+    let info = &mean.info;
     let shape = [info.layers_x.len(), info.layers_y.len()];
-    let arrays = [("mean", &mean.mean), ("variance", &mean.variance), ("count", &mean.count)];
-    let bytes = results::npz(&arrays.map(|(name, values)| (name, &shape[..], values.as_slice())))
-        .map_err(Error::io("write", &path))?;
-    results::remove(&dir.join(MEAN))?;
-    atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-    Sealed::new(info, &bytes).write(&dir.join(MEAN))?;
+    let arrays: [Array<'_>; 3] =
+        [("mean", &shape, &mean.mean), ("variance", &shape, &mean.variance), ("count", &shape, &mean.count)];
+    FILES.save(dir, info, &arrays)?;
     plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
 }
 
@@ -163,20 +156,7 @@ pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] where they cannot be read, [`Error::File`] where they are not.
 pub(crate) fn verify(dir: &Path) -> Result<()> {
-    let path = dir.join(NUMBERS);
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-    if !load_sealed(dir)?.is_intact(&bytes) {
-        let problem = format!("the checksum of {NUMBERS} and {MEAN} is wrong: one was changed after it was written");
-        return Err(Error::file(&path, problem));
-    }
-    Ok(())
-}
-
-fn load_sealed(dir: &Path) -> Result<Sealed<MeanInfo>> {
-    let path = dir.join(MEAN);
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text)
-        .map_err(|reason| Error::file(&path, format!("not the description of mean maps: {reason}")))
+    FILES.open::<MeanInfo>(dir)?.1.check()
 }
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
@@ -222,6 +202,8 @@ fn source(info: &PairInfo, file: &Path) -> MeanSource {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
+
     use super::*;
     use crate::results::tests::made;
 
@@ -265,7 +247,8 @@ mod tests {
         assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
         verify(&out).unwrap();
         let bytes = fs::read(out.join(NUMBERS)).unwrap();
-        let read = results::Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap().array("variance", &[2, 3]).unwrap();
+        let read =
+            crate::stored::Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap().array("variance", &[2, 3]).unwrap();
         assert_eq!(read[..3], mean.variance[..3]);
         fs::write(out.join(NUMBERS), &bytes[..bytes.len() - 1]).unwrap();
         assert!(verify(&out).unwrap_err().to_string().contains("checksum"));

@@ -14,11 +14,12 @@ use crate::{Error, Result, plot};
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
-    check_names(dir, &[INFO, NUMBERS, PICTURE], results::is_ours)
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::FILES.are_in::<PairInfo>(dir))
 }
 
-/// The same for files of these names, which are replaced if `is_ours` says that they are.
-pub(crate) fn check_names(dir: &Path, names: &[&str], is_ours: impl FnOnce(&Path) -> bool) -> Result<()> {
+/// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory, or where one of the names
+/// is taken and `is_result` says that what is there is none.
+pub(crate) fn check_place(dir: &Path, names: &[&str], is_result: impl FnOnce(&Path) -> bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         return Err(Error::file(dir, "not a directory, so no results can go there; choose another --out"));
     }
@@ -26,7 +27,7 @@ pub(crate) fn check_names(dir: &Path, names: &[&str], is_ours: impl FnOnce(&Path
         return Err(Error::file(dir, "holds a run; choose another --out for the results"));
     }
     match names.iter().find(|name| dir.join(name).exists()) {
-        Some(name) if !is_ours(dir) => Err(Error::file(
+        Some(name) if !is_result(dir) => Err(Error::file(
             &dir.join(name),
             "there is a file of this name that belongs to no result; choose another --out, or move it away",
         )),

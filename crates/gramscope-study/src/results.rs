@@ -1,21 +1,14 @@
 //! One compared pair as it lies on disk: cka.npz (the numbers), cka.json (what they are of).
 //!
 //! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
-//! `numpy.load` reads it; undefined entries are NaN. Both files are written to a temporary name and renamed.
+//! `numpy.load` reads it; undefined entries are NaN.
 
-use std::fs;
-use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::Similarity;
-use gramscope_train::atomic;
-use gramscope_train::digest::hexadecimal;
-use md5::{Digest, Md5};
-use npyz::WriterBuilder;
 use serde::{Deserialize, Serialize};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
+use crate::stored::{Array, Files, positions};
 use crate::{Error, Result};
 
 /// File of the numbers.
@@ -25,8 +18,9 @@ pub const INFO: &str = "cka.json";
 /// File of the heatmap.
 pub const PICTURE: &str = "cka.png";
 
-/// The arrays of the numbers.
-const ARRAYS: [&str; 4] = ["cka", "hsic_xy", "hsic_xx", "hsic_yy"];
+/// Both files of a result.
+pub(crate) const FILES: Files =
+    Files { kind: "a CKA result", numbers: NUMBERS, info: INFO, arrays: &["cka", "hsic_xy", "hsic_xx", "hsic_yy"] };
 
 /// The format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -71,6 +65,9 @@ pub struct PairInfo {
     pub last_batch: usize,
     /// Examples at the end of every pass that were in no minibatch.
     pub dropped: usize,
+    /// What was left out because it dominates a model, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_dominant: Option<DroppedDominant>,
     /// Layers whose HSIC with themselves is zero: their entries are NaN.
     pub undefined: Undefined,
     /// Where the examples came from.
@@ -86,6 +83,18 @@ pub struct Undefined {
     pub x: Vec<String>,
     /// Of the columns.
     pub y: Vec<String>,
+}
+
+/// Images that were left out because they dominate a model: its layer whose first principal component explains the largest
+/// fraction of the variance has the largest absolute projections of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DroppedDominant {
+    /// The fraction of the images that was asked for, of each model.
+    pub fraction: f64,
+    /// That layer of every model that was compared, as "run: layer".
+    pub layers: Vec<String>,
+    /// Places of the images among the first so many of the data, from 0, ascending: those of all models together.
+    pub examples: Vec<usize>,
 }
 
 /// Where the examples of a comparison came from.
@@ -122,7 +131,7 @@ pub enum DataInfo {
 pub struct Versions {
     /// Of Gramscope.
     pub gramscope: String,
-    /// Of the format of cka.json and cka.npz.
+    /// Of the format of the files.
     pub format: u32,
 }
 
@@ -138,41 +147,29 @@ impl Versions {
 /// # Errors
 /// [`Error::Io`] where the directory cannot be made or written.
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
-    let info = dir.join(INFO);
-    remove(&info)?;
-    let (path, bytes) =
-        (dir.join(NUMBERS), numbers(&result.similarity).map_err(Error::io("write", &dir.join(NUMBERS)))?);
-    atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-    Sealed::new(&result.info, &bytes).write(&info)
-}
-
-/// Removes the description of an earlier result, if there is one. Without it there is no result: a process that is stopped
-/// while it writes leaves none, rather than new numbers under an old description.
-pub(crate) fn remove(info: &Path) -> Result<()> {
-    match fs::remove_file(info) {
-        Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(Error::io("replace", info)(reason)),
-        _ => Ok(()),
-    }
+    let similarity = &result.similarity;
+    let matrix = [similarity.layers_x, similarity.layers_y];
+    let arrays: [Array<'_>; 4] = [
+        ("cka", &matrix, &similarity.cka),
+        ("hsic_xy", &matrix, &similarity.hsic_xy),
+        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
+        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
+    ];
+    FILES.save(dir, &result.info, &arrays)
 }
 
 /// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
-/// belong together.
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two
+/// files do not belong together.
 pub fn load(dir: &Path) -> Result<PairResult> {
     load_files(&dir.join(NUMBERS), &dir.join(INFO))
 }
 
 /// Reads what [`save`] wrote, wherever its two files are now.
-pub(crate) fn load_files(path: &Path, info: &Path) -> Result<PairResult> {
-    let sealed = load_sealed(info)?;
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let intact = sealed.is_intact(&bytes);
-    let info = sealed.info;
-    let mut numbers = Npz::open(path, bytes)?;
+pub(crate) fn load_files(numbers: &Path, info: &Path) -> Result<PairResult> {
+    let (info, mut numbers) = FILES.open_at::<PairInfo>(numbers, info)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
     let similarity = Similarity {
         layers_x,
@@ -185,12 +182,7 @@ pub(crate) fn load_files(path: &Path, info: &Path) -> Result<PairResult> {
         undefined_x: positions(&info.layers_x, &info.undefined.x),
         undefined_y: positions(&info.layers_y, &info.undefined.y),
     };
-    if !intact {
-        return Err(Error::file(
-            path,
-            format!("the checksum of {NUMBERS} and {INFO} is wrong: one of them was changed after it was written"),
-        ));
-    }
+    numbers.check()?;
     Ok(PairResult { info, similarity })
 }
 
@@ -199,18 +191,7 @@ pub(crate) fn load_files(path: &Path, info: &Path) -> Result<PairResult> {
 /// # Errors
 /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
-    load_sealed(&dir.join(INFO)).map(|sealed| sealed.info)
-}
-
-/// Whether `dir` holds a result, or what a process leaves of one that is killed while it saves.
-pub(crate) fn is_ours(dir: &Path) -> bool {
-    load_info(dir).is_ok() || is_unfinished(&dir.join(NUMBERS), &dir.join(INFO), &ARRAYS)
-}
-
-/// Whether there are numbers of ours, the npz with these `arrays`, without their description.
-pub(crate) fn is_unfinished(numbers: &Path, info: &Path, arrays: &[&str]) -> bool {
-    let complete = |bytes: Vec<u8>| Npz::open(numbers, bytes).is_ok_and(|npz| npz.holds(arrays));
-    !info.exists() && fs::read(numbers).is_ok_and(complete)
+    FILES.load_info(dir)
 }
 
 /// The npz and the json file that `path` stands for: it names either, or a directory with a cka.npz and a cka.json.
@@ -225,115 +206,11 @@ pub(crate) fn files(path: &Path) -> Result<(PathBuf, PathBuf)> {
     })
 }
 
-/// A description as it lies on disk: itself, and the MD5 of it and of the bytes of the numbers it is of, if any.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Sealed<T> {
-    #[serde(flatten)]
-    pub(crate) info: T,
-    checksum: String,
-}
-
-impl<T: Serialize> Sealed<T> {
-    pub(crate) fn new(info: T, numbers: &[u8]) -> Self {
-        let checksum = checksum(&info, numbers);
-        Self { info, checksum }
-    }
-
-    pub(crate) fn is_intact(&self, numbers: &[u8]) -> bool {
-        self.checksum == checksum(&self.info, numbers)
-    }
-
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let write = |file: &mut dyn Write| {
-            serde_json::to_writer_pretty(&mut *file, self)?;
-            file.write_all(b"\n")
-        };
-        atomic::write_with(path, |file| write(file)).map_err(Error::io("write", path))
-    }
-}
-
-fn load_sealed(path: &Path) -> Result<Sealed<PairInfo>> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text)
-        .map_err(|reason| Error::file(path, format!("not the description of a CKA result: {reason}")))
-}
-
-fn checksum(info: &impl Serialize, numbers: &[u8]) -> String {
-    let info = serde_json::to_vec(info).expect("numbers, names and paths in Unicode can always be written");
-    hexadecimal(Md5::new_with_prefix(info).chain_update(numbers))
-}
-
-/// The bytes of cka.npz.
-fn numbers(similarity: &Similarity) -> io::Result<Vec<u8>> {
-    let matrix = [similarity.layers_x, similarity.layers_y];
-    npz(&[
-        ("cka", &matrix[..], &similarity.cka),
-        ("hsic_xy", &matrix[..], &similarity.hsic_xy),
-        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
-        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
-    ])
-}
-
-/// The bytes of an npz file with these arrays: name, shape, values.
-pub(crate) fn npz(arrays: &[(&str, &[usize], &[f64])]) -> io::Result<Vec<u8>> {
-    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-    for (name, shape, values) in arrays {
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file(member(name), options)?;
-        let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
-        let mut array = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut archive).begin_nd()?;
-        array.extend(*values)?;
-        array.finish()?;
-    }
-    Ok(archive.finish()?.into_inner())
-}
-
-/// An open npz file.
-pub(crate) struct Npz {
-    archive: ZipArchive<Cursor<Vec<u8>>>,
-    path: PathBuf,
-}
-
-impl Npz {
-    pub(crate) fn open(path: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let archive = ZipArchive::new(Cursor::new(bytes))
-            .map_err(|reason| Error::file(path, format!("not an npz file: {reason}")))?;
-        Ok(Self { archive, path: path.to_owned() })
-    }
-
-    /// Whether every one of `arrays` is there.
-    fn holds(&self, arrays: &[&str]) -> bool {
-        arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
-    }
-
-    /// The float64 array `name` of `shape`, row-major.
-    pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
-        let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
-        let member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
-        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
-        if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
-            return Err(wrong(format!("shape {:?} where the layers' names say {shape:?}", array.shape())));
-        }
-        if array.order() != npyz::Order::C {
-            return Err(wrong("not row-major".to_owned()));
-        }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
-    }
-}
-
-/// What numpy calls the file of the array `name`.
-fn member(name: &str) -> String {
-    format!("{name}.npy")
-}
-
-/// Where in `layers` the `names` are.
-fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
-    (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
 
@@ -355,6 +232,7 @@ pub(crate) mod tests {
                 batches: 3,
                 last_batch: 8,
                 dropped: 2,
+                dropped_dominant: None,
                 undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
                 data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
                 versions: Versions::current(),
@@ -451,8 +329,9 @@ pub(crate) mod tests {
         }
         let mut other = made("x", "y");
         other.info.layers_y.pop();
-        let sealed = Sealed { checksum: String::new(), info: &other.info };
-        fs::write(dir.path().join(INFO), serde_json::to_vec(&sealed).unwrap()).unwrap();
+        let mut sealed = serde_json::to_value(&other.info).unwrap();
+        sealed["checksum"] = "".into();
+        fs::write(dir.path().join(INFO), sealed.to_string()).unwrap();
         fs::write(dir.path().join(NUMBERS), &numbers).unwrap();
         let message = error(dir.path());
         assert!(message.contains("cka") && message.contains("[2, 3]") && message.contains("[2, 2]"), "{message}");

@@ -4,10 +4,7 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::blocks::{self, BLOCKS};
-use crate::mean::{self, MEAN};
-use crate::results::{self, INFO, NUMBERS};
-use crate::{Error, Result, tree};
+use crate::{Error, Result, blocks, mean, pcs, results, tree};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -19,18 +16,21 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         if dir.join(tree::RUN_MARK).is_file() {
             files.extend(gramscope_train::verify(&dir)?);
         }
-        if dir.join(INFO).is_file() || dir.join(NUMBERS).is_file() {
-            files.push(Verified::new(dir.join(NUMBERS), results::load(&dir)));
+        if results::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(results::NUMBERS), results::load(&dir)));
         }
-        if dir.join(BLOCKS).is_file() {
-            files.push(Verified::new(dir.join(BLOCKS), blocks::load(&dir)));
+        if pcs::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
         }
-        if dir.join(MEAN).is_file() || dir.join(mean::NUMBERS).is_file() {
+        if dir.join(blocks::BLOCKS).is_file() {
+            files.push(Verified::new(dir.join(blocks::BLOCKS), blocks::load(&dir)));
+        }
+        if mean::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(mean::NUMBERS), mean::verify(&dir)));
         }
     }
     if files.is_empty() {
-        return Err(Error::file(dir, "there is neither a run nor a CKA result below it"));
+        return Err(Error::file(dir, "there is neither a run nor a result below it"));
     }
     Ok(files)
 }
@@ -42,6 +42,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::results::NUMBERS;
     use crate::results::tests::made;
 
     #[test]

@@ -53,6 +53,12 @@ pub(crate) enum Command {
     /// Mean and variance of CKA maps of the same layers, entry by entry: over seeds, say
     #[command(after_help = MEAN_HELP)]
     Mean(MeanArguments),
+    /// First principal components of every layer: what they explain, how alike they are, CKA without them
+    #[command(after_help = PCS_HELP)]
+    Pcs(PcsArguments),
+    /// The test images that dominate a layer: those with the largest projections on its first principal component
+    #[command(after_help = DOMINANT_HELP)]
+    Dominant(DominantArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -155,6 +161,24 @@ Examples:
 
 Writes DIR/mean.npz (float64 arrays mean, variance, which is the unbiased one, and count, the maps in which the entry is
 defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR/variance.png.";
+
+const PCS_HELP: &str = "\
+Examples:
+  gramscope pcs runs/r14 --out pcs/r14
+  gramscope pcs runs/r14 --examples 2000 --layers 'add|relu2' --out pcs/r14-blocks
+  gramscope pcs --activations mine.safetensors --out pcs/mine
+
+Writes pcs.npz (float64 arrays variance_explained, second_over_first, cosine_sq, cka, cka_without_first, first_pc), pcs.json
+and pcs.png (all four panels). The examples are one batch, the first N in order. Layers whose second eigenvalue is more than
+0.99 times the first are named: their first component is not well defined.";
+
+const DOMINANT_HELP: &str = "\
+Examples:
+  gramscope dominant runs/r14 --out dominant/r14
+  gramscope dominant runs/r14 --layer stage2.block1.add --top 64 --out dominant/r14
+
+Writes dominant.png (the images, those of each sign together) and dominant.json (their places in the data, labels and
+projections). CKA without such images: gramscope cka RUN --drop-dominant 0.01";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -327,6 +351,11 @@ pub(crate) struct CkaArguments {
     /// Only the layers whose name matches
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,
+    /// Leave out this fraction of the images: those with the largest absolute projections on the first principal component of
+    /// the run's layer whose first component explains most of its variance (of several runs: each run's). The images are then
+    /// the first --examples [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "activations")]
+    pub(crate) drop_dominant: Option<f64>,
     /// Use a last short batch instead of dropping it
     #[arg(long)]
     pub(crate) keep_partial: bool,
@@ -352,6 +381,56 @@ pub(crate) struct MeanArguments {
     /// Where the mean maps go
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
+pub(crate) struct PcsArguments {
+    /// Run directory
+    pub(crate) run: Option<PathBuf>,
+    /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) activations: Option<PathBuf>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
+    pub(crate) data: Option<String>,
+    /// Of CKA, with and without the first component: unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DominantArguments {
+    /// Run directory
+    pub(crate) run: PathBuf,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The layer [default: that whose first component explains the largest fraction of its variance]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
+    /// How many images are shown [default: 32, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) top: Option<usize>,
+    /// How many test images are looked at, the first in order, class-balanced [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Look at this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
 }
 
 #[derive(Args, Debug)]

@@ -68,7 +68,7 @@ pub(super) fn centre(sums: Sums<'_>, n: usize, estimator: Estimator, precision: 
 
 /// m with U_ij = K_ij - m_i - m_j. Unbiased: m_i = rowsum_i / (n - 2) less half of their sum over (n - 1), the diagonal
 /// taken as zero. Biased: row i's mean less half of the mean of all.
-fn means(k: &[f64], n: usize, strict: bool) -> Vec<f64> {
+pub(super) fn means(k: &[f64], n: usize, strict: bool) -> Vec<f64> {
     let mut sums = vec![0.0; n];
     for i in 0..n {
         let mut own = if strict { 0.0 } else { k[i * n + i] };

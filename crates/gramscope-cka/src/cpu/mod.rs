@@ -3,13 +3,16 @@
 mod centre;
 mod columns;
 mod distances;
+mod eigen;
 mod gram;
 mod pairs;
+mod principal;
 mod rbf;
 mod row;
 
 pub(crate) use gram::Workspace;
 pub(crate) use pairs::{Panels, pair_products};
+pub(crate) use principal::{Principal, PrincipalError, PrincipalRows, Principals};
 pub(crate) use row::centred_row;
 
 /// An activation holds NaN or an infinity, in `example` first.

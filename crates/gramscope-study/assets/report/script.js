@@ -305,10 +305,27 @@ function maps() {
   });
 }
 
+/** Pictures of first principal components. */
+function components() {
+  const frame = document.querySelector("#components .components");
+  for (const { model, summary, place, picture } of report.components) {
+    const figure = element("figure", undefined, frame);
+    const button = element("button", undefined, figure);
+    button.setAttribute("aria-label", `Enlarge the picture of ${model}`);
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
+    const image = element("img", undefined, button);
+    image.src = `data:image/png;base64,${picture}`;
+    image.alt = `First principal components of ${model}: ${summary}`;
+    element("figcaption", `${model}: ${summary}`, figure).title = place;
+  }
+}
+
 /** Hides what there is nothing to show for. */
 function trim() {
   for (const id of ["family", "accuracy", "training"]) document.getElementById(id).hidden = !report.runs.length;
   document.getElementById("guide").hidden = !report.maps.length;
+  document.getElementById("components").hidden = !report.components.length;
   for (const id of ["within", "seeds", "across"]) {
     document.getElementById(id).hidden = !document.querySelector(`#${id} .map:not([hidden])`);
   }
@@ -325,5 +342,6 @@ if (report.runs.length) {
   curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, "%");
 }
 maps();
+components();
 trim();
 root.dataset.ready = "true";

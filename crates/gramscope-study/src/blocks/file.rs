@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gramscope_train::atomic;
 use gramscope_train::digest::hexadecimal;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::{Blocks, Origin, WithinMap, find};
-use crate::results::{Sealed, Versions};
+use crate::results::Versions;
+use crate::stored::{Sealed, prepare};
 use crate::{Error, Result, output, plot};
 
 /// File of the blocks.
@@ -82,7 +82,7 @@ impl Parameters {
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something else.
 pub fn check(dir: &Path) -> Result<()> {
-    output::check_names(dir, &[BLOCKS, BLOCKS_PICTURE], |dir| load(dir).is_ok())
+    output::check_place(dir, &[BLOCKS, BLOCKS_PICTURE], |dir| load(dir).is_ok())
 }
 
 /// Finds the blocks of a map that was read from `origin`.
@@ -113,8 +113,7 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
 /// Those of [`check`], before anything is written, and [`Error::Io`].
 pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
     check(dir)?;
-    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
+    prepare(dir)?;
     Sealed::new(info, &[]).write(&dir.join(BLOCKS))?;
     plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE))
 }
@@ -125,9 +124,7 @@ pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
 /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
 pub fn load(dir: &Path) -> Result<BlocksInfo> {
     let path = dir.join(BLOCKS);
-    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let sealed: Sealed<BlocksInfo> = serde_json::from_str(&text)
-        .map_err(|reason| Error::file(&path, format!("not the blocks of a CKA map: {reason}")))?;
+    let sealed = Sealed::<BlocksInfo>::read(&path, "the blocks of a CKA map")?;
     if !sealed.is_intact(&[]) {
         return Err(Error::file(&path, "the checksum is wrong: it was changed after it was written"));
     }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::LEAST_LAYERS;
-use crate::results::{self, Npz, PairResult};
+use crate::results::{self, PairResult};
+use crate::stored::Npz;
 use crate::{Error, Result};
 
 /// Two entries of a pair of layers, or an entry of the diagonal and 1, may differ by this much: float32 maps of other tools

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::*;
 use crate::results::tests::made;
-use crate::results::{INFO, NUMBERS, npz};
+use crate::results::{INFO, NUMBERS};
+use crate::stored::npz;
 
 /// A made map: the CKA of layers i < j as a function of both.
 fn map(side: usize, value: impl Fn(usize, usize) -> f64) -> WithinMap {

@@ -90,9 +90,19 @@ impl TestImages {
         self.dataset.image_side
     }
 
+    /// Their classes' names.
+    pub(crate) fn classes(&self) -> &[String] {
+        &self.dataset.classes
+    }
+
+    /// Name of the data set, and where it lies, for one of the user's.
+    pub(crate) fn source(&self) -> (String, Option<PathBuf>) {
+        (self.dataset.name.clone(), self.dir.clone())
+    }
+
     /// What a result says of them.
     pub(crate) fn info(&self, passes: usize, seed: u64) -> DataInfo {
-        let (name, dir) = (self.dataset.name.clone(), self.dir.clone());
+        let (name, dir) = self.source();
         DataInfo::Images { name, dir, examples: self.len(), passes, seed }
     }
 

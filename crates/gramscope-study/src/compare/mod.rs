@@ -19,6 +19,7 @@ use regex::Regex;
 use batches::Batches;
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages};
+pub(crate) use model::Model;
 pub use runs::{Pairs, RunOptions, compare_runs};
 
 use crate::Error;
@@ -69,11 +70,12 @@ pub struct Progress<'a> {
 }
 
 /// What a result says of a model.
-struct ModelInfo {
-    name: String,
-    layers: Vec<String>,
+#[derive(Clone, Debug)]
+pub(crate) struct ModelInfo {
+    pub(crate) name: String,
+    pub(crate) layers: Vec<String>,
     /// Stage of each layer; empty where that is not known.
-    stages: Vec<usize>,
+    pub(crate) stages: Vec<usize>,
 }
 
 /// The result of one pair.
@@ -103,6 +105,7 @@ fn result(
         last_batch: batches.last(),
         dropped: batches.dropped,
         undefined: Undefined { x: names(x, &similarity.undefined_x), y: names(y, &similarity.undefined_y) },
+        dropped_dominant: None,
         data,
         versions: Versions::current(),
     };
@@ -110,7 +113,7 @@ fn result(
 }
 
 /// For `map_err`: an error of the comparison where it was handed a layer of `model` in batch `batch`, from 0.
-fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gramscope_cka::Error) -> Error {
+pub(crate) fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gramscope_cka::Error) -> Error {
     move |reason| match reason {
         gramscope_cka::Error::NonFinite { example, .. } => Error::NonFinite {
             model: model.to_owned(),
@@ -134,6 +137,6 @@ fn in_models<'a>(models: impl IntoIterator<Item = &'a ModelInfo>) -> impl FnOnce
 }
 
 /// For `map_err`: an error of the comparison as a whole.
-fn in_whole(reason: gramscope_cka::Error) -> Error {
+pub(crate) fn in_whole(reason: gramscope_cka::Error) -> Error {
     Error::Cka { subject: "the comparison".to_owned(), reason }
 }

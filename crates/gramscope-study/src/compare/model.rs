@@ -13,8 +13,8 @@ use crate::output::unused;
 use crate::{Error, Result};
 
 /// A network and which of its layers are compared.
-pub(super) struct Model {
-    pub(super) info: ModelInfo,
+pub(crate) struct Model {
+    pub(crate) info: ModelInfo,
     network: ResNet,
     /// For each layer of the network, its place among those compared.
     places: Vec<Option<usize>>,
@@ -22,7 +22,7 @@ pub(super) struct Model {
 
 impl Model {
     /// Opens the networks of `runs`, all for images of this size. Runs of equal names get a number.
-    pub(super) fn open_all(
+    pub(crate) fn open_all(
         runs: &[Run],
         pattern: Option<&Regex>,
         images: &TestImages,
@@ -65,15 +65,25 @@ impl Model {
         batch: usize,
         comparison: &mut Comparison,
     ) -> Result<()> {
-        self.network.forward_observed::<Error>(images, &mut |layer, activation| {
-            let Some(place) = self.places[layer] else { return Ok(()) };
-            with_view(activation, |view| {
-                view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
-                    &self.info.name,
-                    &self.info.layers[place],
-                    batch,
-                ))
-            })
+        self.each_layer(images, &mut |place, view| {
+            view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
+                &self.info.name,
+                &self.info.layers[place],
+                batch,
+            ))
+        })
+    }
+
+    /// Runs the network over `images` and calls `take` with the place of every chosen layer and a view of its activation, as
+    /// it is made.
+    pub(crate) fn each_layer(
+        &self,
+        images: &Tensor,
+        take: &mut dyn FnMut(usize, Result<Activation<'_>, gramscope_cka::Error>) -> Result<()>,
+    ) -> Result<()> {
+        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer] {
+            Some(place) => with_view(activation, |view| take(place, view)),
+            None => Ok(()),
         })?;
         Ok(())
     }

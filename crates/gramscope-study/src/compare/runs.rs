@@ -10,7 +10,8 @@ use gramscope_train::data::DataConfig;
 
 use super::model::Model;
 use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_models, in_whole, result};
-use crate::results::PairResult;
+use crate::pcs::EXAMPLES;
+use crate::results::{DroppedDominant, PairResult};
 use crate::{Error, Result};
 
 /// Which pairs of runs are compared.
@@ -50,6 +51,10 @@ pub struct RunOptions {
     pub seed: u64,
     /// Use only the first so many test images, class-balanced.
     pub examples: Option<usize>,
+    /// Leave out this fraction of the images: of each run, those with the largest absolute projections on the first principal
+    /// component of the layer whose first component explains most of its variance, over the first `examples` images (1,024,
+    /// or all where there are fewer, unless told otherwise); what dominates one run is left out for all.
+    pub drop_dominant: Option<f64>,
     /// Feed this data's test images instead of those of the data that the runs were trained on.
     pub data: Option<DataConfig>,
 }
@@ -57,7 +62,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     /// The paper's ten passes over all test images, all pairs.
     fn default() -> Self {
-        Self { pairs: Pairs::All, passes: 10, seed: 0, examples: None, data: None }
+        Self { pairs: Pairs::All, passes: 10, seed: 0, examples: None, drop_dominant: None, data: None }
     }
 }
 
@@ -79,9 +84,18 @@ pub fn compare_runs(
 ) -> Result<Vec<PairResult>> {
     let pairs = run_options.pairs.among(runs.len());
     let passes = passes(run_options, &pairs)?;
-    let limit = run_options.examples.map_or(Limit::None, Limit::Exactly);
+    let limit = match (run_options.examples, run_options.drop_dominant) {
+        (Some(examples), _) => Limit::Exactly(examples),
+        (None, Some(_)) => Limit::AtMost(EXAMPLES),
+        (None, None) => Limit::None,
+    };
     let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
-    let batches = Batches::cut(data.len(), options)?;
+    let dropped = match run_options.drop_dominant {
+        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, device, progress)?),
+        None => None,
+    };
+    let kept = kept(data.len(), dropped.as_ref());
+    let batches = Batches::cut(kept.len(), options)?;
     let models = Model::open_all(runs, options.layers.as_ref(), &data, device)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
@@ -89,7 +103,8 @@ pub fn compare_runs(
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
     let all_batches = run_options.passes * batches.ranges.len();
     for pass in passes {
-        let order = orders.sequence(pass).permutation(data.len());
+        let order: Vec<usize> =
+            orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
         for range in &batches.ranges {
             let batch = comparison.batches();
             let images = images(data.split(), &order[range.clone()], data.side(), device)?;
@@ -114,9 +129,17 @@ pub fn compare_runs(
     let similarities = comparison.finish().map_err(in_models(models.iter().map(|model| &model.info)))?;
     let info = data.info(run_options.passes, run_options.seed);
     let results = pairs.iter().zip(similarities).map(|(&(x, y), similarity)| {
-        result(&models[x].info, &models[y].info, similarity, &batches, options, info.clone())
+        let mut result = result(&models[x].info, &models[y].info, similarity, &batches, options, info.clone());
+        result.info.dropped_dominant = dropped.clone();
+        result
     });
     Ok(results.collect())
+}
+
+/// The images that are not left out, ascending.
+fn kept(images: usize, dropped: Option<&DroppedDominant>) -> Vec<usize> {
+    let is_dropped = |index: &usize| dropped.is_some_and(|dropped| dropped.examples.contains(index));
+    (0..images).filter(|index| !is_dropped(index)).collect()
 }
 
 /// The numbers of the passes.

@@ -68,6 +68,20 @@ impl Canvas {
         }
     }
 
+    /// Copies another picture to (`left`, `top`).
+    pub(super) fn paste(&mut self, other: &Self, left: usize, top: usize) {
+        self.image(&other.pixels, other.width, (left, top), 1);
+    }
+
+    /// Copies RGB pixels, `width` a row, to (`left`, `top`), each `scale` by `scale` pixels large.
+    pub(super) fn image(&mut self, pixels: &[u8], width: usize, (left, top): (usize, usize), scale: usize) {
+        for (y, row) in pixels.chunks_exact(3 * width).enumerate() {
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                self.fill(left + x * scale, top + y * scale, scale, scale, [pixel[0], pixel[1], pixel[2]]);
+            }
+        }
+    }
+
     /// Writes `text`, `size` pixels an em, with its anchor at (`x`, `y`), turned about that point.
     pub(super) fn text(
         &mut self,

@@ -1,13 +1,16 @@
-//! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, training curves, accuracy against depth
-//! and width.
+//! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
+//! that dominate them, training curves, accuracy against depth and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
 mod accuracy;
 mod canvas;
+mod cells;
 mod chart;
 pub(crate) mod colour;
+mod components;
 mod curves;
+mod dominant;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
@@ -16,7 +19,10 @@ mod sheet;
 use std::path::Path;
 
 pub use accuracy::{FamilyMember, accuracy};
+pub use components::principal_components;
+pub(crate) use components::principal_components_png;
 pub use curves::training_curves;
+pub use dominant::dominant_sheet;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
@@ -43,7 +49,11 @@ fn check_drawable(result: &PairResult, path: &Path) -> Result<()> {
     Ok(())
 }
 
+fn encode(canvas: &canvas::Canvas, path: &Path) -> Result<Vec<u8>> {
+    canvas.encode().map_err(|reason| Error::file(path, format!("cannot be encoded as PNG: {reason}")))
+}
+
 fn save(canvas: &canvas::Canvas, path: &Path) -> Result<()> {
-    let bytes = canvas.encode().map_err(|reason| Error::file(path, format!("cannot be encoded as PNG: {reason}")))?;
+    let bytes = encode(canvas, path)?;
     atomic::write(path, &bytes).map_err(Error::io("write", path))
 }

@@ -6,8 +6,7 @@ use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::canvas::{Anchor, Canvas, INK, QUIET, shorten};
-use super::colour;
-use super::layers;
+use super::cells::{self, BAR_WIDTH, Layers, Square};
 use crate::results::PairResult;
 use crate::{Error, Result};
 
@@ -19,9 +18,6 @@ const MARGIN: usize = 28;
 const CAPTION: usize = 100;
 const TITLE: f64 = 28.0;
 const TEXT: f64 = 22.0;
-const BOUNDARY: usize = 2;
-const BAR: usize = 26;
-const TICK: usize = 6;
 const LEVEL: FontTransform = FontTransform::None;
 
 /// One map of a sheet.
@@ -55,14 +51,17 @@ fn draw(maps: &[SheetMap<'_>], columns: usize, path: &Path) -> Result<Canvas> {
     let rows = maps.len().div_ceil(columns);
     let pitch = (SIDE + GAP, CAPTION + SIDE + GAP);
     let bar = MARGIN + columns * pitch.0;
-    let mut canvas = Canvas::new(bar + BAR + 2 * TICK + 50 + MARGIN, MARGIN + rows * pitch.1 - GAP + MARGIN);
+    let mut canvas = Canvas::new(bar + BAR_WIDTH + MARGIN, MARGIN + rows * pitch.1 - GAP + MARGIN);
     for (index, map) in maps.iter().enumerate() {
         let left = MARGIN + index % columns * pitch.0;
         let top = MARGIN + index / columns * pitch.1;
         caption(&mut canvas, map, left, top);
-        cells(&mut canvas, map.result, left, top + CAPTION);
+        let info = &map.result.info;
+        let x = Layers { names: &info.layers_x, stages: &info.stages_x };
+        let y = Layers { names: &info.layers_y, stages: &info.stages_y };
+        cells::map(&mut canvas, &map.result.similarity.cka, [x, y], Square { left, top: top + CAPTION, side: SIDE });
     }
-    colour_bar(&mut canvas, bar, MARGIN + CAPTION);
+    cells::colour_bar(&mut canvas, Square { left: bar, top: MARGIN + CAPTION, side: SIDE }, "CKA");
     Ok(canvas)
 }
 
@@ -76,52 +75,12 @@ fn caption(canvas: &mut Canvas, map: &SheetMap<'_>, left: usize, top: usize) {
     }
 }
 
-/// First pixel of a layer; that of the number of layers is the map's side.
-fn edge(layer: usize, layers: usize) -> usize {
-    (layer * SIDE + layers / 2) / layers
-}
-
-fn cells(canvas: &mut Canvas, result: &PairResult, left: usize, top: usize) {
-    let info = &result.info;
-    let (columns, rows) = (info.layers_x.len(), info.layers_y.len());
-    let bottom = top + SIDE;
-    for x in 0..columns {
-        let (from, to) = (edge(x, columns), edge(x + 1, columns));
-        for y in 0..rows {
-            let (low, high) = (edge(y, rows), edge(y + 1, rows));
-            let colour = colour::similarity(result.similarity.cka[x * rows + y]);
-            canvas.fill(left + from, bottom - high, to - from, high - low, colour);
-        }
-    }
-    for stage in layers::stages(&info.layers_x, &info.stages_x).iter().skip(1) {
-        canvas.fill(left + edge(stage.start, columns) - BOUNDARY / 2, top, BOUNDARY, SIDE, colour::BOUNDARY);
-    }
-    for stage in layers::stages(&info.layers_y, &info.stages_y).iter().skip(1) {
-        canvas.fill(left, bottom - edge(stage.start, rows) - BOUNDARY / 2, SIDE, BOUNDARY, colour::BOUNDARY);
-    }
-}
-
-fn colour_bar(canvas: &mut Canvas, left: usize, top: usize) {
-    for row in 0..SIDE {
-        let value = 1.0 - (row as f64 + 0.5) / SIDE as f64;
-        canvas.fill(left, top + row, BAR, 1, colour::similarity(value));
-    }
-    for tick in 0..=4 {
-        let value = f64::from(tick) / 4.0;
-        let y = top as f64 + (1.0 - value) * (SIDE - 1) as f64;
-        canvas.fill(left + BAR, y.round() as usize, TICK, 1, QUIET);
-        let place = ((left + BAR + 2 * TICK) as f64, y);
-        canvas.text(&format!("{value}"), place, TEXT, INK, Anchor(HPos::Left, VPos::Center), &LEVEL);
-    }
-    let place = (left as f64, top as f64 - 14.0);
-    canvas.text("CKA", place, TEXT, INK, Anchor(HPos::Left, VPos::Bottom), &LEVEL);
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::plot::colour;
     use crate::results::tests::made;
 
     fn maps(result: &PairResult, count: usize) -> Vec<SheetMap<'_>> {
@@ -142,14 +101,6 @@ mod tests {
             assert_eq!(picture.get_pixel(left + 9, bottom - 9).0, colour::similarity(1.0), "map {index}");
             let right = left + SIDE as u32 - 9;
             assert_eq!(picture.get_pixel(right, bottom - 9).0, colour::UNDEFINED, "map {index}");
-        }
-    }
-
-    #[test]
-    fn edges_cover_the_side_without_a_gap_or_an_overlap() {
-        for layers in [1, 2, 7, 49, SIDE - 1, SIDE, SIDE + 1, 2 * SIDE + 1] {
-            assert_eq!((edge(0, layers), edge(layers, layers)), (0, SIDE), "{layers} layers");
-            assert!((0..layers).all(|layer| edge(layer, layers) <= edge(layer + 1, layers)), "{layers} layers");
         }
     }
 

@@ -11,13 +11,15 @@ use gramscope_train::{Run, atomic};
 pub(crate) use findings::findings;
 
 use crate::family::{Member, members, relation};
+use crate::pcs::{self, PcsResult};
 use crate::results::{self, INFO, NUMBERS, PairResult};
 use crate::{Error, Result, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
 
-/// Writes DIR/report.html about all run directories and all cka.npz with their cka.json below `dir`, and returns its path.
+/// Writes DIR/report.html about all run directories, all cka.npz with their cka.json and all pcs.npz with their pcs.json below
+/// `dir`, and returns its path.
 /// Runs without a finished epoch are left out; so is, with a warning, what cannot be read.
 ///
 /// # Errors
@@ -26,20 +28,17 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     let found = Found::below(dir)?;
     let members = members(&found.runs)?;
     let results = in_order(found.results, &members);
-    if members.is_empty() && results.is_empty() {
-        return Err(Error::file(
-            dir,
-            "there is neither a run nor a CKA result below it; train or compare something first",
-        ));
+    if members.is_empty() && results.is_empty() && found.components.is_empty() {
+        return Err(Error::file(dir, "there is neither a run nor a result below it; train or compare something first"));
     }
-    let page = page::page(&members, &results, dir)?;
+    let page = page::page(&members, &results, &found.components, dir)?;
     let path = dir.join(PAGE);
     atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
 }
 
 /// The results from those within a network to those between the most different, each in the order of the members.
-fn in_order(mut results: Vec<Placed>, members: &[Member]) -> Vec<Placed> {
+fn in_order(mut results: Vec<Placed<PairResult>>, members: &[Member]) -> Vec<Placed<PairResult>> {
     let place = |name: &str| members.iter().position(|member| member.name == name).unwrap_or(members.len());
     results.sort_by_key(|Placed { result, .. }| {
         let info = &result.info;
@@ -49,15 +48,16 @@ fn in_order(mut results: Vec<Placed>, members: &[Member]) -> Vec<Placed> {
 }
 
 /// A result and the directory it was found in.
-struct Placed {
-    result: PairResult,
+struct Placed<R> {
+    result: R,
     place: PathBuf,
 }
 
 #[derive(Default)]
 struct Found {
     runs: Vec<Run>,
-    results: Vec<Placed>,
+    results: Vec<Placed<PairResult>>,
+    components: Vec<Placed<PcsResult>>,
 }
 
 impl Found {
@@ -79,10 +79,21 @@ impl Found {
             }
         }
         if dir.join(INFO).is_file() && dir.join(NUMBERS).is_file() {
-            match results::load(&dir) {
-                Ok(result) => self.results.push(Placed { result, place: dir }),
-                Err(reason) => tracing::warn!("left out of the report: {reason}"),
-            }
+            self.results.extend(placed(results::load(&dir), &dir));
+        }
+        if dir.join(pcs::INFO).is_file() && dir.join(pcs::NUMBERS).is_file() {
+            self.components.extend(placed(pcs::load(&dir), &dir));
+        }
+    }
+}
+
+/// What was loaded from `dir`; nothing, with a warning, where that failed.
+fn placed<R>(loaded: Result<R>, dir: &Path) -> Option<Placed<R>> {
+    match loaded {
+        Ok(result) => Some(Placed { result, place: dir.to_owned() }),
+        Err(reason) => {
+            tracing::warn!("left out of the report: {reason}");
+            None
         }
     }
 }

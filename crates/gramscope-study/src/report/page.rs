@@ -10,8 +10,10 @@ use serde::Serialize;
 use super::{Placed, findings};
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
+use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
-use crate::plot::layers;
+use crate::plot::{layers, principal_components_png};
+use crate::results::PairResult;
 use crate::{Error, Result};
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
@@ -27,6 +29,7 @@ struct Data<'a> {
     findings: Vec<String>,
     runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
+    components: Vec<ComponentsData<'a>>,
     /// The colours of 0 to 1.
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
@@ -75,12 +78,30 @@ struct MapData<'a> {
     cka: String,
 }
 
+/// First principal components, as a picture.
+#[derive(Serialize)]
+struct ComponentsData<'a> {
+    model: &'a str,
+    /// What can be said of the picture in words.
+    summary: String,
+    /// Its directory, below that of the page.
+    place: String,
+    /// Base64 of a PNG file.
+    picture: String,
+}
+
 /// The page about these runs and results, found below `dir`.
-pub(super) fn page(members: &[Member], results: &[Placed], dir: &Path) -> Result<String> {
+pub(super) fn page(
+    members: &[Member],
+    results: &[Placed<PairResult>],
+    components: &[Placed<PcsResult>],
+    dir: &Path,
+) -> Result<String> {
     let data = Data {
         findings: findings(members, results.iter().map(|placed| &placed.result)),
         runs: members.iter().map(run_data).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
+        components: components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
@@ -133,7 +154,7 @@ fn run_data(member: &Member) -> RunData<'_> {
     }
 }
 
-fn map_data<'a>(Placed { result, place }: &'a Placed, members: &[Member], dir: &Path) -> MapData<'a> {
+fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Member], dir: &Path) -> MapData<'a> {
     let info = &result.info;
     let stages = |names: &[String], known: &[usize]| {
         layers::stages(names, known).into_iter().map(|stage| (stage.start, stage.len, stage.label)).collect()
@@ -158,9 +179,37 @@ fn map_data<'a>(Placed { result, place }: &'a Placed, members: &[Member], dir: &
         batch_size: info.batch_size,
         undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
         blocks: blocks::of(result),
-        place: place.strip_prefix(dir).unwrap_or(place).display().to_string(),
+        place: below(dir, place),
         cka: pack(&result.similarity.cka),
     }
+}
+
+fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<ComponentsData<'a>> {
+    let info = &result.info;
+    let fractions = result.similarity.variance_explained.iter().zip(&info.layers);
+    let largest = fractions.filter(|(fraction, _)| !fraction.is_nan()).max_by(|a, b| a.0.total_cmp(b.0));
+    let largest = largest.map_or_else(
+        || "every layer is constant".to_owned(),
+        |(fraction, layer)| {
+            format!("the first component explains most in {layer}: {:.1}% of its variance", 100.0 * fraction)
+        },
+    );
+    let unclear = match info.ill_defined.len() {
+        0 => String::new(),
+        1 => "; that of 1 layer is not well defined".to_owned(),
+        count => format!("; those of {count} layers are not well defined"),
+    };
+    Ok(ComponentsData {
+        model: &info.model,
+        summary: format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples),
+        place: below(dir, place),
+        picture: BASE64_STANDARD.encode(principal_components_png(result, place)?),
+    })
+}
+
+/// `place` as seen from `dir`.
+fn below(dir: &Path, place: &Path) -> String {
+    place.strip_prefix(dir).unwrap_or(place).display().to_string()
 }
 
 /// CKA lies in -1..1, by the inequality of Cauchy and Schwarz; 16 bits keep four decimals of it.
@@ -180,6 +229,7 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
+    use crate::pcs;
     use crate::results::tests::made;
 
     #[test]
@@ -200,7 +250,8 @@ mod tests {
         let name = "</script><img src=x onerror=alert(1)>{{script}}";
         let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
-        let page = page(&[hostile], &[placed], Path::new("dir")).unwrap();
+        let components = Placed { result: pcs::tests::made(name), place: PathBuf::from("dir/<i>/pcs") };
+        let page = page(&[hostile], &[placed], &[components], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);

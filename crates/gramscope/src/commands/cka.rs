@@ -57,8 +57,14 @@ fn compare_runs(
         None => Pairs::All,
     };
     let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
-    let run_options =
-        RunOptions { pairs, passes: arguments.passes, seed: arguments.seed, examples: arguments.examples, data };
+    let run_options = RunOptions {
+        pairs,
+        passes: arguments.passes,
+        seed: arguments.seed,
+        examples: arguments.examples,
+        drop_dominant: arguments.drop_dominant,
+        data,
+    };
     Ok(compare::compare_runs(&runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
 }
 

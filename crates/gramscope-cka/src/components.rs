@@ -1,0 +1,277 @@
+//! First principal components of the layers of one model, over one batch, in Gram space.
+
+use crate::activation::Activation;
+use crate::cpu::{self, PrincipalError, PrincipalRows, Principals};
+use crate::error::Error;
+use crate::options::Estimator;
+use crate::sums::Row;
+
+/// The first principal component of a layer's features over n examples: of K' = HKH, with K the linear Gram matrix and
+/// H = I - 1 1^T / n, the largest eigenvalue and its eigenvector (Nguyen, Raghu and Kornblith 2021, section 5).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FirstComponent {
+    /// l_1, the sum of the squared projections of all examples on the component: sqrt(l_1) v_1 are the projections. Infinite
+    /// or 0 where that is out of range; nothing else suffers from it.
+    pub eigenvalue: f64,
+    /// l_1 / tr K', the fraction of the variance that the component explains.
+    pub variance_explained: f64,
+    /// l_2 / l_1. Where it is near 1 the component is not well defined: a small change of the features turns it anywhere
+    /// between the first two.
+    pub second_over_first: f64,
+    /// v_1, [n], of length one: the examples' coordinates along the component. Its sign means nothing; the largest entry is
+    /// positive.
+    pub vector: Vec<f64>,
+}
+
+/// The layers of one model, observed one after the other: their first principal components, how alike those are, and CKA
+/// with and without them. Everything is linear and float64; between the layers, only panels of float32 are kept, two rows
+/// of n(n-1)/2 a layer.
+///
+/// ```
+/// use gramscope_cka::{Activation, Components, Estimator, Values};
+///
+/// # fn main() -> Result<(), gramscope_cka::Error> {
+/// let layers = [[1.0f32, 0.0, 2.0, 5.0, 3.0], [1.0, 1.0, 2.0, 4.0, 0.0]]; // one feature each
+/// let mut components = Components::new(2, 5, Estimator::Unbiased)?;
+/// for (layer, values) in layers.iter().enumerate() {
+///     components.observe(layer, Activation::new(Values::F32(values), 5)?)?;
+/// }
+/// let found = components.finish()?;
+/// assert!((found.variance_explained[0] - 1.0).abs() < 1e-12); // a single feature has a single component
+/// assert_eq!(found.undefined_without_first, [0, 1]); // and without it there is nothing left
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Accuracy
+/// Gram matrices are float64 products of features from which the trimmed mean was taken. The component's residual
+/// |K' v_1 - l_1 v_1| is at most 1e-13 l_1, so that v_1 is off by an angle of about 1e-13 / (1 - l_2 / l_1), and eigenvalues
+/// are off by the rounding of K'. CKA is within 1e-6 of float64, or the layer is named undefined.
+#[derive(Debug)]
+pub struct Components {
+    examples: usize,
+    estimator: Estimator,
+    layers: Vec<Option<Observed>>,
+    whole: Panel,
+    rest: Panel,
+    principals: Principals,
+}
+
+/// What is kept of a layer beside its rows of the panels.
+#[derive(Debug)]
+struct Observed {
+    component: Option<FirstComponent>,
+    whole: Row,
+    rest: Row,
+}
+
+impl Components {
+    /// For a model of `layers` layers and one batch of `examples`.
+    ///
+    /// # Errors
+    /// [`Error::NoLayers`], [`Error::TooFewExamples`], [`Error::TooManyExamples`].
+    pub fn new(layers: usize, examples: usize, estimator: Estimator) -> Result<Self, Error> {
+        if layers == 0 {
+            return Err(Error::NoLayers { model: 0 });
+        }
+        let minimum = estimator.minimum_examples();
+        if examples < minimum {
+            return Err(Error::TooFewExamples { examples, minimum, estimator });
+        }
+        let squares = examples.checked_mul(examples).and_then(|square| square.checked_mul(layers));
+        if squares.is_none() {
+            return Err(Error::TooManyExamples { examples });
+        }
+        let length = match estimator {
+            Estimator::Unbiased => examples * (examples - 1) / 2,
+            Estimator::Biased => examples * (examples + 1) / 2,
+        };
+        let panel = || Panel { layers, length, rows: Vec::new() };
+        Ok(Self {
+            examples,
+            estimator,
+            layers: (0..layers).map(|_| None).collect(),
+            whole: panel(),
+            rest: panel(),
+            principals: Principals::default(),
+        })
+    }
+
+    /// The first component of one layer's output; none where the layer is constant. Nothing is kept of it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`], [`Error::WrongExamples`], [`Error::NonFinite`], [`Error::NoEigenvalues`].
+    pub fn first(&mut self, layer: usize, activation: Activation<'_>) -> Result<Option<FirstComponent>, Error> {
+        self.check(layer, activation)?;
+        let found = self.principals.first(activation).map_err(in_layer(layer))?;
+        Ok(found.map(FirstComponent::from))
+    }
+
+    /// Takes in one layer's output; nothing of it is kept but its first component and its rows of the panels.
+    ///
+    /// # Errors
+    /// Those of [`Self::first`], and [`Error::ObservedTwice`].
+    pub fn observe(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
+        self.check(layer, activation)?;
+        if self.layers[layer].is_some() {
+            return Err(Error::ObservedTwice { model: 0, layer, batch: 0 });
+        }
+        let rows = PrincipalRows { whole: self.whole.row_mut(layer), rest: self.rest.row_mut(layer) };
+        let (found, [whole, rest]) = self.principals.rows(activation, self.estimator, rows).map_err(in_layer(layer))?;
+        self.layers[layer] = Some(Observed { component: found.map(FirstComponent::from), whole, rest });
+        Ok(())
+    }
+
+    /// What came of it.
+    ///
+    /// # Errors
+    /// [`Error::NotObserved`].
+    pub fn finish(self) -> Result<ComponentSimilarity, Error> {
+        let missing = |layer| Error::NotObserved { model: 0, layer, batch: 0 };
+        let numbered = self.layers.into_iter().enumerate();
+        let layers = numbered.map(|(layer, found)| found.ok_or(missing(layer))).collect::<Result<Vec<_>, _>>()?;
+        let (whole, rest): (Vec<Row>, Vec<Row>) = layers.iter().map(|layer| (layer.whole, layer.rest)).unzip();
+        let components: Vec<_> = layers.into_iter().map(|layer| layer.component).collect();
+        let numbers = |number: fn(&FirstComponent) -> f64| -> Vec<f64> {
+            components.iter().map(|component| component.as_ref().map_or(f64::NAN, number)).collect()
+        };
+        let undefined_rows = |rows: &[Row]| (0..rows.len()).filter(|&layer| norm(rows[layer]).is_nan()).collect();
+        Ok(ComponentSimilarity {
+            layers: components.len(),
+            examples: self.examples,
+            variance_explained: numbers(|component| component.variance_explained),
+            second_over_first: numbers(|component| component.second_over_first),
+            cosine_sq: squared_cosines(&components),
+            cka: self.whole.cka(&whole),
+            cka_without_first: self.rest.cka(&rest),
+            undefined: (0..components.len()).filter(|&layer| components[layer].is_none()).collect(),
+            undefined_cka: undefined_rows(&whole),
+            undefined_without_first: undefined_rows(&rest),
+            first_pc: components.into_iter().flat_map(|found| vector_or_nan(found, self.examples)).collect(),
+        })
+    }
+
+    fn check(&self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
+        let layers = self.layers.len();
+        if layer >= layers {
+            return Err(Error::UnknownLayer { model: 0, layer, layers });
+        }
+        let (expected, found) = (self.examples, activation.examples());
+        if found != expected {
+            return Err(Error::WrongExamples { model: 0, layer, batch: 0, expected, found });
+        }
+        Ok(())
+    }
+}
+
+/// What a model's [`Components`] come to. Matrices are row-major [layers, layers], symmetric; undefined entries are NaN.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComponentSimilarity {
+    /// The number of layers, L.
+    pub layers: usize,
+    /// The number of examples, n.
+    pub examples: usize,
+    /// l_1 / tr K', [L].
+    pub variance_explained: Vec<f64>,
+    /// l_2 / l_1, [L].
+    pub second_over_first: Vec<f64>,
+    /// <v_1^X, v_1^Y>^2, [L, L].
+    pub cosine_sq: Vec<f64>,
+    /// CKA of the one batch, [L, L].
+    pub cka: Vec<f64>,
+    /// CKA of K' - l_1 v_1 v_1^T, [L, L]: of the features without their first component.
+    pub cka_without_first: Vec<f64>,
+    /// v_1 of every layer, [L, n]; its largest entry is positive.
+    pub first_pc: Vec<f64>,
+    /// Layers that are constant: they have no component.
+    pub undefined: Vec<usize>,
+    /// Layers without CKA: their HSIC with themselves is 0. They are constant or, with the unbiased estimator, alive in one
+    /// example only.
+    pub undefined_cka: Vec<usize>,
+    /// Layers without CKA once the first component is gone: nothing is left, or less than float64 can tell from nothing
+    /// (1e-9 of l_1).
+    pub undefined_without_first: Vec<usize>,
+}
+
+/// Rows of packed, centred Gram matrices.
+#[derive(Debug)]
+struct Panel {
+    layers: usize,
+    length: usize,
+    /// `[layers, length]`, or nothing before the first is wanted.
+    rows: Vec<f32>,
+}
+
+impl Panel {
+    fn row_mut(&mut self, layer: usize) -> &mut [f32] {
+        self.rows.resize(self.layers * self.length, 0.0);
+        &mut self.rows[layer * self.length..][..self.length]
+    }
+
+    /// CKA of all pairs of layers, whose rows are `kinds`.
+    fn cka(&self, kinds: &[Row]) -> Vec<f64> {
+        let norms: Vec<f64> = kinds.iter().map(|&kind| norm(kind)).collect();
+        let mut cka = vec![0.0; self.layers * self.layers];
+        let panels = cpu::Panels { x: &self.rows, y: &self.rows, symmetric: true };
+        // Of a layer with itself the product is known in float64 already.
+        let entry = |i: usize, j: usize, product: f64, place: &mut f64| {
+            *place = if i == j { norms[i] / norms[i] } else { product / (norms[i] * norms[j]).sqrt() };
+        };
+        cpu::pair_products(panels, [self.layers, self.layers], &mut cka, &entry);
+        mirror(&mut cka, self.layers);
+        cka
+    }
+}
+
+/// A row's squared length; NaN where its layer has no similarity.
+fn norm(row: Row) -> f64 {
+    match row {
+        Row::Centred { norm, .. } => norm,
+        Row::Zero | Row::Undefined => f64::NAN,
+    }
+}
+
+fn squared_cosines(components: &[Option<FirstComponent>]) -> Vec<f64> {
+    let layers = components.len();
+    let mut cosines = vec![f64::NAN; layers * layers];
+    for (i, x) in components.iter().enumerate() {
+        for (j, y) in components[..=i].iter().enumerate() {
+            if let (Some(x), Some(y)) = (x, y) {
+                let inner: f64 = x.vector.iter().zip(&y.vector).map(|(a, b)| a * b).sum();
+                cosines[i * layers + j] = inner * inner;
+            }
+        }
+    }
+    mirror(&mut cosines, layers);
+    cosines
+}
+
+/// Copies the lower triangle to the upper one.
+fn mirror(matrix: &mut [f64], side: usize) {
+    for i in 0..side {
+        for j in 0..i {
+            matrix[j * side + i] = matrix[i * side + j];
+        }
+    }
+}
+
+fn vector_or_nan(component: Option<FirstComponent>, examples: usize) -> Vec<f64> {
+    component.map_or_else(|| vec![f64::NAN; examples], |component| component.vector)
+}
+
+impl From<cpu::Principal> for FirstComponent {
+    fn from(found: cpu::Principal) -> Self {
+        let cpu::Principal { eigenvalue, fraction, second_over_first, vector, .. } = found;
+        Self { eigenvalue, variance_explained: fraction, second_over_first, vector }
+    }
+}
+
+/// For `map_err`: the layer that has no component.
+fn in_layer(layer: usize) -> impl FnOnce(PrincipalError) -> Error {
+    move |reason| match reason {
+        PrincipalError::NonFinite(cpu::NonFinite { example }) => {
+            Error::NonFinite { model: 0, layer, batch: 0, example }
+        }
+        PrincipalError::NoEigenvalues => Error::NoEigenvalues { layer },
+    }
+}

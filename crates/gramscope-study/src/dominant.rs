@@ -1,0 +1,249 @@
+//! The examples that dominate a layer: those with the largest projection, of either sign, on its first principal component.
+
+use std::io::Write;
+use std::path::Path;
+
+use candle_core::Device;
+use gramscope_cka::{Estimator, FirstComponent};
+use gramscope_train::data::DataConfig;
+use gramscope_train::{Run, atomic};
+use serde::{Deserialize, Serialize};
+
+use crate::compare::{Limit, Model, Progress, TestImages};
+use crate::output::check_place;
+use crate::pcs::{EXAMPLES, PcsData, components, each_layer};
+use crate::results::{DroppedDominant, Versions};
+use crate::{Error, Result, plot};
+
+/// File that names the examples.
+pub const INFO: &str = "dominant.json";
+/// File of their images.
+pub const PICTURE: &str = "dominant.png";
+
+/// Examples that are shown unless told otherwise.
+const TOP: usize = 32;
+
+/// Whose examples, and how many of them.
+#[derive(Clone, Debug, Default)]
+pub struct DominantOptions {
+    /// How many test images are looked at, the first in order, class-balanced; 1,024, or all where there are fewer, unless
+    /// told otherwise.
+    pub examples: Option<usize>,
+    /// The layer; unless told otherwise, that whose first component explains the largest fraction of the variance.
+    pub layer: Option<String>,
+    /// How many of them are shown; 32, or all where there are fewer, unless told otherwise.
+    pub top: Option<usize>,
+    /// Look at this data's test images instead of those of the data that the run was trained on.
+    pub data: Option<DataConfig>,
+}
+
+/// The examples that dominate a layer, and their images.
+#[derive(Clone, Debug)]
+pub struct Dominant {
+    /// Which they are.
+    pub info: DominantInfo,
+    /// Their images, [side, side, 3] bytes each, in the order of `info.dominant`.
+    pub images: Vec<Vec<u8>>,
+}
+
+/// The examples that dominate a layer: dominant.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DominantInfo {
+    /// Name of the run.
+    pub model: String,
+    /// Name of the layer.
+    pub layer: String,
+    /// Test images that were looked at, the first of the data in order.
+    pub examples: usize,
+    /// Fraction of the layer's variance that its first component explains.
+    pub variance_explained: f64,
+    /// l_2 / l_1: near 1, the component is not well defined, and neither are its examples.
+    pub second_over_first: f64,
+    /// The examples, largest absolute projection first.
+    pub dominant: Vec<DominantExample>,
+    /// Where the images came from.
+    pub data: PcsData,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DominantExample {
+    /// Its place among the test images that were looked at, from 0: its column in `first_pc` of pcs.npz.
+    pub index: usize,
+    /// Its label.
+    pub label: u32,
+    /// Its label's name.
+    pub class: String,
+    /// Its projection on the component, in units of the activation. Which sign is which means nothing.
+    pub projection: f64,
+    /// Its share of the sum of all squared projections.
+    pub share: f64,
+}
+
+/// A layer's first component, and the examples in the order of their absolute projections on it.
+pub(crate) struct Ranking {
+    pub(crate) layer: String,
+    pub(crate) component: FirstComponent,
+    /// Largest first; of equal ones the first example.
+    pub(crate) order: Vec<usize>,
+}
+
+impl Ranking {
+    /// For the layer of this name, or else the one whose first component explains most (the first of equals).
+    pub(crate) fn of(
+        model: &Model,
+        layer: Option<&str>,
+        data: &TestImages,
+        device: &Device,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self> {
+        let names = &model.info.layers;
+        let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
+        // What is defined for the biased estimator is all that one component needs.
+        let mut components = components(&model.info, data.len(), Estimator::Biased)?;
+        let mut best: Option<(usize, FirstComponent)> = None;
+        each_layer(model, data, device, progress, &mut |layer, activation| {
+            if chosen.is_none_or(|chosen| chosen == layer)
+                && let Some(found) = components.first(layer, activation)?
+                && best.as_ref().is_none_or(|(_, best)| found.variance_explained > best.variance_explained)
+            {
+                best = Some((layer, found));
+            }
+            Ok(())
+        })?;
+        let Some((layer, component)) = best else {
+            let (model, layer) = (&model.info.name, layer.unwrap_or("every layer"));
+            return Err(Error::Incomparable(format!(
+                "{model}: {layer} is constant over these images, so none of them dominates it"
+            )));
+        };
+        let mut order: Vec<usize> = (0..data.len()).collect();
+        order.sort_by(|&a, &b| component.vector[b].abs().total_cmp(&component.vector[a].abs()));
+        Ok(Self { layer: names[layer].clone(), component, order })
+    }
+}
+
+impl DroppedDominant {
+    /// The `fraction` of the images, rounded to a whole number and at least one, that dominate each of `runs`, together.
+    ///
+    /// # Errors
+    /// [`Error::Incomparable`] for a fraction that is not between 0 and 1, or for a run all of whose layers are constant.
+    pub(crate) fn of_runs(
+        runs: &[Run],
+        fraction: f64,
+        data: &TestImages,
+        device: &Device,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self> {
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(Error::Incomparable(format!("--drop-dominant {fraction}: give a fraction between 0 and 1")));
+        }
+        let count = ((fraction * data.len() as f64).round() as usize).max(1);
+        let (mut layers, mut examples) = (Vec::new(), Vec::new());
+        // Of all layers, whichever are compared: what dominates a network does not depend on that.
+        for model in Model::open_all(runs, None, data, device)? {
+            let ranking = Ranking::of(&model, None, data, device, progress)?;
+            layers.push(format!("{}: {}", model.info.name, ranking.layer));
+            examples.extend_from_slice(&ranking.order[..count.min(data.len())]);
+        }
+        examples.sort_unstable();
+        examples.dedup();
+        Ok(Self { fraction, layers, examples })
+    }
+}
+
+fn position(layer: &str, model: &str, names: &[String]) -> Result<usize> {
+    names.iter().position(|name| name == layer).ok_or_else(|| {
+        let (first, last) = (&names[0], &names[names.len() - 1]);
+        let middle = &names[names.len() / 2];
+        Error::Incomparable(format!(
+            "--layer {layer}: {model} has no layer of this name; its {} layers are {first}, ..., {middle}, ..., {last}",
+            names.len()
+        ))
+    })
+}
+
+/// The test images that dominate a layer of `run`.
+///
+/// # Errors
+/// [`Error::Incomparable`] for a layer that the run does not have or that is constant, or for more images than there are;
+/// [`Error::NonFinite`] for NaN or infinity in an activation; and what the run or its data may say.
+pub fn dominant(
+    run: &Run,
+    options: &DominantOptions,
+    device: &Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Dominant> {
+    let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
+    let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
+    let found = data.len();
+    let top = options.top.unwrap_or(TOP.min(found));
+    if !(1..=found).contains(&top) {
+        return Err(Error::Incomparable(format!(
+            "--top {top}: {found} test images are looked at; ask for 1 to {found}"
+        )));
+    }
+    let model = Model::open_all(std::slice::from_ref(run), None, &data, device)?.remove(0);
+    let Ranking { layer, component, order } = Ranking::of(&model, options.layer.as_deref(), &data, device, progress)?;
+    let example = |&index: &usize| {
+        let (coordinate, label) = (component.vector[index], data.split().label(index));
+        DominantExample {
+            index,
+            label,
+            class: data.classes()[label as usize].clone(),
+            projection: component.eigenvalue.sqrt() * coordinate,
+            share: coordinate * coordinate,
+        }
+    };
+    let chosen = &order[..top];
+    let (name, dir) = data.source();
+    let info = DominantInfo {
+        model: model.info.name.clone(),
+        layer,
+        examples: data.len(),
+        variance_explained: component.variance_explained,
+        second_over_first: component.second_over_first,
+        dominant: chosen.iter().map(example).collect(),
+        data: PcsData::Images { name, dir },
+        versions: Versions::current(),
+    };
+    Ok(Dominant { info, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
+}
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
+/// something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[INFO, PICTURE], |dir| load(dir).is_ok())
+}
+
+/// Writes dominant.json and dominant.png into `dir`; an earlier result there is replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
+    check(dir)?;
+    std::fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+    let path = dir.join(INFO);
+    atomic::write_with(&path, |file| {
+        serde_json::to_writer_pretty(&mut *file, &found.info)?;
+        file.write_all(b"\n")
+    })
+    .map_err(Error::io("write", &path))?;
+    plot::dominant_sheet(found, &dir.join(PICTURE))
+}
+
+/// Reads DIR/dominant.json.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`write`] wrote.
+pub fn load(dir: &Path) -> Result<DominantInfo> {
+    let path = dir.join(INFO);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    serde_json::from_str(&text)
+        .map_err(|reason| Error::file(&path, format!("not a list of dominant examples: {reason}")))
+}

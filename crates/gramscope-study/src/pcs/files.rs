@@ -1,0 +1,153 @@
+//! pcs.npz, pcs.json and pcs.png.
+
+use std::path::{Path, PathBuf};
+
+use gramscope_cka::ComponentSimilarity;
+use serde::{Deserialize, Serialize};
+
+use crate::output::check_place;
+use crate::results::Versions;
+use crate::stored::{Array, Files, positions};
+use crate::{Result, plot};
+
+/// File of the numbers.
+pub const NUMBERS: &str = "pcs.npz";
+/// File that says what the numbers are of.
+pub const INFO: &str = "pcs.json";
+/// File of the picture.
+pub const PICTURE: &str = "pcs.png";
+
+/// Both files of a result.
+pub(crate) const FILES: Files = Files {
+    kind: "principal components",
+    numbers: NUMBERS,
+    info: INFO,
+    arrays: &["variance_explained", "second_over_first", "cosine_sq", "cka", "cka_without_first", "first_pc"],
+};
+
+/// The first principal components of a model's layers.
+#[derive(Clone, Debug)]
+pub struct PcsResult {
+    /// What was analysed, and how.
+    pub info: PcsInfo,
+    /// The numbers.
+    pub similarity: ComponentSimilarity,
+}
+
+/// What was analysed, and how: pcs.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PcsInfo {
+    /// Name of the model.
+    pub model: String,
+    /// Names of the layers, first layer first.
+    pub layers: Vec<String>,
+    /// Stage of each layer (0 stem, 1 to 3, 4 head); empty where that is not known.
+    #[serde(default)]
+    pub stages: Vec<usize>,
+    /// Examples, the first of the data in order.
+    pub examples: usize,
+    /// `unbiased` or `biased`.
+    pub estimator: String,
+    /// Layers whose second eigenvalue is more than 0.99 times the first: their first component is not well defined.
+    pub ill_defined: Vec<String>,
+    /// Layers that are constant: NaN everywhere.
+    pub undefined: Vec<String>,
+    /// Layers whose `cka` is NaN: constant or, for the unbiased estimator, alive in one example only.
+    pub undefined_cka: Vec<String>,
+    /// Layers whose `cka_without_first` is NaN: nothing is left of them without their first component.
+    pub undefined_cka_without_first: Vec<String>,
+    /// Where the examples came from.
+    pub data: PcsData,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// Where examples came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "source")]
+pub enum PcsData {
+    /// Test images fed to a network.
+    Images {
+        /// Name of the data set.
+        name: String,
+        /// Where it lies, for a data set of the user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<PathBuf>,
+    },
+    /// Stored activations.
+    Activations {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
+///
+/// # Errors
+/// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
+/// taken by something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<PcsInfo>(dir))
+}
+
+/// Writes pcs.npz, pcs.json and pcs.png into `dir`; an earlier result there is replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`crate::Error::Io`].
+pub fn write(dir: &Path, result: &PcsResult) -> Result<()> {
+    check(dir)?;
+    save(dir, result)?;
+    plot::principal_components(result, &dir.join(PICTURE))
+}
+
+/// Writes DIR/pcs.npz (float64 `variance_explained` [L], `second_over_first` [L], `cosine_sq` [L, L], `cka` [L, L],
+/// `cka_without_first` [L, L], `first_pc` [L, n]) and DIR/pcs.json; an earlier result there is replaced.
+///
+/// # Errors
+/// [`crate::Error::Io`] where the directory cannot be made or written.
+pub fn save(dir: &Path, result: &PcsResult) -> Result<()> {
+    let found = &result.similarity;
+    let (layers, n) = (found.layers, found.examples);
+    let arrays: [Array<'_>; 6] = [
+        ("variance_explained", &[layers], &found.variance_explained),
+        ("second_over_first", &[layers], &found.second_over_first),
+        ("cosine_sq", &[layers, layers], &found.cosine_sq),
+        ("cka", &[layers, layers], &found.cka),
+        ("cka_without_first", &[layers, layers], &found.cka_without_first),
+        ("first_pc", &[layers, n], &found.first_pc),
+    ];
+    FILES.save(dir, &result.info, &arrays)
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
+/// files do not belong together.
+pub fn load(dir: &Path) -> Result<PcsResult> {
+    let (info, mut numbers) = FILES.open::<PcsInfo>(dir)?;
+    let (layers, examples) = (info.layers.len(), info.examples);
+    let similarity = ComponentSimilarity {
+        layers,
+        examples,
+        variance_explained: numbers.array("variance_explained", &[layers])?,
+        second_over_first: numbers.array("second_over_first", &[layers])?,
+        cosine_sq: numbers.array("cosine_sq", &[layers, layers])?,
+        cka: numbers.array("cka", &[layers, layers])?,
+        cka_without_first: numbers.array("cka_without_first", &[layers, layers])?,
+        first_pc: numbers.array("first_pc", &[layers, examples])?,
+        undefined: positions(&info.layers, &info.undefined),
+        undefined_cka: positions(&info.layers, &info.undefined_cka),
+        undefined_without_first: positions(&info.layers, &info.undefined_cka_without_first),
+    };
+    numbers.check()?;
+    Ok(PcsResult { info, similarity })
+}
+
+/// Reads DIR/pcs.json alone.
+///
+/// # Errors
+/// [`crate::Error::Io`] where it cannot be read, [`crate::Error::File`] where it is not what [`save`] wrote.
+pub fn load_info(dir: &Path) -> Result<PcsInfo> {
+    FILES.load_info(dir)
+}

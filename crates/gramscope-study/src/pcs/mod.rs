@@ -1,0 +1,154 @@
+//! First principal components of the layers of a run, or of stored activations: how much of the variance they explain, how
+//! alike they are, and CKA with and without them (Nguyen, Raghu and Kornblith 2021, section 5 and figure 3).
+//!
+//! The examples are one batch, the first so many in order. Activations are handed to [`gramscope_cka::Components`] as soon as
+//! they exist and are dropped after that.
+
+mod files;
+
+use std::path::Path;
+
+use candle_core::Device;
+use gramscope_cka::{ComponentSimilarity, Components, Estimator};
+use gramscope_train::Run;
+use gramscope_train::batches::images;
+use gramscope_train::data::DataConfig;
+use regex::Regex;
+
+pub(crate) use files::FILES;
+pub use files::{INFO, NUMBERS, PICTURE, PcsData, PcsInfo, PcsResult, check, load, load_info, save, write};
+
+use crate::activations::{ActivationFile, Rows};
+use crate::compare::{Limit, Model, ModelInfo, Progress, TestImages, in_layer, in_whole};
+use crate::results::Versions;
+use crate::{Error, Result};
+
+/// Examples that are used unless told otherwise.
+pub(crate) const EXAMPLES: usize = 1024;
+/// l_2 / l_1 above which a first component counts as not well defined.
+pub const CLOSE_EIGENVALUES: f64 = 0.99;
+
+/// What is analysed, and how.
+#[derive(Clone, Debug, Default)]
+pub struct PcsOptions {
+    /// How many examples, the first in order (of test images, class-balanced); 1,024, or all where there are fewer, unless
+    /// told otherwise.
+    pub examples: Option<usize>,
+    /// Only the layers whose name matches.
+    pub layers: Option<Regex>,
+    /// The estimator of both kinds of CKA.
+    pub estimator: Estimator,
+    /// Feed this data's test images instead of those of the data that the run was trained on.
+    pub data: Option<DataConfig>,
+}
+
+impl PcsOptions {
+    fn limit(&self) -> Limit {
+        self.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly)
+    }
+}
+
+/// The first principal components of the layers of `run` over the first test images of its data, or of other data.
+///
+/// # Errors
+/// [`Error::Incomparable`] for more images than there are or fewer than the estimator needs, or where no layer matches;
+/// [`Error::NonFinite`] for NaN or infinity in an activation; and what the run or its data may say.
+pub fn pcs_of_run(
+    run: &Run,
+    options: &PcsOptions,
+    device: &Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<PcsResult> {
+    let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
+    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, device)?.remove(0);
+    let mut components = components(&model.info, data.len(), options.estimator)?;
+    each_layer(&model, &data, device, progress, &mut |layer, activation| components.observe(layer, activation))?;
+    let similarity = components.finish().map_err(in_whole)?;
+    let (name, dir) = data.source();
+    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }))
+}
+
+/// The first principal components of the layers of the activation file `path` over its first examples.
+///
+/// # Errors
+/// What is wrong with the file ([`Error::Io`], [`Error::File`]), [`Error::Incomparable`] for more examples than it has or
+/// fewer than the estimator needs, [`Error::NonFinite`] for NaN or infinity.
+pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PcsResult> {
+    let file = ActivationFile::open(path, options.layers.as_ref())?;
+    let found = file.examples();
+    let examples = options.examples.unwrap_or(EXAMPLES.min(found));
+    if examples > found {
+        return Err(Error::Incomparable(format!(
+            "--examples {examples}: {} has {found} examples; ask for no more",
+            path.display()
+        )));
+    }
+    let info = ModelInfo {
+        name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
+        stages: Vec::new(),
+    };
+    let mut components = components(&info, examples, options.estimator)?;
+    let mut rows = Rows::default();
+    let (total, subject) = (info.layers.len(), path.display().to_string());
+    for (layer, name) in info.layers.iter().enumerate() {
+        let activation = file.read(layer, 0, examples, &mut rows)?;
+        components.observe(layer, activation).map_err(in_layer(&subject, name, 0))?;
+        progress(Progress { done: layer + 1, total, batch: 1, batches: 1, subject: &info.name });
+    }
+    let similarity = components.finish().map_err(in_whole)?;
+    Ok(result(info, similarity, options, PcsData::Activations { file: path.to_owned() }))
+}
+
+/// An empty analysis of all layers of a model.
+pub(crate) fn components(model: &ModelInfo, examples: usize, estimator: Estimator) -> Result<Components> {
+    let needed = estimator.minimum_examples();
+    if examples < needed {
+        return Err(Error::Incomparable(format!(
+            "--examples {examples}: the {estimator} estimator needs at least {needed} examples"
+        )));
+    }
+    Components::new(model.layers.len(), examples, estimator).map_err(in_whole)
+}
+
+/// Runs the network over all images as one batch, hands every chosen layer's number and activation to `take`, and names the
+/// layer in its errors.
+pub(crate) fn each_layer(
+    model: &Model,
+    data: &TestImages,
+    device: &Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+    take: &mut dyn FnMut(usize, gramscope_cka::Activation<'_>) -> Result<(), gramscope_cka::Error>,
+) -> Result<()> {
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let images = images(data.split(), &indices, data.side(), device)?;
+    let (name, layers) = (&model.info.name, &model.info.layers);
+    model.each_layer(&images, &mut |layer, view| {
+        view.and_then(|view| take(layer, view)).map_err(in_layer(name, &layers[layer], 0))?;
+        progress(Progress { done: layer + 1, total: layers.len(), batch: 1, batches: 1, subject: name });
+        Ok(())
+    })
+}
+
+fn result(model: ModelInfo, similarity: ComponentSimilarity, options: &PcsOptions, data: PcsData) -> PcsResult {
+    let names = |layers: &[usize]| layers.iter().map(|&layer| model.layers[layer].clone()).collect();
+    let close = |&layer: &usize| similarity.second_over_first[layer] > CLOSE_EIGENVALUES;
+    let ill_defined: Vec<usize> = (0..similarity.layers).filter(close).collect();
+    let info = PcsInfo {
+        examples: similarity.examples,
+        estimator: options.estimator.to_string(),
+        ill_defined: names(&ill_defined),
+        undefined: names(&similarity.undefined),
+        undefined_cka: names(&similarity.undefined_cka),
+        undefined_cka_without_first: names(&similarity.undefined_without_first),
+        data,
+        versions: Versions::current(),
+        model: model.name,
+        layers: model.layers,
+        stages: model.stages,
+    };
+    PcsResult { info, similarity }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

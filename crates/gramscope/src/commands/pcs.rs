@@ -1,0 +1,67 @@
+//! `gramscope pcs`: first principal components of a run's layers, or of stored activations.
+
+use anyhow::Context;
+use gramscope_study::compare::Progress;
+use gramscope_study::pcs::{self, PcsOptions, PcsResult};
+use gramscope_train::Run;
+use gramscope_train::data::DataConfig;
+
+use super::cka::show_progress;
+use crate::arguments::PcsArguments;
+use crate::console::{Console, Unit};
+use crate::device;
+
+/// Analyses what the arguments name and writes the result.
+pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
+    pcs::check(&arguments.out)?;
+    let options = PcsOptions {
+        examples: arguments.examples,
+        layers: arguments.layers.clone(),
+        estimator: arguments.estimator,
+        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+    };
+    let mut bar = console.progress(Unit::Passes, 0);
+    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);
+    let result = match (&arguments.run, &arguments.activations) {
+        (Some(dir), _) => {
+            let device = device::open(arguments.device.device, arguments.device.precision)?;
+            pcs::pcs_of_run(&Run::open(dir)?, &options, &device, &mut progress)?
+        }
+        (None, Some(file)) => pcs::pcs_of_file(file, &options, &mut progress)?,
+        (None, None) => anyhow::bail!("name a run, or a file with --activations"),
+    };
+    drop(bar);
+    pcs::write(&arguments.out, &result)?;
+    report(&result, arguments, console);
+    Ok(())
+}
+
+/// A line of result, and a warning for layers without a value or whose component means little.
+fn report(result: &PcsResult, arguments: &PcsArguments, console: &Console) {
+    let info = &result.info;
+    for (what, layers) in [
+        ("undefined (NaN), because constant", &info.undefined),
+        ("CKA undefined (NaN), because constant or alive in a single example", &info.undefined_cka),
+        (
+            "CKA without the first component undefined (NaN), because nothing else is left",
+            &info.undefined_cka_without_first,
+        ),
+        ("first component not well defined, because the second explains nearly as much", &info.ill_defined),
+    ] {
+        if !layers.is_empty() {
+            tracing::warn!("{}: {what}: {}", info.model, layers.join(", "));
+        }
+    }
+    let largest = result.similarity.variance_explained.iter().zip(&info.layers).filter(|(share, _)| !share.is_nan());
+    let largest = largest.max_by(|a, b| a.0.total_cmp(b.0));
+    let largest = largest.map_or_else(String::new, |(share, layer)| {
+        format!(", at most {:.1}% of the variance in one component ({layer})", 100.0 * share)
+    });
+    console.result(&format!(
+        "{}: {} layers over {} examples{largest} -> {}",
+        info.model,
+        info.layers.len(),
+        info.examples,
+        arguments.out.display()
+    ));
+}
