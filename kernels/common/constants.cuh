@@ -24,6 +24,8 @@ constexpr int MAX_BUFFERS = 6;
 // Threads of the kernels that take a column each, and of those that take an entry or a row each.
 constexpr int COLUMN_THREADS = 128;
 constexpr int ENTRY_THREADS = 256;
+// Groups of threads of gs_ucenter_reduce_*: each adds up a part of the splits.
+constexpr int REDUCE_GROUPS = 4;
 // Side of the tile, and features of the slab, of the float64 Gram kernel.
 constexpr int DOUBLE_TILE = 32;
 constexpr int DOUBLE_SLAB = 32;

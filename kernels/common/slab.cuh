@@ -12,6 +12,7 @@
 #include "common/async_copy.cuh"
 #include "common/matrix.cuh"
 #include "common/numbers.cuh"
+#include "common/part.cuh"
 #include "common/triangle.cuh"
 #include "common/warp.cuh"
 
@@ -155,6 +156,8 @@ struct Exponents {
     __device__ __forceinline__ int* of_flush(int flush) const { return base + (3 + flush % 2) * rows; }
     // The last slab in which some row's exponent grew, of the even ones and of the odd ones.
     __device__ __forceinline__ int* changed(int slab) const { return base + 5 * rows + slab % 2; }
+    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have been.
+    __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
 };
 
 // Slabs are counted from 3, so that the slab before the first has a place too.
@@ -337,6 +340,24 @@ __device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, con
     for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
 }
 
+// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same one or no
+// entry of the diagonal in each half of the tile at each flush.
+__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush, int first_row) {
+    int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
+    if (q != g / 2) return;
+    float diagonal[2] = {g % 2 == 0 ? tile[0] : tile[1], g % 2 == 0 ? tile[6] : tile[7]};
+    for (int half = 0; half < 2; ++half) {
+        int row = first_row + g + 8 * half;
+        float before = 0.0f;
+        if (flush > 0) {
+            float square = growth(exponents.of_flush(flush - 1), exponents.of_slab(slab), row);
+            square *= square;
+            before = exponents.reach()[row] * square * square;
+        }
+        exponents.reach()[row] = before + diagonal[half] * diagonal[half];
+    }
+}
+
 // Remembers under which exponents a flush has left the partial sums.
 __device__ __forceinline__ void keep_exponents(const Exponents& exponents, int slab, int flush) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
@@ -349,6 +370,12 @@ __device__ __forceinline__ void write_exponents(int* out, const Exponents& expon
     for (int row = thread_of_block(); row < count; row += SLAB_THREADS) {
         out[row] = exponents.of_slab(FIRST_SLAB + slabs - 1)[first + row];
     }
+}
+
+// The same for their reaches, which the last turn has brought up to date.
+__device__ __forceinline__ void write_reaches(float* out, const Exponents& exponents, int count) {
+    __syncthreads();
+    for (int row = thread_of_block(); row < count; row += SLAB_THREADS) out[row] = exponents.reach()[row];
 }
 
 // Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s, converts
@@ -376,16 +403,4 @@ __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
         if (slab >= FIRST_SLAB) work.multiply(slab, last);
         if (!prepares_first) work.prepare(slab, last);
     }
-}
-
-// The part [first, last) of `count` slabs that falls to part `index` of `parts`: they differ by one at most.
-struct Part {
-    int first, last;
-};
-
-__device__ __forceinline__ Part part_of(int64_t count, int index, int parts) {
-    // Features fit into 31 bits, so their slabs do: 32-bit division needs no call.
-    int share = static_cast<int>(count) / parts, rest = static_cast<int>(count) % parts;
-    int first = index * share + (index < rest ? index : rest);
-    return {first, first + share + (index < rest ? 1 : 0)};
 }

@@ -119,6 +119,7 @@ struct Square {
             if (!has(column)) continue;
             int r = first_row + warp_of_block(), c = first_column + column;
             int64_t tile = symmetric ? index_in_triangle(r, c) : static_cast<int64_t>(r) * strips_across + c;
+            if (SHIFTED && r == c) add_reach(tiles[column], exponents, slab, count, warp_of_block() * STRIP);
             flush_tile(tiles[column], partials + tile * STRIP * STRIP, exponents, slab, count, warp_of_block() * STRIP,
                        TILE + column * STRIP);
         }

@@ -1,11 +1,14 @@
 // Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of each
 // column, (sum - least - most) / (n - 2).
-// Source: the shift leaves HSIC as it is (Song et al., JMLR 2012, section 2); crates/gramscope-cka/src/cpu/gram.rs is the model.
+// Source: a shift adds a_i + a_j + c to K_ij, which centring removes (Szekely and Rizzo, Annals of Statistics 2014);
+// crates/gramscope-cka/src/cpu/gram.rs is the model.
 //
 // In   x [n, p]           float32, bfloat16 or float16, row-major; any alignment, rows of 16-byte multiples are faster
 // Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c <= r, at
 //                         r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
 //      exponents          [splits, strips * STRIP] int32: K_ij = sum over splits of partial_ij 2^(exponent_i + exponent_j)
+//      reaches            [splits, strips * STRIP] float32: sums over chains of |x_i|^4, |x_i| over the chain's part of the
+//                         shifted row, in 2^(4 exponent_i): what rounding is relative to where products cancel
 //      first_bad          the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets INT_MAX
 //      needed             null, or a flag: where it is 0 the kernel returns at once and writes nothing
 // Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: <= FUSED_ROWS), p < 2^31.
@@ -16,6 +19,8 @@
 // Variants  shift    s and the largest |x| of every column, for the variants that do not hold whole columns
 //           naive    K itself, a thread an entry: the reference on the device
 //           double   float64 products: for few examples and for what centring has found to be badly conditioned
+//           distances   as double, but |x_i - x_j|^2, for the RBF kernel: as differences of products they would lose those of
+//                    ordinary rows beside distant ones
 //           fused    n <= 256: one block holds all rows of a slab, computes s there, multiplies one triangle of strips
 //           tiled    any n: tiles of 128 x 128 of the triangle, s given
 //           exact    high high + high low + low high of float16 halves: 22 bits      fast   high high alone: 11 bits
@@ -86,14 +91,15 @@ __device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const 
         int row = index / DOUBLE_SLAB, column = index % DOUBLE_SLAB;
         int64_t feature = first + column;
         bool there = first_row + row < shape.examples && feature < shape.features;
-        double value = there ? to_float(x[(first_row + row) * shape.features + feature]) - static_cast<double>(shifts[feature]) : 0.0;
+        double value = there ? to_float(x[(first_row + row) * shape.features + feature]) : 0.0;
+        if (there && shifts != nullptr) value -= shifts[feature];
         tile[row][column] = value;
     }
 }
 
-template <class T>
-__device__ void in_double(double* partials, const T* x, const float* shifts, const int* needed, const GramShape& shape) {
-    if (not_needed(needed)) return;
+// PRODUCTS: of shifted values; else squares of differences, for which `shifts` is null.
+template <bool PRODUCTS, class T>
+__device__ void in_double(double* partials, const T* x, const float* shifts, const GramShape& shape) {
     auto* rows = reinterpret_cast<double(*)[DOUBLE_SLAB + 1]>(shared_memory());
     auto* columns = rows + DOUBLE_TILE;
     Place tile = place_in_triangle(blockIdx.x);
@@ -109,7 +115,8 @@ __device__ void in_double(double* partials, const T* x, const float* shifts, con
         for (int f = 0; f < DOUBLE_SLAB; ++f) {
             for (int i = 0; i < DOUBLE_SIDE; ++i) {
                 for (int j = 0; j < DOUBLE_SIDE; ++j) {
-                    sums[i][j] = fma(rows[row + i * STRIP][f], columns[column + j * STRIP][f], sums[i][j]);
+                    double a = rows[row + i * STRIP][f], b = columns[column + j * STRIP][f];
+                    sums[i][j] = PRODUCTS ? fma(a, b, sums[i][j]) : fma(a - b, a - b, sums[i][j]);
                 }
             }
         }
@@ -294,6 +301,7 @@ struct Fused {
     __device__ __forceinline__ void flush(int slab, int count) {
         for_tiles([&](float(&tile)[8], int r, int c) {
             float* place = partials + index_in_triangle(r, c) * STRIP * STRIP;
+            if (r == c) add_reach(tile, exponents, slab, count, r * STRIP);
             flush_tile(tile, place, exponents, slab, count, r * STRIP, c * STRIP);
         });
         keep_exponents(exponents, slab, count);
@@ -301,7 +309,7 @@ struct Fused {
 };
 
 template <class T, bool LOW>
-__device__ void fused(float* partials, int* exponents, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
+__device__ void fused(float* partials, int* exponents, float* reaches, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
     if (not_needed(needed)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
     Fused<T, LOW> work;
@@ -325,13 +333,15 @@ __device__ void fused(float* partials, int* exponents, int* first_bad, const T* 
     clear_exponents(work.exponents);
     int slabs = part.last - part.first;
     stream_slabs(work, slabs);
-    write_exponents(exponents + static_cast<int64_t>(blockIdx.x) * count, work.exponents, slabs, 0, count);
+    int64_t own = static_cast<int64_t>(blockIdx.x) * count;
+    write_exponents(exponents + own, work.exponents, slabs, 0, count);
+    write_reaches(reaches + own, work.exponents, count);
 }
 
 // --- tiled -----------------------------------------------------------------------------------------------------------------
 
 template <class T, bool LOW>
-__device__ void tiled(float* partials, int* exponents, const T* x, const float* shifts, const float* largest, const int* needed,
+__device__ void tiled(float* partials, int* exponents, float* reaches, const T* x, const float* shifts, const float* largest, const int* needed,
                       const GramShape& shape) {
     if (not_needed(needed)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP;
@@ -345,11 +355,12 @@ __device__ void tiled(float* partials, int* exponents, const T* x, const float* 
     work.strips_across = strips;
     work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
     int slabs = work.run();
-    // Row by row the exponents are the same in all tiles.
-    if (tile.column != 0) return;
     int64_t padded = static_cast<int64_t>(strips) * STRIP;
     int first = tile.row * TILE, count = static_cast<int>(padded) - first < TILE ? static_cast<int>(padded) - first : TILE;
-    write_exponents(exponents + padded * blockIdx.y + first, work.exponents, slabs, 0, count);
+    int64_t own = padded * blockIdx.y + first;
+    // Row by row the exponents are the same in all tiles.
+    if (tile.column == 0) write_exponents(exponents + own, work.exponents, slabs, 0, count);
+    if (tile.column == tile.row) write_reaches(reaches + own, work.exponents, count);
 }
 
 // --- entries ---------------------------------------------------------------------------------------------------------------
@@ -366,29 +377,37 @@ gs_gram_naive_f32(double* k, const float* x, const float* shifts, GramShape shap
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 gs_gram_double_f32(double* partials, const float* x, const float* shifts, const int* needed, GramShape shape) {
-    in_double(partials, x, shifts, needed, shape);
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_f32(double* partials, const float* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_f32(float* partials, int* exponents, int* first_bad, const float* x, const int* needed, GramShape shape) {
-    fused<float, true>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
+                      GramShape shape) {
+    fused<float, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_f32(float* partials, int* exponents, const float* x, const float* shifts, const float* largest,
+gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<float, true>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<float, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_f32(float* partials, int* exponents, int* first_bad, const float* x, const int* needed, GramShape shape) {
-    fused<float, false>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
+                      GramShape shape) {
+    fused<float, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_f32(float* partials, int* exponents, const float* x, const float* shifts, const float* largest,
+gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<float, false>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<float, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
@@ -403,29 +422,37 @@ gs_gram_naive_bf16(double* k, const BF16* x, const float* shifts, GramShape shap
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 gs_gram_double_bf16(double* partials, const BF16* x, const float* shifts, const int* needed, GramShape shape) {
-    in_double(partials, x, shifts, needed, shape);
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_bf16(double* partials, const BF16* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_bf16(float* partials, int* exponents, int* first_bad, const BF16* x, const int* needed, GramShape shape) {
-    fused<BF16, true>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
+                      GramShape shape) {
+    fused<BF16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_bf16(float* partials, int* exponents, const BF16* x, const float* shifts, const float* largest,
+gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<BF16, true>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<BF16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_bf16(float* partials, int* exponents, int* first_bad, const BF16* x, const int* needed, GramShape shape) {
-    fused<BF16, false>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
+                      GramShape shape) {
+    fused<BF16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_bf16(float* partials, int* exponents, const BF16* x, const float* shifts, const float* largest,
+gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<BF16, false>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<BF16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
@@ -440,27 +467,35 @@ gs_gram_naive_f16(double* k, const F16* x, const float* shifts, GramShape shape)
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 gs_gram_double_f16(double* partials, const F16* x, const float* shifts, const int* needed, GramShape shape) {
-    in_double(partials, x, shifts, needed, shape);
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_f16(double* partials, const F16* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_f16(float* partials, int* exponents, int* first_bad, const F16* x, const int* needed, GramShape shape) {
-    fused<F16, true>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
+                      GramShape shape) {
+    fused<F16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_f16(float* partials, int* exponents, const F16* x, const float* shifts, const float* largest,
+gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<F16, true>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<F16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_f16(float* partials, int* exponents, int* first_bad, const F16* x, const int* needed, GramShape shape) {
-    fused<F16, false>(partials, exponents, first_bad, x, needed, shape);
+gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
+                      GramShape shape) {
+    fused<F16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_f16(float* partials, int* exponents, const F16* x, const float* shifts, const float* largest,
+gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
                       const int* needed, GramShape shape) {
-    tiled<F16, false>(partials, exponents, x, shifts, largest, needed, shape);
+    tiled<F16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }

@@ -1,14 +1,13 @@
-// The RBF kernel from the linear Gram matrix: K_ij = exp(-d_ij^2 / (2 t^2 M)), d_ij^2 = K_ii + K_jj - 2 K_ij, M the median of
-// all n^2 squared distances, the zero diagonal included (the mean of the middle two where their number is even).
+// The RBF kernel: K_ij = exp(-d_ij^2 / (2 t^2 M)), M the median of all n^2 squared distances d_ij^2, the zero diagonal included
+// (the mean of the middle two where their number is even).
 // Source: Kornblith et al. (ICML 2019), section 3 and their code; crates/gramscope-cka/src/cpu/rbf.rs is the model.
 //
-// In   k [n, n]            float64, row-major, symmetric, with its diagonal: as gs_ucenter_reduce_* leaves it
-// Out  distances [n, n]    float64, squared
-//      selection           Selection: the middle values
+// In   distances [n, n]    float64, squared, row-major: gs_gram_distances_*, reduced by gs_ucenter_reduce_f64
+// Out  selection           Selection: the middle values
 //      histogram           [RADIX_BINS] uint32
-//      k [n, n]            the kernel, in place of the linear one; 0 where it is undefined
+//      k [n, n]            the kernel; 0 where it is undefined
 //      undefined           int32: 1 where M is 0, because half of all pairs coincide
-// Launches, in order: distances; select with pass = 0 .. RADIX_PASSES - 1; above; apply. Grid, block, shared bytes: plan::rbf_*,
+// Launches, in order: start; select with pass = 0 .. RADIX_PASSES - 1; above; apply. Grid, block, shared bytes: plan::rbf_*,
 // plan::entries. n^2 < 2^31.
 // Deterministic: yes; atomics are integer counts and minima. Accumulates: float64.
 //
@@ -49,14 +48,10 @@ __device__ __forceinline__ int64_t count_of(const RbfShape& shape) { return stat
 __device__ __forceinline__ Bits lower_rank(int64_t count) { return static_cast<Bits>((count - 1) / 2); }
 __device__ __forceinline__ Bits upper_rank(int64_t count) { return static_cast<Bits>(count / 2); }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_rbf_distances(double* distances, Selection* selection, unsigned* histogram, const double* k, RbfShape shape) {
-    int64_t n = shape.examples, entry = entry_of_thread();
-    if (entry < RADIX_BINS) histogram[entry] = 0;
-    if (entry == 0) *selection = {0, NO_BITS, lower_rank(n * n)};
-    if (entry >= n * n) return;
-    int64_t i = entry / n, j = entry % n;
-    distances[entry] = i == j ? 0.0 : fmax(k[i * n + i] + k[j * n + j] - 2.0 * k[entry], 0.0);
+extern "C" __global__ void __launch_bounds__(RADIX_BINS)
+gs_rbf_start(Selection* selection, unsigned* histogram, RbfShape shape) {
+    histogram[thread_of_block()] = 0;
+    if (thread_of_block() == 0) *selection = {0, NO_BITS, lower_rank(count_of(shape))};
 }
 
 // The digit in which place `rank` lies, and how many values have smaller ones.

@@ -6,71 +6,110 @@
 //
 // In   partials, exponents  as gram.cu leaves them
 // Out  k [n, n]             float64, row-major, both triangles and the diagonal
+//      reach [n]            float64: |x_i|^2 as the root of its squares over chains (gram.cu), so that reach_i reach_j bounds
+//                           what rounding of K_ij is relative to, by Cauchy and Schwarz
 //      sums [3, n]          float64: of each row of K (without the diagonal, or with it where biased) the sum, the sum of
 //                           squares, the largest magnitude
 //      row                  float32, [n (n - 1) / 2] the strict lower triangle row by row; biased [n (n + 1) / 2] with the
 //                           diagonal; times 2^exponent it is the centred matrix
-//      summary              RowSummary: the packed row's squared length in float64, kappa = |K| / |U|, exponent, state
+//      summary              RowSummary: the packed row's squared length in float64, kappa, exponent, state
+// kappa = |K| / |U| magnifies the relative error of K; but the products' own error is relative to their reach rather than to
+// what they came to: reach / |U| counts as well, with a bound of its own.
 // Grid, block, shared bytes: plan::ucenter_reduce, plan::ucenter_rows. n >= 4 (biased: n >= 2).
 // Deterministic: yes; blocks count themselves with an integer atomic, and the last adds up in order.
 // Accumulates: float64 throughout.
 //
-// Variants  reduce   splits added in order, unscaled: K
-//           rows     row sums, and from them kappa: *redo says that K must be computed with better products
-//           pack     centred, packed, measured; `in_double` says that K comes from float64 products, so that a kappa above
-//                    1e9 means that nothing but rounding is left: the row is zero
+// Variants  reduce   splits added in a fixed order, unscaled: K
+//           rows     row sums, and from them kappa and reach: *redo says that K must be computed with better products
+//           pack     centred, packed, measured; `in_double` says that K comes from float64 products, so that a |K| of
+//                    1e9 |U|, or a reach of 2^53 |U|, means that nothing but rounding is left: the row is zero
 //           naive    rows and pack in one block, one loop after the other: the reference on the device
 #include "common/atomic.cuh"
 #include "common/numbers.cuh"
+#include "common/part.cuh"
 #include "common/records.cuh"
 #include "common/reduce.cuh"
 #include "common/triangle.cuh"
 
 struct CentreShape {
     double largest_kappa;
+    double largest_reach;
     int32_t examples;
     int32_t splits;
     int32_t biased;
     int32_t padding;
 };
 
-// kappa above which even float64 sees nothing but rounding.
-constexpr double KAPPA_OF_ZERO = 1e9;
+// What centring has left of float64 entries is nothing but their rounding where the entries were this many times larger...
+constexpr double LARGEST_CANCELLATION = 1e9;
+// ... or could have been this many times larger.
+constexpr double LARGEST_REACH = 9007199254740992.0;
 constexpr double ROOT_HALF = 0.70710678118654752440;
 
 // --- reduce ----------------------------------------------------------------------------------------------------------------
 
-// Writes both K_ij and K_ji of a block's tile, value(index of the entry among one split's partial sums, i, j) added over splits.
-template <class Value>
-__device__ __forceinline__ void reduce(double* k, const Value& value, const CentreShape& shape) {
-    int n = shape.examples;
+constexpr int TILE_ENTRIES = STRIP * STRIP;
+constexpr int REDUCE_THREADS = REDUCE_GROUPS * TILE_ENTRIES;
+
+// Writes both K_ij and K_ji of a block's tile, value(index of the entry among all partial sums, split, i, j) added over splits:
+// within each group in order, then over groups. More groups, and several loads at a time, hide the memory's latency.
+// `finish` is handed i, K_ii and the sum of square(split, i) over splits.
+template <class Value, class Square, class Finish>
+__device__ __forceinline__ void reduce(double* k, const Value& value, const Square& square, const Finish& finish,
+                                       const CentreShape& shape) {
+    auto* sums = reinterpret_cast<double*>(shared_memory());
+    double* squares = sums + REDUCE_THREADS;
+    int n = shape.examples, place = thread_of_block() % TILE_ENTRIES, group = thread_of_block() / TILE_ENTRIES;
     Place tile = place_in_triangle(blockIdx.x);
-    int i = tile.row * STRIP + thread_of_block() / STRIP, j = tile.column * STRIP + thread_of_block() % STRIP;
+    int row = place / STRIP, i = tile.row * STRIP + row, j = tile.column * STRIP + place % STRIP;
     // Of a tile on the diagonal one half is enough, and makes K symmetric to the last bit.
-    if (i >= n || j > i) return;
-    int64_t entry = static_cast<int64_t>(blockIdx.x) * STRIP * STRIP + thread_of_block();
-    int64_t entries = static_cast<int64_t>(gridDim.x) * STRIP * STRIP;
-    double sum = 0.0;
-    for (int split = 0; split < shape.splits; ++split) sum += value(entries * split + entry, split, i, j);
+    bool there = i < n && j <= i;
+    int64_t entry = static_cast<int64_t>(blockIdx.x) * TILE_ENTRIES + place;
+    int64_t entries = static_cast<int64_t>(gridDim.x) * TILE_ENTRIES;
+    Part part = part_of(shape.splits, group, REDUCE_GROUPS);
+    double sum = 0.0, sum_of_squares = 0.0;
+    if (there) {
+#pragma unroll 8
+        for (int split = part.first; split < part.last; ++split) sum += value(entries * split + entry, split, i, j);
+    }
+    if (there && i == j) {
+#pragma unroll 8
+        for (int split = part.first; split < part.last; ++split) sum_of_squares += square(split, i);
+        squares[group * STRIP + row] = sum_of_squares;
+    }
+    sums[thread_of_block()] = sum;
+    __syncthreads();
+    if (!there || group != 0) return;
+    for (int other = 1; other < REDUCE_GROUPS; ++other) sum += sums[other * TILE_ENTRIES + place];
     k[static_cast<int64_t>(i) * n + j] = sum;
     k[static_cast<int64_t>(j) * n + i] = sum;
+    if (i != j) return;
+    for (int other = 1; other < REDUCE_GROUPS; ++other) sum_of_squares += squares[other * STRIP + row];
+    finish(i, sum, sum_of_squares);
 }
 
-extern "C" __global__ void __launch_bounds__(STRIP* STRIP)
-gs_ucenter_reduce_f32(double* k, const float* partials, const int* exponents, const int* needed, CentreShape shape) {
+extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
+gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int* exponents, const float* reaches,
+                      const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     int64_t padded = (shape.examples + STRIP - 1) / STRIP * STRIP;
     auto value = [&](int64_t entry, int split, int i, int j) {
         const int* own = exponents + padded * split;
         return static_cast<double>(partials[entry]) * power_of_two_f64(own[i] + own[j]);
     };
-    reduce(k, value, shape);
+    auto square = [&](int split, int i) {
+        int64_t index = padded * split + i;
+        return static_cast<double>(reaches[index]) * power_of_two_f64(4 * exponents[index]);
+    };
+    reduce(k, value, square, [&](int i, double, double squares) { reach[i] = sqrt(squares); }, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(STRIP* STRIP)
-gs_ucenter_reduce_f64(double* k, const double* partials, const int* needed, CentreShape shape) {
+extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
+gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
-    reduce(k, [&](int64_t entry, int, int, int) { return partials[entry]; }, shape);
+    auto value = [&](int64_t entry, int, int, int) { return partials[entry]; };
+    // For a bound that only asks whether anything but rounding is left of float64, the whole row will do.
+    reduce(k, value, [](int, int) { return 0.0; }, [&](int i, double diagonal, double) { reach[i] = diagonal; }, shape);
 }
 
 // --- rows ------------------------------------------------------------------------------------------------------------------
@@ -80,6 +119,13 @@ __device__ __forceinline__ double centred_square(double squares, double sums_squ
     double n = shape.examples;
     if (shape.biased) return squares - 2.0 / n * sums_squared + total * total / (n * n);
     return squares - 2.0 / (n - 2.0) * sums_squared + total * total / ((n - 1.0) * (n - 2.0));
+}
+
+// The sum of reach_i reach_j over all i != j: the square of what K could have been off the diagonal.
+__device__ __forceinline__ double reach_of_pairs(const double* reach, int n, const Scratch& scratch) {
+    double sum = block_sum_of(n, [&](int i) { return reach[i]; }, scratch);
+    double squares = block_sum_of(n, [&](int i) { return reach[i] * reach[i]; }, scratch);
+    return fmax(sum * sum - squares, 0.0);
 }
 
 // The row of this warp.
@@ -107,7 +153,8 @@ __device__ __forceinline__ void sum_row(double* sums, const double* k, const Cen
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, const int* needed, CentreShape shape) {
+gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, const double* reach, const int* needed,
+                CentreShape shape) {
     if (not_needed(needed)) return;
     Scratch scratch = scratch_at(shared_memory());
     sum_row(sums, k, shape);
@@ -116,10 +163,13 @@ gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, co
     double total = block_sum_of(n, [&](int i) { return sums[i]; }, scratch);
     double sums_squared = block_sum_of(n, [&](int i) { return sums[i] * sums[i]; }, scratch);
     double squares = block_sum_of(n, [&](int i) { return sums[n + i]; }, scratch);
+    double pairs = reach_of_pairs(reach, n, scratch);
     if (thread_of_block() != 0) return;
-    double bound = squares / (shape.largest_kappa * shape.largest_kappa);
+    double centred = centred_square(squares, sums_squared, total, shape);
     // NaN asks for better products, too.
-    *redo = squares != 0.0 && !(centred_square(squares, sums_squared, total, shape) >= bound);
+    bool magnified = !(centred * shape.largest_kappa * shape.largest_kappa >= squares);
+    bool cancelled = !(centred * shape.largest_reach * shape.largest_reach >= pairs);
+    *redo = squares != 0.0 && (magnified || cancelled);
 }
 
 // --- pack ------------------------------------------------------------------------------------------------------------------
@@ -157,11 +207,14 @@ __device__ __forceinline__ double centred(const double* k, int i, int j, double 
 }
 
 // What the panel row came to, given its squared length.
-__device__ __forceinline__ RowSummary summarise(double norm, double squares, int exponent, bool in_double, bool undefined) {
-    double before = scaled(0.5 * squares, -2 * exponent);
-    double kappa = norm > 0.0 ? sqrt(before / norm) : before > 0.0 ? 1.0 / 0.0 : 0.0;
-    RowSummary summary{norm, kappa, exponent, ROW_CENTRED};
-    if (norm == 0.0 || (in_double && !(kappa <= KAPPA_OF_ZERO))) summary.state = ROW_ZERO;
+__device__ __forceinline__ RowSummary summarise(double norm, double squares, double pairs, int exponent, bool in_double,
+                                                bool undefined) {
+    // Of both triangles; the row holds one.
+    double before = scaled(0.5 * squares, -2 * exponent), reach = scaled(0.5 * pairs, -2 * exponent);
+    auto ratio = [&](double square) { return square > 0.0 ? sqrt(square / norm) : 0.0; };
+    RowSummary summary{norm, ratio(before), exponent, ROW_CENTRED};
+    bool rounding = ratio(before) > LARGEST_CANCELLATION || ratio(reach) > LARGEST_REACH;
+    if (norm == 0.0 || (in_double && rounding)) summary.state = ROW_ZERO;
     if (undefined) summary.state = ROW_UNDEFINED;
     if (summary.state != ROW_CENTRED) summary.norm = 0.0;
     return summary;
@@ -169,7 +222,7 @@ __device__ __forceinline__ RowSummary summarise(double norm, double squares, int
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arrivals, const double* k, const double* sums,
-                const int* in_double, const int* undefined, CentreShape shape) {
+                const double* reach, const int* in_double, const int* undefined, CentreShape shape) {
     Scratch scratch = scratch_at(shared_memory());
     Centring centre = centring(sums, shape, scratch);
     int n = shape.examples, i = row_of_warp();
@@ -187,7 +240,9 @@ gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arriva
     if (!is_last_block(arrivals, scratch.flag)) return;
     double norm = block_sum_of(n, [&](int r) { return norms[r]; }, scratch);
     double squares = block_sum_of(n, [&](int r) { return sums[n + r]; }, scratch);
-    RowSummary result = summarise(norm, squares, centre.exponent, *in_double != 0, undefined != nullptr && *undefined != 0);
+    double pairs = reach_of_pairs(reach, n, scratch);
+    bool no_kernel = undefined != nullptr && *undefined != 0;
+    RowSummary result = summarise(norm, squares, pairs, centre.exponent, *in_double != 0, no_kernel);
     if (thread_of_block() == 0) *summary = result;
     if (result.state == ROW_CENTRED) return;
     int64_t length = start_of_row(n, shape);
@@ -198,7 +253,8 @@ gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arriva
 
 // One block. `sums` as for rows and pack.
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k, const int* in_double, CentreShape shape) {
+gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k, const double* reach, const int* in_double,
+                 CentreShape shape) {
     int n = shape.examples;
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         double sum = 0.0, squares = 0.0, largest = 0.0;
@@ -223,7 +279,8 @@ gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k,
             norm += value * value;
         }
     }
-    RowSummary result = summarise(norm, squares, centre.exponent, *in_double != 0, false);
+    double pairs = reach_of_pairs(reach, n, scratch);
+    RowSummary result = summarise(norm, squares, pairs, centre.exponent, *in_double != 0, false);
     if (thread_of_block() == 0) *summary = result;
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         for (int j = 0; j < length_of_row(i, shape); ++j) {

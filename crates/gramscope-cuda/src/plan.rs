@@ -31,18 +31,27 @@ pub const EIGEN_VECTORS: usize = constant("EIGEN_VECTORS");
 
 /// Batches below this size are computed in float64 by `exact`.
 pub const DOUBLE_BELOW: usize = 32;
-/// The kappa above which the products of `exact` are redone in float64.
-pub const LARGEST_KAPPA_EXACT: f64 = 32.0;
-/// The kappa above which the products of `fast` are redone.
-pub const LARGEST_KAPPA_FAST: f64 = 8.0;
-/// The kappa above which `fast`, having been redone with the products of `exact`, is redone in float64.
-pub const LARGEST_KAPPA_FAST_REDONE: f64 = 4096.0;
+/// What products are good for: [`CentreShape`](crate::shapes::CentreShape)'s bounds, above which they are redone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Of |K| / |U|, which magnifies the entries' relative error.
+    pub kappa: f64,
+    /// Of reach / |U|: where products cancel, their errors stay. Independent features have 23, the root of a chain.
+    pub reach: f64,
+}
 
+/// Within these the products of `exact` are left; else float64 takes their place.
+pub const EXACT: Bounds = Bounds { kappa: 32.0, reach: 40.0 };
+/// Within these the products of `fast` are left; else those of `exact` take their place,
+pub const FAST: Bounds = Bounds { kappa: 8.0, reach: 64.0 };
+/// and are left within these.
+pub const FAST_REDONE: Bounds = Bounds { kappa: 4096.0, reach: 4096.0 };
 /// Passes of the radix selection: eight bits of a float64 each.
 pub const RADIX_PASSES: usize = 8;
 
 /// Shared memory of a block that reduces: a number a warp, and a flag.
 const REDUCTION_BYTES: usize = ENTRY_THREADS / WARP * size_of::<f64>() + 16;
+const REDUCE_GROUPS: usize = constant("REDUCE_GROUPS");
 const ROW_BYTES: usize = constant("ROW_BYTES");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
@@ -90,7 +99,8 @@ pub struct Split {
     pub buffers: usize,
     /// Values of the buffer of partial sums (float32 or float64, as the entry says).
     pub partials: usize,
-    /// Values of the buffer of exponents (int32) a side; 0 where the partial sums are float64.
+    /// Values of the buffer of exponents (int32) a side, and of that of reaches (float32); 0 where the partial sums are
+    /// float64.
     pub exponents: usize,
 }
 
@@ -109,7 +119,7 @@ pub fn gram_shift(features: usize) -> Geometry {
     Geometry::new([features.div_ceil(COLUMN_THREADS), 1, 1], COLUMN_THREADS, 0)
 }
 
-/// `gs_gram_naive_*`, `gs_rbf_distances` and `gs_rbf_apply`: a thread an entry of [examples, examples].
+/// `gs_gram_naive_*`, `gs_rbf_apply` and `gs_rbf_naive`: a thread an entry of [examples, examples].
 pub fn entries(examples: usize) -> Geometry {
     Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
@@ -117,10 +127,9 @@ pub fn entries(examples: usize) -> Geometry {
 /// `gs_gram_fused_*`; none where there are more than [`FUSED_ROWS`] examples or the device lacks the shared memory.
 pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Split> {
     let rows = strips(examples) * STRIP;
-    // Column statistics of two slabs (a sum, a minimum and a maximum a warp and column); exponents of three slabs and of two
-    // flushes; the slab of the last change, twice.
+    // Column statistics of two slabs (a sum, a minimum and a maximum a warp and column).
     let statistics = 2 * (SLAB_THREADS / WARP) * 3 * SLAB * size_of::<f32>();
-    let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + 5 * rows * size_of::<i32>() + 16;
+    let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows);
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
     let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
     (examples <= FUSED_ROWS).then(|| Split {
@@ -169,7 +178,7 @@ pub fn hsic_units(layers: usize) -> Geometry {
     Geometry::new([layers.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
-/// `gs_gram_double_*`.
+/// `gs_gram_double_*` and `gs_gram_distances_*`.
 pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
     let tiles = triangle(examples.div_ceil(DOUBLE_TILE));
     // Twice as many blocks as multiprocessors, where there are features enough: two are resident at once.
@@ -186,7 +195,9 @@ pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
 
 /// `gs_ucenter_reduce_*`: a block a tile of the triangle.
 pub fn ucenter_reduce(examples: usize) -> Geometry {
-    Geometry::new([triangle(strips(examples)), 1, 1], STRIP * STRIP, 0)
+    let threads = REDUCE_GROUPS * STRIP * STRIP;
+    let shared = (threads + REDUCE_GROUPS * STRIP) * size_of::<f64>();
+    Geometry::new([triangle(strips(examples)), 1, 1], threads, shared)
 }
 
 /// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row.
@@ -197,6 +208,11 @@ pub fn ucenter_rows(examples: usize) -> Geometry {
 /// `gs_ucenter_naive`: one block.
 pub fn ucenter_naive() -> Geometry {
     ucenter_rows(1)
+}
+
+/// `gs_rbf_start`.
+pub fn rbf_start() -> Geometry {
+    Geometry::new([1, 1, 1], RADIX_BINS, 0)
 }
 
 /// `gs_rbf_select` (once a pass, [`RADIX_PASSES`] of them) and `gs_rbf_above`.
@@ -226,10 +242,15 @@ pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
 /// Tiles of [`TILE`] a side, split over features so that every multiprocessor has one.
 fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Option<(usize, usize, Geometry)> {
     let rows = 2 * TILE;
-    let shared = |buffers: usize| buffers * (rows + extra_rows) * ROW_BYTES + 5 * rows * size_of::<i32>() + 16;
+    let shared = |buffers: usize| buffers * (rows + extra_rows) * ROW_BYTES + exponent_bytes(rows);
     let buffers = (TILED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
     let splits = device.multiprocessors.div_ceil(tiles).min(features.div_ceil(SLAB)).max(1);
     Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
+}
+
+/// Exponents of three slabs and of two flushes, reaches; the slab of the last change, twice.
+fn exponent_bytes(rows: usize) -> usize {
+    6 * rows * size_of::<i32>() + 16
 }
 
 /// The value of `constexpr int NAME = DIGITS;` in constants.cuh; an error of compilation where there is none.

@@ -17,8 +17,10 @@ pub struct GramShape {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CentreShape {
-    /// The kappa above which `gs_ucenter_rows` asks for better products.
+    /// The |K| / |U| above which `gs_ucenter_rows` asks for better products.
     pub largest_kappa: f64,
+    /// The reach / |U| above which it does.
+    pub largest_reach: f64,
     /// n.
     pub examples: i32,
     /// Splits of the partial sums.

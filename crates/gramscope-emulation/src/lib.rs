@@ -5,7 +5,7 @@
 //! use gramscope_emulation::{Buffer, Launch};
 //!
 //! let input = Buffer::new(&[1.0f32; 256]);
-//! let mut output = Buffer::poisoned(256);
+//! let mut output = Buffer::<f32>::poisoned(256);
 //! let launch = Launch::new("gs_faulty_correct").blocks([1, 1, 1], 256, 1024);
 //! launch.output(&mut output).input(&input).run().unwrap();
 //! assert_eq!(output.values(), [1.0; 256]);

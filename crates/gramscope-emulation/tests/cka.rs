@@ -159,6 +159,82 @@ fn badly_conditioned_gram_matrices() {
     }
 }
 
+/// Entry (i, f) of Sylvester's matrix of signs, whose rows are orthogonal.
+fn sign(i: usize, f: usize) -> f64 {
+    if (i & f).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 }
+}
+
+#[test]
+fn rows_that_are_nearly_orthogonal() {
+    // Products are large and cancel: |K| does not show it, reach does.
+    for n in [32, 33, 64] {
+        for small in [0.3, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4] {
+            let layer = |seed: u64| {
+                normal(n, 512, seed).map(|i, f, value| if f < 256 { 0.3 * sign(i, f) } else { small * value })
+            };
+            check::<f32>(&(0..3).map(layer).collect::<Vec<_>>(), Run::default());
+        }
+    }
+}
+
+#[test]
+fn orthogonal_rows_have_no_similarity() {
+    for n in [4, 32, 64] {
+        let layers = vec![Matrix::from_fn(n, 256, |i, f| 0.3 * sign(i, f)), normal(n, 8, 1)];
+        let found = cka::<f32>(&[layers], None, Run::default());
+        assert!(
+            found.get(0, 0).is_nan() && found.get(1, 0).is_nan() && !found.get(1, 1).is_nan(),
+            "n = {n}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn layers_that_take_few_values() {
+    // Sums of equal terms round in one direction, and equal rows make equal errors: nothing averages out.
+    for n in [4, 32, 33, 46] {
+        for p in [1, 37, 512] {
+            let two = |l: usize| Matrix::from_fn(n, p, |i, _| [1.0, -0.7][i % 2] * (1.0 + l as f64 / 3.0));
+            check::<f32>(&(0..3).map(two).collect::<Vec<_>>(), Run::default());
+            for classes in [2, 5] {
+                let layer = |seed: u64| {
+                    let rows = normal(classes, p, seed);
+                    Matrix::from_fn(n, p, |i, f| rows.get(i % classes, f))
+                };
+                check::<f32>(&(0..3).map(layer).collect::<Vec<_>>(), Run::default());
+            }
+        }
+    }
+}
+
+#[test]
+fn several_outlying_examples() {
+    for n in [5, 33] {
+        for (count, factor) in [(1, 1e12), (1, 1e25), (2, 1e8), (3, 1e4), (3, 1e8)] {
+            let layer = |seed: u64| normal(n, 50, seed).map(|i, _, value| value * if i < count { factor } else { 1.0 });
+            check::<f32>(&(0..3).map(layer).collect::<Vec<_>>(), Run::default());
+        }
+    }
+}
+
+#[test]
+fn clusters_and_layers_that_are_mostly_dead() {
+    for n in [8, 33] {
+        for share in [2, 4, 8, 16] {
+            let alive =
+                |seed: u64| normal(n, 50, seed).map(|i, _, value| if i % share == 0 { 10.0 + value } else { 0.0 });
+            if n / share > 1 {
+                check::<f32>(&(0..3).map(alive).collect::<Vec<_>>(), Run::default());
+            }
+        }
+        for spread in [0.1, 1e-2, 1e-3] {
+            let cluster =
+                |seed: u64| normal(n, 50, seed).map(|i, _, value| f64::from(u8::from(4 * i < n)) + spread * value);
+            check::<f32>(&(0..3).map(cluster).collect::<Vec<_>>(), Run::default());
+        }
+    }
+}
+
 #[test]
 fn a_dead_layer_is_undefined_and_the_others_are_not() {
     for n in [5, 40] {

@@ -7,7 +7,7 @@ use gramscope_cuda::plan::{self, EIGEN_VECTORS};
 use gramscope_cuda::shapes::{EigenShape, EigenSummary};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::{Matrix, components, gram};
-use support::chain::{Run, rows};
+use support::chain::{Gram, Run, rows};
 use support::inputs::{self, normal, rectified};
 
 /// The residual over l_1 at which iterations stop.
@@ -26,8 +26,7 @@ impl Batch {
         let (mut all_k, mut all_sums) = (Vec::new(), Vec::new());
         for x in layers {
             let k = gram::linear(x);
-            let mut sums = Buffer::poisoned(3 * n);
-            rows(&mut sums, &Buffer::new(&k.data), n, Run { biased: true, ..Run::default() });
+            let sums = rows(&Gram::new(&k), Run { biased: true, ..Run::default() });
             all_k.extend(k.data);
             all_sums.extend_from_slice(sums.values());
         }

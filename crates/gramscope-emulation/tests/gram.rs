@@ -7,7 +7,7 @@ use gramscope_cuda::plan::Device;
 use gramscope_emulation::Buffer;
 use gramscope_reference::{Matrix, gram, hsic};
 use half::{bf16, f16};
-use support::chain::{Columns, Input, Products, Run, columns, gram_double, gram_mma, gram_naive};
+use support::chain::{Columns, Gram, Input, Products, Run, columns, distances, gram_double, gram_mma, gram_naive};
 use support::inputs::{self, normal, rectified};
 use support::{Element, ROOMY, SMALL, largest_error, rounded};
 
@@ -25,17 +25,17 @@ fn error(k: &Matrix, x: &Matrix) -> f64 {
 }
 
 fn by_tensor_cores<T: Element>(x: &Matrix, run: Run) -> Matrix {
-    let (k, bad) = gram_mma(&Input::<T>::new(x, run), run);
+    let (gram, bad) = gram_mma(&Input::<T>::new(x, run), run);
     assert_eq!(bad, None);
-    Matrix::new(x.rows, x.rows, k.values().to_vec())
+    gram.matrix()
 }
 
 fn by_doubles<T: Element>(x: &Matrix, run: Run) -> (Matrix, Columns, Input<T>) {
     let input = Input::<T>::new(x, run);
     let columns = columns(&input, run);
-    let mut k = Buffer::poisoned(x.rows * x.rows);
-    gram_double(&mut k, &input, &columns, &Buffer::new(&[1]), run);
-    (Matrix::new(x.rows, x.rows, k.values().to_vec()), columns, input)
+    let mut gram = Gram::poisoned(x.rows);
+    gram_double(&mut gram, &input, &columns, &Buffer::new(&[1]), run);
+    (gram.matrix(), columns, input)
 }
 
 /// Exact, fast and double of one input, all of them against float64.
@@ -303,7 +303,35 @@ fn what_is_not_needed_is_not_touched() {
     let run = Run::default();
     let input = Input::<f32>::new(&normal(20, 40, 28), run);
     let columns = columns(&input, run);
-    let mut k = Buffer::new(&[7.0; 400]);
-    gram_double(&mut k, &input, &columns, &Buffer::new(&[0]), run);
-    assert_eq!(k.values(), [7.0; 400]);
+    let mut gram = Gram::new(&Matrix::from_fn(20, 20, |_, _| 7.0));
+    gram_double(&mut gram, &input, &columns, &Buffer::new(&[0]), run);
+    assert_eq!((gram.k.values(), gram.reach.values()), (&[7.0; 400][..], &[0.0; 20][..]));
+}
+
+#[test]
+fn distances_do_not_lose_ordinary_rows_beside_distant_ones() {
+    let x = rounded::<f32>(&normal(37, 70, 29).map(|i, _, value| value * if i < 3 { 1e8 } else { 1.0 }));
+    let found = distances(&Input::<f32>::new(&x, Run::default()), Run::default());
+    for (entry, found) in found.values().iter().enumerate() {
+        let (a, b) = (x.row(entry / 37), x.row(entry % 37));
+        let truth: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+        assert!((found - truth).abs() <= 1e-14 * truth, "{entry}: {found} {truth}");
+    }
+}
+
+#[test]
+fn the_reach_is_what_chains_could_have_come_to() {
+    // Two chains in one block, the second much larger: growth rescales what the first has left behind.
+    let device = Device { multiprocessors: 1, ..SMALL };
+    let x = rounded::<f32>(&normal(33, 1000, 30).map(|_, j, value| value * if j < 512 { 1.0 } else { 300.0 }));
+    let shifted = gram::shift(&x);
+    for tiled in [false, true] {
+        let run = Run { device, tiled, ..Run::default() };
+        let (found, _) = gram_mma(&Input::<f32>::new(&x, run), run);
+        for (i, found) in found.reach.values().iter().enumerate() {
+            let square = |chain: &[f64]| chain.iter().map(|value| value * value).sum::<f64>();
+            let truth = shifted.row(i).chunks(512).map(|chain| square(chain).powi(2)).sum::<f64>().sqrt();
+            assert!((found - truth).abs() <= 1e-5 * truth, "tiled {tiled} {i}: {found} {truth}");
+        }
+    }
 }

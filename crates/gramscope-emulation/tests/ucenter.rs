@@ -3,9 +3,10 @@
 
 mod support;
 
+use gramscope_cuda::plan::{self, Bounds};
 use gramscope_emulation::Buffer;
 use gramscope_reference::{Matrix, gram, hsic};
-use support::chain::{Packed, Run, pack, pack_naive, rows, rows_and_kappa};
+use support::chain::{Gram, Packed, Run, pack, pack_naive, rows, rows_within};
 use support::inputs::{self, normal, rectified};
 
 /// Rounding to float32.
@@ -16,10 +17,16 @@ fn centred(k: &Matrix, biased: bool) -> Matrix {
 }
 
 fn packed(k: &Matrix, in_double: bool, run: Run) -> Packed {
-    let (n, buffer) = (k.rows, Buffer::new(&k.data));
-    let mut sums = Buffer::poisoned(3 * n);
-    rows(&mut sums, &buffer, n, run);
-    pack(&buffer, &sums, &Buffer::new(&[i32::from(in_double)]), n, run)
+    packed_with_reach(&Gram::new(k), in_double, run)
+}
+
+fn packed_with_reach(gram: &Gram, in_double: bool, run: Run) -> Packed {
+    pack(gram, &rows(gram, run), &Buffer::new(&[i32::from(in_double)]), run)
+}
+
+/// Whether products of this K would be redone.
+fn redone(gram: &Gram, bounds: Bounds, run: Run) -> bool {
+    rows_within(gram, bounds, run).1.values()[0] != 0
 }
 
 /// |K| / |U| by their definition: the diagonal counts where the estimator uses it.
@@ -52,7 +59,7 @@ fn the_naive_twin_agrees() {
     for biased in [false, true] {
         for n in [4, 7, 33, 64] {
             let (k, run) = (gram::linear(&normal(n, 20, 2)), Run { biased, ..Run::default() });
-            let (fast, naive) = (packed(&k, true, run), pack_naive(&Buffer::new(&k.data), &Buffer::new(&[1]), n, run));
+            let (fast, naive) = (packed(&k, true, run), pack_naive(&Gram::new(&k), &Buffer::new(&[1]), run));
             assert_eq!(fast.summary.exponent, naive.summary.exponent);
             assert!((fast.summary.norm - naive.summary.norm).abs() <= 1e-14 * naive.summary.norm);
             // Entries are below 2 and their float64 values differ by rounding alone.
@@ -81,23 +88,43 @@ fn kappa_decides_what_is_redone() {
             // A constant on all of K is what centring takes away.
             let k = gram::linear(&normal(33, 40, 4)).map(|_, _, value| value + 40.0 * offset);
             let kappa = kappa(&k, biased);
-            let mut sums = Buffer::poisoned(3 * 33);
-            for (largest, redo) in [(kappa * 1.01, 0), (kappa * 0.99, 1)] {
-                let found = rows_and_kappa(&mut sums, &Buffer::new(&k.data), largest, 33, run);
-                assert_eq!(found.values(), [redo], "offset {offset}, biased {biased}");
+            for (largest, redo) in [(kappa * 1.01, false), (kappa * 0.99, true)] {
+                let bounds = Bounds { kappa: largest, reach: f64::INFINITY };
+                assert_eq!(redone(&Gram::new(&k), bounds, run), redo, "offset {offset}, biased {biased}");
             }
         }
     }
 }
 
 #[test]
+fn reach_decides_what_is_redone() {
+    let k = gram::linear(&normal(33, 40, 4));
+    let mut gram = Gram::new(&k);
+    let mut random = inputs::Random::new(5);
+    gram.reach.values_mut().iter_mut().for_each(|reach| *reach = 1e3 * (1.0 + random.uniform()));
+    let reach = gram.reach.values();
+    let pairs: f64 = (0..33).flat_map(|i| (0..33).filter(move |&j| j != i).map(move |j| reach[i] * reach[j])).sum();
+    let u = hsic::u_centre(&k);
+    let ratio = (pairs / u.inner(&u)).sqrt();
+    for (largest, redo) in [(ratio * 1.01, false), (ratio * 0.99, true)] {
+        assert_eq!(redone(&gram, Bounds { kappa: 1e9, reach: largest }, Run::default()), redo);
+    }
+}
+
+#[test]
 fn nothing_is_redone_for_a_matrix_of_zeros_but_for_one_with_nan() {
-    let mut sums = Buffer::poisoned(3 * 20);
-    let mut redo = |value: f64| {
-        let k = Buffer::new(&[value; 400]);
-        rows_and_kappa(&mut sums, &k, 32.0, 20, Run::default()).values()[0]
-    };
-    assert_eq!([redo(0.0), redo(f64::NAN)], [0, 1]);
+    let redo = |value: f64| redone(&Gram::new(&Matrix::from_fn(20, 20, |_, _| value)), plan::EXACT, Run::default());
+    assert!(!redo(0.0) && redo(f64::NAN));
+}
+
+#[test]
+fn products_that_cancel_to_their_rounding_are_zero() {
+    // In float64 alone: there nothing better is to be had.
+    let mut gram = Gram::new(&gram::linear(&normal(21, 30, 6)));
+    gram.reach.values_mut().fill(1e19);
+    for (in_double, state) in [(true, 1), (false, 0)] {
+        assert_eq!(packed_with_reach(&gram, in_double, Run::default()).summary.state, state);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! From activations to CKA by kernels, launched as the launchers do it.
 
-use gramscope_cuda::plan::{self, Device};
+use gramscope_cuda::plan::{self, Bounds, Device};
 use gramscope_cuda::shapes::{CentreShape, GramShape, HsicShape, LayerSum, RowSummary, Weight};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::Matrix;
@@ -96,16 +96,43 @@ pub fn gram_naive<T: Element>(input: &Input<T>, columns: &Columns) -> Matrix {
     matrix(input.n, &k)
 }
 
+/// A Gram matrix and its reach.
+pub struct Gram {
+    pub k: Buffer<f64>,
+    pub reach: Buffer<f64>,
+}
+
+impl Gram {
+    pub fn poisoned(n: usize) -> Self {
+        Self { k: Buffer::poisoned(n * n), reach: Buffer::poisoned(n) }
+    }
+
+    /// One that did not come from products, or whose products did not cancel.
+    pub fn new(k: &Matrix) -> Self {
+        Self { k: Buffer::new(&k.data), reach: Buffer::new(&vec![0.0; k.rows]) }
+    }
+
+    pub fn matrix(&self) -> Matrix {
+        let n = self.reach.values().len();
+        Matrix::new(n, n, self.k.values().to_vec())
+    }
+
+    pub fn examples(&self) -> usize {
+        self.reach.values().len()
+    }
+}
+
 /// K by tensor cores, reduced; and what `fused` found not to be finite.
-pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
+pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Gram, Bad) {
     let fused = plan::gram_fused(input.n, input.p, run.device).filter(|_| !run.tiled);
     let split = fused.unwrap_or_else(|| plan::gram_tiled(input.n, input.p, run.device).unwrap());
     let (mut partials, mut exponents) =
         (Buffer::<f32>::poisoned(split.partials), Buffer::<i32>::poisoned(split.exponents));
+    let mut reaches = Buffer::<f32>::poisoned(split.exponents);
     let family = if fused.is_some() { "fused" } else { "tiled" };
     let entry = format!("gs_gram_{family}_{}_{}", run.products.name(), T::SUFFIX);
     let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
-    let launch = launch.output(&mut partials).output(&mut exponents);
+    let launch = launch.output(&mut partials).output(&mut exponents).output(&mut reaches);
     let found = if fused.is_some() {
         let mut flag = Buffer::new(&[i32::MAX]);
         launch.output(&mut flag).input(&input.x).null().value(input.shape(split.buffers)).run().unwrap();
@@ -116,21 +143,16 @@ pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Buffer<f64>, Bad) {
         launch.value(input.shape(split.buffers)).run().unwrap();
         columns.bad
     };
-    let mut k = Buffer::poisoned(input.n * input.n);
+    let mut gram = Gram::poisoned(input.n);
     let launch = Launch::new("gs_ucenter_reduce_f32").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
-    let launch = launch.output(&mut k).input(&partials).input(&exponents).null();
+    let launch = launch.output(&mut gram.k).output(&mut gram.reach);
+    let launch = launch.input(&partials).input(&exponents).input(&reaches).null();
     launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
-    (k, found)
+    (gram, found)
 }
 
-/// K by float64 products into `k`, where `needed`.
-pub fn gram_double<T: Element>(
-    k: &mut Buffer<f64>,
-    input: &Input<T>,
-    columns: &Columns,
-    needed: &Buffer<i32>,
-    run: Run,
-) {
+/// K by float64 products into `gram`, where `needed`.
+pub fn gram_double<T: Element>(gram: &mut Gram, input: &Input<T>, columns: &Columns, needed: &Buffer<i32>, run: Run) {
     let split = plan::gram_double(input.n, input.p, run.device);
     let mut partials = Buffer::<f64>::poisoned(split.partials);
     let entry = format!("gs_gram_double_{}", T::SUFFIX);
@@ -138,13 +160,28 @@ pub fn gram_double<T: Element>(
     let launch = launch.output(&mut partials).input(&input.x).input(&columns.shifts).input(needed);
     launch.value(input.shape(0)).run().unwrap();
     let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
-    let launch = launch.output(k).input(&partials).input(needed);
+    let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).input(needed);
     launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
+}
+
+/// Squared distances in float64.
+pub fn distances<T: Element>(input: &Input<T>, run: Run) -> Buffer<f64> {
+    let split = plan::gram_double(input.n, input.p, run.device);
+    let mut partials = Buffer::<f64>::poisoned(split.partials);
+    let entry = format!("gs_gram_distances_{}", T::SUFFIX);
+    let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
+    launch.output(&mut partials).input(&input.x).value(input.shape(0)).run().unwrap();
+    let mut gram = Gram::poisoned(input.n);
+    let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
+    let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).null();
+    launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
+    gram.k
 }
 
 fn centre_shape(n: usize, splits: usize, run: Run) -> CentreShape {
     CentreShape {
         largest_kappa: f64::NAN,
+        largest_reach: f64::NAN,
         examples: n as i32,
         splits: splits as i32,
         biased: i32::from(run.biased),
@@ -153,21 +190,25 @@ fn centre_shape(n: usize, splits: usize, run: Run) -> CentreShape {
 }
 
 /// Row sums of K.
-pub fn rows(sums: &mut Buffer<f64>, k: &Buffer<f64>, n: usize, run: Run) {
-    let mut arrivals = Buffer::new(&[0u32]);
+pub fn rows(gram: &Gram, run: Run) -> Buffer<f64> {
+    let n = gram.examples();
+    let (mut sums, mut arrivals) = (Buffer::poisoned(3 * n), Buffer::new(&[0u32]));
     let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
-    let launch = launch.output(sums).null().output(&mut arrivals).input(k).null();
+    let launch = launch.output(&mut sums).null().output(&mut arrivals).input(&gram.k).input(&gram.reach).null();
     launch.value(centre_shape(n, 0, run)).run().unwrap();
+    sums
 }
 
-/// Row sums of K, and whether its kappa is above `largest`.
-pub fn rows_and_kappa(sums: &mut Buffer<f64>, k: &Buffer<f64>, largest: f64, n: usize, run: Run) -> Buffer<i32> {
-    let (mut redo, mut arrivals) = (Buffer::poisoned(1), Buffer::new(&[0u32]));
-    let shape = CentreShape { largest_kappa: largest, ..centre_shape(n, 0, run) };
+/// Row sums of K, and whether its products must be redone.
+pub fn rows_within(gram: &Gram, bounds: Bounds, run: Run) -> (Buffer<f64>, Buffer<i32>) {
+    let n = gram.examples();
+    let (mut sums, mut redo, mut arrivals) = (Buffer::poisoned(3 * n), Buffer::poisoned(1), Buffer::new(&[0u32]));
+    let bounds = CentreShape { largest_kappa: bounds.kappa, largest_reach: bounds.reach, ..centre_shape(n, 0, run) };
     let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
-    launch.output(sums).output(&mut redo).output(&mut arrivals).input(k).null().value(shape).run().unwrap();
+    let launch = launch.output(&mut sums).output(&mut redo).output(&mut arrivals).input(&gram.k).input(&gram.reach);
+    launch.null().value(bounds).run().unwrap();
     assert_eq!(arrivals.values(), [0]);
-    redo
+    (sums, redo)
 }
 
 /// A packed row and its summary.
@@ -197,30 +238,34 @@ pub fn packed_length(n: usize, biased: bool) -> usize {
     if biased { n * (n + 1) / 2 } else { n * (n - 1) / 2 }
 }
 
-pub fn pack(k: &Buffer<f64>, sums: &Buffer<f64>, in_double: &Buffer<i32>, n: usize, run: Run) -> Packed {
+pub fn pack(gram: &Gram, sums: &Buffer<f64>, in_double: &Buffer<i32>, run: Run) -> Packed {
+    let n = gram.examples();
     let mut row = Buffer::<f32>::poisoned(packed_length(n, run.biased));
     let mut summary = Buffer::<RowSummary>::poisoned(1);
     let (mut norms, mut arrivals) = (Buffer::<f64>::poisoned(n), Buffer::new(&[0u32]));
     let launch = Launch::new("gs_ucenter_pack").geometry(plan::ucenter_rows(n)).seed(run.seed);
     let launch = launch.output(&mut row).output(&mut summary).output(&mut norms).output(&mut arrivals);
-    launch.input(k).input(sums).input(in_double).null().value(centre_shape(n, 0, run)).run().unwrap();
+    let launch = launch.input(&gram.k).input(sums).input(&gram.reach).input(in_double).null();
+    launch.value(centre_shape(n, 0, run)).run().unwrap();
     assert_eq!(arrivals.values(), [0]);
     Packed { row: row.values().to_vec(), summary: summary.values()[0] }
 }
 
-pub fn pack_naive(k: &Buffer<f64>, in_double: &Buffer<i32>, n: usize, run: Run) -> Packed {
+pub fn pack_naive(gram: &Gram, in_double: &Buffer<i32>, run: Run) -> Packed {
+    let n = gram.examples();
     let mut row = Buffer::<f32>::poisoned(packed_length(n, run.biased));
     let mut summary = Buffer::<RowSummary>::poisoned(1);
     let mut sums = Buffer::<f64>::poisoned(3 * n);
     let launch = Launch::new("gs_ucenter_naive").geometry(plan::ucenter_naive()).seed(run.seed);
-    let launch = launch.output(&mut row).output(&mut summary).output(&mut sums).input(k).input(in_double);
+    let launch = launch.output(&mut row).output(&mut summary).output(&mut sums);
+    let launch = launch.input(&gram.k).input(&gram.reach).input(in_double);
     launch.value(centre_shape(n, 0, run)).run().unwrap();
     Packed { row: row.values().to_vec(), summary: summary.values()[0] }
 }
 
-/// A layer's K, redone in float64 where it must be, its row sums, and whether it was redone.
+/// A layer's K, redone where it must be, its row sums, and whether it was redone in float64.
 pub struct Layer {
-    pub k: Buffer<f64>,
+    pub gram: Gram,
     pub sums: Buffer<f64>,
     pub redone: Buffer<i32>,
     pub bad: Bad,
@@ -230,31 +275,27 @@ pub struct Layer {
 /// host looks at the flags, so that what is not needed costs no time, and tests/gram.rs has the flags' own test.
 pub fn layer<T: Element>(x: &Matrix, run: Run) -> Layer {
     let input = Input::<T>::new(x, run);
-    let (n, mut sums) = (input.n, Buffer::poisoned(3 * input.n));
-    let steps: &[(Products, f64)] = match run.products {
-        Products::Exact if n < plan::DOUBLE_BELOW => &[],
-        Products::Exact => &[(Products::Exact, plan::LARGEST_KAPPA_EXACT)],
-        Products::Fast => {
-            &[(Products::Fast, plan::LARGEST_KAPPA_FAST), (Products::Exact, plan::LARGEST_KAPPA_FAST_REDONE)]
-        }
+    let steps: &[(Products, Bounds)] = match run.products {
+        Products::Exact if input.n < plan::DOUBLE_BELOW => &[],
+        Products::Exact => &[(Products::Exact, plan::EXACT)],
+        Products::Fast => &[(Products::Fast, plan::FAST), (Products::Exact, plan::FAST_REDONE)],
     };
-    for &(products, largest_kappa) in steps {
-        let (k, bad) = gram_mma(&input, Run { products, ..run });
-        let redone = rows_and_kappa(&mut sums, &k, largest_kappa, n, run);
+    for &(products, bounds) in steps {
+        let (gram, bad) = gram_mma(&input, Run { products, ..run });
+        let (sums, redone) = rows_within(&gram, bounds, run);
         if redone.values()[0] == 0 {
-            return Layer { k, sums, redone, bad };
+            return Layer { gram, sums, redone, bad };
         }
     }
-    let (mut k, columns, redone) = (Buffer::poisoned(n * n), columns(&input, run), Buffer::new(&[1]));
-    gram_double(&mut k, &input, &columns, &redone, run);
-    rows(&mut sums, &k, n, run);
-    Layer { k, sums, redone, bad: columns.bad }
+    let (mut gram, columns, redone) = (Gram::poisoned(input.n), columns(&input, run), Buffer::new(&[1]));
+    gram_double(&mut gram, &input, &columns, &redone, run);
+    Layer { sums: rows(&gram, run), gram, redone, bad: columns.bad }
 }
 
 pub fn packed_layer<T: Element>(x: &Matrix, run: Run) -> Packed {
     let layer = layer::<T>(x, run);
     assert_eq!(layer.bad, None);
-    pack(&layer.k, &layer.sums, &layer.redone, x.rows, run)
+    pack(&layer.gram, &layer.sums, &layer.redone, run)
 }
 
 /// One model's sums over the batches.
