@@ -287,7 +287,7 @@ impl Npz {
         Ok(Self { archive, path: path.to_owned() })
     }
 
-    /// The float64 array `name` of `shape`, row-major.
+    /// The array `name` of `shape`, row-major, float64 or float32.
     pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
         let member = self.archive.by_name(&format!("{name}.npy")).map_err(|reason| wrong(reason.to_string()))?;
@@ -298,7 +298,13 @@ impl Npz {
         if array.order() != npyz::Order::C {
             return Err(wrong("not row-major".to_owned()));
         }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+        let single = matches!(array.dtype(), npyz::DType::Plain(number) if number.size_field() == 4);
+        let values = if single {
+            array.into_vec::<f32>().map(|values| values.into_iter().map(f64::from).collect())
+        } else {
+            array.into_vec()
+        };
+        values.map_err(|reason| wrong(reason.to_string()))
     }
 }
 

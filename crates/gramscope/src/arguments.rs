@@ -125,7 +125,7 @@ Writes DIR/blocks.json and DIR/blocks.png, the map with its blocks outlined. The
 each with first, last (layers are numbered from 0), first_name, last_name, layers, mean_cka, share (of the network), margin (CKA
 above the surroundings) and contrast (the share of 1 - CKA that is gone inside); the score is share times contrast, summed.
 
-A map of another tool will do: an npz with a square float64 array `cka` and, beside it, a json of the same name with the names
+A map of another tool will do: an npz with a square array `cka` (float64 or float32) and, beside it, a json of the same name with the names
 of the layers as `layers_x`.";
 
 const MEAN_HELP: &str = "\
