@@ -188,7 +188,7 @@ impl Npz {
         arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
     }
 
-    /// The float64 array `name` of `shape`, row-major.
+    /// The array `name` of `shape`, row-major, float64 or float32.
     ///
     /// # Errors
     /// [`Error::File`] where there is none.
@@ -202,7 +202,13 @@ impl Npz {
         if array.order() != npyz::Order::C {
             return Err(wrong("not row-major".to_owned()));
         }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+        let single = matches!(array.dtype(), npyz::DType::Plain(number) if number.size_field() == 4);
+        let values = if single {
+            array.into_vec::<f32>().map(|values| values.into_iter().map(f64::from).collect())
+        } else {
+            array.into_vec()
+        };
+        values.map_err(|reason| wrong(reason.to_string()))
     }
 }
 

@@ -36,8 +36,11 @@
 //! 3. its contrast is at least [`LEAST_CONTRAST`] and its margin at least [`LEAST_MARGIN`];
 //! 4. no range that overlaps it has a larger product of share and contrast (blocks are taken in the order of that product).
 //!
-//! At last, skipped layers beside it join it while their mean CKA with its core is above the middle between inside and
-//! outside: near the edge of a block, noise can make a layer look skipped.
+//! At last, layers beside it join it, first to the left and then to the right: skipped ones while their mean CKA with its
+//! core is above the middle between inside and outside, for near the edge of a block noise can make a layer look skipped;
+//! and, where the block is a checkerboard whose dark lines are at least [`LEAST_MARGIN`] above outside, up to a branch's
+//! length of layers above the middle between its dark lines and outside, for the dark lines at its edge have nothing behind
+//! them that could show them to be skipped.
 //!
 //! # Why so
 //!
@@ -153,11 +156,15 @@ pub fn find(map: &WithinMap) -> Blocks {
     let defined = map.defined();
     let square = map.square(&defined);
     let core = skips::core(&square);
-    let ranges = search::ranges(&square.select(&core), &core, defined.len());
-    let mut blocks: Vec<_> = ranges
-        .into_iter()
-        .map(|range| {
-            let (first, last) = skips::extend(&square, &core, &range);
+    let mut ranges = search::ranges(&square.select(&core), &core, defined.len());
+    ranges.sort_by_key(|range| range.first);
+    let mut free = 0;
+    let blocks: Vec<_> = (0..ranges.len())
+        .map(|number| {
+            let range = &ranges[number];
+            let next = ranges.get(number + 1).map_or(defined.len(), |next| core[next.first]);
+            let (first, last) = skips::extend(&square, &core, range, free..next);
+            free = last + 1;
             let (first_layer, last_layer) = (defined[first], defined[last]);
             Block {
                 first: first_layer,
@@ -172,7 +179,6 @@ pub fn find(map: &WithinMap) -> Blocks {
             }
         })
         .collect();
-    blocks.sort_by_key(|block| block.first);
     let score = blocks.iter().fold(0.0, |sum, block| sum + block.share * block.contrast);
     Blocks { score: score.min(1.0), blocks }
 }
