@@ -49,7 +49,7 @@ def compare(arguments, folder):
     rows = measure.Rows(
         measure.RESULTS / "cka_pytorch.jsonl", depth=arguments.depth, batch=BATCH, threads=arguments.threads
     )
-    binary, run = measure.build("--bin", "gramscope"), folder / "run"
+    binary, run = measure.build(), folder / "run"
     child = [sys.executable, __file__, "--child"]
 
     def measured(command):

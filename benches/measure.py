@@ -50,9 +50,9 @@ def run(command, threads):
     }
 
 
-def build(*arguments):
-    """Builds with cargo in release and returns the path of what came out."""
-    command = ["cargo", "build", "--release", *arguments, "--message-format=json"]
+def build():
+    """Builds the binary with cargo in release and returns its path."""
+    command = ["cargo", "build", "--release", "--bin", "gramscope", "--message-format=json"]
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
     messages = [json.loads(line) for line in built.splitlines()]
     return [message["executable"] for message in messages if message.get("executable")][-1]

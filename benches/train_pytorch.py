@@ -18,7 +18,7 @@ import time
 import measure
 
 BATCH, SIDE, CLASSES = 128, 32, 10
-WARM_UP, STEPS = 2, 8  # as in train_step.rs
+WARM_UP, STEPS = 2, 8  # as `gramscope bench train` has them
 NETWORKS = ["14x1", "20x1", "14x2"]
 
 
@@ -33,18 +33,24 @@ def main():
         return [child(network) for network in arguments.networks]
 
     rows = measure.Rows(measure.RESULTS / "train_pytorch.jsonl", batch=BATCH, threads=arguments.threads)
-    binary = measure.build("--bench", "train_step")
-    commands = {"gramscope": [binary], "pytorch": [sys.executable, __file__, "--child"]}
+    binary = measure.build()
+
+    def command(name, network):
+        if name == "pytorch":
+            return [sys.executable, __file__, "--child", network]
+        depth, width = network.split("x")
+        size = ["--depth", depth, "--width", width, "--batch-size", str(BATCH)]
+        return [binary, "--quiet", "bench", "train", *size, "--device", "cpu", "--json", "/dev/stdout"]
 
     def side(name, network):
-        text, process = measure.run([*commands[name], network], arguments.threads)
+        text, process = measure.run(command(name, network), arguments.threads)
         cpu_ms = process["process_cpu_ms"] / (WARM_UP + STEPS)
         return process | {"cpu_ms_per_step": cpu_ms} | json.loads(text)
 
-    _, process = measure.run([*commands["pytorch"], "none"], arguments.threads)
+    _, process = measure.run(command("pytorch", "none"), arguments.threads)
     rows.write({"implementation": "pytorch", "what": "import alone", **process})
     for network in arguments.networks:
-        sides = {name: lambda name=name: side(name, network) for name in commands}
+        sides = {name: lambda name=name: side(name, network) for name in ("gramscope", "pytorch")}
         measured = []
         for row in measure.alternate(sides, arguments.rounds):
             rows.write(row)
@@ -55,7 +61,7 @@ def main():
 
 
 def child(network):
-    """Prints a row for one network, as train_step.rs does; `none`: PyTorch is only loaded."""
+    """Prints a row for one network, as `gramscope bench train` does; `none`: PyTorch is only loaded."""
     import torch
     from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
 

@@ -15,7 +15,20 @@ fn path(dir: &Path, name: &str) -> String {
 #[test]
 fn help_shows_every_command_with_an_example() {
     let help = succeeds(["--help"]);
-    for command in ["quickstart", "train", "sweep", "cka", "activations", "report", "data"] {
+    for command in [
+        "quickstart",
+        "train",
+        "sweep",
+        "cka",
+        "blocks",
+        "mean",
+        "activations",
+        "report",
+        "verify",
+        "doctor",
+        "bench",
+        "data",
+    ] {
         assert!(help.contains(command), "{command} is missing from --help");
         assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");
     }
@@ -63,6 +76,7 @@ fn settings_that_make_no_network_are_explained() {
     fails(["train", "--depth", "8", "--epochs", "0", "--out", &out], 1, &["epochs"]);
     fails(["train", "--depth", "8", "--train-images", "50", "--out", &out], 1, &["batch", "50"]);
     fails(["train", "--depth", "8", "--device", "cuda:0", "--out", &out], 1, &["CUDA", "--device cpu"]);
+    fails(["bench", "train", "--depth", "15"], 1, &["15", "14", "20"]);
     assert!(files(dir.path()).is_empty(), "a failed command left {:?}", files(dir.path()));
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{command, fails, files, succeeds};
+use tempfile::TempDir;
 
 /// Flags of a run of three epochs of a second or so each, so that a kill has a middle to hit.
 const RUN: [&str; 17] = [
@@ -34,6 +35,11 @@ const RUN: [&str; 17] = [
     "--seed",
     "5",
 ];
+
+/// A directory of its own for each `case`, all of one name, because pictures show it.
+fn place(root: &TempDir, case: &str) -> PathBuf {
+    root.path().join(case).join("out")
+}
 
 /// Starts `arguments` and waits until `delay` after it has said that `epochs` of its epochs are done.
 fn start(arguments: &[&str], epochs: usize, delay: Duration) -> Child {
@@ -78,7 +84,7 @@ fn without_times(metrics: &[u8]) -> Vec<u8> {
 #[test]
 fn a_killed_run_ends_with_the_same_bits() {
     let root = tempfile::tempdir().unwrap();
-    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
+    let (whole, killed) = (place(&root, "whole"), place(&root, "killed"));
     succeeds(RUN.into_iter().chain(["--checkpoint-every", "2", "--out", whole.to_str().unwrap()]));
     let resumed: Vec<&str> =
         RUN.into_iter().chain(["--checkpoint-every", "2", "--resume", "--out", killed.to_str().unwrap()]).collect();
@@ -96,7 +102,7 @@ fn a_killed_run_ends_with_the_same_bits() {
 #[test]
 fn a_run_that_is_asked_to_stop_writes_a_checkpoint_and_says_so() {
     let root = tempfile::tempdir().unwrap();
-    let (whole, stopped) = (root.path().join("whole"), root.path().join("stopped"));
+    let (whole, stopped) = (place(&root, "whole"), place(&root, "stopped"));
     succeeds(RUN.into_iter().chain(["--out", whole.to_str().unwrap()]));
     let resumed: Vec<&str> = RUN.into_iter().chain(["--resume", "--out", stopped.to_str().unwrap()]).collect();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
@@ -135,7 +141,7 @@ fn epochs_trained(child: Child) -> usize {
 fn two_processes_share_a_family_and_train_no_run_twice() {
     let root = tempfile::tempdir().unwrap();
     let plan = write_plan(root.path());
-    let (alone, shared) = (root.path().join("alone"), root.path().join("shared"));
+    let (alone, shared) = (place(&root, "alone"), place(&root, "shared"));
     succeeds(["sweep", plan.to_str().unwrap(), "--out", alone.to_str().unwrap()]);
     let worker = || {
         command(["--json", "sweep", plan.to_str().unwrap(), "--out", shared.to_str().unwrap()])
@@ -174,7 +180,7 @@ fn verify_names_what_was_damaged_and_resuming_mends_it() {
 fn a_killed_family_goes_on_where_it_was() {
     let root = tempfile::tempdir().unwrap();
     let plan = write_plan(root.path());
-    let (whole, killed) = (root.path().join("whole"), root.path().join("killed"));
+    let (whole, killed) = (place(&root, "whole"), place(&root, "killed"));
     let sweep = |out: &Path| ["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()].map(str::to_owned);
     let left_alone = succeeds(sweep(&whole));
     let arguments = sweep(&killed);
@@ -187,4 +193,44 @@ fn a_killed_family_goes_on_where_it_was() {
     assert!(kills >= 2, "only {kills} of 3 kills came before the family's end");
     assert_eq!(succeeds(&arguments), left_alone, "the table of the family");
     assert!(contents(&whole) == contents(&killed), "the families differ");
+}
+
+/// Trains, sweeps and compares while it is killed at random moments, two hundred times in all: what comes out is what comes
+/// out undisturbed, and nothing else is left. Takes minutes: `cargo test --release --test resume -- --ignored`.
+#[test]
+#[ignore = "takes minutes; run it with --ignored"]
+fn two_hundred_kills_change_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let plan = write_plan(root.path());
+    let whole = place(&root, "whole");
+    let commands = |out: &Path| -> [Vec<String>; 3] {
+        let path = |name: &str| out.join(name).to_str().unwrap().to_owned();
+        let text = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>();
+        [
+            [text(&RUN), text(&["--resume", "--checkpoint-every", "2", "--out", &path("run")])].concat(),
+            text(&["sweep", plan.to_str().unwrap(), "--out", &path("family")]),
+            text(&["cka", &path("run"), "--batch-size", "8", "--passes", "20", "--out", &path("cka")]),
+        ]
+    };
+    commands(&whole).into_iter().for_each(|arguments| drop(succeeds(arguments)));
+    let expected = contents(&whole);
+    let (mut kills, mut rounds) = (0, 0);
+    while kills < 200 {
+        let out = place(&root, &format!("round-{rounds}"));
+        for arguments in commands(&out) {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            // Uneven steps of the golden ratio: moments that neither repeat nor follow the work's own rhythm.
+            while kill_after(
+                &arguments,
+                0,
+                Duration::from_millis(5 + ((f64::from(kills) * 0.618).fract() * 700.0) as u64),
+            ) {
+                kills += 1;
+            }
+            succeeds(&arguments);
+        }
+        assert!(contents(&out) == expected, "round {rounds}: {:?} and {:?}", files(&out), files(&whole));
+        rounds += 1;
+    }
+    println!("{kills} kills in {rounds} rounds");
 }

@@ -49,12 +49,7 @@ impl<'a> Activation<'a> {
     /// # Errors
     /// [`Error::NoFeatures`] without examples or values, [`Error::Uneven`] if the values do not fill whole rows.
     pub fn new(values: Values<'a>, examples: usize) -> Result<Self, Error> {
-        if examples == 0 || values.is_empty() {
-            return Err(Error::NoFeatures { values: values.len(), examples });
-        }
-        if !values.len().is_multiple_of(examples) {
-            return Err(Error::Uneven { values: values.len(), examples });
-        }
+        check_shape(values.len(), examples)?;
         Ok(Self { examples, features: values.len() / examples, values })
     }
 
@@ -72,4 +67,12 @@ impl<'a> Activation<'a> {
     pub fn values(&self) -> Values<'a> {
         self.values
     }
+}
+
+/// Whether so many values are `examples` rows of at least one value.
+pub(crate) fn check_shape(values: usize, examples: usize) -> Result<(), Error> {
+    if examples == 0 || values == 0 {
+        return Err(Error::NoFeatures { values, examples });
+    }
+    if values.is_multiple_of(examples) { Ok(()) } else { Err(Error::Uneven { values, examples }) }
 }

@@ -1,11 +1,14 @@
 //! All layers of one or several models, compared batch by batch.
 
+use std::sync::Arc;
+
 use crate::activation::Activation;
 use crate::cpu;
 use crate::error::Error;
+use crate::host::Host;
 use crate::options::{Estimator, Options};
 use crate::similarity::Similarity;
-use crate::sums::{self, LayerSum, Row, Weight};
+use crate::totals::packed_length;
 
 /// All layers of one or several models compared batch by batch: the front door.
 ///
@@ -14,29 +17,21 @@ use crate::sums::{self, LayerSum, Row, Weight};
 #[derive(Debug)]
 pub struct Comparison {
     options: Options,
-    models: Vec<Model>,
-    pairs: Vec<Pair>,
-    workspace: cpu::Workspace,
+    pairs: Vec<(usize, usize)>,
+    /// For each model and layer, whether it has been observed in the batch that is open.
+    observed: Vec<Vec<bool>>,
+    place: Place,
     /// The examples of the batch that is open.
     open: Option<usize>,
     batches: usize,
 }
 
+/// Where panels and sums are.
 #[derive(Debug)]
-struct Model {
-    sums: Vec<LayerSum>,
-    /// What has been observed in the batch that is open.
-    rows: Vec<Option<Row>>,
-    /// `[layers, packed length]`: the centred Gram matrices of the batch that is open.
-    panel: Vec<f32>,
-}
-
-#[derive(Debug)]
-struct Pair {
-    x: usize,
-    y: usize,
-    /// `[layers of x, layers of y]`: HSIC summed over batches, in the layers' units.
-    sums: Vec<f64>,
+enum Place {
+    Host(Host),
+    #[cfg(feature = "cuda")]
+    Device(Box<crate::device::OnDevice>),
 }
 
 impl Comparison {
@@ -46,36 +41,42 @@ impl Comparison {
     /// # Errors
     /// [`Error::NoLayers`], [`Error::NoPairs`], [`Error::UnknownModel`], [`Error::Bandwidth`].
     pub fn new(layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Result<Self, Error> {
-        options.kernel.validate()?;
-        if let Some(model) = layers.iter().position(|&layers| layers == 0) {
-            return Err(Error::NoLayers { model });
+        check(layers, pairs, options)?;
+        Ok(Self::at(Place::Host(Host::new(layers, pairs, options)), layers, pairs, options))
+    }
+
+    /// The same on `device`, or on the host where there is none. On a GPU activations are uploaded unless they are there
+    /// already ([`Comparison::observe_on_device`]), and nothing comes back but the sums and a flag a layer, a batch later. So
+    /// that a value that is not finite is reported by the end of the batch after it, or by [`Comparison::finish`].
+    ///
+    /// # Errors
+    /// Those of [`Comparison::new`], and [`Error::Device`].
+    pub fn on(
+        device: Option<Arc<gramscope_cuda::Device>>,
+        layers: &[usize],
+        pairs: &[(usize, usize)],
+        options: Options,
+    ) -> Result<Self, Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = device {
+            check(layers, pairs, options)?;
+            let place = Place::Device(Box::new(crate::device::OnDevice::new(device, layers, pairs, options)?));
+            return Ok(Self::at(place, layers, pairs, options));
         }
-        if pairs.is_empty() {
-            return Err(Error::NoPairs);
-        }
-        if let Some(&model) = pairs.iter().flat_map(|(x, y)| [x, y]).find(|&&model| model >= layers.len()) {
-            return Err(Error::UnknownModel { model, models: layers.len() });
-        }
-        let model = |&layers: &usize| Model {
-            sums: vec![LayerSum::default(); layers],
-            rows: vec![None; layers],
-            panel: Vec::new(),
-        };
-        let pair = |&(x, y): &(usize, usize)| Pair { x, y, sums: vec![0.0; layers[x] * layers[y]] };
-        Ok(Self {
-            options,
-            models: layers.iter().map(model).collect(),
-            pairs: pairs.iter().map(pair).collect(),
-            workspace: cpu::Workspace::default(),
-            open: None,
-            batches: 0,
-        })
+        #[cfg(not(feature = "cuda"))]
+        drop(device);
+        Self::new(layers, pairs, options)
+    }
+
+    fn at(place: Place, layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Self {
+        let observed = layers.iter().map(|&layers| vec![false; layers]).collect();
+        Self { options, pairs: pairs.to_vec(), observed, place, open: None, batches: 0 }
     }
 
     /// Begins a batch of `examples`.
     ///
     /// # Errors
-    /// [`Error::BatchOpen`], [`Error::TooFewExamples`], [`Error::TooManyExamples`].
+    /// [`Error::BatchOpen`], [`Error::TooFewExamples`], [`Error::TooManyExamples`], [`Error::Device`].
     pub fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(Error::BatchOpen { batch: self.batches });
@@ -85,11 +86,13 @@ impl Comparison {
         if examples < minimum {
             return Err(Error::TooFewExamples { examples, minimum, estimator });
         }
-        let row = packed_length(examples, estimator);
-        for model in &mut self.models {
-            let length = row.and_then(|row| row.checked_mul(model.rows.len()));
-            model.panel.resize(length.ok_or(Error::TooManyExamples { examples })?, 0.0);
-            model.rows.fill(None);
+        match &mut self.place {
+            Place::Host(host) => host.begin_batch(examples)?,
+            #[cfg(feature = "cuda")]
+            Place::Device(device) => device.begin_batch(examples)?,
+        }
+        for observed in &mut self.observed {
+            observed.fill(false);
         }
         self.open = Some(examples);
         Ok(())
@@ -99,51 +102,72 @@ impl Comparison {
     ///
     /// # Errors
     /// [`Error::NoBatchOpen`], [`Error::UnknownModel`], [`Error::UnknownLayer`], [`Error::WrongExamples`],
-    /// [`Error::ObservedTwice`], [`Error::NonFinite`].
+    /// [`Error::ObservedTwice`], [`Error::NonFinite`], [`Error::Device`].
     pub fn observe(&mut self, model: usize, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
-        let expected = self.open.ok_or(Error::NoBatchOpen)?;
-        let (batch, models) = (self.batches, self.models.len());
-        let observed = self.models.get_mut(model).ok_or(Error::UnknownModel { model, models })?;
-        let layers = observed.rows.len();
-        match observed.rows.get(layer) {
-            None => return Err(Error::UnknownLayer { model, layer, layers }),
-            Some(Some(_)) => return Err(Error::ObservedTwice { model, layer, batch }),
-            Some(None) => {}
+        self.check_place(model, layer, activation.examples())?;
+        let batch = self.batches;
+        let non_finite = |cpu::NonFinite { example }| Error::NonFinite { model, layer, batch, example };
+        match &mut self.place {
+            Place::Host(host) => host.observe(model, layer, activation).map_err(non_finite)?,
+            #[cfg(feature = "cuda")]
+            Place::Device(device) => device.observe(model, layer, activation)?.map_err(non_finite)?,
         }
-        let found = activation.examples();
-        if found != expected {
-            return Err(Error::WrongExamples { model, layer, batch, expected, found });
-        }
-        let length = observed.panel.len() / layers;
-        let row = &mut observed.panel[layer * length..][..length];
-        let summary = cpu::centred_row(activation, self.options, &mut self.workspace, row)
-            .map_err(|cpu::NonFinite { example }| Error::NonFinite { model, layer, batch, example })?;
-        observed.rows[layer] = Some(summary);
+        self.observed[model][layer] = true;
         Ok(())
+    }
+
+    /// The same for an output that is on the GPU already, where `examples` rows of equal length lie one after the other.
+    /// It is read by what is enqueued here on the device's stream; nothing is waited for.
+    ///
+    /// # Errors
+    /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host.
+    #[cfg(feature = "cuda")]
+    pub fn observe_on_device(
+        &mut self,
+        model: usize,
+        layer: usize,
+        values: &gramscope_cuda::Values<'_>,
+        examples: usize,
+    ) -> Result<(), Error> {
+        crate::activation::check_shape(values.len(), examples)?;
+        self.check_place(model, layer, examples)?;
+        match &mut self.place {
+            Place::Host(_) => return Err(Error::NotOnDevice),
+            Place::Device(device) => device.observe_values(model, layer, values)?,
+        }
+        self.observed[model][layer] = true;
+        Ok(())
+    }
+
+    /// Whether `layer` of `model` can be observed now, with so many examples.
+    fn check_place(&self, model: usize, layer: usize, found: usize) -> Result<(), Error> {
+        let expected = self.open.ok_or(Error::NoBatchOpen)?;
+        let (batch, models) = (self.batches, self.observed.len());
+        let observed = self.observed.get(model).ok_or(Error::UnknownModel { model, models })?;
+        match observed.get(layer) {
+            None => Err(Error::UnknownLayer { model, layer, layers: observed.len() }),
+            Some(true) => Err(Error::ObservedTwice { model, layer, batch }),
+            Some(false) if found != expected => Err(Error::WrongExamples { model, layer, batch, expected, found }),
+            Some(false) => Ok(()),
+        }
     }
 
     /// Ends the batch: adds the HSIC of all pairs of layers to the sums.
     ///
     /// # Errors
-    /// [`Error::NoBatchOpen`], [`Error::NotObserved`].
+    /// [`Error::NoBatchOpen`], [`Error::NotObserved`]; on a GPU also [`Error::Device`] and, of the batch before,
+    /// [`Error::NonFinite`].
     pub fn end_batch(&mut self) -> Result<(), Error> {
         let examples = self.open.ok_or(Error::NoBatchOpen)?;
-        for (model, observed) in self.models.iter().enumerate() {
-            if let Some(layer) = observed.rows.iter().position(Option::is_none) {
+        for (model, observed) in self.observed.iter().enumerate() {
+            if let Some(layer) = observed.iter().position(|&observed| !observed) {
                 return Err(Error::NotObserved { model, layer, batch: self.batches });
             }
         }
-        let factor = hsic_factor(examples, self.options.estimator);
-        let weights: Vec<Vec<Weight>> = self.models.iter_mut().map(|model| model.add_own(factor)).collect();
-        for pair in &mut self.pairs {
-            let (x, y) = (&self.models[pair.x], &self.models[pair.y]);
-            let (weights_x, weights_y) = (&weights[pair.x], &weights[pair.y]);
-            let layers_y = weights_y.len();
-            let add = |i: usize, j: usize, product: f64, sum: &mut f64| {
-                *sum = sums::add_product(*sum, factor * product, weights_x[i], weights_y[j]);
-            };
-            let panels = cpu::Panels { x: &x.panel, y: &y.panel, symmetric: pair.x == pair.y };
-            cpu::pair_products(panels, [weights_x.len(), layers_y], &mut pair.sums, &add);
+        match &mut self.place {
+            Place::Host(host) => host.end_batch(examples),
+            #[cfg(feature = "cuda")]
+            Place::Device(device) => device.end_batch()?,
         }
         self.open = None;
         self.batches += 1;
@@ -158,7 +182,8 @@ impl Comparison {
     /// The similarities, one per pair, in the order in which the pairs were given.
     ///
     /// # Errors
-    /// [`Error::NoBatches`]; [`Error::BatchOpen`] if a batch has not been ended.
+    /// [`Error::NoBatches`]; [`Error::BatchOpen`] if a batch has not been ended; on a GPU [`Error::Device`] and, of the last
+    /// batch, [`Error::NonFinite`].
     pub fn finish(self) -> Result<Vec<Similarity>, Error> {
         if self.open.is_some() {
             return Err(Error::BatchOpen { batch: self.batches });
@@ -166,7 +191,13 @@ impl Comparison {
         if self.batches == 0 {
             return Err(Error::NoBatches);
         }
-        Ok(self.pairs.iter().map(|pair| pair.similarity(&self.models, self.batches)).collect())
+        let totals = match self.place {
+            Place::Host(host) => host.finish(),
+            #[cfg(feature = "cuda")]
+            Place::Device(device) => device.finish()?,
+        };
+        let similarity = |(index, &pair)| totals.similarity(index, pair, self.batches);
+        Ok(self.pairs.iter().enumerate().map(similarity).collect())
     }
 
     /// The most bytes that the panels of models with `layers[m]` layers take for batches of `examples`: nearly all the
@@ -178,62 +209,17 @@ impl Comparison {
     }
 }
 
-impl Model {
-    /// Adds every layer's HSIC with itself to its sum.
-    fn add_own(&mut self, factor: f64) -> Vec<Weight> {
-        let rows = self.rows.iter().map(|row| row.unwrap_or(Row::Zero));
-        self.sums.iter_mut().zip(rows).map(|(sum, row)| sum.add(row, factor)).collect()
+/// Whether there is something to compare.
+fn check(layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Result<(), Error> {
+    options.kernel.validate()?;
+    if let Some(model) = layers.iter().position(|&layers| layers == 0) {
+        return Err(Error::NoLayers { model });
     }
-
-    /// The layers without a similarity.
-    fn undefined(&self) -> Vec<usize> {
-        (0..self.sums.len()).filter(|&layer| self.sums[layer].is_undefined()).collect()
+    if pairs.is_empty() {
+        return Err(Error::NoPairs);
     }
-}
-
-impl Pair {
-    fn similarity(&self, models: &[Model], batches: usize) -> Similarity {
-        let (x, y) = (&models[self.x], &models[self.y]);
-        let (layers_x, layers_y) = (x.sums.len(), y.sums.len());
-        let entry = |index: usize| {
-            let (i, j) = (index / layers_y, index % layers_y);
-            // Of a symmetric pair one triangle is computed; its diagonal is known in float64 already.
-            let (i, j) = if self.x == self.y { (i.max(j), i.min(j)) } else { (i, j) };
-            let own = self.x == self.y && i == j;
-            let sum = if own { x.sums[i].own_in_units() } else { self.sums[i * layers_y + j] };
-            sums::similarity(sum, &x.sums[i], &y.sums[j], batches)
-        };
-        let (cka, hsic_xy) = (0..layers_x * layers_y).map(entry).unzip();
-        let own = |model: &Model| model.sums.iter().map(|sum| sum.own(batches)).collect();
-        Similarity {
-            layers_x,
-            layers_y,
-            batches,
-            cka,
-            hsic_xy,
-            hsic_xx: own(x),
-            hsic_yy: own(y),
-            undefined_x: x.undefined(),
-            undefined_y: y.undefined(),
-        }
-    }
-}
-
-/// The length of a panel row: the strict triangle, and the diagonal where the estimator uses it.
-fn packed_length(examples: usize, estimator: Estimator) -> Option<usize> {
-    let above = examples.checked_mul(examples.checked_sub(1)?)? / 2;
-    match estimator {
-        Estimator::Unbiased => Some(above),
-        Estimator::Biased => above.checked_add(examples),
-    }
-}
-
-/// What the inner product of two packed rows is to be multiplied by to give HSIC: 2 because a triangle stands for the
-/// whole, over n(n-3) or (n-1)^2.
-fn hsic_factor(examples: usize, estimator: Estimator) -> f64 {
-    let n = examples as f64;
-    match estimator {
-        Estimator::Unbiased => 2.0 / (n * (n - 3.0)),
-        Estimator::Biased => 2.0 / ((n - 1.0) * (n - 1.0)),
+    match pairs.iter().flat_map(|(x, y)| [x, y]).find(|&&model| model >= layers.len()) {
+        Some(&model) => Err(Error::UnknownModel { model, models: layers.len() }),
+        None => Ok(()),
     }
 }

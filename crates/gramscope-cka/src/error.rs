@@ -132,6 +132,12 @@ pub enum Error {
         /// The first example of the batch that holds such a value.
         example: usize,
     },
+    /// The GPU, or its driver, refused.
+    #[error(transparent)]
+    Device(gramscope_cuda::Error),
+    /// An activation on a GPU was handed to a comparison on the host.
+    #[error("the activation is on a GPU and the comparison is not; compare on the device it is on")]
+    NotOnDevice,
     /// The eigenvalues of a layer's Gram matrix could not be found.
     #[error("layer {layer}: the eigenvalues of its Gram matrix could not be found; leave the layer out")]
     NoEigenvalues {
@@ -141,6 +147,17 @@ pub enum Error {
     /// The comparison was finished before a batch had been ended.
     #[error("no batch has been observed; a similarity needs at least one")]
     NoBatches,
+}
+
+impl From<gramscope_cuda::Error> for Error {
+    fn from(error: gramscope_cuda::Error) -> Self {
+        match error {
+            gramscope_cuda::Error::NonFinite { model, layer, batch, example } => {
+                Self::NonFinite { model, layer, batch, example }
+            }
+            error => Self::Device(error),
+        }
+    }
 }
 
 /// A text that is not the value of an option.

@@ -50,11 +50,15 @@ mod activation;
 mod comparison;
 mod components;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod device;
 mod error;
+mod host;
 mod options;
 mod scale;
 mod similarity;
 mod sums;
+mod totals;
 
 pub use activation::{Activation, Values};
 pub use comparison::Comparison;

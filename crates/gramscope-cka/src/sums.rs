@@ -34,6 +34,12 @@ pub(crate) struct Weight {
 }
 
 impl LayerSum {
+    /// The sum that another machine made: `own` in the square of 2^`unit`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn from_parts(unit: i32, own: f64, undefined: bool) -> Self {
+        Self { unit: Some(unit), own, undefined }
+    }
+
     /// Adds the layer's HSIC with itself, `row.norm` times `factor`, and says what that does to its sums with others.
     pub(crate) fn add(&mut self, row: Row, factor: f64) -> Weight {
         match row {

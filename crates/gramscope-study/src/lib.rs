@@ -1,8 +1,10 @@
 //! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
 
 pub mod activations;
+pub mod blocks;
 pub mod compare;
 pub mod dominant;
+pub mod mean;
 pub mod output;
 pub mod pcs;
 pub mod plot;

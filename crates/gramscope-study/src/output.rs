@@ -14,7 +14,7 @@ use crate::{Error, Result, plot};
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::load_info(dir).is_ok())
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::FILES.are_in::<PairInfo>(dir))
 }
 
 /// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory, or where one of the names
@@ -138,6 +138,18 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(check(&file).unwrap_err().to_string().contains("not a directory"));
+    }
+
+    /// As a process leaves it that is killed before cka.json is written, or while an earlier result is replaced.
+    #[test]
+    fn what_a_killed_process_left_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[made("a", "a")]).unwrap();
+        for left in [PICTURE, INFO] {
+            fs::remove_file(dir.path().join(left)).unwrap();
+            write(dir.path(), &[made("a", "a")]).unwrap();
+            results::load(dir.path()).unwrap();
+        }
     }
 
     #[test]

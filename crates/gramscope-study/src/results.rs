@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use gramscope_cka::Similarity;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::stored::{Array, Files, positions};
+use crate::{Error, Result};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "cka.npz";
@@ -19,7 +19,8 @@ pub const INFO: &str = "cka.json";
 pub const PICTURE: &str = "cka.png";
 
 /// Both files of a result.
-pub(crate) const FILES: Files = Files { kind: "a CKA result", numbers: NUMBERS, info: INFO };
+pub(crate) const FILES: Files =
+    Files { kind: "a CKA result", numbers: NUMBERS, info: INFO, arrays: &["cka", "hsic_xy", "hsic_xx", "hsic_yy"] };
 
 /// The format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -144,7 +145,7 @@ impl Versions {
 /// Writes `result` to DIR/cka.npz and DIR/cka.json; an earlier result there is replaced.
 ///
 /// # Errors
-/// [`crate::Error::Io`] where the directory cannot be made or written.
+/// [`Error::Io`] where the directory cannot be made or written.
 pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
     let similarity = &result.similarity;
     let matrix = [similarity.layers_x, similarity.layers_y];
@@ -160,10 +161,15 @@ pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
 /// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two
 /// files do not belong together.
 pub fn load(dir: &Path) -> Result<PairResult> {
-    let (info, mut numbers) = FILES.open::<PairInfo>(dir)?;
+    load_files(&dir.join(NUMBERS), &dir.join(INFO))
+}
+
+/// Reads what [`save`] wrote, wherever its two files are now.
+pub(crate) fn load_files(numbers: &Path, info: &Path) -> Result<PairResult> {
+    let (info, mut numbers) = FILES.open_at::<PairInfo>(numbers, info)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
     let similarity = Similarity {
         layers_x,
@@ -183,9 +189,21 @@ pub fn load(dir: &Path) -> Result<PairResult> {
 /// Reads DIR/cka.json alone.
 ///
 /// # Errors
-/// [`crate::Error::Io`] where it cannot be read, [`crate::Error::File`] where it is not what [`save`] wrote.
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
 pub fn load_info(dir: &Path) -> Result<PairInfo> {
     FILES.load_info(dir)
+}
+
+/// The npz and the json file that `path` stands for: it names either, or a directory with a cka.npz and a cka.json.
+pub(crate) fn files(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if !path.exists() {
+        return Err(Error::file(path, "there is no such file or directory"));
+    }
+    Ok(if path.is_dir() {
+        (path.join(NUMBERS), path.join(INFO))
+    } else {
+        (path.with_extension("npz"), path.with_extension("json"))
+    })
 }
 
 #[cfg(test)]

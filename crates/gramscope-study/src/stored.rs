@@ -2,7 +2,7 @@
 //! holds the checksum of both. Both are written to a temporary name and renamed.
 
 use std::fs;
-use std::io::{self, Cursor, Seek, Write};
+use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_train::atomic;
@@ -25,18 +25,12 @@ pub(crate) struct Files {
     pub(crate) numbers: &'static str,
     /// Name of the JSON file.
     pub(crate) info: &'static str,
+    /// The arrays of the npz file.
+    pub(crate) arrays: &'static [&'static str],
 }
 
 /// Name, shape and values of an array, row-major.
 pub(crate) type Array<'a> = (&'a str, &'a [usize], &'a [f64]);
-
-/// The JSON file: the description, and the MD5 of it and of the bytes of the npz file.
-#[derive(Serialize, Deserialize)]
-struct Sealed<I> {
-    #[serde(flatten)]
-    info: I,
-    checksum: String,
-}
 
 impl Files {
     /// Writes both files into `dir`; an earlier result there is replaced.
@@ -44,8 +38,8 @@ impl Files {
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or written.
     pub(crate) fn save<I: Serialize>(self, dir: &Path, info: &I, arrays: &[Array<'_>]) -> Result<()> {
-        fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-        atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
+        debug_assert!(arrays.iter().map(|(name, ..)| name).eq(self.arrays));
+        prepare(dir)?;
         // Without the description there is no result: a process that is stopped in between leaves none, rather than new
         // numbers under an old description.
         let (info_path, path) = (dir.join(self.info), dir.join(self.numbers));
@@ -54,14 +48,9 @@ impl Files {
         {
             return Err(Error::io("replace", &info_path)(reason));
         }
-        let bytes = encode(arrays).map_err(Error::io("write", &path))?;
+        let bytes = npz(arrays).map_err(Error::io("write", &path))?;
         atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-        let sealed = Sealed { checksum: checksum(info, &bytes), info };
-        atomic::write_with(&info_path, |file| {
-            serde_json::to_writer_pretty(&mut *file, &sealed)?;
-            file.write_all(b"\n")
-        })
-        .map_err(Error::io("write", &info_path))
+        Sealed::new(info, &bytes).write(&info_path)
     }
 
     /// Opens what [`Self::save`] wrote.
@@ -69,13 +58,18 @@ impl Files {
     /// # Errors
     /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result.
     pub(crate) fn open<I: Serialize + DeserializeOwned>(self, dir: &Path) -> Result<(I, Numbers)> {
-        let Sealed::<I> { info, checksum: expected } = self.load_sealed(dir)?;
-        let path = dir.join(self.numbers);
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        let intact = checksum(&info, &bytes) == expected;
-        let archive = ZipArchive::new(Cursor::new(bytes))
-            .map_err(|reason| Error::file(&path, format!("not an npz file: {reason}")))?;
-        Ok((info, Numbers { archive, path, files: self, intact }))
+        self.open_at(&dir.join(self.numbers), &dir.join(self.info))
+    }
+
+    /// The same, wherever the two files are now.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_at<I: Serialize + DeserializeOwned>(self, path: &Path, info: &Path) -> Result<(I, Numbers)> {
+        let sealed = Sealed::<I>::read(info, self.kind)?;
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let intact = sealed.is_intact(&bytes);
+        Ok((sealed.info, Numbers { npz: Npz::open(path, bytes)?, files: self, intact }))
     }
 
     /// Reads the description alone.
@@ -83,7 +77,7 @@ impl Files {
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`Self::save`] wrote.
     pub(crate) fn load_info<I: DeserializeOwned>(self, dir: &Path) -> Result<I> {
-        self.load_sealed(dir).map(|sealed: Sealed<I>| sealed.info)
+        Sealed::read(&dir.join(self.info), self.kind).map(|sealed: Sealed<I>| sealed.info)
     }
 
     /// Whether one of the two files lies in `dir`.
@@ -91,11 +85,60 @@ impl Files {
         dir.join(self.info).is_file() || dir.join(self.numbers).is_file()
     }
 
-    fn load_sealed<I: DeserializeOwned>(self, dir: &Path) -> Result<Sealed<I>> {
-        let path = dir.join(self.info);
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    /// Whether a result lies in `dir`, or what a process leaves of one that is killed while it saves: its numbers alone.
+    pub(crate) fn are_in<I: DeserializeOwned>(self, dir: &Path) -> bool {
+        let path = dir.join(self.numbers);
+        let holds = |bytes| Npz::open(&path, bytes).is_ok_and(|npz| npz.holds(self.arrays));
+        let unfinished = || !dir.join(self.info).exists() && fs::read(&path).is_ok_and(holds);
+        self.load_info::<I>(dir).is_ok() || unfinished()
+    }
+}
+
+/// Makes the directory of a result ready to be written to.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be made, or cleared of what a killed process left.
+pub(crate) fn prepare(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))
+}
+
+/// A description as it lies on disk: itself, and the MD5 of it and of the bytes of the numbers it is of, if any.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Sealed<I> {
+    #[serde(flatten)]
+    pub(crate) info: I,
+    checksum: String,
+}
+
+impl<I: Serialize> Sealed<I> {
+    pub(crate) fn new(info: I, numbers: &[u8]) -> Self {
+        let checksum = checksum(&info, numbers);
+        Self { info, checksum }
+    }
+
+    pub(crate) fn is_intact(&self, numbers: &[u8]) -> bool {
+        self.checksum == checksum(&self.info, numbers)
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let write = |file: &mut dyn Write| {
+            serde_json::to_writer_pretty(&mut *file, self)?;
+            file.write_all(b"\n")
+        };
+        atomic::write_with(path, |file| write(file)).map_err(Error::io("write", path))
+    }
+}
+
+impl<I: DeserializeOwned> Sealed<I> {
+    /// Reads the description of `kind`; nothing is checked.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is none.
+    pub(crate) fn read(path: &Path, kind: &str) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
         serde_json::from_str(&text)
-            .map_err(|reason| Error::file(&path, format!("not the description of {}: {reason}", self.kind)))
+            .map_err(|reason| Error::file(path, format!("not the description of {kind}: {reason}")))
     }
 }
 
@@ -105,29 +148,67 @@ fn checksum(info: &impl Serialize, numbers: &[u8]) -> String {
 }
 
 /// The bytes of an npz file.
-fn encode(arrays: &[Array<'_>]) -> io::Result<Vec<u8>> {
-    let mut file = Cursor::new(Vec::new());
-    write_arrays(&mut file, arrays)?;
-    Ok(file.into_inner())
-}
-
-fn write_arrays(file: impl Write + Seek, arrays: &[Array<'_>]) -> io::Result<()> {
-    let mut archive = ZipWriter::new(file);
+pub(crate) fn npz(arrays: &[Array<'_>]) -> io::Result<Vec<u8>> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, shape, values) in arrays {
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file(format!("{name}.npy"), options)?;
+        archive.start_file(member(name), options)?;
         let shape: Vec<u64> = shape.iter().map(|&side| side as u64).collect();
         let mut array = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut archive).begin_nd()?;
         array.extend(*values)?;
         array.finish()?;
     }
-    archive.finish()?.flush()
+    Ok(archive.finish()?.into_inner())
+}
+
+/// What numpy calls the file of the array `name`.
+fn member(name: &str) -> String {
+    format!("{name}.npy")
+}
+
+/// An open npz file.
+pub(crate) struct Npz {
+    archive: ZipArchive<Cursor<Vec<u8>>>,
+    path: PathBuf,
+}
+
+impl Npz {
+    /// Opens `bytes`, read from `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for what is no npz file.
+    pub(crate) fn open(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        let archive = ZipArchive::new(Cursor::new(bytes))
+            .map_err(|reason| Error::file(path, format!("not an npz file: {reason}")))?;
+        Ok(Self { archive, path: path.to_owned() })
+    }
+
+    /// Whether every one of `arrays` is there.
+    fn holds(&self, arrays: &[&str]) -> bool {
+        arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
+    }
+
+    /// The float64 array `name` of `shape`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::File`] where there is none.
+    pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
+        let member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
+        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
+        if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
+            return Err(wrong(format!("shape {:?} where the description says {shape:?}", array.shape())));
+        }
+        if array.order() != npyz::Order::C {
+            return Err(wrong("not row-major".to_owned()));
+        }
+        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+    }
 }
 
 /// The arrays of an opened result.
 pub(crate) struct Numbers {
-    archive: ZipArchive<Cursor<Vec<u8>>>,
-    path: PathBuf,
+    npz: Npz,
     files: Files,
     intact: bool,
 }
@@ -138,16 +219,7 @@ impl Numbers {
     /// # Errors
     /// [`Error::File`] where there is none.
     pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
-        let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
-        let member = self.archive.by_name(&format!("{name}.npy")).map_err(|reason| wrong(reason.to_string()))?;
-        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
-        if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
-            return Err(wrong(format!("shape {:?} where {} says {shape:?}", array.shape(), self.files.info)));
-        }
-        if array.order() != npyz::Order::C {
-            return Err(wrong("not row-major".to_owned()));
-        }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+        self.npz.array(name, shape)
     }
 
     /// Fails unless both files are as they were written.
@@ -160,7 +232,7 @@ impl Numbers {
         }
         let Files { numbers, info, .. } = self.files;
         Err(Error::file(
-            self.path.parent().unwrap_or(&self.path),
+            self.npz.path.parent().unwrap_or(&self.npz.path),
             format!("the checksum of {numbers} and {info} is wrong: one of them was changed after it was written"),
         ))
     }

@@ -162,8 +162,14 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
             let text = config.to_toml()?;
             fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
             let path = directory.config();
-            if !atomic::write_new(&path, text.as_bytes()).map_err(Error::io("write", &path))? {
-                return Err(Error::Busy { dir: dir.to_path_buf() });
+            match atomic::write_new(&path, text.as_bytes()) {
+                Ok(true) => {}
+                // Another process was faster; it may even have cleared this one's temporary file away.
+                Ok(false) => return Err(Error::Busy { dir: dir.to_path_buf() }),
+                Err(reason) if reason.kind() == io::ErrorKind::NotFound && path.exists() => {
+                    return Err(Error::Busy { dir: dir.to_path_buf() });
+                }
+                Err(reason) => return Err(Error::io("write", &path)(reason)),
             }
         }
         (Contents::Run(_), Start::Fresh) => return Err(Error::Occupied { dir: dir.to_path_buf() }),

@@ -16,12 +16,16 @@ mod testing {
 
     thread_local! {
         static UNTIL_FAILURE: Cell<Option<usize>> = const { Cell::new(None) };
+        static FAILED: Cell<bool> = const { Cell::new(false) };
     }
 
     pub(crate) fn point() -> io::Result<()> {
         UNTIL_FAILURE.with(|left| match left.get() {
             None => Ok(()),
-            Some(0) => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the made-up device")),
+            Some(0) => {
+                FAILED.set(true);
+                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the made-up device"))
+            }
             Some(points) => {
                 left.set(Some(points - 1));
                 Ok(())
@@ -31,9 +35,9 @@ mod testing {
 
     /// Calls `action` while every point of this thread fails but the first `points`; whether one did.
     pub(crate) fn fail_from<T>(points: usize, action: impl FnOnce() -> T) -> (T, bool) {
-        UNTIL_FAILURE.with(|left| left.set(Some(points)));
+        UNTIL_FAILURE.set(Some(points));
         let result = action();
-        let failed = UNTIL_FAILURE.with(|left| left.take() == Some(0));
-        (result, failed)
+        UNTIL_FAILURE.set(None);
+        (result, FAILED.take())
     }
 }

@@ -47,6 +47,12 @@ pub(crate) enum Command {
     /// Compare the layers of runs, or of stored activations, with minibatch CKA
     #[command(after_help = CKA_HELP)]
     Cka(CkaArguments),
+    /// Find and measure block structure in the CKA map of one network
+    #[command(after_help = BLOCKS_HELP)]
+    Blocks(BlocksArguments),
+    /// Mean and variance of CKA maps of the same layers, entry by entry: over seeds, say
+    #[command(after_help = MEAN_HELP)]
+    Mean(MeanArguments),
     /// First principal components of every layer: what they explain, how alike they are, CKA without them
     #[command(after_help = PCS_HELP)]
     Pcs(PcsArguments),
@@ -64,6 +70,15 @@ pub(crate) enum Command {
     /// Check that every run and every CKA result below a directory is as it was written
     #[command(after_help = "Example:\n  gramscope verify family")]
     Verify(VerifyArguments),
+    /// Measure kernels, comparisons or training on this machine
+    #[command(after_help = BENCH_HELP)]
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+    /// What this machine has, and whether its numbers are right
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArguments),
     /// List, fetch or describe data sets
     Data {
         #[command(subcommand)]
@@ -111,6 +126,41 @@ Examples:
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
 into DIR where there is one pair, into DIR/A__B where there are several.";
+
+const BENCH_HELP: &str = "\
+Example:
+  gramscope bench kernels --device cuda:0 --json kernels.jsonl";
+
+const DOCTOR_HELP: &str = "\
+Compares everything that computes with plain float64 loops, on inputs that are meant to hurt, a line each; exits 1 if
+anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and says why no GPU was checked.
+
+Examples:
+  gramscope doctor
+  gramscope doctor --device cuda:0";
+
+const BLOCKS_HELP: &str = "\
+Example:
+  gramscope cka runs/r38 --out cka/r38
+  gramscope blocks cka/r38/cka.npz --out cka/r38
+
+A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that stands
+out from the layers beside it, compared at equal distances, so that a map that merely fades away from its diagonal has none.
+Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers do not break it.
+
+Writes DIR/blocks.json (blocks: first, last, first_name, last_name, layers, mean_cka, share of the network, margin above the
+surroundings, contrast, the share of 1 - CKA that is gone inside; score: share times contrast, summed over the blocks, 0 to 1;
+layers are numbered from 0) and DIR/blocks.png, the map with its blocks outlined. A map of another tool will do: an npz with a square array cka and, beside
+it, a json of the same name with the layers' names as layers_x.";
+
+const MEAN_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14-s0 runs/r14-s1 runs/r14-s2 --pairs within --out cka/r14
+  gramscope mean cka/r14 --out mean/r14
+  gramscope mean cka/a__b cka/a__c cka/b__c --out mean/across
+
+Writes DIR/mean.npz (float64 arrays mean, variance, which is the unbiased one, and count, the maps in which the entry is
+defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR/variance.png.";
 
 const PCS_HELP: &str = "\
 Examples:
@@ -314,6 +364,26 @@ pub(crate) struct CkaArguments {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct BlocksArguments {
+    /// The map: its npz file, the json file beside it, or the directory that holds both
+    #[arg(value_name = "CKA.npz")]
+    pub(crate) map: PathBuf,
+    /// Where blocks.json and blocks.png go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MeanArguments {
+    /// Results: npz or json files, their directories, or directories above them (for every map within a network there)
+    #[arg(value_name = "RESULT", required = true)]
+    pub(crate) results: Vec<PathBuf>,
+    /// Where the mean maps go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
 pub(crate) struct PcsArguments {
     /// Run directory
@@ -392,6 +462,57 @@ pub(crate) struct VerifyArguments {
     pub(crate) dir: PathBuf,
 }
 
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// Every CUDA kernel at the shapes of real networks
+    Kernels(BenchArguments),
+    /// All layers of a network compared with each other over a batch, next to its forward pass
+    Cka {
+        /// Depth of the network
+        #[arg(long, default_value_t = 20)]
+        depth: usize,
+        /// Width of the network
+        #[arg(long, default_value_t = 1.0)]
+        width: f64,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+    /// A training step: of ResNet-14 and -20 at width 1 and of ResNet-14 at width 2, or of the network that is named
+    Train {
+        /// Depth of the network [default: 20 where a width is named]
+        #[arg(long)]
+        depth: Option<usize>,
+        /// Width of the network [default: 1 where a depth is named]
+        #[arg(long)]
+        width: Option<f64>,
+        /// Images a step
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        batch_size: usize,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+}
+
+/// What all measurements share.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// With --json FILE: write a JSON object a line to this file too
+    // `--json` is every command's flag for logs, so the file cannot be its value here, and stands behind it.
+    #[arg(value_name = "FILE", requires = "json")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum DataCommand {
     /// What can be named with --data, and what of it is on this machine
@@ -429,4 +550,20 @@ pub(crate) struct InfoArguments {
 pub(crate) enum FetchArgument {
     Cifar10,
     Cifar100,
+}
+
+impl Arguments {
+    /// Whether progress and messages are to be JSON: `--json` with a file asks for rows instead.
+    pub(crate) fn json_logs(&self) -> bool {
+        let rows = match &self.command {
+            Command::Bench {
+                command:
+                    BenchCommand::Kernels(arguments)
+                    | BenchCommand::Cka { arguments, .. }
+                    | BenchCommand::Train { arguments, .. },
+            } => arguments.file.is_some(),
+            _ => false,
+        };
+        self.json && !rows
+    }
 }

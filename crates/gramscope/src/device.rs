@@ -1,9 +1,14 @@
 //! `--device` and `--precision`: where a network runs and in which arithmetic.
 
+use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use candle_core::Device;
+use serde_json::json;
+
+use crate::console::Console;
 
 /// What `--device` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,16 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(number) => write!(formatter, "cuda:{number}"),
+        }
+    }
+}
+
 /// Arithmetic of the network's forward and backward passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Precision {
@@ -44,13 +59,41 @@ pub(crate) enum Precision {
     Bf16,
 }
 
-/// The device that `choice` names.
+/// The GPU that `choice` names; none for the CPU, which stands in for a GPU that need not be there.
 ///
 /// # Errors
-/// A CUDA device, or a precision only GPUs have, in a build that has no CUDA.
+/// A GPU that was named and cannot be had.
+pub(crate) fn gpu(choice: DeviceChoice, console: &Console) -> anyhow::Result<Option<Arc<gramscope_cuda::Device>>> {
+    let number = match choice {
+        DeviceChoice::Cpu => return Ok(None),
+        DeviceChoice::Auto => 0,
+        DeviceChoice::Cuda(number) => number,
+    };
+    match gramscope_cuda::Device::open(number) {
+        Ok(device) => Ok(Some(Arc::new(device))),
+        // A build without CUDA was a choice too.
+        Err(gramscope_cuda::Error::NotBuilt) if choice == DeviceChoice::Auto => Ok(None),
+        Err(reason) if choice == DeviceChoice::Auto => {
+            let fields = json!({ "device": "cpu", "reason": reason.to_string() });
+            console.note("device", &format!("comparing on the CPU: {reason}"), fields);
+            Ok(None)
+        }
+        Err(reason) => Err(reason).with_context(|| format!("--device {choice}")),
+    }
+}
+
+/// Where the networks that `choice` asks for run: candle's CPU, in every build so far.
+///
+/// # Errors
+/// A CUDA device, or a precision only GPUs have.
 pub(crate) fn open(choice: DeviceChoice, precision: Precision) -> anyhow::Result<Device> {
     if let DeviceChoice::Cuda(number) = choice {
-        bail!("--device cuda:{number}: this gramscope was built without CUDA; use --device cpu");
+        if !cfg!(feature = "cuda") {
+            bail!("--device cuda:{number}: this gramscope was built without CUDA; use --device cpu");
+        }
+        bail!(
+            "--device cuda:{number}: networks run on the CPU so far, only stored activations are compared on a GPU with CUDA; use --device cpu"
+        );
     }
     if precision != Precision::F32 {
         bail!("--precision: the CPU computes in float32 only; leave the flag out or pass --precision f32");

@@ -2,9 +2,11 @@
 //! message and an exit code.
 
 mod arguments;
+mod bench;
 mod commands;
 mod console;
 mod device;
+mod doctor;
 mod interrupt;
 
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let console = Console::new(arguments.quiet, arguments.json);
+    let console = Console::new(arguments.quiet, arguments.json_logs());
     let interrupt = match Interrupt::listen(arguments.command.goes_on_later()) {
         Ok(interrupt) => interrupt,
         Err(error) => {
@@ -45,11 +47,15 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Train(arguments) => commands::train::run(&arguments, interrupt, console),
         Command::Sweep(arguments) => commands::sweep::run(&arguments, interrupt, console),
         Command::Cka(arguments) => commands::cka::run(&arguments, console),
+        Command::Blocks(arguments) => commands::blocks::run(&arguments, console),
+        Command::Mean(arguments) => commands::mean::run(&arguments, console),
         Command::Pcs(arguments) => commands::pcs::run(&arguments, console),
         Command::Dominant(arguments) => commands::dominant::run(&arguments, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
         Command::Verify(arguments) => commands::verify::run(&arguments, console),
+        Command::Bench { command } => commands::bench::run(&command, console),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments, console),
         Command::Data { command } => commands::data::run(&command, console),
     }
 }

@@ -168,6 +168,21 @@ function boundaries(stages, along) {
   }));
 }
 
+/** The outlines of the blocks of a map. */
+function outlines(found) {
+  return (found ? found.blocks : []).map(({ first, last }) => ({
+    type: "rect", line: { color: css(report.block_colour), width: 2 },
+    x0: first - 0.5, x1: last + 0.5, y0: first - 0.5, y1: last + 0.5,
+  }));
+}
+
+/** The block structure of a map in words. */
+function structure({ score, blocks }) {
+  if (!blocks.length) return "no block";
+  const each = blocks.map((block) => `${block.first_name} to ${block.last_name} (${percent(block.share)})`);
+  return `block structure ${score.toFixed(2)}: ${each.join(", ")}`;
+}
+
 /** Small maps name the stages that are long enough for it, large ones layers. */
 function mapAxis(names, stages, shortest, large, pixels) {
   const axis = { type: "category", showgrid: false, ticks: "", tickfont: { size: 10 }, fixedrange: !large };
@@ -204,7 +219,7 @@ function draw(plot) {
     dragmode: large && matchMedia("(pointer: fine)").matches ? "zoom" : false,
     xaxis: { ...mapAxis(map.layers_x, map.stages_x, 0.16, large, plot.clientWidth), tickangle: large ? -90 : 0 },
     yaxis: mapAxis(map.layers_y, map.stages_y, 0.09, large, plot.clientHeight),
-    shapes: [...boundaries(map.stages_x, "x"), ...boundaries(map.stages_y, "y")],
+    shapes: [...boundaries(map.stages_x, "x"), ...boundaries(map.stages_y, "y"), ...(large ? outlines(map.blocks) : [])],
   }), config).then(() => {
     drawn.add(plot.dataset.map);
     root.dataset.drawn = drawn.size;
@@ -256,6 +271,7 @@ function card(map, index) {
   const unknown = map.undefined ? `, ${map.undefined} undefined layers` : "";
   const batches = map.batches === 1 ? "1 batch" : `${map.batches} batches`;
   element("small", `${map.estimator}, ${map.kernel}, ${batches} of ${map.batch_size}${unknown}`, card).title = map.place;
+  if (map.blocks) element("small", structure(map.blocks), card);
   const plot = element("div", undefined, card);
   plot.className = "plot";
   plot.dataset.map = index;

@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn the_biased_estimator_takes_pairs() {
         let cka = Options { estimator: Estimator::Biased, ..Options::default() };
-        let options = CompareOptions { cka, batch_size: 3, keep_partial: true, layers: None };
+        let options = CompareOptions { cka, batch_size: 3, keep_partial: true, ..CompareOptions::default() };
         assert_eq!(Batches::cut(5, &options).unwrap().ranges, [0..3, 3..5]);
         assert_eq!(Batches::cut(4, &options).unwrap(), Batches { ranges: std::iter::once(0..3).collect(), dropped: 1 });
     }

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use gramscope_cka::Comparison;
-
-use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_whole, result};
+use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
 use crate::output::unused;
 use crate::results::{DataInfo, PairResult};
@@ -31,7 +29,7 @@ pub fn compare_files(
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
 
-    let mut comparison = Comparison::new(&layers, &[(x, y)], options.cka).map_err(in_whole)?;
+    let mut comparison = options.begin(&layers, &[(x, y)])?;
     let mut rows = Rows::default();
     let mut done = 0;
     let total = batches.ranges.len() * layers.iter().sum::<usize>();
@@ -47,10 +45,10 @@ pub fn compare_files(
                 progress(Progress { done, total, batch: batch + 1, batches, subject: &infos[model].name });
             }
         }
-        comparison.end_batch().map_err(in_whole)?;
+        comparison.end_batch().map_err(in_models(&infos))?;
     }
 
-    let similarity = comparison.finish().map_err(in_whole)?.remove(0);
+    let similarity = comparison.finish().map_err(in_models(&infos))?.remove(0);
     let path = |file: usize| files[file].path().to_owned();
     let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples };
     Ok(result(&infos[x], &infos[y], similarity, &batches, options, data))

@@ -10,7 +10,10 @@ mod images;
 mod model;
 mod runs;
 
-use gramscope_cka::{Options, Similarity};
+use std::sync::Arc;
+
+use gramscope_cka::{Comparison, Options, Similarity};
+use gramscope_cuda::Device;
 use regex::Regex;
 
 use batches::Batches;
@@ -33,12 +36,21 @@ pub struct CompareOptions {
     pub keep_partial: bool,
     /// Only the layers whose name matches.
     pub layers: Option<Regex>,
+    /// The GPU that compares; the CPU where there is none.
+    pub device: Option<Arc<Device>>,
+}
+
+impl CompareOptions {
+    /// The comparison of models with so many layers each, where it is to be made.
+    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)]) -> Result<Comparison, Error> {
+        Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)
+    }
 }
 
 impl Default for CompareOptions {
     /// The paper's: unbiased linear HSIC over minibatches of 256, all layers.
     fn default() -> Self {
-        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None }
+        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None, device: None }
     }
 }
 
@@ -110,6 +122,17 @@ pub(crate) fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gr
             example: example + 1,
         },
         reason => Error::Cka { subject: format!("layer {layer} of {model}, batch {}", batch + 1), reason },
+    }
+}
+
+/// For `map_err`: an error of the comparison that may be about a layer of a batch before: a GPU reports late.
+fn in_models<'a>(models: impl IntoIterator<Item = &'a ModelInfo>) -> impl FnOnce(gramscope_cka::Error) -> Error {
+    move |reason| {
+        let gramscope_cka::Error::NonFinite { model, layer, batch, .. } = reason else { return in_whole(reason) };
+        match models.into_iter().nth(model) {
+            Some(info) => in_layer(&info.name, &info.layers[layer], batch)(reason),
+            None => in_whole(reason),
+        }
     }
 }
 

@@ -3,14 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
-use gramscope_cka::Comparison;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
 
 use super::model::Model;
-use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_whole, result};
+use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_models, in_whole, result};
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult};
 use crate::{Error, Result};
@@ -100,7 +99,7 @@ pub fn compare_runs(
     let models = Model::open_all(runs, options.layers.as_ref(), &data, device)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
-    let mut comparison = Comparison::new(&layers, &pairs, options.cka).map_err(in_whole)?;
+    let mut comparison = options.begin(&layers, &pairs)?;
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
     let all_batches = run_options.passes * batches.ranges.len();
     for pass in passes {
@@ -123,11 +122,11 @@ pub fn compare_runs(
                     subject: &model.info.name,
                 });
             }
-            comparison.end_batch().map_err(in_whole)?;
+            comparison.end_batch().map_err(in_models(models.iter().map(|model| &model.info)))?;
         }
     }
 
-    let similarities = comparison.finish().map_err(in_whole)?;
+    let similarities = comparison.finish().map_err(in_models(models.iter().map(|model| &model.info)))?;
     let info = data.info(run_options.passes, run_options.seed);
     let results = pairs.iter().zip(similarities).map(|(&(x, y), similarity)| {
         let mut result = result(&models[x].info, &models[y].info, similarity, &batches, options, info.clone());

@@ -18,7 +18,12 @@ pub const INFO: &str = "pcs.json";
 pub const PICTURE: &str = "pcs.png";
 
 /// Both files of a result.
-pub(crate) const FILES: Files = Files { kind: "principal components", numbers: NUMBERS, info: INFO };
+pub(crate) const FILES: Files = Files {
+    kind: "principal components",
+    numbers: NUMBERS,
+    info: INFO,
+    arrays: &["variance_explained", "second_over_first", "cosine_sq", "cka", "cka_without_first", "first_pc"],
+};
 
 /// The first principal components of a model's layers.
 #[derive(Clone, Debug)]
@@ -82,7 +87,7 @@ pub enum PcsData {
 /// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
 /// taken by something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| load_info(dir).is_ok())
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<PcsInfo>(dir))
 }
 
 /// Writes pcs.npz, pcs.json and pcs.png into `dir`; an earlier result there is replaced.

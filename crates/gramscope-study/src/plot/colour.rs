@@ -53,6 +53,9 @@ pub(crate) const UNDEFINED: Rgb = [150, 155, 160];
 /// and on its bright end.
 pub(crate) const BOUNDARY: Rgb = [86, 180, 233];
 
+/// The colour of the line around a block: a green, which magma does not contain either.
+pub(crate) const BLOCK: Rgb = [0, 158, 96];
+
 /// Line colours for up to eight things that have no order, told apart by colour-blind eyes and dark enough for a white
 /// ground (after Okabe and Ito, 2008, with their yellow replaced).
 pub(crate) const QUALITATIVE: [Rgb; 8] = [

@@ -5,10 +5,12 @@ use std::path::Path;
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Anchor, Canvas, INK, QUIET, shorten, text_width};
+use super::canvas::{Anchor, Canvas, INK, PAPER, QUIET, shorten, text_width};
 use super::colour;
 use super::layers::{self, Group};
 use crate::Result;
+use crate::blocks::{Blocks, WithinMap};
+use crate::mean::{Mean, MeanSource};
 use crate::results::{DataInfo, PairInfo, PairResult};
 
 /// A map's longer side aims at this many pixels.
@@ -26,6 +28,8 @@ const LABEL: f64 = 13.0;
 /// Least distance between two layer names on an axis.
 const LABEL_GAP: f64 = 14.0;
 const TICK: usize = 5;
+/// Pixels of the line around a block.
+const OUTLINE: usize = 3;
 const BAR: usize = 20;
 const LEVEL: FontTransform = FontTransform::None;
 const UPWARDS: FontTransform = FontTransform::Rotate270;
@@ -42,22 +46,112 @@ const UPWARDS: FontTransform = FontTransform::Rotate270;
 /// [`crate::Error::File`] where the arrays of `result` do not fit its layer names or there is no layer,
 /// [`crate::Error::Io`] where the file cannot be written.
 pub fn heatmap(result: &PairResult, path: &Path) -> Result<()> {
-    super::save(&draw(result, path)?, path)
+    super::check_drawable(result, path)?;
+    let info = &result.info;
+    let picture = Picture {
+        heading: heading(info),
+        lines: [how(info), range(&result.similarity.cka)],
+        models: [&info.model_x, &info.model_y],
+        layers: [&info.layers_x, &info.layers_y],
+        stages: [&info.stages_x, &info.stages_y],
+        values: &result.similarity.cka,
+        greatest: 1.0,
+        blocks: &[],
+    };
+    picture.save(path)
 }
 
-fn draw(result: &PairResult, path: &Path) -> Result<Canvas> {
-    let info = &result.info;
-    super::check_drawable(result, path)?;
-    let (cell_width, cell_height) = cell_size(info.layers_x.len(), info.layers_y.len());
-    let horizontal = Axis::new(&info.layers_x, &info.stages_x, cell_width);
-    let vertical = Axis::new(&info.layers_y, &info.stages_y, cell_height);
-    let frame = Frame::around(&horizontal, &vertical, info);
-    let mut canvas = Canvas::new(frame.width, frame.height);
-    cells(&mut canvas, &frame, result);
-    title(&mut canvas, &frame, result);
-    axes(&mut canvas, &frame, info);
-    colour_bar(&mut canvas, &frame, result.similarity.cka.iter().any(|value| value.is_nan()));
-    Ok(canvas)
+/// Draws the map with a green line around each of its blocks, as [`heatmap`] does.
+///
+/// # Errors
+/// [`crate::Error::Io`] where the file cannot be written.
+pub(crate) fn blocks(map: &WithinMap, model: &str, found: &Blocks, path: &Path) -> Result<()> {
+    let spans: Vec<_> = found.blocks.iter().map(|block| (block.first, block.last)).collect();
+    let count = match found.blocks.as_slice() {
+        [] => "no block".to_owned(),
+        [block] => format!("1 block with {:.0}% of the layers", 100.0 * block.share),
+        blocks => format!("{} blocks with {:.0}% of the layers", blocks.len(), 100.0 * found.share()),
+    };
+    let picture = Picture {
+        heading: model.to_owned(),
+        lines: [format!("Block structure of the CKA map: {count}, score {:.3}", found.score), range(map.cka())],
+        models: [model, model],
+        layers: [map.layers(), map.layers()],
+        stages: [map.stages(), map.stages()],
+        values: map.cka(),
+        greatest: 1.0,
+        blocks: &spans,
+    };
+    picture.save(path)
+}
+
+/// Draws the map of means on the scale of [`heatmap`], and that of variances on one from 0 to the greatest of them.
+///
+/// # Errors
+/// [`crate::Error::Io`] where a file cannot be written.
+pub(crate) fn mean(mean: &Mean, path: &Path, variance_path: &Path) -> Result<()> {
+    let info = &mean.info;
+    let count = info.maps.len();
+    let models = |of: fn(&MeanSource) -> &String| {
+        let first = of(&info.maps[0]);
+        if info.maps.iter().all(|map| of(map) == first) { first.clone() } else { format!("{first} and others") }
+    };
+    let (model_x, model_y) = (models(|map| &map.model_x), models(|map| &map.model_y));
+    let draw = |what: &str, values: &[f64], greatest: f64, path: &Path| {
+        let picture = Picture {
+            heading: format!("{what} of {count} maps of {model_x}"),
+            lines: [format!("{what} of CKA, {}, kernel {}", info.estimator, info.kernel), range(values)],
+            models: [&model_x, &model_y],
+            layers: [&info.layers_x, &info.layers_y],
+            stages: [&info.stages_x, &info.stages_y],
+            values,
+            greatest,
+            blocks: &[],
+        };
+        picture.save(path)
+    };
+    draw("Mean", &mean.mean, 1.0, path)?;
+    // f64::max passes over NaN; a map without any variance is black on a scale to 1.
+    let greatest = mean.variance.iter().copied().fold(0.0, f64::max);
+    draw("Variance", &mean.variance, if greatest > 0.0 { greatest } else { 1.0 }, variance_path)
+}
+
+/// A map to be drawn. Of pairs, the first is that of the horizontal axis.
+pub(super) struct Picture<'a> {
+    pub(super) heading: String,
+    /// What stands under it.
+    pub(super) lines: [String; 2],
+    pub(super) models: [&'a str; 2],
+    pub(super) layers: [&'a [String]; 2],
+    pub(super) stages: [&'a [usize]; 2],
+    /// A row a layer of the horizontal axis.
+    pub(super) values: &'a [f64],
+    /// The value that is drawn in the brightest colour; black is 0.
+    pub(super) greatest: f64,
+    /// First and last layer of the blocks, of a map within a model.
+    pub(super) blocks: &'a [(usize, usize)],
+}
+
+impl Picture<'_> {
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
+        super::save(&self.draw(), path)
+    }
+
+    fn draw(&self) -> Canvas {
+        let (cell_width, cell_height) = cell_size(self.layers[0].len(), self.layers[1].len());
+        let horizontal = Axis::new(self.layers[0], self.stages[0], cell_width);
+        let vertical = Axis::new(self.layers[1], self.stages[1], cell_height);
+        let frame = Frame::around(&horizontal, &vertical, &self.heading);
+        let mut canvas = Canvas::new(frame.width, frame.height);
+        cells(&mut canvas, &frame, self);
+        for &(first, last) in self.blocks {
+            outline(&mut canvas, &frame, first, last);
+        }
+        title(&mut canvas, &frame, self);
+        axes(&mut canvas, &frame, self.models);
+        colour_bar(&mut canvas, &frame, self);
+        canvas
+    }
 }
 
 /// Width and height of a cell: equal, unless one side has so few layers that it would be a sliver.
@@ -122,7 +216,7 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    fn around(horizontal: &'a Axis<'a>, vertical: &'a Axis<'a>, info: &PairInfo) -> Self {
+    fn around(horizontal: &'a Axis<'a>, vertical: &'a Axis<'a>, heading: &str) -> Self {
         const LONGEST_LABEL: f64 = 240.0;
         let widest = |labels: &[(f64, String)]| {
             labels.iter().map(|(_, label)| text_width(label, LABEL)).fold(0.0, f64::max).ceil() as usize
@@ -135,7 +229,7 @@ impl<'a> Frame<'a> {
         let right = 40 + BAR + 44 + MARGIN;
         let bottom = (2 * TICK + widest(&labels_x) + axis_title).max(56) + MARGIN;
         // Room for a title of ordinary length; a longer one is shortened.
-        let title = text_width(&heading(info), TITLE).min(900.0) as usize + 2 * MARGIN;
+        let title = text_width(heading, TITLE).min(900.0) as usize + 2 * MARGIN;
         let width = (left + horizontal.extent() + right).max(title).max(560);
         let height = top + vertical.extent() + bottom;
         Self { horizontal, vertical, labels_x, labels_y, left, top, width, height }
@@ -150,7 +244,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn cells(canvas: &mut Canvas, frame: &Frame<'_>, result: &PairResult) {
+fn cells(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
     let (horizontal, vertical) = (frame.horizontal, frame.vertical);
     canvas.fill(frame.left, frame.top, horizontal.extent(), vertical.extent(), colour::BOUNDARY);
     let rows = vertical.names.len();
@@ -158,9 +252,22 @@ fn cells(canvas: &mut Canvas, frame: &Frame<'_>, result: &PairResult) {
         let left = frame.left + horizontal.offset(x);
         for y in 0..rows {
             let top = frame.bottom() - vertical.offset(y) - vertical.cell;
-            let colour = colour::similarity(result.similarity.cka[x * rows + y]);
+            let colour = colour::similarity(picture.values[x * rows + y] / picture.greatest);
             canvas.fill(left, top, horizontal.cell, vertical.cell, colour);
         }
+    }
+}
+
+/// Draws a green line with a white edge around the square of the layers from `first` to `last`.
+fn outline(canvas: &mut Canvas, frame: &Frame<'_>, first: usize, last: usize) {
+    let (left, width) = frame.horizontal.span(first, last + 1 - first);
+    let (up, height) = frame.vertical.span(first, last + 1 - first);
+    let (left, top) = (frame.left + left, frame.bottom() - up - height);
+    for (line, colour) in [(OUTLINE + 1, PAPER), (OUTLINE, colour::BLOCK)] {
+        canvas.fill(left, top, width, line, colour);
+        canvas.fill(left, top + height - line, width, line, colour);
+        canvas.fill(left, top, line, height, colour);
+        canvas.fill(left + width - line, top, line, height, colour);
     }
 }
 
@@ -168,9 +275,7 @@ fn heading(info: &PairInfo) -> String {
     if super::is_within(info) { info.model_x.clone() } else { format!("{}  and  {}", info.model_x, info.model_y) }
 }
 
-fn title(canvas: &mut Canvas, frame: &Frame<'_>, result: &PairResult) {
-    let info = &result.info;
-    let room = (frame.width - 2 * MARGIN) as f64;
+fn how(info: &PairInfo) -> String {
     let kernel = match info.kernel.as_str() {
         "linear" => "linear kernel".to_owned(),
         other => format!("kernel {other}"),
@@ -180,27 +285,36 @@ fn title(canvas: &mut Canvas, frame: &Frame<'_>, result: &PairResult) {
         DataInfo::Activations { .. } => "stored examples".to_owned(),
     };
     let batches = if info.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", info.batches) };
-    let how = format!("CKA, {}, {kernel}, {batches} of {} {noun}", info.estimator, info.batch_size);
-    let finite = || result.similarity.cka.iter().copied().filter(|value| !value.is_nan());
-    let (least, greatest) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, g), v| (l.min(v), g.max(v)));
-    let range = if least <= greatest {
+    format!("CKA, {}, {kernel}, {batches} of {} {noun}", info.estimator, info.batch_size)
+}
+
+/// The least and the greatest value, in words.
+pub(super) fn range(values: &[f64]) -> String {
+    let finite = values.iter().copied().filter(|value| !value.is_nan());
+    let (least, greatest) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, g), v| (l.min(v), g.max(v)));
+    if least <= greatest {
         format!("values from {least:.3} to {greatest:.3}")
     } else {
         "no value is defined".to_owned()
-    };
-    let left = MARGIN as f64;
-    let top_left = Anchor(HPos::Left, VPos::Top);
-    canvas.text(&shorten(&heading(info), TITLE, room), (left, 18.0), TITLE, INK, top_left, &LEVEL);
-    let together = format!("{how}; {range}");
-    if text_width(&together, TEXT) <= room {
-        canvas.text(&together, (left, 50.0), TEXT, QUIET, top_left, &LEVEL);
-    } else {
-        canvas.text(&shorten(&how, TEXT, room), (left, 46.0), TEXT, QUIET, top_left, &LEVEL);
-        canvas.text(&range, (left, 64.0), TEXT, QUIET, top_left, &LEVEL);
     }
 }
 
-fn axes(canvas: &mut Canvas, frame: &Frame<'_>, info: &PairInfo) {
+fn title(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
+    let room = (frame.width - 2 * MARGIN) as f64;
+    let left = MARGIN as f64;
+    let top_left = Anchor(HPos::Left, VPos::Top);
+    canvas.text(&shorten(&picture.heading, TITLE, room), (left, 18.0), TITLE, INK, top_left, &LEVEL);
+    let [first, second] = &picture.lines;
+    let together = format!("{first}; {second}");
+    if text_width(&together, TEXT) <= room {
+        canvas.text(&together, (left, 50.0), TEXT, QUIET, top_left, &LEVEL);
+    } else {
+        canvas.text(&shorten(first, TEXT, room), (left, 46.0), TEXT, QUIET, top_left, &LEVEL);
+        canvas.text(&shorten(second, TEXT, room), (left, 64.0), TEXT, QUIET, top_left, &LEVEL);
+    }
+}
+
+fn axes(canvas: &mut Canvas, frame: &Frame<'_>, [across, up]: [&str; 2]) {
     let (left, bottom) = (frame.left as f64, frame.bottom() as f64);
     for (at, label) in &frame.labels_x {
         let x = left + at;
@@ -222,7 +336,7 @@ fn axes(canvas: &mut Canvas, frame: &Frame<'_>, info: &PairInfo) {
     };
     let (below, beside) = ((frame.height - MARGIN) as f64, MARGIN as f64);
     let (from_left, from_bottom) = (Anchor(HPos::Left, VPos::Bottom), Anchor(HPos::Left, VPos::Top));
-    let (x_title, y_title) = (name(&info.model_x, horizontal.max(300.0)), name(&info.model_y, vertical.max(240.0)));
+    let (x_title, y_title) = (name(across, horizontal.max(300.0)), name(up, vertical.max(240.0)));
     canvas.text(&x_title, (left, below), TEXT, INK, from_left, &LEVEL);
     canvas.text(&y_title, (beside, bottom), TEXT, INK, from_bottom, &UPWARDS);
     stage_names(canvas, frame);
@@ -248,7 +362,7 @@ fn stage_names(canvas: &mut Canvas, frame: &Frame<'_>) {
     }
 }
 
-fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, undefined: bool) {
+fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
     let left = frame.right() + 40;
     let (top, height) = (frame.top, frame.vertical.extent());
     for row in 0..height {
@@ -262,13 +376,26 @@ fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, undefined: bool) {
         let y = top as f64 + (1.0 - value) * (height - 1) as f64;
         canvas.fill(left + BAR, y.round() as usize, TICK, 1, QUIET);
         let place = ((left + BAR + 2 * TICK) as f64, y);
-        canvas.text(&format!("{value:.1}"), place, LABEL, INK, Anchor(HPos::Left, VPos::Center), &LEVEL);
+        canvas.text(
+            &tick_label(picture.greatest * value, picture.greatest),
+            place,
+            LABEL,
+            INK,
+            Anchor(HPos::Left, VPos::Center),
+            &LEVEL,
+        );
     }
-    if undefined {
+    if picture.values.iter().any(|value| value.is_nan()) {
         let side = BAR - 6;
         let y = frame.bottom() + 16;
         canvas.fill(left, y, side, side, colour::UNDEFINED);
         let place = ((left + side + 6) as f64, (y + side / 2) as f64);
         canvas.text("undef.", place, LABEL, INK, Anchor(HPos::Left, VPos::Center), &LEVEL);
     }
+}
+
+/// A number at the colour bar, with as many decimals as a tenth of the greatest needs.
+fn tick_label(value: f64, greatest: f64) -> String {
+    let decimals = (1.0 - greatest.log10()).floor().clamp(1.0, 12.0) as usize;
+    format!("{value:.decimals$}")
 }

@@ -25,6 +25,7 @@ pub use curves::training_curves;
 pub use dominant::dominant_sheet;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
+pub(crate) use heatmap::{blocks, mean};
 pub use sheet::{SheetMap, sheet};
 
 use gramscope_train::atomic;

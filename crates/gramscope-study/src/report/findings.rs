@@ -1,16 +1,15 @@
 //! Findings in words, computed from the runs and the results.
 
+use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, named, relation};
 use crate::results::PairResult;
 
-/// CKA from which two layers count as nearly equal here.
-const NEARLY_EQUAL: f64 = 0.9;
 /// Share by which training accuracy must exceed test accuracy before it is worth a sentence.
 const WIDE_GAP: f64 = 0.1;
 
-/// What was found, a sentence or two each: accuracies, the widest gap between training and test images, the longest
-/// stretch of nearly equal layers, how alike two seeds are, and how well the layers of different networks match. What
-/// there is nothing to say about is left out.
+/// What was found, a sentence or two each: accuracies, the widest gap between training and test images, block structure,
+/// how alike two seeds are, and how well the layers of different networks match. What there is nothing to say about is
+/// left out.
 pub(crate) fn findings<'a>(members: &[Member], results: impl IntoIterator<Item = &'a PairResult>) -> Vec<String> {
     let results: Vec<_> = results.into_iter().map(|result| (relation(members, &result.info), result)).collect();
     let of = |wanted: Relation| {
@@ -19,7 +18,7 @@ pub(crate) fn findings<'a>(members: &[Member], results: impl IntoIterator<Item =
     let found = [
         accuracies(members),
         gap(members),
-        stretches(members, &of(Relation::Within)),
+        block_structure(members, &of(Relation::Within)),
         seeds(&of(Relation::Seeds)),
         matches(&of(Relation::Across)),
     ];
@@ -70,87 +69,59 @@ fn gap(members: &[Member]) -> Option<String> {
     })
 }
 
-/// The networks with the longest and the shortest stretch for their depth; and where there are several architectures with
-/// several seeds, the means.
-fn stretches(members: &[Member], within: &[&PairResult]) -> Option<String> {
-    let stretches: Vec<_> =
-        within.iter().filter_map(|result| Some((longest_stretch(result)?, &result.info.model_x))).collect();
-    let [(shortest, (short, narrow)), (longest, (long, wide))] =
-        extremes(stretches.iter().map(|(stretch, name)| (stretch.share(), (stretch, name))))?;
-    if longest == 0.0 {
-        return Some(format!(
-            "In no network are two neighbouring block outputs alike (CKA of at least {NEARLY_EQUAL})."
-        ));
-    }
+/// The network with the clearest block structure and how many have none; and where there are several architectures with
+/// several seeds, the means. Maps that are too small for a block are left out.
+fn block_structure(members: &[Member], within: &[&PairResult]) -> Option<String> {
+    let found: Vec<_> =
+        within.iter().filter_map(|result| Some((blocks::of(result)?, result.info.model_x.as_str()))).collect();
+    let [_, (highest, (clearest, name))] =
+        extremes(found.iter().map(|(blocks, name)| (blocks.score, (blocks, *name))))?;
+    let Some(block) = clearest.largest() else {
+        return Some(match found.len() {
+            1 => format!("{name} has no block of nearly equal layers that stand out from the rest."),
+            count => {
+                format!("None of the {count} networks has a block of nearly equal layers that stand out from the rest.")
+            }
+        });
+    };
+    let which = match clearest.blocks.len() {
+        1 => "a block".to_owned(),
+        count => format!("{count} blocks, the largest"),
+    };
     let mut text = format!(
-        "Nearly equal representations (every pair with a CKA of at least {NEARLY_EQUAL}) take up the largest share of {wide}: \
-         {} of {} block outputs in a row, from {} to {}.",
-        long.length, long.of, long.first, long.last
+        "Block structure is clearest in {name} (score {highest:.2}): {which} of {:.1}% of its layers, from {} to {}, with a \
+         mean CKA of {:.3}.",
+        100.0 * block.share,
+        block.first_name,
+        block.last_name,
+        block.mean_cka
     );
-    if shortest == 0.0 {
-        text += &format!(" In {narrow}, no two neighbouring outputs are that alike.");
-    } else if shortest < longest {
-        text += &format!(" They take up the smallest share of {narrow}: {} of {}.", short.length, short.of);
+    match found.iter().filter(|(blocks, _)| blocks.blocks.is_empty()).count() {
+        0 => {}
+        1 => text += " One network has no block.",
+        without => text += &format!(" {without} of {} networks have no block.", found.len()),
     }
-    let mut architectures: Vec<(String, Vec<f64>)> = Vec::new();
-    for (stretch, name) in &stretches {
-        let Some(member) = named(members, name) else { continue };
-        let architecture = member.architecture();
-        match architectures.iter_mut().find(|(known, _)| *known == architecture) {
-            Some((_, shares)) => shares.push(stretch.share()),
-            None => architectures.push((architecture, vec![stretch.share()])),
-        }
-    }
-    let means = architectures.iter().filter_map(|(name, shares)| Some((mean(shares.iter().copied())?, name)));
-    if let Some([(least, small), (most, large)]) = extremes(means)
-        && least < most
-        && architectures.len() < stretches.len()
-    {
-        text += &format!(
-            " Averaged over seeds, the share goes from {:.0}% ({small}) to {:.0}% ({large}).",
-            100.0 * least,
-            100.0 * most
-        );
+    if let Some(means) = mean_scores(members, &found) {
+        text += &means;
     }
     Some(text)
 }
 
-/// A range of block outputs, at least two, whose CKA with each other is at least [`NEARLY_EQUAL`].
-struct Stretch {
-    /// 0 where there is none.
-    length: usize,
-    of: usize,
-    first: String,
-    last: String,
-}
-
-impl Stretch {
-    fn share(&self) -> f64 {
-        self.length as f64 / self.of as f64
-    }
-}
-
-/// The longest such range. Only the outputs of the stem and of whole blocks are looked at: inside a residual block,
-/// representations alternate between those before and after the addition.
-fn longest_stretch(result: &PairResult) -> Option<Stretch> {
-    let layers = &result.info.layers_x;
-    let outputs: Vec<usize> =
-        (0..layers.len()).filter(|&i| layers[i] == "stem.relu" || layers[i].ends_with(".relu2")).collect();
-    let alike = |a: usize, b: usize| result.similarity.cka[outputs[a] * layers.len() + outputs[b]] >= NEARLY_EQUAL;
-    let mut best = 0..0;
-    let mut start = 0;
-    for end in 0..outputs.len() {
-        // Moving the start past the last layer that differs keeps all pairs of start..=end nearly equal.
-        if let Some(differs) = (start..end).rev().find(|&earlier| !alike(earlier, end)) {
-            start = differs + 1;
-        }
-        if end + 1 - start > best.len() {
-            best = start..end + 1;
+/// The architectures with the least and the greatest mean score, where there are several, with several seeds.
+fn mean_scores(members: &[Member], found: &[(Blocks, &str)]) -> Option<String> {
+    let mut architectures: Vec<(String, Vec<f64>)> = Vec::new();
+    for (blocks, name) in found {
+        let Some(member) = named(members, name) else { continue };
+        let architecture = member.architecture();
+        match architectures.iter_mut().find(|(known, _)| *known == architecture) {
+            Some((_, scores)) => scores.push(blocks.score),
+            None => architectures.push((architecture, vec![blocks.score])),
         }
     }
-    let (first, last) = (*outputs.get(best.start)?, *outputs.get(best.end.checked_sub(1)?)?);
-    let length = if best.len() < 2 { 0 } else { best.len() };
-    Some(Stretch { length, of: outputs.len(), first: layers[first].clone(), last: layers[last].clone() })
+    let means = architectures.iter().filter_map(|(name, scores)| Some((mean(scores.iter().copied())?, name)));
+    let [(least, small), (most, large)] = extremes(means)?;
+    (least < most && architectures.len() < found.len())
+        .then(|| format!(" Averaged over seeds, the score goes from {least:.2} ({small}) to {most:.2} ({large})."))
 }
 
 /// Mean CKA of corresponding layers of networks that differ in their seed alone.
@@ -215,18 +186,17 @@ mod tests {
         result
     }
 
-    const OUTPUTS: [&str; 5] =
-        ["stem.conv", "stem.relu", "stage1.block1.relu2", "stage2.block1.relu2", "stage3.block1.relu2"];
-
-    /// A symmetric map over [`OUTPUTS`] from the values above the diagonal, row by row.
-    fn symmetric(name: &str, above: [f64; 10]) -> PairResult {
-        let mut cka = vec![1.0; 25];
-        let pairs = (0..5).flat_map(|row| (row + 1..5).map(move |column| (row, column)));
-        for ((row, column), value) in pairs.zip(above) {
-            cka[row * 5 + column] = value;
-            cka[column * 5 + row] = value;
-        }
-        result((name, name), (&OUTPUTS, &OUTPUTS), cka)
+    /// A made map of 40 layers of which the first so many are a block.
+    fn with_block(name: &str, block: usize) -> PairResult {
+        let names: Vec<String> = (0..40).map(|layer| format!("layer{layer}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let value = |i: usize, j: usize| match (i == j, i < block && j < block) {
+            (true, _) => 1.0,
+            (false, true) => 0.9,
+            (false, false) => 0.5,
+        };
+        let cka = (0..40).flat_map(|i| (0..40).map(move |j| value(i, j))).collect();
+        result((name, name), (&names, &names), cka)
     }
 
     #[test]
@@ -255,53 +225,30 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_needs_every_pair_and_ends_at_an_undefined_layer() {
-        let (high, low, nan) = (0.95, 0.5, f64::NAN);
-        // The convolution (the first four values) is no block output and does not count.
-        for (above, length, first) in [
-            ([low, low, low, low, high, high, high, high, high, high], 4, "stem.relu"),
-            // The ends of the four differ: three in a row remain, the earlier ones.
-            ([low, low, low, low, high, high, low, high, high, high], 3, "stem.relu"),
-            // Neighbours are alike, but none is like the next but one.
-            ([high, high, high, high, high, low, low, high, low, high], 2, "stem.relu"),
-            // The second block output is undefined.
-            ([low, low, low, low, nan, high, high, nan, nan, high], 2, "stage2.block1.relu2"),
-            ([low; 10], 0, "stem.relu"),
-        ] {
-            let found = longest_stretch(&symmetric("a", above)).expect("there are block outputs");
-            assert_eq!((found.length, found.of, found.first.as_str()), (length, 4, first), "{above:?}");
-        }
-    }
-
-    #[test]
-    fn stretches_are_averaged_over_seeds() {
-        let long = [0.95; 10];
-        let short = [0.5; 10];
-        let one_pair = [0.5, 0.5, 0.5, 0.5, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5];
+    fn blocks_are_named_and_averaged_over_seeds() {
         let members = [
             member("small-s0", (8, 1.0, 0), (0.5, 0.5)),
             member("small-s1", (8, 1.0, 1), (0.5, 0.5)),
             member("large-s0", (14, 3.0, 0), (0.5, 0.5)),
             member("large-s1", (14, 3.0, 1), (0.5, 0.5)),
         ];
-        let maps = [
-            symmetric("small-s0", short),
-            symmetric("small-s1", one_pair),
-            symmetric("large-s0", long),
-            symmetric("large-s1", one_pair),
-        ];
-        let text = stretches(&members, &maps.iter().collect::<Vec<_>>()).expect("there are block outputs");
+        // Scores: share times (0.9 - 0.5) / (1 - 0.5), so 0, 0.2, 0.6, 0.4.
+        let maps = [("small-s0", 0), ("small-s1", 10), ("large-s0", 30), ("large-s1", 20)];
+        let maps = maps.map(|(name, block)| with_block(name, block));
+        let text = block_structure(&members, &maps.iter().collect::<Vec<_>>()).expect("there are maps");
         assert!(
-            text.contains("the largest share of large-s0: 4 of 4 block outputs in a row, from stem.relu to "),
+            text.starts_with(
+                "Block structure is clearest in large-s0 (score 0.60): a block of 75.0% of its layers, from layer0 to \
+                 layer29, with a mean CKA of 0.900."
+            ),
             "{text}"
         );
-        assert!(text.contains("In small-s0, no two neighbouring outputs"), "{text}");
-        // (0/4 + 2/4) / 2 and (4/4 + 2/4) / 2.
-        assert!(text.ends_with("from 25% (depth 8, width 1) to 75% (depth 14, width 3)."), "{text}");
-        let text = stretches(&members, &[&maps[1], &maps[2]]).expect("there are block outputs");
-        assert!(text.ends_with("the smallest share of small-s1: 2 of 4."), "{text}");
-        let text = stretches(&members, &[&maps[0]]).expect("there are block outputs");
-        assert!(text.starts_with("In no network"), "{text}");
+        assert!(text.contains(" One network has no block."), "{text}");
+        assert!(text.ends_with("from 0.10 (depth 8, width 1) to 0.50 (depth 14, width 3)."), "{text}");
+        let text = block_structure(&members, &[&maps[1], &maps[2]]).expect("there are maps");
+        assert!(text.ends_with("0.900."), "{text}");
+        let text = block_structure(&members, &[&maps[0]]).expect("there is a map");
+        assert!(text.starts_with("small-s0 has no block"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
 use super::{Placed, findings};
+use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
 use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
@@ -33,6 +34,7 @@ struct Data<'a> {
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
     boundary_colour: Rgb,
+    block_colour: Rgb,
     /// Colours of lines.
     palette: [Rgb; 8],
 }
@@ -68,6 +70,8 @@ struct MapData<'a> {
     batches: usize,
     batch_size: usize,
     undefined: usize,
+    /// Its block structure, of a map within a network that is large enough for one.
+    blocks: Option<Blocks>,
     /// Its directory, below that of the page.
     place: String,
     /// Base64 of little-endian 16-bit codes, row-major: value -1 + code / 32767, [`UNDEFINED`] for NaN.
@@ -101,6 +105,7 @@ pub(super) fn page(
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
+        block_colour: colour::BLOCK,
         palette: colour::QUALITATIVE,
     };
     let json = serde_json::to_string(&data).map_err(|reason| Error::Incomparable(format!("report data: {reason}")))?;
@@ -173,6 +178,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
         batches: info.batches,
         batch_size: info.batch_size,
         undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
+        blocks: blocks::of(result),
         place: below(dir, place),
         cka: pack(&result.similarity.cka),
     }

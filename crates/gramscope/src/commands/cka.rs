@@ -22,6 +22,8 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
+        // Runs go through their networks where candle is, which is the CPU; see `device::open`.
+        device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
     };
     output::check(&arguments.out)?;
     let mut bar = console.progress(Unit::Passes, 0);

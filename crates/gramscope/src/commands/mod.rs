@@ -1,9 +1,13 @@
 //! One module a command: from its arguments to calls of the crates and a few lines of result.
 
 pub(crate) mod activations;
+pub(crate) mod bench;
+pub(crate) mod blocks;
 pub(crate) mod cka;
 pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod dominant;
+pub(crate) mod mean;
 pub(crate) mod pcs;
 pub(crate) mod quickstart;
 pub(crate) mod report;

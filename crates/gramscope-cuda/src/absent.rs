@@ -1,0 +1,28 @@
+//! What stands for a device in a build without CUDA.
+
+use std::convert::Infallible;
+
+use crate::error::Error;
+
+/// A device. A build without CUDA has none.
+#[derive(Debug)]
+pub struct Device(Infallible);
+
+impl Device {
+    /// How many devices there are.
+    ///
+    /// # Errors
+    /// Always [`Error::NotBuilt`].
+    pub fn count() -> Result<usize, Error> {
+        Err(Error::NotBuilt)
+    }
+
+    /// Opens device `number`.
+    ///
+    /// # Errors
+    /// Always [`Error::NotBuilt`].
+    pub fn open(number: usize) -> Result<Self, Error> {
+        let _ = number;
+        Err(Error::NotBuilt)
+    }
+}

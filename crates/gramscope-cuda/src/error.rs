@@ -1,0 +1,197 @@
+//! What can go wrong between asking for a device and reading results back.
+
+use std::fmt;
+
+/// The oldest CUDA version a driver may have: that of the interface this crate is built against.
+pub const OLDEST_DRIVER: Version = Version { major: 13, minor: 0 };
+
+/// The least compute capability a device may have: the kernels use its asynchronous copies and TF32 products.
+pub const LEAST_CAPABILITY: Version = Version { major: 8, minor: 0 };
+
+/// A CUDA version or a compute capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    /// What comes before the point.
+    pub major: u32,
+    /// What comes after it.
+    pub minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A number of bytes, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(
+    /// The number.
+    pub u64,
+);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 as f64 {
+            bytes if bytes < 1024.0 * 1024.0 => write!(formatter, "{:.1} KiB", bytes / 1024.0),
+            bytes if bytes < 1024.0 * 1024.0 * 1024.0 => write!(formatter, "{:.1} MiB", bytes / 1024.0 / 1024.0),
+            bytes => write!(formatter, "{:.1} GiB", bytes / 1024.0 / 1024.0 / 1024.0),
+        }
+    }
+}
+
+/// How a kernel was launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+impl fmt::Display for Dimensions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { grid: [gx, gy, gz], block: [bx, by, bz], shared_bytes } = self;
+        write!(formatter, "grid {gx} x {gy} x {gz}, block {bx} x {by} x {bz}, {shared_bytes} bytes of shared memory")
+    }
+}
+
+/// Why a device could not be used, or a kernel not launched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The feature `cuda` is off.
+    #[error("this gramscope was built without CUDA; build it with --features cuda, or use the CPU")]
+    NotBuilt,
+    /// No libcuda on this machine.
+    #[error("this machine has no NVIDIA driver (no libcuda.so.1 was found); install one, or use the CPU")]
+    NoDriver,
+    /// The driver is older than the interface.
+    #[error(
+        "the NVIDIA driver supports CUDA {found}, and {OLDEST_DRIVER} is needed; update the driver, or use the CPU"
+    )]
+    DriverTooOld {
+        /// The CUDA version that the driver supports.
+        found: Version,
+    },
+    /// A driver, but no device.
+    #[error("the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide it); use the CPU")]
+    NoDevices,
+    /// A device number that does not exist.
+    #[error("there is no cuda:{number}; this machine has {count} GPU(s), counted from cuda:0")]
+    NoSuchDevice {
+        /// The number asked for.
+        number: usize,
+        /// How many devices there are.
+        count: usize,
+    },
+    /// A device that the kernels do not run on.
+    #[error(
+        "cuda:{number} ({name}) has compute capability {capability}, and the kernels need {LEAST_CAPABILITY} or more; use \
+         another GPU, or the CPU"
+    )]
+    Unsupported {
+        /// Its number.
+        number: usize,
+        /// Its name.
+        name: String,
+        /// Its compute capability.
+        capability: Version,
+    },
+    /// Device memory does not suffice.
+    #[error(
+        "{what} needs {needed} of device memory, and {free} is free; smaller batches (--batch-size) or fewer layers (--layers) \
+         need less", needed = Bytes(*needed), free = Bytes(*free)
+    )]
+    OutOfMemory {
+        /// What the memory is for.
+        what: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The driver refused something that has no case of its own.
+    #[error("{action}: the NVIDIA driver says {message}")]
+    Driver {
+        /// What was being done.
+        action: String,
+        /// The driver's name and description of the error.
+        message: String,
+    },
+    /// A constant that kernels and launchers share differs between them: the build is inconsistent.
+    #[error(
+        "the kernels of {family} were compiled with {device:?} and are launched with {host:?}; build gramscope anew"
+    )]
+    Constants {
+        /// The family.
+        family: &'static str,
+        /// What the kernels were compiled with.
+        device: Vec<usize>,
+        /// What the launchers assume.
+        host: Vec<usize>,
+    },
+    /// An argument of a launcher is out of range.
+    #[error("{kernel}: {argument} is {found}, and must be {expected}")]
+    Argument {
+        /// The kernel.
+        kernel: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// What it was.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// Two buffers of a launch overlap, one of them written.
+    #[error("{kernel}: {first} and {second} overlap; give each memory of its own")]
+    Overlap {
+        /// The kernel.
+        kernel: &'static str,
+        /// A buffer.
+        first: &'static str,
+        /// Another.
+        second: &'static str,
+    },
+    /// A layer holds NaN or infinity. Everything is counted from 0.
+    #[error("layer {layer} of model {model} holds NaN or infinity in batch {batch}, example {example} of the batch")]
+    NonFinite {
+        /// The model.
+        model: usize,
+        /// The layer.
+        layer: usize,
+        /// The batch.
+        batch: usize,
+        /// The first example of the batch that holds such a value.
+        example: usize,
+    },
+    /// A buffer was read before it was written.
+    #[error("{what} was read before it was written")]
+    NotWritten {
+        /// What the buffer is for.
+        what: &'static str,
+    },
+    /// The driver refused a launch.
+    #[error("{kernel} ({dimensions}): the NVIDIA driver says {message}")]
+    Launch {
+        /// The kernel.
+        kernel: &'static str,
+        /// How it was launched.
+        dimensions: Dimensions,
+        /// The driver's name and description of the error.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_well() {
+        let shown = [512, 300 << 10, 5 << 20, 3 << 30].map(|bytes| Bytes(bytes).to_string());
+        assert_eq!(shown, ["0.5 KiB", "300.0 KiB", "5.0 MiB", "3.0 GiB"]);
+    }
+}

@@ -1,0 +1,101 @@
+//! What every launcher does before it launches: look at each argument.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, DevicePtr, DriverError, LaunchConfig};
+
+use crate::device;
+use crate::error::{Dimensions, Error};
+
+/// The most buffers a kernel takes.
+const MOST_BUFFERS: usize = 12;
+
+/// The buffers of one launch, looked at one after the other.
+pub(crate) struct Arguments<'a> {
+    kernel: &'static str,
+    stream: &'a Arc<CudaStream>,
+    spans: [Span; MOST_BUFFERS],
+    count: usize,
+}
+
+/// Where a buffer lies.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    argument: &'static str,
+    start: u64,
+    end: u64,
+    written: bool,
+}
+
+impl<'a> Arguments<'a> {
+    pub(crate) fn new(kernel: &'static str, stream: &'a Arc<CudaStream>) -> Self {
+        Self { kernel, stream, spans: [Span::default(); MOST_BUFFERS], count: 0 }
+    }
+
+    /// `buffer` has at least `length` values, and nothing that is written overlaps it.
+    pub(crate) fn reads<T>(
+        &mut self,
+        argument: &'static str,
+        buffer: &impl DevicePtr<T>,
+        length: usize,
+    ) -> Result<(), Error> {
+        self.add(argument, buffer, length, false)
+    }
+
+    /// `buffer` has at least `length` values, and overlaps no other.
+    pub(crate) fn writes<T>(
+        &mut self,
+        argument: &'static str,
+        buffer: &impl DevicePtr<T>,
+        length: usize,
+    ) -> Result<(), Error> {
+        self.add(argument, buffer, length, true)
+    }
+
+    fn add<T>(
+        &mut self,
+        argument: &'static str,
+        buffer: &impl DevicePtr<T>,
+        length: usize,
+        written: bool,
+    ) -> Result<(), Error> {
+        let (start, _record) = buffer.device_ptr(self.stream);
+        if buffer.len() < length {
+            let (found, expected) = (format!("{} values", buffer.len()), format!("at least {length}"));
+            return Err(Error::Argument { kernel: self.kernel, argument, found, expected });
+        }
+        if !start.is_multiple_of(align_of::<T>() as u64) {
+            let (found, expected) = (format!("at {start:#x}"), format!("aligned to {} bytes", align_of::<T>()));
+            return Err(Error::Argument { kernel: self.kernel, argument, found, expected });
+        }
+        let span = Span { argument, start, end: start + (length * size_of::<T>()) as u64, written };
+        let clash = |other: &&Span| (written || other.written) && span.start < other.end && other.start < span.end;
+        if let Some(other) = self.spans[..self.count].iter().find(clash) {
+            return Err(Error::Overlap { kernel: self.kernel, first: other.argument, second: argument });
+        }
+        self.spans[self.count] = span;
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// The argument is out of range.
+pub(crate) fn wrong(
+    kernel: &'static str,
+    argument: &'static str,
+    found: impl ToString,
+    expected: impl ToString,
+) -> Error {
+    Error::Argument { kernel, argument, found: found.to_string(), expected: expected.to_string() }
+}
+
+/// `dimensions` as the driver wants them.
+pub(crate) fn config(dimensions: Dimensions) -> LaunchConfig {
+    let Dimensions { grid: [gx, gy, gz], block: [bx, by, bz], shared_bytes } = dimensions;
+    LaunchConfig { grid_dim: (gx, gy, gz), block_dim: (bx, by, bz), shared_mem_bytes: shared_bytes }
+}
+
+/// The driver refused to launch `kernel`.
+pub(crate) fn refused(kernel: &'static str, dimensions: Dimensions, error: DriverError) -> Error {
+    Error::Launch { kernel, dimensions, message: device::message(error) }
+}

@@ -1,0 +1,127 @@
+//! kernels/eigen/eigen.cu.
+
+use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
+
+use super::{Launcher, MOST_LAYERS, checked_count, checked_examples, enqueue};
+use crate::error::Error;
+use crate::functions::Kernel;
+use crate::launch::{Arguments, wrong};
+use crate::plan;
+use crate::shapes::{EigenShape, EigenSummary};
+
+/// Gram matrices whose eigenpairs are wanted.
+#[derive(Debug)]
+pub struct Grams<'a> {
+    /// `[layers, n, n]`.
+    pub k: CudaView<'a, f64>,
+    /// `[layers, 3, n]`, as [`Launcher::ucenter_rows`] makes them with `biased`.
+    pub sums: CudaView<'a, f64>,
+    /// How many matrices.
+    pub layers: usize,
+    /// n.
+    pub examples: usize,
+}
+
+impl Grams<'_> {
+    fn check(&self, kernel: &Kernel, arguments: &mut Arguments<'_>) -> Result<EigenShape, Error> {
+        let shape = EigenShape {
+            examples: checked_examples(kernel, self.examples)?,
+            layers: checked_count(kernel, "layers", self.layers, MOST_LAYERS)?,
+            ..EigenShape::default()
+        };
+        arguments.reads("k", &self.k, self.layers * self.examples * self.examples)?;
+        arguments.reads("sums", &self.sums, self.layers * 3 * self.examples)?;
+        Ok(shape)
+    }
+
+    /// Values of the vectors that the subspace iteration keeps.
+    fn vectors(&self) -> usize {
+        self.layers * plan::EIGEN_VECTORS * self.examples
+    }
+}
+
+impl Launcher<'_> {
+    /// The leading eigenpairs of every HKH: `vectors` and `scratch` `[layers, EIGEN_VECTORS, n]`, `summaries` `[layers]`.
+    /// Stops where the residual falls below `tolerance` times the first eigenvalue, or after `iterations`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn eigen_subspace(
+        &self,
+        vectors: &mut CudaViewMut<'_, f64>,
+        summaries: &mut CudaViewMut<'_, EigenSummary>,
+        scratch: &mut CudaViewMut<'_, f64>,
+        grams: &Grams<'_>,
+        iterations: usize,
+        tolerance: f64,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().eigen_subspace;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("vectors", vectors, grams.vectors())?;
+        check.writes("summaries", summaries, grams.layers)?;
+        check.writes("scratch", scratch, grams.vectors())?;
+        let shape = grams.check(kernel, &mut check)?;
+        let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
+        if grams.examples < plan::EIGEN_VECTORS {
+            return Err(wrong(kernel.name, "examples", grams.examples, format!("at least {}", plan::EIGEN_VECTORS)));
+        }
+        let shape = EigenShape { iterations, tolerance, ..shape };
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(vectors).arg(summaries).arg(scratch).arg(&grams.k).arg(&grams.sums).arg(&shape);
+        // SAFETY: block l reads matrix l of k [layers, examples, examples] and sums [layers, 3, examples], and writes its
+        // part of vectors and scratch [layers, EIGEN_VECTORS, examples] and its summary. All have been checked.
+        unsafe { enqueue(kernel, plan::eigen_subspace(grams.layers), arguments) }
+    }
+
+    /// HKH - l_1 v_1 v_1^T of every matrix, `deflated` `[layers, n, n]`, given its first eigenpair.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn eigen_deflate(
+        &self,
+        deflated: &mut CudaViewMut<'_, f64>,
+        vectors: &CudaView<'_, f64>,
+        summaries: &CudaView<'_, EigenSummary>,
+        grams: &Grams<'_>,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().eigen_deflate;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("deflated", deflated, grams.layers * grams.examples * grams.examples)?;
+        check.reads("vectors", vectors, grams.vectors())?;
+        check.reads("summaries", summaries, grams.layers)?;
+        let shape = grams.check(kernel, &mut check)?;
+        // Layers are blocks along y.
+        checked_count(kernel, "layers", grams.layers, 65_535)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(deflated).arg(vectors).arg(summaries).arg(&grams.k).arg(&grams.sums).arg(&shape);
+        // SAFETY: a thread an entry of deflated [layers, examples, examples] reads that entry of k, the matrix's sums, its
+        // summary and its first vector. All have been checked.
+        unsafe { enqueue(kernel, plan::eigen_deflate(grams.examples, grams.layers), arguments) }
+    }
+
+    /// All eigenvalues of every HKH by Jacobi's method: `values` `[layers, n]`, `work` `[layers, 2, n, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn eigen_naive(
+        &self,
+        values: &mut CudaViewMut<'_, f64>,
+        work: &mut CudaViewMut<'_, f64>,
+        grams: &Grams<'_>,
+        iterations: usize,
+        tolerance: f64,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().eigen_naive;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("values", values, grams.layers * grams.examples)?;
+        check.writes("work", work, grams.layers * 2 * grams.examples * grams.examples)?;
+        let shape = grams.check(kernel, &mut check)?;
+        let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
+        let shape = EigenShape { iterations, tolerance, ..shape };
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(values).arg(work).arg(&grams.k).arg(&grams.sums).arg(&shape);
+        // SAFETY: block l reads matrix l of k [layers, examples, examples] and sums [layers, 3, examples], and writes its
+        // part of values [layers, examples] and work [layers, 2, examples, examples]. All have been checked.
+        unsafe { enqueue(kernel, plan::eigen_naive(grams.layers), arguments) }
+    }
+}

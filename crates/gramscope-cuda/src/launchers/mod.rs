@@ -1,0 +1,109 @@
+//! One safe launcher a kernel. What a kernel computes, and what its buffers hold, stands at its head in kernels/.
+
+mod eigen;
+mod gram;
+mod hsic;
+mod rbf;
+mod ucenter;
+
+pub use eigen::Grams;
+pub use gram::{Partials, PartialsMut, Uploaded, Values};
+pub use hsic::{PairSums, Panels, ProductLengths};
+pub(crate) use ucenter::packed_length;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, CudaView, LaunchArgs, PushKernelArg};
+
+use crate::device::Device;
+use crate::error::{Dimensions, Error};
+use crate::functions::Kernel;
+use crate::launch::{self, Arguments, wrong};
+use crate::plan::{self, Geometry};
+
+/// The most examples a batch may have: the kernels address the entries of a Gram matrix in 32 bits.
+pub const MOST_EXAMPLES: usize = 32_768;
+/// The most features an activation may have.
+pub const MOST_FEATURES: usize = 1 << 31;
+/// The most layers a panel may have.
+pub const MOST_LAYERS: usize = 1 << 20;
+
+/// A device's kernels, about to be launched on a stream.
+#[derive(Clone, Copy)]
+pub struct Launcher<'a> {
+    device: &'a Device,
+    stream: &'a Arc<CudaStream>,
+}
+
+/// A flag on the device that tells a kernel, when it runs, whether it is needed. None: it is.
+pub type Needed<'a> = Option<&'a CudaView<'a, i32>>;
+
+/// Stands for a pointer that is not given.
+const NULL: u64 = 0;
+
+impl Device {
+    /// The kernels, to be launched on this device's own stream.
+    pub fn launcher(&self) -> Launcher<'_> {
+        self.launcher_on(self.stream())
+    }
+
+    /// The kernels, to be launched on `stream`, which belongs to this device.
+    pub fn launcher_on<'a>(&'a self, stream: &'a Arc<CudaStream>) -> Launcher<'a> {
+        Launcher { device: self, stream }
+    }
+
+    /// What launch geometry depends on.
+    pub fn plan(&self) -> plan::Device {
+        let properties = self.properties();
+        plan::Device {
+            multiprocessors: properties.multiprocessors as usize,
+            shared_bytes: properties.shared_bytes as usize,
+        }
+    }
+}
+
+/// How a kernel is launched, for messages and for the driver.
+fn dimensions(geometry: Geometry) -> Dimensions {
+    let shared_bytes = u32::try_from(geometry.shared_bytes).unwrap_or(u32::MAX);
+    Dimensions { grid: geometry.grid, block: geometry.block, shared_bytes }
+}
+
+/// `examples` as the kernels take it.
+fn checked_examples(kernel: &Kernel, examples: usize) -> Result<i32, Error> {
+    let expected = || format!("from 2 to {MOST_EXAMPLES}");
+    if !(2..=MOST_EXAMPLES).contains(&examples) {
+        return Err(wrong(kernel.name, "examples", examples, expected()));
+    }
+    i32::try_from(examples).map_err(|_| wrong(kernel.name, "examples", examples, expected()))
+}
+
+/// `count` of something that is counted in 32 bits, at least 1 and at most `most`.
+fn checked_count(kernel: &Kernel, what: &'static str, count: usize, most: usize) -> Result<i32, Error> {
+    let small = i32::try_from(count).ok().filter(|_| (1..=most).contains(&count));
+    small.ok_or_else(|| wrong(kernel.name, what, count, format!("from 1 to {most}")))
+}
+
+/// The flag, or a null pointer.
+fn push_flag<'a, 'b: 'a>(arguments: &mut LaunchArgs<'a>, flag: Option<&'b CudaView<'b, i32>>) {
+    match flag {
+        Some(flag) => arguments.arg(flag),
+        None => arguments.arg(&NULL),
+    };
+}
+
+/// A flag is one int.
+fn check_flag(arguments: &mut Arguments<'_>, name: &'static str, flag: Needed<'_>) -> Result<(), Error> {
+    flag.map_or(Ok(()), |flag| arguments.reads(name, flag, 1))
+}
+
+/// Enqueues `kernel` with the arguments pushed.
+///
+/// # Safety
+/// The arguments are those of the kernel's signature, in its order, and what it reads and writes with this geometry lies
+/// in the buffers pushed.
+unsafe fn enqueue(kernel: &Kernel, geometry: Geometry, mut arguments: LaunchArgs<'_>) -> Result<(), Error> {
+    let dimensions = dimensions(geometry);
+    // SAFETY: the caller's promise.
+    let launched = unsafe { arguments.launch(launch::config(dimensions)) };
+    launched.map(drop).map_err(|error| launch::refused(kernel.name, dimensions, error))
+}

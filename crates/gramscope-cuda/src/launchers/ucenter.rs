@@ -1,0 +1,195 @@
+//! kernels/ucenter/ucenter.cu.
+
+use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
+
+use super::{Launcher, NULL, Needed, Partials, check_flag, checked_count, checked_examples, enqueue, push_flag};
+use crate::error::Error;
+use crate::functions::Kernel;
+use crate::launch::Arguments;
+use crate::plan::{self, Split};
+use crate::shapes::{CentreShape, RowSummary};
+
+/// Length of a panel row: the strict triangle of `examples` x `examples`, and the diagonal where `biased`.
+pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
+    examples * (examples - 1) / 2 + if biased { examples } else { 0 }
+}
+
+/// Set sizes follow from the plan; a split's partial sums cover the triangle in tiles.
+const SPLITS: &str = "splits";
+
+impl Launcher<'_> {
+    /// `k` `[n, n]`, both triangles and the diagonal, from float32 partial sums, added up in a fixed order in float64.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn ucenter_reduce(
+        &self,
+        k: &mut CudaViewMut<'_, f64>,
+        partials: &Partials<'_>,
+        needed: Needed<'_>,
+        examples: usize,
+        split: Split,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().ucenter_reduce_f32;
+        let shape = reduce_shape(kernel, examples, split)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("k", k, examples * examples)?;
+        check.reads("partials", &partials.sums, split.partials)?;
+        check.reads("exponents", &partials.exponents, split.exponents)?;
+        check_flag(&mut check, "needed", needed)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(k).arg(&partials.sums).arg(&partials.exponents);
+        push_flag(&mut arguments, needed);
+        arguments.arg(&shape);
+        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums and exponents,
+        // whose total lengths are the plan's, and writes entries of k [examples, examples]. All have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
+    }
+
+    /// The same from float64 partial sums.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn ucenter_reduce_double(
+        &self,
+        k: &mut CudaViewMut<'_, f64>,
+        partials: &CudaView<'_, f64>,
+        needed: Needed<'_>,
+        examples: usize,
+        split: Split,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().ucenter_reduce_f64;
+        let shape = reduce_shape(kernel, examples, split)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("k", k, examples * examples)?;
+        check.reads("partials", partials, split.partials)?;
+        check_flag(&mut check, "needed", needed)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(k).arg(partials);
+        push_flag(&mut arguments, needed);
+        arguments.arg(&shape);
+        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, whose total
+        // length is the plan's, and writes entries of k [examples, examples]. All have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
+    }
+
+    /// Row sums of `k`, of its squares, and its largest entries (`sums` `[3, n]`); where `redo` is given, it becomes 1 if
+    /// kappa is above `largest_kappa`, else 0. `arrivals` is 0 before and after.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
+    pub fn ucenter_rows(
+        &self,
+        sums: &mut CudaViewMut<'_, f64>,
+        redo: Option<&mut CudaViewMut<'_, i32>>,
+        arrivals: &mut CudaViewMut<'_, u32>,
+        k: &CudaView<'_, f64>,
+        needed: Needed<'_>,
+        examples: usize,
+        biased: bool,
+        largest_kappa: f64,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().ucenter_rows;
+        let shape = CentreShape { largest_kappa, ..centre_shape(kernel, examples, biased)? };
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("sums", sums, 3 * examples)?;
+        if let Some(redo) = redo.as_deref() {
+            check.writes("redo", redo, 1)?;
+        }
+        check.writes("arrivals", arrivals, 1)?;
+        check.reads("k", k, examples * examples)?;
+        check_flag(&mut check, "needed", needed)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(sums);
+        match redo {
+            Some(redo) => arguments.arg(redo),
+            None => arguments.arg(&NULL),
+        };
+        arguments.arg(arrivals).arg(k);
+        push_flag(&mut arguments, needed);
+        arguments.arg(&shape);
+        // SAFETY: a warp a row of k [examples, examples] writes its place of each third of sums [3, examples]; redo,
+        // arrivals and needed are one int each. All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
+    }
+
+    /// Centres `k`, given its row sums, and packs it into a panel row with its summary. `in_double` says on the device
+    /// whether k is good to float64, `undefined` whether the kernel is not defined on this batch.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
+    pub fn ucenter_pack(
+        &self,
+        row: &mut CudaViewMut<'_, f32>,
+        summary: &mut CudaViewMut<'_, RowSummary>,
+        norms: &mut CudaViewMut<'_, f64>,
+        arrivals: &mut CudaViewMut<'_, u32>,
+        k: &CudaView<'_, f64>,
+        sums: &CudaView<'_, f64>,
+        in_double: &CudaView<'_, i32>,
+        undefined: Option<&CudaView<'_, i32>>,
+        examples: usize,
+        biased: bool,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().ucenter_pack;
+        let shape = centre_shape(kernel, examples, biased)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("row", row, packed_length(examples, biased))?;
+        check.writes("summary", summary, 1)?;
+        check.writes("norms", norms, examples)?;
+        check.writes("arrivals", arrivals, 1)?;
+        check.reads("k", k, examples * examples)?;
+        check.reads("sums", sums, 3 * examples)?;
+        check.reads("in_double", in_double, 1)?;
+        check_flag(&mut check, "undefined", undefined)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(row).arg(summary).arg(norms).arg(arrivals).arg(k).arg(sums).arg(in_double);
+        push_flag(&mut arguments, undefined);
+        arguments.arg(&shape);
+        // SAFETY: a warp a row of k [examples, examples] reads sums [3, examples], writes its part of the packed row and
+        // its place of norms [examples]; the last block writes one summary; in_double and undefined are one int. All these
+        // lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
+    }
+
+    /// The same as [`Launcher::ucenter_rows`] and [`Launcher::ucenter_pack`] together, in one block and in the simplest way.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
+    pub fn ucenter_naive(
+        &self,
+        row: &mut CudaViewMut<'_, f32>,
+        summary: &mut CudaViewMut<'_, RowSummary>,
+        sums: &mut CudaViewMut<'_, f64>,
+        k: &CudaView<'_, f64>,
+        in_double: &CudaView<'_, i32>,
+        examples: usize,
+        biased: bool,
+    ) -> Result<(), Error> {
+        let kernel = &self.device.functions().ucenter_naive;
+        let shape = centre_shape(kernel, examples, biased)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("row", row, packed_length(examples, biased))?;
+        check.writes("summary", summary, 1)?;
+        check.writes("sums", sums, 3 * examples)?;
+        check.reads("k", k, examples * examples)?;
+        check.reads("in_double", in_double, 1)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(row).arg(summary).arg(sums).arg(k).arg(in_double).arg(&shape);
+        // SAFETY: one block reads k [examples, examples] and one int, writes the packed row, sums [3, examples] and one summary. All these
+        // lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_naive(), arguments) }
+    }
+}
+
+fn centre_shape(kernel: &Kernel, examples: usize, biased: bool) -> Result<CentreShape, Error> {
+    Ok(CentreShape { examples: checked_examples(kernel, examples)?, biased: biased.into(), ..CentreShape::default() })
+}
+
+fn reduce_shape(kernel: &Kernel, examples: usize, split: Split) -> Result<CentreShape, Error> {
+    let splits = checked_count(kernel, SPLITS, split.splits, 1 << 20)?;
+    Ok(CentreShape { splits, ..centre_shape(kernel, examples, false)? })
+}

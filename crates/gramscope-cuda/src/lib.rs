@@ -1,0 +1,61 @@
+//! Gramscope's CUDA kernels, compiled into the crate, and a safe launcher for each.
+//!
+//! kernels/ is compiled by nvcc when the crate is built with the feature `cuda` (machine code for compute capability 8.0
+//! and 9.0, and PTX, from which the driver makes code for whatever is newer) and lies in the binary. The driver's library
+//! is loaded when [`Device::open`] is first called, so that a binary built with CUDA starts where there is none, and says
+//! so. Without the feature the crate needs no toolkit: [`Device::open`] then fails with [`Error::NotBuilt`].
+//!
+//! # Safety
+//! This is the one crate of the workspace with `unsafe`. A launcher is a safe function: it takes views that know their
+//! length, checks lengths, alignment, overlap and ranges, and ends in one `unsafe` block that says what the kernel reads
+//! and writes and why that is in bounds. Buffers are cudarc's, which keep their memory alive and order their use between
+//! streams; everything a launcher enqueues runs on the stream that the caller names.
+#![allow(unsafe_code, reason = "launching a kernel is unsafe, and this crate is where that is done")]
+
+pub mod plan;
+pub mod shapes;
+
+mod error;
+
+#[cfg(feature = "cuda")]
+pub mod ceilings;
+#[cfg(feature = "cuda")]
+mod comparison;
+#[cfg(feature = "cuda")]
+mod constants;
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+mod functions;
+#[cfg(feature = "cuda")]
+mod images;
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod launchers;
+#[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
+mod rows;
+
+#[cfg(not(feature = "cuda"))]
+mod absent;
+
+#[cfg(not(feature = "cuda"))]
+pub use absent::Device;
+#[cfg(feature = "cuda")]
+pub use comparison::{DeviceComparison, Sums};
+/// Device memory that is freed when dropped.
+#[cfg(feature = "cuda")]
+pub use cudarc::driver::CudaSlice as Slice;
+#[cfg(feature = "cuda")]
+pub use device::{Device, Instant, Properties};
+pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
+#[cfg(feature = "cuda")]
+pub use launchers::{
+    Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels, Partials, PartialsMut,
+    ProductLengths, Uploaded, Values,
+};
+#[cfg(feature = "cuda")]
+pub use rows::Settings;
+pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};

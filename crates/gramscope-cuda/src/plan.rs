@@ -1,0 +1,291 @@
+//! Launch geometry: from a shape and a device to grids, blocks, shared memory and buffer lengths.
+//!
+//! The numbers come from kernels/common/constants.cuh, read when this crate is compiled; no other place repeats one.
+
+const SOURCE: &str = include_str!("../../../kernels/common/constants.cuh");
+
+/// A warp.
+pub const WARP: usize = constant("WARP");
+/// Threads of a block that works on slabs of features.
+pub const SLAB_THREADS: usize = constant("SLAB_THREADS");
+/// Features that go through shared memory together.
+pub const SLAB: usize = constant("SLAB");
+/// Slabs in one chain of tensor-core products.
+pub const CHAIN_SLABS: usize = constant("CHAIN_SLABS");
+/// Rows of a strip; partial sums lie in tiles of a strip times a strip.
+pub const STRIP: usize = constant("STRIP");
+/// The most examples that `gs_gram_fused_*` takes.
+pub const FUSED_ROWS: usize = constant("FUSED_ROWS");
+/// Side of the tile of `gs_gram_tiled_*` and `gs_hsic_mma_*`.
+pub const TILE: usize = constant("TILE");
+/// Threads of the kernels with one thread a column.
+pub const COLUMN_THREADS: usize = constant("COLUMN_THREADS");
+/// Threads of the kernels with one thread an entry, or one warp a row.
+pub const ENTRY_THREADS: usize = constant("ENTRY_THREADS");
+/// Side of the tile of `gs_gram_double_*`.
+pub const DOUBLE_TILE: usize = constant("DOUBLE_TILE");
+/// Bins of the median's radix selection.
+pub const RADIX_BINS: usize = constant("RADIX_BINS");
+/// Vectors that `gs_eigen_subspace` iterates.
+pub const EIGEN_VECTORS: usize = constant("EIGEN_VECTORS");
+
+/// Batches below this size are computed in float64 by `exact`.
+pub const DOUBLE_BELOW: usize = 32;
+/// What products are good for: [`CentreShape`](crate::shapes::CentreShape)'s bounds, above which they are redone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Of |K| / |U|, which magnifies the entries' relative error.
+    pub kappa: f64,
+    /// Of reach / |U|: where products cancel, their errors stay. Independent features have 23, the root of a chain.
+    pub reach: f64,
+}
+
+/// Within these the products of `exact` are left; else float64 takes their place.
+pub const EXACT: Bounds = Bounds { kappa: 32.0, reach: 40.0 };
+/// Within these the products of `fast` are left; else those of `exact` take their place,
+pub const FAST: Bounds = Bounds { kappa: 8.0, reach: 64.0 };
+/// and are left within these.
+pub const FAST_REDONE: Bounds = Bounds { kappa: 4096.0, reach: 4096.0 };
+/// Passes of the radix selection: eight bits of a float64 each.
+pub const RADIX_PASSES: usize = 8;
+
+/// Shared memory of a block that reduces: a number a warp, and a flag.
+const REDUCTION_BYTES: usize = ENTRY_THREADS / WARP * size_of::<f64>() + 16;
+const REDUCE_GROUPS: usize = constant("REDUCE_GROUPS");
+const ROW_BYTES: usize = constant("ROW_BYTES");
+const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
+const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
+const MAX_BUFFERS: usize = constant("MAX_BUFFERS");
+/// Slabs that a split of `gs_gram_fused_*` has at least: partial sums cost 139 KB a split whatever its length, written and
+/// read again (benches/NOTES.md).
+const FUSED_MIN_SLABS: usize = 2;
+const DOUBLE_SLAB: usize = constant("DOUBLE_SLAB");
+
+/// What geometry depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// The most bytes of shared memory that a block may ask for.
+    pub shared_bytes: usize,
+}
+
+/// How to launch a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads a block along x, y and z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory a block.
+    pub shared_bytes: usize,
+}
+
+impl Geometry {
+    fn new(grid: [usize; 3], threads: usize, shared_bytes: usize) -> Self {
+        let narrow = |count: usize| u32::try_from(count).expect("a grid or block beyond 2^32");
+        Self { grid: grid.map(narrow), block: [narrow(threads), 1, 1], shared_bytes }
+    }
+}
+
+/// A launch that leaves partial sums behind: one set a split of the features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The launch.
+    pub geometry: Geometry,
+    /// Parts that the features are split into.
+    pub splits: usize,
+    /// Slab buffers that a block holds in shared memory: the field `buffers` of the shape. 0 where the kernel has no ring.
+    pub buffers: usize,
+    /// Values of the buffer of partial sums (float32 or float64, as the entry says).
+    pub partials: usize,
+    /// Values of the buffer of exponents (int32) a side, and of that of reaches (float32); 0 where the partial sums are
+    /// float64.
+    pub exponents: usize,
+}
+
+/// Strips that `rows` rows make.
+pub fn strips(rows: usize) -> usize {
+    rows.div_ceil(STRIP)
+}
+
+/// Tiles of the lower triangle, diagonal included, of a square of `count` x `count` tiles.
+pub fn triangle(count: usize) -> usize {
+    count * (count + 1) / 2
+}
+
+/// `gs_gram_shift_*`: grid over features.
+pub fn gram_shift(features: usize) -> Geometry {
+    Geometry::new([features.div_ceil(COLUMN_THREADS), 1, 1], COLUMN_THREADS, 0)
+}
+
+/// `gs_gram_naive_*`, `gs_rbf_apply` and `gs_rbf_naive`: a thread an entry of [examples, examples].
+pub fn entries(examples: usize) -> Geometry {
+    Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_gram_fused_*`; none where there are more than [`FUSED_ROWS`] examples or the device lacks the shared memory.
+pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Split> {
+    let rows = strips(examples) * STRIP;
+    // Column statistics of two slabs (a sum, a minimum and a maximum a warp and column).
+    let statistics = 2 * (SLAB_THREADS / WARP) * 3 * SLAB * size_of::<f32>();
+    let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows);
+    let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
+    let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
+    (examples <= FUSED_ROWS).then(|| Split {
+        geometry: Geometry::new([splits, 1, 1], SLAB_THREADS, shared(buffers)),
+        splits,
+        buffers,
+        partials: splits * triangle(strips(examples)) * STRIP * STRIP,
+        exponents: splits * rows,
+    })
+}
+
+/// `gs_gram_tiled_*`; none where the device lacks the shared memory.
+pub fn gram_tiled(examples: usize, features: usize, device: Device) -> Option<Split> {
+    let tiles = triangle(examples.div_ceil(TILE));
+    let tile_values = triangle(strips(examples)) * STRIP * STRIP;
+    // A buffer holds two more rows: shifts and largest values.
+    let (splits, buffers, geometry) = tiled(tiles, features, 2, device)?;
+    let exponents = splits * strips(examples) * STRIP;
+    Some(Split { geometry, splits, buffers, partials: splits * tile_values, exponents })
+}
+
+/// `gs_hsic_mma_f32`: rows of a panel `[layers_x, length]` with those of another or, `symmetric`, of the same. `exponents`
+/// holds for `x`; for `y` it is in proportion to its layers.
+pub fn hsic_mma(layers_x: usize, layers_y: usize, length: usize, symmetric: bool, device: Device) -> Option<Split> {
+    let (x, y) = (layers_x.div_ceil(TILE), layers_y.div_ceil(TILE));
+    let tiles = if symmetric { triangle(x) } else { x * y };
+    let strip_tiles = if symmetric { triangle(strips(layers_x)) } else { strips(layers_x) * strips(layers_y) };
+    let (splits, buffers, geometry) = tiled(tiles, length, 0, device)?;
+    let exponents = splits * strips(layers_x) * STRIP;
+    Some(Split { geometry, splits, buffers, partials: splits * strip_tiles * STRIP * STRIP, exponents })
+}
+
+/// `gs_hsic_accumulate`: a block a tile of a strip times a strip.
+pub fn hsic_accumulate(layers_x: usize, layers_y: usize, symmetric: bool) -> Geometry {
+    let tiles = if symmetric { triangle(strips(layers_x)) } else { strips(layers_x) * strips(layers_y) };
+    Geometry::new([tiles, 1, 1], STRIP * STRIP, 0)
+}
+
+/// `gs_hsic_naive_f32`: a thread a pair of layers.
+pub fn hsic_naive(layers_x: usize, layers_y: usize) -> Geometry {
+    Geometry::new([(layers_x * layers_y).div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_hsic_units`: a thread a layer.
+pub fn hsic_units(layers: usize) -> Geometry {
+    Geometry::new([layers.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_gram_double_*` and `gs_gram_distances_*`.
+pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
+    let tiles = triangle(examples.div_ceil(DOUBLE_TILE));
+    // Twice as many blocks as multiprocessors, where there are features enough: two are resident at once.
+    let splits = (2 * device.multiprocessors).div_ceil(tiles).min(features.div_ceil(DOUBLE_SLAB)).max(1);
+    let shared = 2 * DOUBLE_TILE * (DOUBLE_SLAB + 1) * size_of::<f64>();
+    Split {
+        geometry: Geometry::new([tiles, splits, 1], ENTRY_THREADS, shared),
+        splits,
+        buffers: 0,
+        partials: splits * triangle(strips(examples)) * STRIP * STRIP,
+        exponents: 0,
+    }
+}
+
+/// `gs_ucenter_reduce_*`: a block a tile of the triangle.
+pub fn ucenter_reduce(examples: usize) -> Geometry {
+    let threads = REDUCE_GROUPS * STRIP * STRIP;
+    let shared = (threads + REDUCE_GROUPS * STRIP) * size_of::<f64>();
+    Geometry::new([triangle(strips(examples)), 1, 1], threads, shared)
+}
+
+/// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row.
+pub fn ucenter_rows(examples: usize) -> Geometry {
+    Geometry::new([examples.div_ceil(ENTRY_THREADS / WARP), 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
+}
+
+/// `gs_ucenter_naive`: one block.
+pub fn ucenter_naive() -> Geometry {
+    ucenter_rows(1)
+}
+
+/// `gs_rbf_start`.
+pub fn rbf_start() -> Geometry {
+    Geometry::new([1, 1, 1], RADIX_BINS, 0)
+}
+
+/// `gs_rbf_select` (once a pass, [`RADIX_PASSES`] of them) and `gs_rbf_above`.
+pub fn rbf_select(examples: usize, device: Device) -> Geometry {
+    // Threads take several entries each, so that few blocks have counts to add up.
+    let blocks = (examples * examples).div_ceil(ENTRY_THREADS).min(4 * device.multiprocessors);
+    Geometry::new([blocks, 1, 1], ENTRY_THREADS, RADIX_BINS * size_of::<u32>() + 16)
+}
+
+/// `gs_eigen_subspace`: a block a Gram matrix.
+pub fn eigen_subspace(layers: usize) -> Geometry {
+    // A matrix of the subspace and its eigenvectors.
+    let projected = 2 * EIGEN_VECTORS * EIGEN_VECTORS * size_of::<f64>();
+    Geometry::new([layers, 1, 1], ENTRY_THREADS, projected + REDUCTION_BYTES)
+}
+
+/// `gs_eigen_naive`: a block a Gram matrix.
+pub fn eigen_naive(layers: usize) -> Geometry {
+    Geometry::new([layers, 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
+}
+
+/// `gs_eigen_deflate`: a thread an entry.
+pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
+    Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
+}
+
+/// Tiles of [`TILE`] a side, split over features so that every multiprocessor has one.
+fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Option<(usize, usize, Geometry)> {
+    let rows = 2 * TILE;
+    let shared = |buffers: usize| buffers * (rows + extra_rows) * ROW_BYTES + exponent_bytes(rows);
+    let buffers = (TILED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
+    let splits = device.multiprocessors.div_ceil(tiles).min(features.div_ceil(SLAB)).max(1);
+    Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
+}
+
+/// Exponents of three slabs and of two flushes, reaches; the slab of the last change, twice.
+fn exponent_bytes(rows: usize) -> usize {
+    6 * rows * size_of::<i32>() + 16
+}
+
+/// The value of `constexpr int NAME = DIGITS;` in constants.cuh; an error of compilation where there is none.
+pub(crate) const fn constant(name: &str) -> usize {
+    let (source, name, prefix) = (SOURCE.as_bytes(), name.as_bytes(), b"constexpr int ");
+    let mut start = 0;
+    while start + prefix.len() < source.len() {
+        if starts_with(source, start, prefix)
+            && starts_with(source, start + prefix.len(), name)
+            && starts_with(source, start + prefix.len() + name.len(), b" = ")
+        {
+            return digits(source, start + prefix.len() + name.len() + 3);
+        }
+        start += 1;
+    }
+    panic!("no such constant in kernels/common/constants.cuh");
+}
+
+const fn starts_with(source: &[u8], at: usize, what: &[u8]) -> bool {
+    let mut index = 0;
+    while index < what.len() {
+        if at + index >= source.len() || source[at + index] != what[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+
+const fn digits(source: &[u8], mut at: usize) -> usize {
+    let mut value = 0;
+    while source[at].is_ascii_digit() {
+        value = 10 * value + (source[at] - b'0') as usize;
+        at += 1;
+    }
+    assert!(source[at] == b';', "a constant in kernels/common/constants.cuh is not a plain number");
+    value
+}

@@ -1,0 +1,195 @@
+//! What kernels are told by value, as they lay it out: a shape struct is an entry's last argument, the others are elements of
+//! device buffers. The fields' meaning is documented where the kernels define them.
+
+/// gram.cu's `GramShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GramShape {
+    /// p.
+    pub features: i64,
+    /// n.
+    pub examples: i32,
+    /// Slab buffers of the ring: [`plan::Split::buffers`](crate::plan::Split).
+    pub buffers: i32,
+}
+
+/// ucenter.cu's `CentreShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CentreShape {
+    /// The |K| / |U| above which `gs_ucenter_rows` asks for better products.
+    pub largest_kappa: f64,
+    /// The reach / |U| above which it does.
+    pub largest_reach: f64,
+    /// n.
+    pub examples: i32,
+    /// Splits of the partial sums.
+    pub splits: i32,
+    /// 1 for HKH and the diagonal, 0 for U-centring.
+    pub biased: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// rbf.cu's `RbfShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RbfShape {
+    /// t.
+    pub bandwidth: f64,
+    /// n.
+    pub examples: i32,
+    /// Which pass of the selection this is.
+    pub pass: i32,
+}
+
+/// hsic.cu's `HsicShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HsicShape {
+    /// 2 / (n (n - 3)), or 2 / (n - 1)^2 for the biased estimator.
+    pub factor: f64,
+    /// Values of a panel row.
+    pub length: i64,
+    /// Values from row to row of the sums.
+    pub stride: i64,
+    /// Rows of the first panel.
+    pub layers_x: i32,
+    /// Rows of the second.
+    pub layers_y: i32,
+    /// 1 where both panels are one: only pairs (i, j), j <= i.
+    pub symmetric: i32,
+    /// Slab buffers of the ring.
+    pub buffers: i32,
+    /// Splits of the partial sums.
+    pub splits: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// What one layer's Gram matrix came to in one batch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowSummary {
+    /// Squared length of the panel row, in float64, before it was rounded.
+    pub norm: f64,
+    /// By how much centring has magnified relative errors.
+    pub kappa: f64,
+    /// The row times 2^exponent is the centred Gram matrix.
+    pub exponent: i32,
+    /// [`RowSummary::CENTRED`], [`RowSummary::ZERO`] or [`RowSummary::UNDEFINED`].
+    pub state: i32,
+}
+
+impl RowSummary {
+    /// The row holds the centred matrix.
+    pub const CENTRED: i32 = 0;
+    /// The centred matrix is 0, and so is the row.
+    pub const ZERO: i32 = 1;
+    /// The kernel is not defined on this batch; the row is 0.
+    pub const UNDEFINED: i32 = 2;
+}
+
+/// One layer's sums over the batches so far; all zero before the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LayerSum {
+    /// HSIC with itself, in the square of the unit.
+    pub own: f64,
+    /// Sums are held in 2^unit.
+    pub unit: i32,
+    /// [`LayerSum::EMPTY`], [`LayerSum::SUMMED`] or [`LayerSum::UNDEFINED`].
+    pub state: i32,
+}
+
+impl LayerSum {
+    /// Nothing but zeros has been added.
+    pub const EMPTY: i32 = 0;
+    /// There is a unit.
+    pub const SUMMED: i32 = 1;
+    /// The kernel was not defined on some batch.
+    pub const UNDEFINED: i32 = 2;
+}
+
+/// By which powers of two a layer's old sums and new products are to be multiplied.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// For what has been summed before.
+    pub old: i32,
+    /// For this batch.
+    pub fresh: i32,
+}
+
+/// eigen.cu's `EigenShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EigenShape {
+    /// The residual, relative to the first eigenvalue, at which the iteration stops.
+    pub tolerance: f64,
+    /// n.
+    pub examples: i32,
+    /// Gram matrices in the batch.
+    pub layers: i32,
+    /// The most iterations.
+    pub iterations: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// rbf.cu's `Selection`: the middle values of the squared distances, as the bits of float64.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The lower middle value.
+    pub lower: u64,
+    /// The upper one; the same where their number is odd.
+    pub upper: u64,
+    /// Used while they are being found.
+    pub rank: u64,
+}
+
+/// What `gs_eigen_subspace` has found of one Gram matrix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EigenSummary {
+    /// l_1.
+    pub first: f64,
+    /// l_2.
+    pub second: f64,
+    /// The trace of HKH: l_1 over it is the share of the variance.
+    pub trace: f64,
+    /// The larger of |K' v - l v| for the first two pairs.
+    pub residual: f64,
+    /// Steps taken.
+    pub iterations: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// What lets values cross to the device: they are plain numbers in C's layout, without padding.
+#[cfg(feature = "cuda")]
+mod crossing {
+    use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+
+    use super::{
+        CentreShape, EigenShape, EigenSummary, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Selection, Weight,
+    };
+
+    /// The sizes are those of the fields together.
+    macro_rules! crosses {
+        ($($shape:ty: $bytes:literal),*) => {
+            $(
+                const _: () = assert!(size_of::<$shape>() == $bytes);
+                // SAFETY: numbers in C's layout without padding, as the size shows.
+                unsafe impl DeviceRepr for $shape {}
+                // SAFETY: zeros are numbers.
+                unsafe impl ValidAsZeroBits for $shape {}
+            )*
+        };
+    }
+
+    crosses!(
+        GramShape: 16, CentreShape: 24, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24
+    );
+}

@@ -1,0 +1,381 @@
+//! A CUDA driver for machines without one: device memory is the host's, and a launch runs the kernel's own source, compiled by
+//! the host's compiler, under the emulation of `gramscope-emulation`. So the real binary with its real launchers runs from
+//! end to end: names, order and number of arguments, grids, shared memory, buffer lengths, every error message. For tests
+//! alone: nothing that users build depends on this crate.
+//!
+//! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
+//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB`, in any order, any of
+//! them left out. Everything is synchronous. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the
+//! call that frees it fails.
+#![allow(unsafe_code, reason = "the driver's interface is C's")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the contract of each function is that of the driver's function of its name"
+)]
+
+mod machine;
+mod memory;
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::time::Instant;
+
+use machine::machine;
+
+/// The driver's results, as many as are given.
+const SUCCESS: c_int = 0;
+const INVALID_VALUE: c_int = 1;
+const OUT_OF_MEMORY: c_int = 2;
+const NO_DEVICE: c_int = 100;
+const INVALID_DEVICE: c_int = 101;
+const INVALID_IMAGE: c_int = 200;
+const NOT_FOUND: c_int = 500;
+const LAUNCH_FAILED: c_int = 719;
+
+/// The first bytes of a fatbin.
+const FATBIN_MAGIC: u32 = 0xBA55_ED50;
+
+/// Writes `value` to where the caller wants it.
+///
+/// # Safety
+/// `to` is null or may be written.
+unsafe fn give<T>(to: *mut T, value: T) -> c_int {
+    if to.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { to.write(value) };
+    SUCCESS
+}
+
+/// Defines functions of the driver's interface.
+macro_rules! driver {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+        $(
+            $(#[$doc])*
+            #[unsafe(no_mangle)]
+            #[allow(non_snake_case, reason = "the driver's names")]
+            pub unsafe extern "C" fn $name($($argument: $type),*) -> c_int $body
+        )*
+    };
+}
+
+driver! {
+    /// Starts the driver.
+    fn cuInit(flags: c_uint) {
+        let _ = flags;
+        if machine().devices == 0 { NO_DEVICE } else { SUCCESS }
+    }
+
+    /// The CUDA version supported.
+    fn cuDriverGetVersion(version: *mut c_int) {
+        // SAFETY: the interface's contract.
+        unsafe { give(version, machine().version) }
+    }
+
+    /// How many devices there are.
+    fn cuDeviceGetCount(count: *mut c_int) {
+        // SAFETY: the interface's contract.
+        unsafe { give(count, machine().devices) }
+    }
+
+    /// A device's handle: its number.
+    fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
+        if !(0..machine().devices).contains(&ordinal) {
+            return INVALID_DEVICE;
+        }
+        // SAFETY: the interface's contract.
+        unsafe { give(device, ordinal) }
+    }
+
+    /// A device's name.
+    fn cuDeviceGetName(name: *mut c_char, length: c_int, device: c_int) {
+        let _ = device;
+        let text = c"Emulated GPU";
+        if usize::try_from(length).unwrap_or(0) < text.count_bytes() + 1 {
+            return INVALID_VALUE;
+        }
+        // SAFETY: `name` has room for `length` bytes, which are enough.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), name, text.count_bytes() + 1) };
+        SUCCESS
+    }
+
+    /// A device's memory.
+    fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) {
+        let _ = device;
+        // SAFETY: the interface's contract.
+        unsafe { give(bytes, machine().memory) }
+    }
+
+    /// A device's attributes, those asked for.
+    fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: c_int) {
+        let _ = device;
+        let Some(found) = machine().attribute(attribute) else { return INVALID_VALUE };
+        // SAFETY: the interface's contract.
+        unsafe { give(value, found) }
+    }
+
+    /// The one context.
+    fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) {
+        let _ = device;
+        // SAFETY: the interface's contract.
+        unsafe { give(context, 1) }
+    }
+
+    /// Nothing to release.
+    fn cuDevicePrimaryCtxRelease_v2(device: c_int) {
+        let _ = device;
+        SUCCESS
+    }
+
+    /// The one context.
+    fn cuCtxGetCurrent(context: *mut usize) {
+        // SAFETY: the interface's contract.
+        unsafe { give(context, 1) }
+    }
+
+    /// There is but one context.
+    fn cuCtxSetCurrent(context: usize) {
+        let _ = context;
+        SUCCESS
+    }
+
+    /// Nothing is ever running.
+    fn cuCtxSynchronize() {
+        SUCCESS
+    }
+
+    /// Nothing is ever running.
+    fn cuStreamSynchronize(stream: usize) {
+        let _ = stream;
+        SUCCESS
+    }
+
+    /// Nothing is ever running.
+    fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) {
+        let _ = (stream, event, flags);
+        SUCCESS
+    }
+
+    /// Free and total memory.
+    fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
+        let memory = machine().memory;
+        // SAFETY: the interface's contract.
+        unsafe { give(free, memory.saturating_sub(memory::used())).max(give(total, memory)) }
+    }
+
+    /// Device memory.
+    fn cuMemAllocAsync(pointer: *mut usize, bytes: usize, stream: usize) {
+        let _ = stream;
+        let Some(address) = memory::allocate(bytes, machine().memory) else { return OUT_OF_MEMORY };
+        // SAFETY: the interface's contract.
+        unsafe { give(pointer, address) }
+    }
+
+    /// Device memory given back.
+    fn cuMemFreeAsync(pointer: usize, stream: usize) {
+        let _ = stream;
+        if memory::free(pointer) { SUCCESS } else { INVALID_VALUE }
+    }
+
+    /// Host memory.
+    fn cuMemHostAlloc(pointer: *mut usize, bytes: usize, flags: c_uint) {
+        let _ = flags;
+        let Some(address) = memory::allocate(bytes, usize::MAX) else { return OUT_OF_MEMORY };
+        // SAFETY: the interface's contract.
+        unsafe { give(pointer, address) }
+    }
+
+    /// Host memory given back.
+    fn cuMemFreeHost(pointer: usize) {
+        if memory::free(pointer) { SUCCESS } else { INVALID_VALUE }
+    }
+
+    /// Sets bytes.
+    fn cuMemsetD8Async(to: usize, value: u8, bytes: usize, stream: usize) {
+        let _ = stream;
+        if !memory::holds(to, bytes) {
+            return INVALID_VALUE;
+        }
+        // SAFETY: the range lies in memory that this library has given out.
+        unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
+        SUCCESS
+    }
+
+    /// Copies to the device.
+    fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
+        let _ = stream;
+        if !memory::holds(to, bytes) {
+            return INVALID_VALUE;
+        }
+        // SAFETY: the target lies in memory that this library has given out; the source is the caller's.
+        unsafe { std::ptr::copy(from, to as *mut u8, bytes) };
+        SUCCESS
+    }
+
+    /// Copies to the host.
+    fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: usize, bytes: usize, stream: usize) {
+        let _ = stream;
+        if !memory::holds(from, bytes) {
+            return INVALID_VALUE;
+        }
+        // SAFETY: the source lies in memory that this library has given out; the target is the caller's.
+        unsafe { std::ptr::copy(from as *const u8, to, bytes) };
+        SUCCESS
+    }
+
+    /// Copies on the device.
+    fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) {
+        let _ = stream;
+        if !memory::holds(to, bytes) || !memory::holds(from, bytes) {
+            return INVALID_VALUE;
+        }
+        // SAFETY: both lie in memory that this library has given out.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        SUCCESS
+    }
+
+    /// A module, if the image is a fatbin. The kernels that it holds are known already.
+    fn cuModuleLoadData(module: *mut usize, image: *const u32) {
+        // SAFETY: an image is longer than its magic number.
+        if unsafe { image.read_unaligned() } != FATBIN_MAGIC {
+            return INVALID_IMAGE;
+        }
+        // SAFETY: the interface's contract.
+        unsafe { give(module, 1) }
+    }
+
+    /// Nothing to unload.
+    fn cuModuleUnload(module: usize) {
+        let _ = module;
+        SUCCESS
+    }
+
+    /// A kernel: its name is kept for the launch.
+    fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) {
+        let _ = module;
+        // SAFETY: names are terminated.
+        let name = unsafe { CStr::from_ptr(name) };
+        let Some(known) = machine::kernel(name) else { return NOT_FOUND };
+        // SAFETY: the interface's contract. A handle is one word.
+        unsafe { give(function, known.as_ptr() as usize) }
+    }
+
+    /// The constants that launch geometry depends on, the one array that modules export.
+    fn cuModuleGetGlobal_v2(pointer: *mut usize, bytes: *mut usize, module: usize, name: *const c_char) {
+        let _ = module;
+        // SAFETY: names are terminated.
+        if unsafe { CStr::from_ptr(name) } != c"gs_constants" {
+            return NOT_FOUND;
+        }
+        let constants = machine::constants();
+        // SAFETY: the interface's contract.
+        unsafe { give(pointer, constants.0).max(give(bytes, constants.1)) }
+    }
+
+    /// Kernels have no memory of their own here.
+    fn cuFuncGetAttribute(value: *mut c_int, attribute: c_uint, function: usize) {
+        let _ = (attribute, function);
+        // SAFETY: the interface's contract.
+        unsafe { give(value, 0) }
+    }
+
+    /// Shared memory is as much as a launch asks for.
+    fn cuFuncSetAttribute(function: usize, attribute: c_uint, value: c_int) {
+        let _ = (function, attribute, value);
+        SUCCESS
+    }
+
+    /// Runs a kernel.
+    fn cuLaunchKernel(
+        function: usize,
+        grid_x: c_uint,
+        grid_y: c_uint,
+        grid_z: c_uint,
+        block_x: c_uint,
+        block_y: c_uint,
+        block_z: c_uint,
+        shared_bytes: c_uint,
+        stream: usize,
+        arguments: *const *const c_void,
+        extra: usize,
+    ) {
+        let _ = (stream, extra);
+        let Some(name) = machine::name(function) else { return INVALID_VALUE };
+        let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
+        if shared_bytes as usize > machine::SHARED_BYTES || geometry.contains(&0) {
+            return INVALID_VALUE;
+        }
+        // SAFETY: the interface's contract: `arguments` leads to the kernel's arguments.
+        let result = unsafe { gramscope_emulation::launch(name, geometry, shared_bytes as usize, arguments) };
+        match result {
+            Ok(()) => SUCCESS,
+            Err(error) => {
+                eprintln!("fake driver: {error}");
+                LAUNCH_FAILED
+            }
+        }
+    }
+
+    /// A point in time.
+    fn cuEventCreate(event: *mut *mut Instant, flags: c_uint) {
+        let _ = flags;
+        // SAFETY: the interface's contract.
+        unsafe { give(event, Box::into_raw(Box::new(Instant::now()))) }
+    }
+
+    /// That point is now.
+    fn cuEventRecord(event: *mut Instant, stream: usize) {
+        let _ = stream;
+        // SAFETY: events are those that cuEventCreate has made.
+        unsafe { give(event, Instant::now()) }
+    }
+
+    /// Nothing is ever running.
+    fn cuEventSynchronize(event: usize) {
+        let _ = event;
+        SUCCESS
+    }
+
+    /// Nothing is ever running.
+    fn cuEventQuery(event: usize) {
+        let _ = event;
+        SUCCESS
+    }
+
+    /// Milliseconds between two points.
+    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: *const Instant, end: *const Instant) {
+        // SAFETY: events are those that cuEventCreate has made.
+        let elapsed = unsafe { (*end).saturating_duration_since(*start) };
+        // SAFETY: the interface's contract.
+        unsafe { give(milliseconds, elapsed.as_secs_f32() * 1e3) }
+    }
+
+    /// Forgets a point in time.
+    fn cuEventDestroy_v2(event: *mut Instant) {
+        // SAFETY: events are those that cuEventCreate has made, and are destroyed once.
+        drop(unsafe { Box::from_raw(event) });
+        SUCCESS
+    }
+
+    /// The name of a result.
+    fn cuGetErrorName(error: c_int, name: *mut *const c_char) {
+        let text = match error {
+            INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+            OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+            NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
+            INVALID_DEVICE => c"CUDA_ERROR_INVALID_DEVICE",
+            INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
+            NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
+            LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+            _ => return INVALID_VALUE,
+        };
+        // SAFETY: the interface's contract.
+        unsafe { give(name, text.as_ptr()) }
+    }
+
+    /// What a result means: its name does.
+    fn cuGetErrorString(error: c_int, text: *mut *const c_char) {
+        // SAFETY: the same contract.
+        unsafe { cuGetErrorName(error, text) }
+    }
+}

@@ -1,0 +1,132 @@
+//! The blocks of a map as they lie on disk: blocks.json and blocks.png.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gramscope_train::digest::hexadecimal;
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+
+use super::{Blocks, Origin, WithinMap, find};
+use crate::results::Versions;
+use crate::stored::{Sealed, prepare};
+use crate::{Error, Result, output, plot};
+
+/// File of the blocks.
+pub const BLOCKS: &str = "blocks.json";
+/// File of the heatmap with the blocks outlined.
+pub const BLOCKS_PICTURE: &str = "blocks.png";
+
+/// The blocks of a map, and what they were computed from and how: blocks.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlocksInfo {
+    /// What was found.
+    #[serde(flatten)]
+    pub found: Blocks,
+    /// In what.
+    pub source: Source,
+    /// By which thresholds.
+    pub parameters: Parameters,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// The map that the blocks are those of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Name of the model.
+    pub model: String,
+    /// The file with the numbers, as it was named.
+    pub file: PathBuf,
+    /// MD5 of that file.
+    pub md5: String,
+    /// Its layers.
+    pub layers: usize,
+    /// Names of those without a value, which were left out.
+    pub undefined: Vec<String>,
+}
+
+/// The thresholds of the definition, by the names that the module's documentation has for them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each is the constant of its name")]
+pub struct Parameters {
+    pub skip_reach: usize,
+    pub skip_drop: f64,
+    pub least_layers: usize,
+    pub least_share: f64,
+    pub nearly_equal: f64,
+    pub all_equal: f64,
+    pub least_contrast: f64,
+    pub least_margin: f64,
+}
+
+impl Parameters {
+    /// Of this build.
+    pub fn current() -> Self {
+        Self {
+            skip_reach: super::SKIP_REACH,
+            skip_drop: super::SKIP_DROP,
+            least_layers: super::LEAST_LAYERS,
+            least_share: super::LEAST_SHARE,
+            nearly_equal: super::NEARLY_EQUAL,
+            all_equal: super::ALL_EQUAL,
+            least_contrast: super::LEAST_CONTRAST,
+            least_margin: super::LEAST_MARGIN,
+        }
+    }
+}
+
+/// Fails where the blocks cannot go to `dir`, as [`output::check`] does for other results.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
+/// taken by something else.
+pub fn check(dir: &Path) -> Result<()> {
+    output::check_place(dir, &[BLOCKS, BLOCKS_PICTURE], |dir| load(dir).is_ok())
+}
+
+/// Finds the blocks of a map that was read from `origin`.
+///
+/// # Errors
+/// [`Error::Io`] where its file can no longer be read.
+pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
+    let bytes = fs::read(&origin.numbers).map_err(Error::io("read", &origin.numbers))?;
+    let defined = map.defined();
+    let undefined = (0..map.layers().len()).filter(|layer| defined.binary_search(layer).is_err());
+    Ok(BlocksInfo {
+        found: find(map),
+        source: Source {
+            model: origin.model.clone(),
+            file: origin.numbers.clone(),
+            md5: hexadecimal(Md5::new_with_prefix(bytes)),
+            layers: map.layers().len(),
+            undefined: undefined.map(|layer| map.layers()[layer].clone()).collect(),
+        },
+        parameters: Parameters::current(),
+        versions: Versions::current(),
+    })
+}
+
+/// Writes DIR/blocks.json and DIR/blocks.png; earlier ones are replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
+    check(dir)?;
+    prepare(dir)?;
+    Sealed::new(info, &[]).write(&dir.join(BLOCKS))?;
+    plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE))
+}
+
+/// Reads DIR/blocks.json.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
+pub fn load(dir: &Path) -> Result<BlocksInfo> {
+    let path = dir.join(BLOCKS);
+    let sealed = Sealed::<BlocksInfo>::read(&path, "the blocks of a CKA map")?;
+    if !sealed.is_intact(&[]) {
+        return Err(Error::file(&path, "the checksum is wrong: it was changed after it was written"));
+    }
+    Ok(sealed.info)
+}

@@ -1,0 +1,280 @@
+//! Mean and variance, entry by entry, of CKA maps of the same layers: over the seeds of one architecture, say.
+//!
+//! mean.npz holds float64 arrays `mean`, `variance` and `count`, all [L1, L2]: over the maps in which the entry is defined,
+//! count of them, x_1 to x_count,
+//!
+//! ```text
+//! mean = sum x_k / count        variance = sum (x_k - mean)^2 / (count - 1)
+//! ```
+//!
+//! the unbiased one; NaN where there is no value, and for the variance where there is only one. mean.json says of what, and
+//! mean.png and variance.png show it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::plot::{self, is_within};
+use crate::results::{self, INFO, PairInfo, PairResult, Versions};
+use crate::stored::{Array, Files};
+use crate::{Error, Result, output, tree};
+
+/// File of the numbers.
+pub const NUMBERS: &str = "mean.npz";
+/// File that says what the numbers are of.
+pub const MEAN: &str = "mean.json";
+/// Both files of a result.
+pub(crate) const FILES: Files =
+    Files { kind: "mean maps", numbers: NUMBERS, info: MEAN, arrays: &["mean", "variance", "count"] };
+/// File of the map of means.
+pub const PICTURE: &str = "mean.png";
+/// File of the map of variances.
+pub const VARIANCE_PICTURE: &str = "variance.png";
+
+/// What the means are those of: mean.json.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeanInfo {
+    /// Names of the rows, first layer first.
+    pub layers_x: Vec<String>,
+    /// Names of the columns.
+    pub layers_y: Vec<String>,
+    /// Stage of each row, where it is known.
+    pub stages_x: Vec<usize>,
+    /// Stage of each column.
+    pub stages_y: Vec<usize>,
+    /// `unbiased` or `biased`, of every map.
+    pub estimator: String,
+    /// `linear` or `rbf:T`, of every map.
+    pub kernel: String,
+    /// The maps, in the order in which they were named.
+    pub maps: Vec<MeanSource>,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// One of the maps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeanSource {
+    /// Name of the model whose layers are the rows.
+    pub model_x: String,
+    /// Name of the model whose layers are the columns.
+    pub model_y: String,
+    /// Its file of numbers.
+    pub file: PathBuf,
+}
+
+/// Mean and variance of several maps.
+#[derive(Clone, Debug)]
+pub struct Mean {
+    /// Of what.
+    pub info: MeanInfo,
+    /// A row a layer of x, as all of these.
+    pub mean: Vec<f64>,
+    /// Unbiased.
+    pub variance: Vec<f64>,
+    /// Maps in which the entry is defined.
+    pub count: Vec<f64>,
+}
+
+/// Fails where the means cannot go to `dir`, as [`output::check`] does for other results.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
+/// taken by something else.
+pub fn check(dir: &Path) -> Result<()> {
+    output::check_place(dir, &[NUMBERS, MEAN, PICTURE, VARIANCE_PICTURE], |dir| FILES.are_in::<MeanInfo>(dir))
+}
+
+/// Reads the maps that `paths` stand for and averages them. A path is a result's npz or json file, its directory, or any
+/// directory above results, which stands for all maps below it that compare a model with itself.
+///
+/// # Errors
+/// [`Error::Incomparable`] for fewer than two maps and for maps that do not have the same layers, estimator and kernel,
+/// or of which some are within a model and others across two; what reading says.
+pub fn average(paths: &[PathBuf]) -> Result<Mean> {
+    let mut maps = Vec::new();
+    for path in paths {
+        maps.extend(read(path)?);
+    }
+    let [(first, _), others @ ..] = maps.as_slice() else {
+        return Err(Error::Incomparable("there is no map to average".to_owned()));
+    };
+    if others.is_empty() {
+        let problem = format!("{} is the only map: a mean over seeds takes two or more", name(&first.info));
+        return Err(Error::Incomparable(problem));
+    }
+    for (other, _) in others {
+        check_alike(&first.info, &other.info)?;
+    }
+    let values: Vec<&[f64]> = maps.iter().map(|(result, _)| result.similarity.cka.as_slice()).collect();
+    let (mut mean, mut variance, mut count) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in 0..values[0].len() {
+        let defined: Vec<f64> = values.iter().map(|map| map[entry]).filter(|value| !value.is_nan()).collect();
+        let moments = moments(&defined);
+        mean.push(moments.0);
+        variance.push(moments.1);
+        count.push(defined.len() as f64);
+    }
+    let info = &first.info;
+    let info = MeanInfo {
+        layers_x: info.layers_x.clone(),
+        layers_y: info.layers_y.clone(),
+        stages_x: info.stages_x.clone(),
+        stages_y: info.stages_y.clone(),
+        estimator: info.estimator.clone(),
+        kernel: info.kernel.clone(),
+        maps: maps.iter().map(|(result, file)| source(&result.info, file)).collect(),
+        versions: Versions::current(),
+    };
+    Ok(Mean { info, mean, variance, count })
+}
+
+/// Mean and unbiased variance; NaN where there are too few values.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean, if values.len() < 2 { f64::NAN } else { variance })
+}
+
+/// Writes DIR/mean.npz, mean.json, mean.png and variance.png; earlier ones are replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
+    check(dir)?;
+    let info = &mean.info;
+    let shape = [info.layers_x.len(), info.layers_y.len()];
+    let arrays: [Array<'_>; 3] =
+        [("mean", &shape, &mean.mean), ("variance", &shape, &mean.variance), ("count", &shape, &mean.count)];
+    FILES.save(dir, info, &arrays)?;
+    plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
+}
+
+/// Checks that DIR/mean.npz and DIR/mean.json are as [`save`] wrote them.
+///
+/// # Errors
+/// [`Error::Io`] where they cannot be read, [`Error::File`] where they are not.
+pub(crate) fn verify(dir: &Path) -> Result<()> {
+    FILES.open::<MeanInfo>(dir)?.1.check()
+}
+
+fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
+    if !path.is_dir() || path.join(INFO).exists() {
+        let (numbers, info) = results::files(path)?;
+        return Ok(vec![(results::load_files(&numbers, &info)?, numbers)]);
+    }
+    let mut found = Vec::new();
+    for dir in tree::directories(path)?.into_iter().filter(|dir| dir.join(INFO).is_file()) {
+        let result = results::load(&dir)?;
+        if is_within(&result.info) {
+            found.push((result, dir.join(results::NUMBERS)));
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::file(path, "there is no map of a network with itself below it"));
+    }
+    Ok(found)
+}
+
+fn check_alike(one: &PairInfo, other: &PairInfo) -> Result<()> {
+    let differs = if is_within(one) != is_within(other) {
+        "one compares a network with itself and the other does not"
+    } else if (&one.layers_x, &one.layers_y) != (&other.layers_x, &other.layers_y) {
+        "their layers are not the same"
+    } else if (&one.estimator, &one.kernel) != (&other.estimator, &other.kernel) {
+        "they were computed with different estimators or kernels"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Incomparable(format!("{} and {} cannot be averaged: {differs}", name(one), name(other))))
+}
+
+fn name(info: &PairInfo) -> String {
+    if is_within(info) { info.model_x.clone() } else { format!("{} x {}", info.model_x, info.model_y) }
+}
+
+fn source(info: &PairInfo, file: &Path) -> MeanSource {
+    MeanSource { model_x: info.model_x.clone(), model_y: info.model_y.clone(), file: file.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+    use crate::results::tests::made;
+
+    /// Saves made maps below `dir` whose first entry is as given, and returns their directories.
+    fn maps(dir: &Path, firsts: &[f64]) -> Vec<PathBuf> {
+        let saved = firsts.iter().enumerate().map(|(seed, &first)| {
+            let model = format!("s{seed}");
+            let mut result = made(&model, &model);
+            result.similarity.cka[0] = first;
+            let dir = dir.join(model);
+            results::save(&dir, &result).unwrap();
+            dir
+        });
+        saved.collect()
+    }
+
+    #[test]
+    fn entries_are_averaged_over_the_maps_that_define_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = maps(dir.path(), &[0.1, f64::NAN, 0.4, 0.7]);
+        let mean = average(&paths).unwrap();
+        // By hand: mean 0.4, variance (0.09 + 0 + 0.09) / 2; a few roundings of numbers below 1.
+        assert!((mean.mean[0] - 0.4).abs() < 1e-15 && (mean.variance[0] - 0.09).abs() < 1e-15, "{mean:?}");
+        assert_eq!(mean.count, [3.0, 4.0, 4.0, 0.0, 0.0, 0.0]);
+        assert_eq!((mean.mean[2], mean.variance[2]), (0.5, 0.0));
+        assert!(mean.mean[3].is_nan() && mean.variance[3].is_nan());
+        assert_eq!(mean.info.maps.len(), 4);
+        let two = average(&paths[..2]).unwrap();
+        assert!(two.mean[0] == 0.1 && two.variance[0].is_nan() && two.count[0] == 1.0);
+        let below = average(&[dir.path().to_owned()]).unwrap();
+        assert_eq!((below.info.maps, below.count), (mean.info.maps, mean.count));
+    }
+
+    #[test]
+    fn what_is_written_is_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mean = average(&maps(dir.path(), &[0.1, 0.4])).unwrap();
+        let out = dir.path().join("out");
+        save(&out, &mean).unwrap();
+        save(&out, &mean).unwrap();
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
+        verify(&out).unwrap();
+        let bytes = fs::read(out.join(NUMBERS)).unwrap();
+        let read =
+            crate::stored::Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap().array("variance", &[2, 3]).unwrap();
+        assert_eq!(read[..3], mean.variance[..3]);
+        fs::write(out.join(NUMBERS), &bytes[..bytes.len() - 1]).unwrap();
+        assert!(verify(&out).unwrap_err().to_string().contains("checksum"));
+        fs::write(out.join(MEAN), "{}").unwrap();
+        assert!(save(&out, &mean).unwrap_err().to_string().contains("--out"));
+    }
+
+    #[test]
+    fn maps_that_do_not_belong_together_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = maps(dir.path(), &[0.1]);
+        let error = |other: PairResult| {
+            let place = dir.path().join("other");
+            results::save(&place, &other).unwrap();
+            average(&[paths[0].clone(), place]).unwrap_err().to_string()
+        };
+        assert!(average(&paths).unwrap_err().to_string().contains("s0 is the only map"));
+        assert!(error(made("a", "b")).contains("a x b"));
+        let mut other = made("b", "b");
+        other.info.layers_y[1] = "else".to_owned();
+        assert!(error(other).contains("layers"));
+        let mut other = made("b", "b");
+        other.info.kernel = "linear".to_owned();
+        assert!(error(other).contains("kernels"));
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        assert!(average(&[empty]).unwrap_err().to_string().contains("empty"));
+    }
+}

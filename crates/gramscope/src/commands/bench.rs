@@ -1,0 +1,46 @@
+//! `gramscope bench`: how fast kernels, comparisons and training are here.
+
+use crate::arguments::{BenchArguments, BenchCommand};
+use crate::bench::{Rows, cka, train};
+use crate::console::Console;
+use crate::device;
+
+/// Measures what the arguments name.
+pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Kernels(arguments) => kernels(arguments, console),
+        BenchCommand::Cka { depth, width, arguments } => {
+            let gpu = device::gpu(arguments.device, console)?;
+            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
+        }
+        BenchCommand::Train { depth, width, batch_size, arguments } => {
+            device::open(arguments.device, device::Precision::F32)?;
+            let mut rows = Rows::new(console, arguments.file.as_deref())?;
+            for (depth, width) in networks(*depth, *width) {
+                train::run(train::Subject { depth, width, batch_size: *batch_size }, &mut rows)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Depths and widths of the networks to train: the one that is named, or a few small ones.
+fn networks(depth: Option<usize>, width: Option<f64>) -> Vec<(usize, f64)> {
+    match (depth, width) {
+        (None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
+        (depth, width) => vec![(depth.unwrap_or(20), width.unwrap_or(1.0))],
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn kernels(arguments: &BenchArguments, console: &Console) -> anyhow::Result<()> {
+    let Some(gpu) = device::gpu(arguments.device, console)? else {
+        anyhow::bail!("bench kernels measures a GPU's kernels, and there is none to use");
+    };
+    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.file.as_deref())?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn kernels(_: &BenchArguments, _: &Console) -> anyhow::Result<()> {
+    anyhow::bail!("bench kernels measures a GPU's kernels, and {}", gramscope_cuda::Error::NotBuilt)
+}

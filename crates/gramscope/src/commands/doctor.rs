@@ -1,0 +1,10 @@
+//! `gramscope doctor`: what this machine has, and whether its numbers are right.
+
+use crate::arguments::DoctorArguments;
+use crate::console::Console;
+use crate::doctor;
+
+/// Checks everything there is.
+pub(crate) fn run(arguments: &DoctorArguments, console: &Console) -> anyhow::Result<()> {
+    doctor::run(arguments.device, console)
+}

@@ -1,0 +1,69 @@
+//! The GPU: its two ceilings, its kernels, and the whole way from activations to CKA, against float64 and the CPU.
+
+use std::sync::Arc;
+
+use gramscope_cka::{Comparison, Gram, Options};
+use gramscope_cuda::{Device, ceilings};
+
+use super::cka::{self, Case, HOST, Place};
+use super::{Finding, Report, kernels};
+
+/// How far CKA on the GPU may be from CKA on the CPU: both are within 1e-6 of the truth.
+const APART: f64 = 2.0 * cka::EXACT;
+/// How often a comparison is repeated to see whether its bits change.
+const REPEATS: usize = 20;
+
+/// Checks everything the device computes.
+pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
+    report.heading("GPU: ceilings");
+    measure_ceilings(report, device);
+    report.heading("GPU: kernels");
+    kernels::check(report, device);
+    report.heading("GPU: comparisons");
+    let begin = |layers: usize, options: Options| Comparison::on(Some(device.clone()), &[layers], &[(0, 0)], options);
+    let place = Place { begin: &begin };
+    cka::check(report, &place);
+    for case in cka::cases().into_iter().filter(|case| case.options.gram == Gram::Exact) {
+        report.check(&format!("the same on CPU and GPU, {}", case.name), apart(&case, &place));
+    }
+    for case in cka::cases().into_iter().filter(|case| case.examples == 256) {
+        report.check(&format!("the same bits {REPEATS} times, {}", case.name), repeated(&case, &place));
+    }
+}
+
+fn measure_ceilings(report: &Report<'_>, device: &Device) {
+    let rate = |name: &str, measured: Result<Option<f64>, gramscope_cuda::Error>, unit: &str| {
+        let text = match measured {
+            Ok(Some(rate)) => format!("{:.1} {unit}", rate / 1e12),
+            Ok(None) => "not measured: libcublas is not on the library path".to_owned(),
+            Err(error) => format!("not measured: {error}"),
+        };
+        report.fact(name, &text);
+    };
+    rate("copy", ceilings::copy_bandwidth(device).map(Some), "TB/s, read and written");
+    rate("bf16", ceilings::matrix_rate(device, ceilings::Products::Bf16), "TFLOP/s through cuBLAS");
+    rate("TF32", ceilings::matrix_rate(device, ceilings::Products::Tf32), "TFLOP/s through cuBLAS");
+}
+
+/// How far apart CPU and GPU are.
+fn apart(case: &Case, place: &Place<'_>) -> anyhow::Result<Finding> {
+    let (host, device) = (cka::similarity(case, &HOST)?, cka::similarity(case, place)?);
+    let mut finding = Finding::new(APART);
+    finding.compare_all(device.cka, &host.cka, 1.0);
+    Ok(finding)
+}
+
+/// Whether a comparison gives the same bits again and again.
+fn repeated(case: &Case, place: &Place<'_>) -> anyhow::Result<Finding> {
+    let bits = || -> anyhow::Result<Vec<u64>> {
+        let similarity = cka::similarity(case, place)?;
+        Ok(similarity.cka.iter().chain(&similarity.hsic_xy).map(|value| value.to_bits()).collect())
+    };
+    let first = bits()?;
+    let mut finding = Finding::new(0.0);
+    for _ in 1..REPEATS {
+        let differing = bits()?.iter().zip(&first).filter(|(again, first)| again != first).count();
+        finding.compare(differing as f64, 0.0);
+    }
+    Ok(finding)
+}

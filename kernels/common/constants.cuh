@@ -1,0 +1,35 @@
+// Every number that a kernel shares with whoever launches it. This file is their one owner: gramscope-cuda's `plan` module
+// reads it when it is compiled, so a line must keep the form `constexpr int NAME = DIGITS;`.
+#pragma once
+
+// A warp, and the threads of the blocks that work on slabs of features.
+constexpr int WARP = 32;
+constexpr int SLAB_THREADS = 256;
+// Features that go through shared memory, and are scaled, together.
+constexpr int SLAB = 32;
+// Slabs whose tensor-core products may be summed before the sum is added to an ordinary one: 16 x 32 = 512 features.
+constexpr int CHAIN_SLABS = 16;
+// Bytes that a row of a slab takes in shared memory: 32 float32 values, or their high and low float16 halves.
+constexpr int ROW_BYTES = 128;
+// Rows of a strip, the unit in which Gram matrices are cut; partial sums lie in tiles of a strip times a strip.
+constexpr int STRIP = 16;
+// Rows that one block of gs_gram_fused_* holds at most.
+constexpr int FUSED_ROWS = 256;
+// Sides of the tile that a block of gs_gram_tiled_* or gs_hsic_mma_* computes.
+constexpr int TILE = 128;
+// Slab buffers that a ring needs at least: being multiplied, converted, (measured,) copied; and at most.
+constexpr int FUSED_MIN_BUFFERS = 4;
+constexpr int TILED_MIN_BUFFERS = 3;
+constexpr int MAX_BUFFERS = 6;
+// Threads of the kernels that take a column each, and of those that take an entry or a row each.
+constexpr int COLUMN_THREADS = 128;
+constexpr int ENTRY_THREADS = 256;
+// Groups of threads of gs_ucenter_reduce_*: each adds up a part of the splits.
+constexpr int REDUCE_GROUPS = 4;
+// Side of the tile, and features of the slab, of the float64 Gram kernel.
+constexpr int DOUBLE_TILE = 32;
+constexpr int DOUBLE_SLAB = 32;
+// Bins of one pass of the median's radix selection.
+constexpr int RADIX_BINS = 256;
+// Vectors of the subspace that gs_eigen_subspace iterates.
+constexpr int EIGEN_VECTORS = 8;

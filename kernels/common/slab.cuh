@@ -1,0 +1,406 @@
+// Slabs: SLAB features of a block's rows on their way through shared memory to the tensor cores.
+//
+// A slab's buffer holds ROW_BYTES a row. It is filled with stored values; later each row is converted where it lies: shifted,
+// scaled by a power of two of its own, and split into float16 halves, high ones in the first 64 bytes, low ones in the last.
+// high + low has 22 significant bits; what it leaves out of a row is below 2^-37 of the row's largest value or 2^-22 of the
+// value itself. 16-byte chunks of a converted row lie at (chunk ^ (row % 8)), so that ldmatrix meets no bank twice.
+//
+// A row's scale only ever grows. While it stays, slabs are summed on the tensor cores as they are; when it grows, sums
+// are multiplied by the (exact) ratio first.
+#pragma once
+
+#include "common/async_copy.cuh"
+#include "common/matrix.cuh"
+#include "common/numbers.cuh"
+#include "common/part.cuh"
+#include "common/triangle.cuh"
+#include "common/warp.cuh"
+
+constexpr int SLAB_WARPS = SLAB_THREADS / WARP;
+constexpr int ROWS_PER_GROUP = 8;  // rows that a warp converts in two passes: 0, 4, 1, 5 and 2, 6, 3, 7
+constexpr int QUADS = SLAB / 4;     // lanes that hold a row
+constexpr int CHUNK_BYTES = 16;
+constexpr int LOW_HALVES = 4;  // chunk at which a row's low halves begin
+// Freshly scaled rows stay below 2^13, and are scaled anew when they pass 2^15: float16 ends at 2^16, and the low halves of
+// values down to 2^-15 of the largest stay clear of float16's smallest steps.
+constexpr int FRESH_EXPONENT = 12;
+constexpr int LARGEST_EXPONENT = 14;
+// A row of which nothing has been seen. Far below all that can occur, yet its square is no float64 zero.
+constexpr int EXPONENT_OF_NOTHING = -400;
+
+__device__ __forceinline__ bool is_aligned(const void* address, int64_t bytes_from_row_to_row) {
+    return (reinterpret_cast<uintptr_t>(address) | static_cast<uintptr_t>(bytes_from_row_to_row)) % CHUNK_BYTES == 0;
+}
+
+// A block's rows: the first `count` of a matrix whose rows begin `stride` values apart.
+template <class T>
+struct MatrixRows {
+    using Value = T;
+
+    const T* values;
+    int count;
+    int64_t stride;
+
+    // Whether a row is there, or only fills up the block.
+    __device__ __forceinline__ bool has(int index) const { return index < count; }
+
+    __device__ __forceinline__ const T* row(int index) const { return values + index * stride; }
+
+    // Whether all rows begin at multiples of 16 bytes.
+    __device__ __forceinline__ bool aligned() const { return is_aligned(values, stride * static_cast<int64_t>(sizeof(T))); }
+};
+
+// TILE rows of one matrix, and TILE of another.
+template <class T>
+struct TwoMatricesRows {
+    using Value = T;
+
+    MatrixRows<T> upper, lower;
+
+    __device__ __forceinline__ bool has(int index) const {
+        return index < TILE ? upper.has(index) : lower.has(index - TILE);
+    }
+
+    __device__ __forceinline__ const T* row(int index) const {
+        return index < TILE ? upper.row(index) : lower.row(index - TILE);
+    }
+
+    __device__ __forceinline__ bool aligned() const { return upper.aligned() && lower.aligned(); }
+};
+
+// Starts one value's copy; zero where there is none.
+__device__ __forceinline__ void copy_value(unsigned char* shared, const float* global, bool valid) {
+    copy_4(shared, global, valid ? 4 : 0);
+}
+
+// Two bytes are less than an asynchronous copy can take: these are on their way at once, in the thread's own order.
+template <class T>
+__device__ __forceinline__ void copy_value(unsigned char* shared, const T* global, bool valid) {
+    *reinterpret_cast<T*>(shared) = valid ? *global : T{};
+}
+
+// Starts the copy of features first .. first + SLAB of `count` rows. Features from `features` on become 0; rows that only fill
+// up the block are left as they are.
+template <class Rows>
+__device__ __forceinline__ void start_copy(unsigned char* buffer, const Rows& rows, int count, int64_t first, int64_t features,
+                                           bool aligned) {
+    using T = typename Rows::Value;
+    constexpr int PIECE = CHUNK_BYTES / sizeof(T);
+    int width = aligned ? PIECE : 1;
+    int pieces = SLAB / width;
+    for (int index = thread_of_block(); index < count * pieces; index += SLAB_THREADS) {
+        int row = index / pieces, column = index % pieces * width;
+        if (!rows.has(row)) continue;
+        const T* source = rows.row(row);
+        bool valid = first + column < features;
+        const T* from = valid ? source + first + column : source;
+        unsigned char* to = buffer + row * ROW_BYTES + column * static_cast<int>(sizeof(T));
+        // In aligned rows the number of features is a multiple of a chunk: it is there as a whole or not at all.
+        if (aligned) {
+            copy_16(to, from, valid ? CHUNK_BYTES : 0);
+        } else {
+            copy_value(to, from, valid);
+        }
+    }
+}
+
+// Stored values 2 `pair` and 2 `pair` + 1 of a row that has not been converted.
+template <class T>
+__device__ __forceinline__ float2 stored_pair(const unsigned char* row, int pair) {
+    const T* values = reinterpret_cast<const T*>(row) + 2 * pair;
+    return make_float2(to_float(values[0]), to_float(values[1]));
+}
+
+// Columns 4 quad .. 4 quad + 3 of a row: what a lane converts at a time.
+struct Quad {
+    float values[4];
+};
+
+template <class T>
+__device__ __forceinline__ Quad stored_quad(const unsigned char* row, int quad) {
+    // One load of 8 or 16 bytes.
+    struct alignas(4 * sizeof(T)) Stored {
+        T values[4];
+    };
+    Stored stored = reinterpret_cast<const Stored*>(row)[quad];
+    return {{to_float(stored.values[0]), to_float(stored.values[1]), to_float(stored.values[2]), to_float(stored.values[3])}};
+}
+
+// What a lane subtracts from its columns, and the power of two that keeps the difference of even the largest, and the
+// smallest, float32 values among the normal numbers: (x - shift) 2^exponent is computed as x factor - shifted.
+struct Shift {
+    Quad shifted;
+    float factor;
+    int exponent;
+};
+
+// `largest`: over the whole slab, the same in all lanes.
+__device__ __forceinline__ Shift shift_by(const Quad& shift, float largest) {
+    int exponent = 0;
+    if (largest >= 0x1p126f) exponent = -2;
+    if (largest < 0x1p-64f) exponent = 64;
+    Shift result{shift, power_of_two(exponent), exponent};
+    for (float& value : result.shifted.values) value *= result.factor;
+    return result;
+}
+
+// Exponents of the rows of three slabs running, and of two flushes: what is being written is never what is being read. Lies
+// in shared memory.
+struct Exponents {
+    int* base;
+    int rows;
+
+    // value = converted 2^exponent.
+    __device__ __forceinline__ int* of_slab(int slab) const { return base + slab % 3 * rows; }
+    // Of the partial sums in global memory.
+    __device__ __forceinline__ int* of_flush(int flush) const { return base + (3 + flush % 2) * rows; }
+    // The last slab in which some row's exponent grew, of the even ones and of the odd ones.
+    __device__ __forceinline__ int* changed(int slab) const { return base + 5 * rows + slab % 2; }
+    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have been.
+    __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
+};
+
+// Slabs are counted from 3, so that the slab before the first has a place too.
+constexpr int FIRST_SLAB = 3;
+
+__device__ __forceinline__ void clear_exponents(const Exponents& exponents) {
+    for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
+        exponents.of_slab(FIRST_SLAB - 1)[row] = EXPONENT_OF_NOTHING;
+    }
+    if (thread_of_block() < 2) *exponents.changed(thread_of_block()) = 0;
+}
+
+// The exponent under which a row whose largest shifted value is `magnitude` (bits, times 2^factor_exponent) fits into float16.
+__device__ __forceinline__ int fitting_exponent(int previous, unsigned magnitude, int factor_exponent) {
+    // Never so low that its power of two would leave float32.
+    int lowest = -126 - factor_exponent;
+    int fitting = previous < lowest ? lowest : previous;
+    int own = exponent_of_bits(magnitude) - factor_exponent;
+    return own - fitting > LARGEST_EXPONENT ? own - FRESH_EXPONENT : fitting;
+}
+
+// The bits of the largest magnitude of a row, from the eight lanes that hold it.
+__device__ __forceinline__ unsigned largest_magnitude(const Quad& quad) {
+    float largest = fmaxf(fmaxf(fabsf(quad.values[0]), fabsf(quad.values[1])), fmaxf(fabsf(quad.values[2]), fabsf(quad.values[3])));
+    for (int mask = QUADS / 2; mask > 0; mask /= 2) largest = fmaxf(largest, from_lane_xor(largest, mask));
+    return __float_as_uint(largest);
+}
+
+__device__ __forceinline__ unsigned char* chunk_of_row(unsigned char* buffer, int row, int chunk) {
+    return buffer + row * ROW_BYTES + ((chunk ^ (row % 8)) * CHUNK_BYTES);
+}
+
+// Four float16 values, two a register.
+struct alignas(8) Halves {
+    unsigned pairs[2];
+};
+
+template <bool LOW>
+__device__ __forceinline__ void store_halves(unsigned char* buffer, int row, int quad, const Quad& value) {
+    int chunk = quad / 2, place = quad % 2 * static_cast<int>(sizeof(Halves));
+    Halves high, low;
+    for (int pair = 0; pair < 2; ++pair) {
+        float x = value.values[2 * pair], y = value.values[2 * pair + 1];
+        high.pairs[pair] = pack_f16(x, y);
+        float2 rounded = unpack_f16(high.pairs[pair]);
+        low.pairs[pair] = pack_f16(x - rounded.x, y - rounded.y);
+    }
+    *reinterpret_cast<Halves*>(chunk_of_row(buffer, row, chunk) + place) = high;
+    if (LOW) *reinterpret_cast<Halves*>(chunk_of_row(buffer, row, chunk + LOW_HALVES) + place) = low;
+}
+
+// A row's values, shifted; 0 in rows that only fill up the block.
+template <class Rows>
+__device__ __forceinline__ Quad shifted_quad(const unsigned char* buffer, const Rows& rows, int row, int quad, const Shift& shift) {
+    if (!rows.has(row)) return {};
+    Quad value = stored_quad<typename Rows::Value>(buffer + row * ROW_BYTES, quad);
+    for (int i = 0; i < 4; ++i) value.values[i] = fmaf(value.values[i], shift.factor, -shift.shifted.values[i]);
+    return value;
+}
+
+// Converts this warp's share of the rows of `slab` where they lie. LOW: with low halves.
+template <bool LOW, class Rows>
+__device__ __forceinline__ void convert(unsigned char* buffer, const Rows& rows, const Exponents& exponents, int slab,
+                                        const Shift& shift) {
+    int quad = lane_of_warp() % QUADS, which = lane_of_warp() / QUADS;
+    const int* before = exponents.of_slab(slab - 1);
+    int* after = exponents.of_slab(slab);
+    // Four rows a pass. Those of half a warp lie four apart, so that their chunks are in different banks.
+    int first = warp_of_block() * ROWS_PER_GROUP + which % 2 * 4 + which / 2;
+#pragma unroll 1
+    for (int row = first; row < exponents.rows; row += (row & 2) == 0 ? 2 : ROWS_PER_GROUP * SLAB_WARPS - 2) {
+        Quad value = shifted_quad(buffer, rows, row, quad, shift);
+        int exponent = fitting_exponent(before[row], largest_magnitude(value), shift.exponent);
+        float scale = power_of_two(-(exponent + shift.exponent));
+        for (float& entry : value.values) entry *= scale;
+        // The row is overwritten: every lane must have read its part of it.
+        warp_barrier();
+        store_halves<LOW>(buffer, row, quad, value);
+        if (quad == 0) {
+            // Every writer of `changed` writes the same value.
+            if (exponent != before[row]) *exponents.changed(slab) = slab;
+            after[row] = exponent;
+        }
+    }
+}
+
+// Fragments of a strip: 16 rows of a slab, 16 features a step.
+constexpr int STEPS = SLAB / 16;
+
+struct Fragments {
+    unsigned high[STEPS][4], low[STEPS][4];
+};
+
+// As the left factor: registers in the order (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
+// The right factor is read with the same addresses; there registers 0 and 2 are k 0-7 and k 8-15 of its first eight rows.
+template <bool LOW>
+__device__ __forceinline__ void load_fragments(Fragments& fragments, unsigned char* buffer, int first_row) {
+    int lane = lane_of_warp(), row = first_row + lane % 16;
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        int chunk = 2 * step + lane / 16;
+        load_matrices(fragments.high[step], chunk_of_row(buffer, row, chunk));
+        if (LOW) load_matrices(fragments.low[step], chunk_of_row(buffer, row, chunk + LOW_HALVES));
+    }
+}
+
+__device__ __forceinline__ void add_product(float (&tile)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
+    multiply_add_f16(tile, a, b[0], b[2]);
+    multiply_add_f16(tile + 4, a, b[1], b[3]);
+}
+
+// Adds the product of two strips of a slab to their tile: high high.
+__device__ __forceinline__ void add_fast(float (&tile)[8], const Fragments& a, const Fragments& b) {
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) add_product(tile, a.high[step], b.high[step]);
+}
+
+// (high + low) (high + low), but for low low. The tensor cores truncate whenever they add: a chain over many slabs would
+// come out too small by 2^-24 a step. So a slab's sum starts from zero, smallest products first, and joins the tile by an
+// ordinary, rounded addition.
+__device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, const Fragments& b) {
+    float sum[8] = {};
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        add_product(sum, a.low[step], b.high[step]);
+        add_product(sum, a.high[step], b.low[step]);
+    }
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) add_product(sum, a.high[step], b.high[step]);
+#pragma unroll
+    for (int index = 0; index < 8; ++index) tile[index] += sum[index];
+}
+
+template <bool LOW>
+__device__ __forceinline__ void add_tile(float (&tile)[8], const Fragments& a, const Fragments& b) {
+    if (LOW) {
+        add_exact(tile, a, b);
+    } else {
+        add_fast(tile, a, b);
+    }
+}
+
+// What a row was multiplied by when its exponent grew.
+__device__ __forceinline__ float growth(const int* before, const int* after, int row) {
+    return power_of_two(before[row] - after[row]);
+}
+
+// Multiplies a tile's entries by powers of two of their rows and columns.
+__device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, const int* after, int first_row, int first_column) {
+    int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
+    float upper = growth(before, after, first_row + g), lower = growth(before, after, first_row + g + 8);
+    for (int half = 0; half < 2; ++half) {
+        int column = first_column + 8 * half + 2 * q;
+        float left = growth(before, after, column), right = growth(before, after, column + 1);
+        tile[4 * half + 0] *= upper * left;
+        tile[4 * half + 1] *= upper * right;
+        tile[4 * half + 2] *= lower * left;
+        tile[4 * half + 3] *= lower * right;
+    }
+}
+
+// Moves a tile to its place among the partial sums, STRIP x STRIP values row by row: written there by the first flush, added
+// by those that follow, what is there being brought to the present exponents.
+__device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, const Exponents& exponents, int slab, int flush,
+                                           int first_row, int first_column) {
+    float* own = partial + lane_of_warp() / 4 * STRIP + 2 * (lane_of_warp() % 4);
+    // Entries 2 part and 2 part + 1 of a tile lie side by side, eight rows or columns on from those of the part before.
+    auto place = [&](int part) { return reinterpret_cast<float2*>(own + part % 2 * 8 * STRIP + part / 2 * 8); };
+    float stored[8] = {};
+    if (flush > 0) {
+        for (int part = 0; part < 4; ++part) {
+            stored[2 * part] = place(part)->x;
+            stored[2 * part + 1] = place(part)->y;
+        }
+        scale_tile(stored, exponents.of_flush(flush - 1), exponents.of_slab(slab), first_row, first_column);
+    }
+    for (int part = 0; part < 4; ++part) {
+        *place(part) = make_float2(stored[2 * part] + tile[2 * part], stored[2 * part + 1] + tile[2 * part + 1]);
+    }
+    for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
+}
+
+// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same one or no
+// entry of the diagonal in each half of the tile at each flush.
+__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush, int first_row) {
+    int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
+    if (q != g / 2) return;
+    float diagonal[2] = {g % 2 == 0 ? tile[0] : tile[1], g % 2 == 0 ? tile[6] : tile[7]};
+    for (int half = 0; half < 2; ++half) {
+        int row = first_row + g + 8 * half;
+        float before = 0.0f;
+        if (flush > 0) {
+            float square = growth(exponents.of_flush(flush - 1), exponents.of_slab(slab), row);
+            square *= square;
+            before = exponents.reach()[row] * square * square;
+        }
+        exponents.reach()[row] = before + diagonal[half] * diagonal[half];
+    }
+}
+
+// Remembers under which exponents a flush has left the partial sums.
+__device__ __forceinline__ void keep_exponents(const Exponents& exponents, int slab, int flush) {
+    for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
+        exponents.of_flush(flush)[row] = exponents.of_slab(slab)[row];
+    }
+}
+
+// After the last of `slabs`: the exponents of the partial sums of `count` rows from `first` on.
+__device__ __forceinline__ void write_exponents(int* out, const Exponents& exponents, int slabs, int first, int count) {
+    for (int row = thread_of_block(); row < count; row += SLAB_THREADS) {
+        out[row] = exponents.of_slab(FIRST_SLAB + slabs - 1)[first + row];
+    }
+}
+
+// The same for their reaches, which the last turn has brought up to date.
+__device__ __forceinline__ void write_reaches(float* out, const Exponents& exponents, int count) {
+    __syncthreads();
+    for (int row = thread_of_block(); row < count; row += SLAB_THREADS) out[row] = exponents.reach()[row];
+}
+
+// Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s, converts
+// s + 1 (and, with LEAD = 2, measures s + 2), and copies of later slabs are under way; the buffer of s - 1 is free. So one
+// barrier a slab is enough. Half of the warps prepare before they multiply and half after, so that on each scheduler the
+// tensor cores and the ordinary units are busy at the same time.
+template <class Work>
+__device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
+    int last = FIRST_SLAB + slabs, buffers = work.buffers();
+    bool prepares_first = warp_of_block() < SLAB_WARPS / 2;
+    for (int slab = FIRST_SLAB; slab < FIRST_SLAB + buffers - 1 - Work::LEAD; ++slab) {
+        if (slab < last) work.copy(slab);
+        copies_commit();
+    }
+#pragma unroll 1
+    for (int slab = FIRST_SLAB - Work::LEAD; slab < last; ++slab) {
+        // All copies but those behind slab + LEAD have arrived, this thread's by the wait, the others' by the barrier; and all
+        // warps are done with the slab before this one.
+        copies_wait(buffers - 2 - Work::LEAD);
+        __syncthreads();
+        int copied = slab + buffers - 1;
+        if (copied < last) work.copy(copied);
+        copies_commit();
+        if (prepares_first) work.prepare(slab, last);
+        if (slab >= FIRST_SLAB) work.multiply(slab, last);
+        if (!prepares_first) work.prepare(slab, last);
+    }
+}

@@ -1,0 +1,128 @@
+// A tile of TILE x TILE products of rows of one matrix with rows of another (or of the same), summed over a part of their
+// features: what gs_gram_tiled_* and gs_hsic_mma_* share.
+#pragma once
+
+#include "common/slab.cuh"
+
+constexpr int TILE_STRIPS = TILE / STRIP;
+
+// LOW: with low halves. SHIFTED: shifts and the columns' largest values are given; else nothing is subtracted, and the
+// values lie between 2^-64 and 2^126, or are 0 or negligible.
+template <class T, bool LOW, bool SHIFTED>
+struct Square {
+    static constexpr int LEAD = 1;
+    static constexpr int ROWS = 2 * TILE;
+    static constexpr int BUFFER_BYTES = (ROWS + (SHIFTED ? 2 : 0)) * ROW_BYTES;
+
+    TwoMatricesRows<T> rows;
+    Exponents exponents;
+    const float *shifts, *largest;
+    float* partials;  // this split's
+    int64_t features, first_slab;
+    int first_row, first_column;  // strips
+    int strips_down, strips_across;
+    int ring;  // buffers
+    bool symmetric;
+    float tiles[TILE_STRIPS][8];  // warp w owns strip w of the rows and all strips of the columns
+
+    // Rows from TILE * `down` of the `upper` matrix (its first `upper_rows` rows), columns from TILE * `across` of `lower`.
+    __device__ __forceinline__ void place(const T* upper, int upper_rows, int down, const T* lower, int lower_rows, int across,
+                                          int64_t p, int buffers) {
+        int left_down = upper_rows - down * TILE, left_across = lower_rows - across * TILE;
+        rows.upper = {upper + down * p * TILE, left_down < TILE ? left_down : TILE, p};
+        rows.lower = {lower + across * p * TILE, left_across < TILE ? left_across : TILE, p};
+        features = p;
+        first_row = down * TILE_STRIPS;
+        first_column = across * TILE_STRIPS;
+        ring = buffers;
+    }
+
+    // Streams the part of the features that blockIdx.y says; returns its number of slabs.
+    __device__ __forceinline__ int run() {
+        exponents = {reinterpret_cast<int*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
+        Part part = part_of((features + SLAB - 1) / SLAB, blockIdx.y, gridDim.y);
+        first_slab = part.first;
+        int slabs = static_cast<int>(part.last - part.first);
+#pragma unroll
+        for (int tile = 0; tile < TILE_STRIPS; ++tile) {
+#pragma unroll
+            for (int index = 0; index < 8; ++index) tiles[tile][index] = 0.0f;
+        }
+        clear_exponents(exponents);
+        stream_slabs(*this, slabs);
+        return slabs;
+    }
+
+    __device__ __forceinline__ int buffers() const { return ring; }
+
+    __device__ __forceinline__ unsigned char* buffer(int slab) const {
+        return shared_memory() + slab % ring * BUFFER_BYTES;
+    }
+
+    __device__ __forceinline__ void copy(int slab) const {
+        int64_t first = (first_slab + slab - FIRST_SLAB) * SLAB;
+        start_copy(buffer(slab), rows, ROWS, first, features, rows.aligned());
+        if (SHIFTED && thread_of_block() < 2 * SLAB) {
+            int column = thread_of_block() % SLAB;
+            bool valid = first + column < features;
+            const float* from = thread_of_block() < SLAB ? shifts : largest;
+            copy_value(buffer(slab) + ROWS * ROW_BYTES + thread_of_block() * 4, valid ? from + first + column : from, valid);
+        }
+    }
+
+    __device__ __forceinline__ void prepare(int slab, int last) {
+        if (slab + 1 < last) convert<LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
+    }
+
+    __device__ __forceinline__ Shift shift_of(int slab) const {
+        if (!SHIFTED) return {{}, 1.0f, 0};
+        const unsigned char* given = buffer(slab) + ROWS * ROW_BYTES;
+        float most = reinterpret_cast<const float*>(given + ROW_BYTES)[lane_of_warp()];
+        return shift_by(stored_quad<float>(given, lane_of_warp() % QUADS), warp_max(most));
+    }
+
+    __device__ __forceinline__ void multiply(int slab, int last) {
+        if (*exponents.changed(slab) == slab) rescale(slab);
+        multiply_slab(slab);
+        int done = slab - FIRST_SLAB + 1;
+        if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
+    }
+
+    // Whether this warp has a tile in this column of strips; the same in all lanes.
+    __device__ __forceinline__ bool has(int column) const {
+        int r = first_row + warp_of_block(), c = first_column + column;
+        return r < strips_down && c < strips_across && (!symmetric || c <= r);
+    }
+
+    __device__ __forceinline__ void multiply_slab(int slab) {
+        Fragments left, right;
+        load_fragments<LOW>(left, buffer(slab), warp_of_block() * STRIP);
+#pragma unroll
+        for (int column = 0; column < TILE_STRIPS; ++column) {
+            if (!has(column)) continue;
+            load_fragments<LOW>(right, buffer(slab), TILE + column * STRIP);
+            add_tile<LOW>(tiles[column], left, right);
+        }
+    }
+
+    __device__ __forceinline__ void rescale(int slab) {
+        const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
+#pragma unroll
+        for (int column = 0; column < TILE_STRIPS; ++column) {
+            scale_tile(tiles[column], before, after, warp_of_block() * STRIP, TILE + column * STRIP);
+        }
+    }
+
+    __device__ __forceinline__ void flush(int slab, int count) {
+#pragma unroll
+        for (int column = 0; column < TILE_STRIPS; ++column) {
+            if (!has(column)) continue;
+            int r = first_row + warp_of_block(), c = first_column + column;
+            int64_t tile = symmetric ? index_in_triangle(r, c) : static_cast<int64_t>(r) * strips_across + c;
+            if (SHIFTED && r == c) add_reach(tiles[column], exponents, slab, count, warp_of_block() * STRIP);
+            flush_tile(tiles[column], partials + tile * STRIP * STRIP, exponents, slab, count, warp_of_block() * STRIP,
+                       TILE + column * STRIP);
+        }
+        keep_exponents(exponents, slab, count);
+    }
+};

@@ -1,0 +1,501 @@
+// Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of each
+// column, (sum - least - most) / (n - 2).
+// Source: a shift adds a_i + a_j + c to K_ij, which centring removes (Szekely and Rizzo, Annals of Statistics 2014);
+// crates/gramscope-cka/src/cpu/gram.rs is the model.
+//
+// In   x [n, p]           float32, bfloat16 or float16, row-major; any alignment, rows of 16-byte multiples are faster
+// Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c <= r, at
+//                         r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
+//      exponents          [splits, strips * STRIP] int32: K_ij = sum over splits of partial_ij 2^(exponent_i + exponent_j)
+//      reaches            [splits, strips * STRIP] float32: sums over chains of |x_i|^4, |x_i| over the chain's part of the
+//                         shifted row, in 2^(4 exponent_i): what rounding is relative to where products cancel
+//      first_bad          the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets INT_MAX
+//      needed             null, or a flag: where it is 0 the kernel returns at once and writes nothing
+// Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: <= FUSED_ROWS), p < 2^31.
+// Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
+// Accumulates: float32 on the tensor cores over at most CHAIN_SLABS x SLAB = 512 features, then float32 sums of those, then
+// (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
+//
+// Variants  shift    s and the largest |x| of every column, for the variants that do not hold whole columns
+//           naive    K itself, a thread an entry: the reference on the device
+//           double   float64 products: for few examples and for what centring has found to be badly conditioned
+//           distances   as double, but |x_i - x_j|^2, for the RBF kernel: as differences of products they would lose those of
+//                    ordinary rows beside distant ones
+//           fused    n <= 256: one block holds all rows of a slab, computes s there, multiplies one triangle of strips
+//           tiled    any n: tiles of 128 x 128 of the triangle, s given
+//           exact    high high + high low + low high of float16 halves: 22 bits      fast   high high alone: 11 bits
+#include "common/atomic.cuh"
+#include "common/slab.cuh"
+#include "common/square.cuh"
+#include "common/statistics.cuh"
+
+struct GramShape {
+    int64_t features;
+    int32_t examples;
+    int32_t buffers;  // slab buffers of the ring in shared memory
+};
+
+// --- shift -----------------------------------------------------------------------------------------------------------------
+
+// The first row in which this column of x is not finite.
+template <class T>
+__device__ int first_bad_row(const T* x, int64_t column, const GramShape& shape) {
+    int row = 0;
+    while (row < shape.examples - 1 && is_finite(to_float(x[row * shape.features + column]))) ++row;
+    return row;
+}
+
+template <class T>
+__device__ void shift(float* shifts, float* largest, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
+    if (not_needed(needed)) return;
+    int64_t p = shape.features, index = static_cast<int64_t>(blockIdx.x) * COLUMN_THREADS + thread_of_block();
+    if (index >= p) return;
+    int n = shape.examples;
+    float weight = weight_of_sum(n);
+    auto value = [&](int row) { return to_float(x[row * p + index]); };
+    Column column = column_of(value(0), value(1));
+    int row = 2;
+    for (; row + 1 < n; row += 2) add_pair(column, value(row), value(row + 1), weight);
+    if (row < n) add_value(column, value(row), weight);
+    if (!all_finite(column)) atomic_min(first_bad, first_bad_row(x, index, shape));
+    shifts[index] = trimmed_mean(column, n, weight);
+    largest[index] = largest_of(column);
+}
+
+// --- naive -----------------------------------------------------------------------------------------------------------------
+
+template <class T>
+__device__ void naive(double* k, const T* x, const float* shifts, const GramShape& shape) {
+    int64_t n = shape.examples, p = shape.features;
+    int64_t index = static_cast<int64_t>(blockIdx.x) * ENTRY_THREADS + thread_of_block();
+    if (index >= n * n) return;
+    const T *a = x + index / n * p, *b = x + index % n * p;
+    double sum = 0.0;
+    for (int64_t f = 0; f < p; ++f) {
+        double s = shifts[f];
+        sum += (to_float(a[f]) - s) * (to_float(b[f]) - s);
+    }
+    k[index] = sum;
+}
+
+// --- double ----------------------------------------------------------------------------------------------------------------
+
+constexpr int DOUBLE_SIDE = DOUBLE_TILE / STRIP;  // strips of a tile; a thread computes one entry of each pair of them
+
+// DOUBLE_TILE rows of a slab, shifted, in shared memory; rows and features that are not there are 0. One more column keeps
+// the rows in different banks.
+template <class T>
+__device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const float* shifts, int first_row, int64_t first,
+                             const GramShape& shape) {
+    for (int index = thread_of_block(); index < DOUBLE_TILE * DOUBLE_SLAB; index += ENTRY_THREADS) {
+        int row = index / DOUBLE_SLAB, column = index % DOUBLE_SLAB;
+        int64_t feature = first + column;
+        bool there = first_row + row < shape.examples && feature < shape.features;
+        double value = there ? to_float(x[(first_row + row) * shape.features + feature]) : 0.0;
+        if (there && shifts != nullptr) value -= shifts[feature];
+        tile[row][column] = value;
+    }
+}
+
+// PRODUCTS: of shifted values; else squares of differences, for which `shifts` is null.
+template <bool PRODUCTS, class T>
+__device__ void in_double(double* partials, const T* x, const float* shifts, const GramShape& shape) {
+    auto* rows = reinterpret_cast<double(*)[DOUBLE_SLAB + 1]>(shared_memory());
+    auto* columns = rows + DOUBLE_TILE;
+    Place tile = place_in_triangle(blockIdx.x);
+    int64_t slabs = (shape.features + DOUBLE_SLAB - 1) / DOUBLE_SLAB;
+    Part part = part_of(slabs, blockIdx.y, gridDim.y);
+    int row = thread_of_block() / STRIP, column = thread_of_block() % STRIP;
+    double sums[DOUBLE_SIDE][DOUBLE_SIDE] = {};
+    for (int slab = part.first; slab < part.last; ++slab) {
+        int64_t first = static_cast<int64_t>(slab) * DOUBLE_SLAB;
+        load_shifted(rows, x, shifts, tile.row * DOUBLE_TILE, first, shape);
+        load_shifted(columns, x, shifts, tile.column * DOUBLE_TILE, first, shape);
+        __syncthreads();
+        for (int f = 0; f < DOUBLE_SLAB; ++f) {
+            for (int i = 0; i < DOUBLE_SIDE; ++i) {
+                for (int j = 0; j < DOUBLE_SIDE; ++j) {
+                    double a = rows[row + i * STRIP][f], b = columns[column + j * STRIP][f];
+                    sums[i][j] = PRODUCTS ? fma(a, b, sums[i][j]) : fma(a - b, a - b, sums[i][j]);
+                }
+            }
+        }
+        // The next slab takes this one's place.
+        __syncthreads();
+    }
+    int strips = (shape.examples + STRIP - 1) / STRIP;
+    double* own = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
+    for (int i = 0; i < DOUBLE_SIDE; ++i) {
+        for (int j = 0; j < DOUBLE_SIDE; ++j) {
+            int r = tile.row * DOUBLE_SIDE + i, c = tile.column * DOUBLE_SIDE + j;
+            if (r < strips && c <= r) own[index_in_triangle(r, c) * STRIP * STRIP + thread_of_block()] = sums[i][j];
+        }
+    }
+}
+
+// --- fused -----------------------------------------------------------------------------------------------------------------
+
+constexpr int MAX_STRIPS = FUSED_ROWS / STRIP;
+// Rows of a slab are measured in this many interleaved subsets, one for half a warp.
+constexpr int SUBSETS = 2 * SLAB_WARPS;
+
+// Columns of one slab as each warp has measured them.
+struct Measured {
+    float sum[SLAB], least[SLAB], most[SLAB];
+};
+
+// One triangle of strips, in registers: warp w owns strips w and last - w, 17 tiles in all whatever w is.
+// Tile (last - w, c) is tiles[c]; tile (w, c) is tiles[MAX_STRIPS - c].
+struct Triangle {
+    float tiles[MAX_STRIPS + 1][8];
+    int shorter, longer;  // the strips; -1 where there is none
+};
+
+template <class T, bool LOW>
+struct Fused {
+    static constexpr int LEAD = 2;
+
+    MatrixRows<T> rows;
+    GramShape shape;
+    Exponents exponents;
+    Measured* measured;  // [2][SLAB_WARPS]
+    int* first_bad;
+    float* partials;  // this split's
+    int first_slab;
+    bool aligned;
+    Triangle triangle;
+
+    // What is cheap to compute is not kept: registers are scarce.
+    __device__ __forceinline__ float weight() const { return weight_of_sum(shape.examples); }
+    __device__ __forceinline__ int subsets() const { return shape.examples >= 2 * SUBSETS ? SUBSETS : shape.examples / 2; }
+    __device__ __forceinline__ int buffers() const { return shape.buffers; }
+
+    __device__ __forceinline__ unsigned char* buffer(int slab) const {
+        return shared_memory() + slab % buffers() * exponents.rows * ROW_BYTES;
+    }
+
+    __device__ __forceinline__ void copy(int slab) const {
+        int64_t first = static_cast<int64_t>(first_slab + slab - FIRST_SLAB) * SLAB;
+        start_copy(buffer(slab), rows, exponents.rows, first, shape.features, aligned);
+    }
+
+    __device__ __forceinline__ void prepare(int slab, int last) {
+        if (slab + 2 < last) measure(slab + 2);
+        if (slab >= FIRST_SLAB - 1 && slab + 1 < last) {
+            convert<LOW>(buffer(slab + 1), rows, exponents, slab + 1, shift_of(slab + 1));
+        }
+    }
+
+    // This warp's rows of the slab: half a warp takes every SUBSETS-th row, a lane two columns.
+    __device__ __forceinline__ void measure(int slab) {
+        int pair = lane_of_warp() % 16, subset = 2 * warp_of_block() + lane_of_warp() / 16;
+        int used = subsets();
+        Column left{}, right{};
+        if (subset < used) measure_subset(left, right, buffer(slab), subset, pair);
+        Column other_left = of_other_half(left), other_right = of_other_half(right);
+        if (lane_of_warp() >= 16 || subset >= used) return;
+        if (subset + 1 < used) {
+            merge(left, other_left, weight());
+            merge(right, other_right, weight());
+        }
+        Measured& own = measured[slab % 2 * SLAB_WARPS + warp_of_block()];
+        reinterpret_cast<float2*>(own.sum)[pair] = make_float2(left.sum, right.sum);
+        reinterpret_cast<float2*>(own.least)[pair] = make_float2(left.least, right.least);
+        reinterpret_cast<float2*>(own.most)[pair] = make_float2(left.most, right.most);
+    }
+
+    __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset, int pair) {
+        auto values = [&](int row) { return stored_pair<T>(slab + row * ROW_BYTES, pair); };
+        int n = shape.examples, step = subsets(), row = subset + 2 * step;
+        float2 a = values(subset), b = values(subset + step);
+        left = column_of(a.x, b.x);
+        right = column_of(a.y, b.y);
+#pragma unroll 2
+        for (; row + step < n; row += 2 * step) {
+            a = values(row);
+            b = values(row + step);
+            add_pair(left, a.x, b.x, weight());
+            add_pair(right, a.y, b.y, weight());
+        }
+        if (row < n) {
+            a = values(row);
+            add_value(left, a.x, weight());
+            add_value(right, a.y, weight());
+        }
+        if (!all_finite(left) || !all_finite(right)) report(slab, subset, pair);
+    }
+
+    // The first row of the subset in which either column is not finite.
+    __device__ __forceinline__ void report(const unsigned char* slab, int subset, int pair) const {
+        for (int row = subset; row < shape.examples; row += subsets()) {
+            float2 value = stored_pair<T>(slab + row * ROW_BYTES, pair);
+            if (is_finite(value.x) && is_finite(value.y)) continue;
+            atomic_min(first_bad, row);
+            return;
+        }
+    }
+
+    static __device__ __forceinline__ Column of_other_half(const Column& column) {
+        return {from_lane_xor(column.sum, 16), from_lane_xor(column.least, 16), from_lane_xor(column.most, 16), 0.0f};
+    }
+
+    // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their order, and
+    // then fetches those that it needs.
+    __device__ __forceinline__ Shift shift_of(int slab) const {
+        const Measured* all = measured + slab % 2 * SLAB_WARPS;
+        Column column = column_at(all[0], lane_of_warp());
+#pragma unroll 1
+        for (int warp = 1; 2 * warp < subsets(); ++warp) merge(column, column_at(all[warp], lane_of_warp()), weight());
+        float mean = trimmed_mean(column, shape.examples, weight());
+        Quad shift;
+        for (int i = 0; i < 4; ++i) shift.values[i] = from_lane(mean, lane_of_warp() % QUADS * 4 + i);
+        return shift_by(shift, warp_max(largest_of(column)));
+    }
+
+    static __device__ __forceinline__ Column column_at(const Measured& measured, int column) {
+        return {measured.sum[column], measured.least[column], measured.most[column], 0.0f};
+    }
+
+    __device__ __forceinline__ void multiply(int slab, int last) {
+        if (*exponents.changed(slab) == slab) rescale(slab);
+        multiply_slab(slab);
+        int done = slab - FIRST_SLAB + 1;
+        if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
+    }
+
+    // Calls visit(tile, row strip, column strip) for each of this warp's tiles. The order is known when it is compiled, so
+    // that tiles stay in registers; the conditions are the same in all lanes.
+    template <class Visit>
+    __device__ __forceinline__ void for_tiles(const Visit& visit) {
+#pragma unroll
+        for (int column = 0; column < MAX_STRIPS; ++column) {
+            if (column <= triangle.longer) visit(triangle.tiles[column], triangle.longer, column);
+            if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
+                visit(triangle.tiles[MAX_STRIPS - column], triangle.shorter, column);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void multiply_slab(int slab) {
+        Fragments longer, shorter, right;
+        if (triangle.longer < 0) return;
+        unsigned char* values = buffer(slab);
+        load_fragments<LOW>(longer, values, triangle.longer * STRIP);
+        if (triangle.shorter >= 0) load_fragments<LOW>(shorter, values, triangle.shorter * STRIP);
+#pragma unroll
+        for (int column = 0; column < MAX_STRIPS; ++column) {
+            if (column > triangle.longer) continue;
+            load_fragments<LOW>(right, values, column * STRIP);
+            add_tile<LOW>(triangle.tiles[column], longer, right);
+            if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
+                add_tile<LOW>(triangle.tiles[MAX_STRIPS - column], shorter, right);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void rescale(int slab) {
+        const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
+        for_tiles([&](float(&tile)[8], int r, int c) { scale_tile(tile, before, after, r * STRIP, c * STRIP); });
+    }
+
+    __device__ __forceinline__ void flush(int slab, int count) {
+        for_tiles([&](float(&tile)[8], int r, int c) {
+            float* place = partials + index_in_triangle(r, c) * STRIP * STRIP;
+            if (r == c) add_reach(tile, exponents, slab, count, r * STRIP);
+            flush_tile(tile, place, exponents, slab, count, r * STRIP, c * STRIP);
+        });
+        keep_exponents(exponents, slab, count);
+    }
+};
+
+template <class T, bool LOW>
+__device__ void fused(float* partials, int* exponents, float* reaches, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
+    if (not_needed(needed)) return;
+    int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
+    Fused<T, LOW> work;
+    work.rows = {x, n, shape.features};
+    work.shape = shape;
+    work.measured = reinterpret_cast<Measured*>(shared_memory() + shape.buffers * count * ROW_BYTES);
+    work.exponents = {reinterpret_cast<int*>(work.measured + 2 * SLAB_WARPS), count};
+    work.first_bad = first_bad;
+    Part part = part_of((shape.features + SLAB - 1) / SLAB, blockIdx.x, gridDim.x);
+    work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.x;
+    work.first_slab = part.first;
+    work.aligned = work.rows.aligned();
+    int longer = strips - 1 - warp_of_block();
+    work.triangle.longer = longer >= warp_of_block() ? longer : -1;
+    work.triangle.shorter = longer > warp_of_block() ? warp_of_block() : -1;
+#pragma unroll
+    for (int tile = 0; tile <= MAX_STRIPS; ++tile) {
+#pragma unroll
+        for (int index = 0; index < 8; ++index) work.triangle.tiles[tile][index] = 0.0f;
+    }
+    clear_exponents(work.exponents);
+    int slabs = part.last - part.first;
+    stream_slabs(work, slabs);
+    int64_t own = static_cast<int64_t>(blockIdx.x) * count;
+    write_exponents(exponents + own, work.exponents, slabs, 0, count);
+    write_reaches(reaches + own, work.exponents, count);
+}
+
+// --- tiled -----------------------------------------------------------------------------------------------------------------
+
+template <class T, bool LOW>
+__device__ void tiled(float* partials, int* exponents, float* reaches, const T* x, const float* shifts, const float* largest, const int* needed,
+                      const GramShape& shape) {
+    if (not_needed(needed)) return;
+    int n = shape.examples, strips = (n + STRIP - 1) / STRIP;
+    Place tile = place_in_triangle(blockIdx.x);
+    Square<T, LOW, true> work;
+    work.place(x, n, tile.row, x, n, tile.column, shape.features, shape.buffers);
+    work.shifts = shifts;
+    work.largest = largest;
+    work.symmetric = true;
+    work.strips_down = strips;
+    work.strips_across = strips;
+    work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
+    int slabs = work.run();
+    int64_t padded = static_cast<int64_t>(strips) * STRIP;
+    int first = tile.row * TILE, count = static_cast<int>(padded) - first < TILE ? static_cast<int>(padded) - first : TILE;
+    int64_t own = padded * blockIdx.y + first;
+    // Row by row the exponents are the same in all tiles.
+    if (tile.column == 0) write_exponents(exponents + own, work.exponents, slabs, 0, count);
+    if (tile.column == tile.row) write_reaches(reaches + own, work.exponents, count);
+}
+
+// --- entries ---------------------------------------------------------------------------------------------------------------
+
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+gs_gram_shift_f32(float* shifts, float* largest, int* first_bad, const float* x, const int* needed, GramShape shape) {
+    shift(shifts, largest, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_naive_f32(double* k, const float* x, const float* shifts, GramShape shape) {
+    naive(k, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_double_f32(double* partials, const float* x, const float* shifts, const int* needed, GramShape shape) {
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_f32(double* partials, const float* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
+                      GramShape shape) {
+    fused<float, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<float, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
+                      GramShape shape) {
+    fused<float, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<float, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+gs_gram_shift_bf16(float* shifts, float* largest, int* first_bad, const BF16* x, const int* needed, GramShape shape) {
+    shift(shifts, largest, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_naive_bf16(double* k, const BF16* x, const float* shifts, GramShape shape) {
+    naive(k, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_double_bf16(double* partials, const BF16* x, const float* shifts, const int* needed, GramShape shape) {
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_bf16(double* partials, const BF16* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
+                      GramShape shape) {
+    fused<BF16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<BF16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
+                      GramShape shape) {
+    fused<BF16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<BF16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
+gs_gram_shift_f16(float* shifts, float* largest, int* first_bad, const F16* x, const int* needed, GramShape shape) {
+    shift(shifts, largest, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_naive_f16(double* k, const F16* x, const float* shifts, GramShape shape) {
+    naive(k, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_double_f16(double* partials, const F16* x, const float* shifts, const int* needed, GramShape shape) {
+    if (not_needed(needed)) return;
+    in_double<true>(partials, x, shifts, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+gs_gram_distances_f16(double* partials, const F16* x, GramShape shape) {
+    in_double<false>(partials, x, nullptr, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
+                      GramShape shape) {
+    fused<F16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<F16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
+                      GramShape shape) {
+    fused<F16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
+gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
+                      const int* needed, GramShape shape) {
+    tiled<F16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+}

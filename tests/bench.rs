@@ -1,0 +1,44 @@
+//! `gramscope bench` writes the rows that its help promises.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use support::{fails, succeeds};
+
+fn rows(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    succeeds(arguments.iter().copied().chain(["--device", "cpu", "--json", file.to_str().unwrap()]));
+    fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn training_steps() {
+    let rows = rows(&["bench", "train", "--depth", "8", "--width", "0.25", "--batch-size", "4"]);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (&rows[0]["depth"], &rows[0]["precision"], &rows[0]["device"]),
+        (&8.into(), &"f32".into(), &"cpu".into())
+    );
+    let (ms, rate) = (rows[0]["ms_per_step"].as_f64().unwrap(), rows[0]["images_per_second"].as_f64().unwrap());
+    assert!(ms > 0.0 && (rate * ms / 4e3 - 1.0).abs() < 1e-9, "{}", rows[0]);
+}
+
+#[test]
+fn comparisons() {
+    let rows = rows(&["bench", "cka", "--depth", "8", "--width", "0.25"]);
+    let variants: Vec<_> = rows.iter().map(|row| row["variant"].as_str().unwrap()).collect();
+    assert_eq!(variants, ["exact", "fast"]);
+    for row in &rows {
+        // ResNet-8: 21 layers in three blocks, and 7.
+        assert_eq!(row["shape"], serde_json::json!([28, 256]));
+        assert!(row["us"].as_f64().unwrap() > 0.0 && row["bytes"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
+
+#[test]
+fn kernels_need_a_gpu() {
+    fails(["bench", "kernels", "--device", "cpu"], 1, &["bench kernels", "GPU"]);
+}

@@ -1,0 +1,175 @@
+//! The binary built with CUDA: on a machine without a driver, and with a driver that runs the kernels' own sources under
+//! emulation, so that launchers, streaming, messages and `doctor` are checked from end to end without a GPU.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::{command, noise, text, write_activations};
+use tempfile::TempDir;
+
+/// Links the fake driver into this program's build, which puts its shared library beside it.
+use gramscope_fake_driver as _;
+
+/// A folder with the fake driver under the names that the program looks for.
+fn driver() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libgramscope_fake_driver.so");
+    assert!(library.is_file(), "{} has not been built", library.display());
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        symlink(&library, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+/// Runs the binary where libraries are looked for in `folder` first, on the machine that `machine` describes.
+fn run(folder: &Path, machine: &str, arguments: &[&str]) -> Output {
+    command(arguments).env("LD_LIBRARY_PATH", folder).env("GRAMSCOPE_FAKE_DRIVER", machine).output().unwrap()
+}
+
+/// Fails with one message that has every one of `parts`.
+fn fails_on(machine: &str, arguments: &[&str], parts: &[&str]) {
+    let output = run(driver().path(), machine, arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "stderr: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
+    }
+    assert_eq!(stderr.matches("error:").count(), 1, "not one message: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn the_binary_needs_no_cuda_library_to_start() {
+    let Ok(output) = Command::new("readelf").arg("--dynamic").arg(env!("CARGO_BIN_EXE_gramscope")).output() else {
+        println!("skipped: no readelf on this machine");
+        return;
+    };
+    let sections = text(&output.stdout);
+    let needed: Vec<&str> = sections.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert!(needed.iter().any(|line| line.contains("libc.so")), "{sections}");
+    for library in ["libcu", "libnv"] {
+        assert!(!needed.iter().any(|line| line.contains(library)), "{needed:?}");
+    }
+}
+
+#[test]
+fn a_machine_without_a_driver_says_so() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = run(empty.path(), "", &["doctor", "--device", "cuda:0"]);
+    if !text(&output.stderr).contains("driver") {
+        println!("skipped: this machine has a driver of its own");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("no NVIDIA driver") && stderr.contains("use the CPU"), "{stderr}");
+}
+
+#[test]
+fn devices_that_cannot_be_used_are_explained() {
+    let doctor = ["doctor", "--device", "cuda:0"];
+    fails_on("version=12040", &doctor, &["--device cuda:0", "CUDA 12.4", "13.0", "update the driver"]);
+    fails_on("devices=0", &doctor, &["sees no GPU", "use the CPU"]);
+    fails_on("capability=75", &doctor, &["Emulated GPU", "7.5", "8.0"]);
+    fails_on("devices=2", &["doctor", "--device", "cuda:2"], &["no cuda:2", "2 GPU(s)", "cuda:0"]);
+}
+
+fn activations(folder: &Path, name: &str, examples: usize, break_it: impl Fn(&mut Vec<f32>)) -> String {
+    let path = folder.join(name);
+    let mut layers: Vec<_> = [("first", 1, 40), ("second", 2, 7), ("third", 3, 3)]
+        .map(|(name, seed, features)| (name, examples, features, noise(seed, examples * features)))
+        .into();
+    break_it(&mut layers[1].3);
+    write_activations(&path, &layers);
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn auto_falls_back_to_the_cpu_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = activations(dir.path(), "a.safetensors", 8, |_| {});
+    let out = dir.path().join("out");
+    let arguments = ["cka", "--activations", &file, "--batch-size", "8", "--out", out.to_str().unwrap()];
+    let output = run(driver().path(), "version=12040", &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("on the CPU") && stderr.contains("CUDA 12.4"), "{stderr}");
+}
+
+#[test]
+fn too_little_memory_is_told_with_what_would_help() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = activations(dir.path(), "a.safetensors", 700, |_| {});
+    let out = dir.path().join("out");
+    let arguments = ["cka", "--activations", &file, "--batch-size", "700", "--device", "cuda", "--out"];
+    let arguments: Vec<&str> = arguments.into_iter().chain([out.to_str().unwrap()]).collect();
+    fails_on("memory=1", &arguments, &["needs 2.8 MiB", "is free", "--batch-size", "--layers"]);
+}
+
+#[test]
+fn comparisons_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        activations(dir.path(), "a.safetensors", 80, |_| {}),
+        activations(dir.path(), "b.safetensors", 80, |values| values.iter_mut().for_each(|value| *value += 1e3)),
+    );
+    let driver = driver();
+    for settings in [vec![], vec!["--estimator", "biased"], vec!["--gram", "fast"], vec!["--kernel", "rbf:0.5"]] {
+        let compare = |device: &str| {
+            let out = dir.path().join(format!("{device}{}", settings.concat()));
+            let mut arguments = vec!["cka", "--activations", &a, &b, "--batch-size", "40", "--device", device];
+            arguments.extend(["--out", out.to_str().unwrap()]);
+            arguments.extend(&settings);
+            let output = run(driver.path(), "", &arguments);
+            assert!(output.status.success(), "{settings:?}: {}", text(&output.stderr));
+            gramscope_study::results::load(&out).unwrap().similarity
+        };
+        let (cpu, gpu) = (compare("cpu"), compare("cuda:0"));
+        let tolerance = if settings.contains(&"fast") { 2e-3 } else { 2e-6 };
+        for (found, expected) in gpu.cka.iter().zip(&cpu.cka) {
+            assert!((found - expected).abs() <= tolerance, "{settings:?}: {found} is not {expected}");
+        }
+        for (found, expected) in gpu.hsic_xx.iter().zip(&cpu.hsic_xx) {
+            assert!((found / expected - 1.0).abs() <= tolerance, "{settings:?}: {found} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_are_named_as_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = driver();
+    // In the last batch and in one before it: a GPU tells a batch later.
+    for place in [13 * 7 + 2, 61 * 7] {
+        let file = activations(dir.path(), "a.safetensors", 64, |values| values[place] = f32::INFINITY);
+        let message = |device: &str| {
+            let out = dir.path().join("out");
+            let mut arguments = vec!["cka", "--activations", &file, "--batch-size", "32", "--device", device, "--out"];
+            arguments.push(out.to_str().unwrap());
+            let output = run(driver.path(), "", &arguments);
+            assert_eq!(output.status.code(), Some(1));
+            let stderr = text(&output.stderr);
+            stderr[stderr.find("second").unwrap()..].replace(&file, "a")
+        };
+        let (cpu, gpu) = (message("cpu"), message("cuda:0"));
+        assert_eq!(cpu, gpu, "value {place}");
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: every kernel, at every shape, under emulation"]
+fn doctor_passes_on_emulated_kernels() {
+    let output = run(driver().path(), "", &["doctor", "--device", "cuda:0"]);
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{report}{}", text(&output.stderr));
+    for part in
+        ["Emulated GPU", "gram fused exact, Bf16", "hsic naive", "the same on CPU and GPU", "the same bits 20 times"]
+    {
+        assert!(report.contains(part), "{part:?} is missing from: {report}");
+    }
+}
