@@ -32,6 +32,7 @@ fn family(dir: &Path) -> PathBuf {
         [(HOSTILE_LAYER, 32, 5, noise(1, 160)), ("dead", 32, 5, vec![1.5; 160]), ("last", 32, 5, noise(2, 160))];
     write_activations(&file, &layers);
     succeeds(["cka", "--activations", &path(&file), "--out", &path(&dir.join("stored")), "--batch-size", "16"]);
+    succeeds(["pcs", &path(&hostile), "--out", &path(&dir.join("pcs"))]);
     succeeds(["report", &path(dir)]);
     dir.join("report.html")
 }
@@ -105,7 +106,9 @@ fn check_page(page: &mut Browser, maps: &[PairResult]) {
     let (wide, room) =
         (page.evaluate("document.documentElement.scrollWidth").as_f64(), page.evaluate("innerWidth").as_f64());
     assert!(wide.unwrap() <= room.unwrap(), "the page is {wide:?} pixels wide in a window of {room:?}");
-    assert_eq!(page.evaluate("document.querySelectorAll('img, iframe, link, script[src]').length"), 0);
+    assert_eq!(page.evaluate("document.querySelectorAll('iframe, link, script[src]').length"), 0);
+    let pictures = "[...document.images].map((i) => [i.src.startsWith('data:image/png'), i.naturalWidth > 800]).join()";
+    assert_eq!(page.evaluate(pictures), "true,true", "one picture, of first principal components, within the page");
     let fetched = page.events("Network.requestWillBeSent").into_iter().map(|event| &event["request"]["url"]);
     let fetched: Vec<_> = fetched.filter(|url| !url.as_str().is_some_and(|url| url.starts_with("data:"))).collect();
     assert_eq!(fetched.len(), 1, "more than the page itself was asked for: {fetched:?}");

@@ -213,9 +213,10 @@ impl Panel {
         let norms: Vec<f64> = kinds.iter().map(|&kind| norm(kind)).collect();
         let mut cka = vec![0.0; self.layers * self.layers];
         let panels = cpu::Panels { x: &self.rows, y: &self.rows, symmetric: true };
-        // Of a layer with itself the product is known in float64 already.
         let entry = |i: usize, j: usize, product: f64, place: &mut f64| {
-            *place = if i == j { norms[i] / norms[i] } else { product / (norms[i] * norms[j]).sqrt() };
+            // Of a layer with itself the product is known in float64 already.
+            let product = if i == j { norms[i] } else { product };
+            *place = product / (norms[i] * norms[j]).sqrt();
         };
         cpu::pair_products(panels, [self.layers, self.layers], &mut cka, &entry);
         mirror(&mut cka, self.layers);

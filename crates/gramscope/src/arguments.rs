@@ -122,6 +122,7 @@ const CKA_HELP: &str = "\
 Examples:
   gramscope cka runs/r14 --out cka/r14
   gramscope cka runs/a runs/b runs/c --pairs across --out cka/abc
+  gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
   gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight

@@ -12,6 +12,9 @@ use super::{ModelInfo, TestImages, in_layer};
 use crate::output::unused;
 use crate::{Error, Result};
 
+/// What there is to see of an activation.
+pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
+
 /// A network and which of its layers are compared.
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
@@ -79,7 +82,7 @@ impl Model {
     pub(crate) fn each_layer(
         &self,
         images: &Tensor,
-        take: &mut dyn FnMut(usize, Result<Activation<'_>, gramscope_cka::Error>) -> Result<()>,
+        take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
         self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer] {
             Some(place) => with_view(activation, |view| take(place, view)),
@@ -93,10 +96,7 @@ impl Model {
 ///
 /// Values on another device are copied to the host first: this is where a view of device memory goes once gramscope-cka
 /// takes one.
-fn with_view(
-    activation: &Tensor,
-    use_view: impl FnOnce(Result<Activation<'_>, gramscope_cka::Error>) -> Result<()>,
-) -> Result<()> {
+fn with_view(activation: &Tensor, use_view: impl FnOnce(View<'_>) -> Result<()>) -> Result<()> {
     let activation = activation.to_device(&Device::Cpu)?.contiguous()?;
     let examples = activation.dim(0)?;
     let (storage, layout) = activation.storage_and_layout();

@@ -117,6 +117,8 @@ fn words(canvas: &mut Canvas, panel: &Panel, left: usize, width: usize, height: 
     for (x, label) in &panel.x_ticks {
         let at = frame_left + share(*x, &panel.x) * frame_width;
         let half = text_width(label, LABEL) / 2.0;
+        // The last label may be wider than the room beside the frame.
+        let at = at.min((left + width) as f64 - half);
         if at - half >= free_from {
             let place = (at, frame_bottom + 8.0);
             canvas.text(label, place, LABEL, QUIET, Anchor(HPos::Center, VPos::Top), &LEVEL);

@@ -19,7 +19,7 @@ const HEADING: usize = 92;
 const CAPTION: usize = 52;
 const SECTION: usize = 44;
 const TITLE: f64 = 26.0;
-const TEXT: f64 = 18.0;
+const TEXT: f64 = 17.0;
 const LABEL: f64 = 16.0;
 const LEVEL: FontTransform = FontTransform::None;
 
@@ -49,8 +49,7 @@ fn draw(found: &Dominant) -> Canvas {
     let title = format!("Images that dominate {} of {}", info.layer, info.model);
     let share: f64 = info.dominant.iter().map(|example| example.share).sum();
     let how = format!(
-        "the {} of {} with the largest projections on its first component, which explains {:.1}% of its variance; {:.1}% of \
-         that is theirs",
+        "the largest {} of {} projections on its first component, which explains {:.1}% of its variance; {:.1}% of that is theirs",
         info.dominant.len(),
         info.examples,
         100.0 * info.variance_explained,

@@ -255,6 +255,8 @@ mod tests {
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);
+        let start = BASE64_STANDARD.encode(b"\x89PNG\r\n\x1a\n\0");
+        assert!(page.contains(&format!("\"picture\":\"{start}")), "no picture of the components");
         let own = page.replace(plotly(), "");
         assert!(own.len() < page.len());
         for load in ["http://", "https://", "src=\"", "@import", "url("] {
