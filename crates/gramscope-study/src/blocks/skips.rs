@@ -26,8 +26,8 @@ fn is_skipped(square: &Square, core: &[usize], layer: usize) -> bool {
     })
 }
 
-/// The first and last layer of a range of the core, with what belongs to it of the layers beside it; `free` are the layers
-/// that no other range has.
+/// The first and last layer of a range of the core, with what belongs to it of the layers beside it; `free` are the
+/// layers that no other range has.
 pub(super) fn extend(square: &Square, core: &[usize], range: &Range, free: std::ops::Range<usize>) -> (usize, usize) {
     let members = &core[range.first..=range.last];
     let (first, last) = (members[0], members[members.len() - 1]);
