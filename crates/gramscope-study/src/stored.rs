@@ -248,3 +248,25 @@ impl Numbers {
 pub(crate) fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
     (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// As `numpy.savez_compressed` writes a float32 array.
+    #[test]
+    fn single_precision_and_compressed_arrays_are_read() {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+        archive.start_file("cka.npy", options).unwrap();
+        let mut array =
+            npyz::WriteOptions::<f32>::new().default_dtype().shape(&[1, 3]).writer(&mut archive).begin_nd().unwrap();
+        array.extend([0.25_f32, f32::NAN, 0.1]).unwrap();
+        array.finish().unwrap();
+        let bytes = archive.finish().unwrap().into_inner();
+        let values = Npz::open(Path::new("a.npz"), bytes).unwrap().array("cka", &[1, 3]).unwrap();
+        assert!(values[0] == 0.25 && values[1].is_nan() && values[2] == f64::from(0.1_f32), "{values:?}");
+    }
+}
