@@ -37,7 +37,10 @@ pub(crate) fn allocate(bytes: usize, limit: usize) -> Option<usize> {
     if used().checked_add(bytes)? > limit {
         return None;
     }
-    let mut blocks = vec![Block([START_BYTE; FENCE]); bytes.div_ceil(FENCE) + 2];
+    let count = bytes.div_ceil(FENCE).checked_add(2)?;
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(count).ok()?;
+    blocks.resize(count, Block([START_BYTE; FENCE]));
     let address = blocks.as_mut_ptr() as usize + FENCE;
     let mut piece = Piece { blocks, bytes };
     for byte in piece.fences() {
