@@ -28,7 +28,9 @@ fn help_shows_every_command_with_an_example() {
         "doctor",
         "bench",
         "data",
-    , "pcs", "dominant"] {
+        "pcs",
+        "dominant",
+    ] {
         assert!(help.contains(command), "{command} is missing from --help");
         assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");
     }
