@@ -291,12 +291,18 @@ __device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, 
     for (int index = 0; index < 8; ++index) tile[index] += sum[index];
 }
 
-template <bool LOW>
-__device__ __forceinline__ void add_tile(float (&tile)[8], const Fragments& a, const Fragments& b) {
-    if (LOW) {
-        add_exact(tile, a, b);
-    } else {
-        add_fast(tile, a, b);
+// All four products, those of high halves for themselves, a step at a time: where few values outweigh all others, low low is up
+// to 2^-22 of the product, and so is what truncation takes from it in several steps.
+__device__ __forceinline__ void add_careful(float (&tile)[8], const Fragments& a, const Fragments& b) {
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        float large[8] = {}, small[8] = {};
+        add_product(small, a.low[step], b.low[step]);
+        add_product(small, a.low[step], b.high[step]);
+        add_product(small, a.high[step], b.low[step]);
+        add_product(large, a.high[step], b.high[step]);
+#pragma unroll
+        for (int index = 0; index < 8; ++index) tile[index] += large[index] + small[index];
     }
 }
 

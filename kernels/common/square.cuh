@@ -101,7 +101,12 @@ struct Square {
         for (int column = 0; column < TILE_STRIPS; ++column) {
             if (!has(column)) continue;
             load_fragments<LOW>(right, buffer(slab), TILE + column * STRIP);
-            add_tile<LOW>(tiles[column], left, right);
+            // Registers and tensor cores have room here: conversion takes longer.
+            if (LOW) {
+                add_careful(tiles[column], left, right);
+            } else {
+                add_fast(tiles[column], left, right);
+            }
         }
     }
 

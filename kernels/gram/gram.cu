@@ -23,7 +23,8 @@
 //                    ordinary rows beside distant ones
 //           fused    n <= 256: one block holds all rows of a slab, computes s there, multiplies one triangle of strips
 //           tiled    any n: tiles of 128 x 128 of the triangle, s given
-//           exact    high high + high low + low high of float16 halves: 22 bits      fast   high high alone: 11 bits
+//           exact    high high + high low + low high of float16 halves (tiled: low low, too): 22 bits
+//           fast     high high alone: 11 bits
 #include "common/atomic.cuh"
 #include "common/slab.cuh"
 #include "common/square.cuh"
@@ -276,6 +277,14 @@ struct Fused {
         }
     }
 
+    static __device__ __forceinline__ void add(float (&tile)[8], const Fragments& a, const Fragments& b) {
+        if (LOW) {
+            add_exact(tile, a, b);
+        } else {
+            add_fast(tile, a, b);
+        }
+    }
+
     __device__ __forceinline__ void multiply_slab(int slab) {
         Fragments longer, shorter, right;
         if (triangle.longer < 0) return;
@@ -286,9 +295,9 @@ struct Fused {
         for (int column = 0; column < MAX_STRIPS; ++column) {
             if (column > triangle.longer) continue;
             load_fragments<LOW>(right, values, column * STRIP);
-            add_tile<LOW>(triangle.tiles[column], longer, right);
+            add(triangle.tiles[column], longer, right);
             if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
-                add_tile<LOW>(triangle.tiles[MAX_STRIPS - column], shorter, right);
+                add(triangle.tiles[MAX_STRIPS - column], shorter, right);
             }
         }
     }

@@ -17,7 +17,7 @@
 // Deterministic: yes, no atomics. Accumulates: as gram.cu `tiled` (512 products on the tensor cores, then float32, then float64).
 //
 // Variants  naive        a thread a pair, float64 products: the reference on the device
-//           mma          float16 halves, three products; then `accumulate` adds the splits in order
+//           mma          float16 halves, all four products; then `accumulate` adds the splits in order
 #include "common/records.cuh"
 #include "common/square.cuh"
 

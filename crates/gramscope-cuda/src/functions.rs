@@ -26,6 +26,7 @@ pub(crate) struct GramFunctions {
     pub(crate) tiled_exact: Kernel,
     pub(crate) tiled_fast: Kernel,
     pub(crate) double: Kernel,
+    pub(crate) distances: Kernel,
 }
 
 /// Every kernel of a device.
@@ -42,7 +43,7 @@ pub(crate) struct Functions {
     pub(crate) hsic_naive: Kernel,
     pub(crate) hsic_mma: Kernel,
     pub(crate) hsic_accumulate: Kernel,
-    pub(crate) rbf_distances: Kernel,
+    pub(crate) rbf_start: Kernel,
     pub(crate) rbf_select: Kernel,
     pub(crate) rbf_above: Kernel,
     pub(crate) rbf_apply: Kernel,
@@ -73,7 +74,7 @@ impl Functions {
             hsic_naive: hsic.kernel("gs_hsic_naive_f32")?,
             hsic_mma: hsic.kernel("gs_hsic_mma_f32")?,
             hsic_accumulate: hsic.kernel("gs_hsic_accumulate")?,
-            rbf_distances: rbf.kernel("gs_rbf_distances")?,
+            rbf_start: rbf.kernel("gs_rbf_start")?,
             rbf_select: rbf.kernel("gs_rbf_select")?,
             rbf_above: rbf.kernel("gs_rbf_above")?,
             rbf_apply: rbf.kernel("gs_rbf_apply")?,
@@ -86,7 +87,7 @@ impl Functions {
 }
 
 /// Names of the Gram kernels of one type, in the order of [`GramFunctions`].
-type GramNames = [&'static str; 7];
+type GramNames = [&'static str; 8];
 
 /// The names for one suffix.
 macro_rules! gram_names {
@@ -99,6 +100,7 @@ macro_rules! gram_names {
             concat!("gs_gram_tiled_exact_", $suffix),
             concat!("gs_gram_tiled_fast_", $suffix),
             concat!("gs_gram_double_", $suffix),
+            concat!("gs_gram_distances_", $suffix),
         ]
     };
 }
@@ -140,7 +142,7 @@ impl Family {
     }
 
     fn of_type(&self, names: GramNames) -> Result<GramFunctions, Error> {
-        let [shift, naive, fused_exact, fused_fast, tiled_exact, tiled_fast, double] = names;
+        let [shift, naive, fused_exact, fused_fast, tiled_exact, tiled_fast, double, distances] = names;
         Ok(GramFunctions {
             shift: self.kernel(shift)?,
             naive: self.kernel(naive)?,
@@ -149,6 +151,7 @@ impl Family {
             tiled_exact: self.kernel(tiled_exact)?,
             tiled_fast: self.kernel(tiled_fast)?,
             double: self.kernel(double)?,
+            distances: self.kernel(distances)?,
         })
     }
 }

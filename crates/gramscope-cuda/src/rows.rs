@@ -4,9 +4,9 @@ use cudarc::driver::{CudaSlice, CudaViewMut};
 
 use crate::device::{Device, refused};
 use crate::error::Error;
-use crate::launchers::{Launcher, Partials, PartialsMut, Values};
+use crate::launchers::{Gram, GramMut, Launcher, Partials, PartialsMut, Values};
 use crate::memory::Buffer;
-use crate::plan::{self, Split};
+use crate::plan::{self, Bounds, Split};
 use crate::shapes::{RowSummary, Selection};
 
 /// How Gram matrices are computed and centred.
@@ -31,10 +31,12 @@ pub(crate) struct Destination<'a> {
 pub(crate) struct Workspace {
     partials: Buffer<f32>,
     exponents: Buffer<i32>,
+    reaches: Buffer<f32>,
     double_partials: Buffer<f64>,
     shift: Buffer<f32>,
     largest: Buffer<f32>,
     k: Buffer<f64>,
+    reach: Buffer<f64>,
     sums: Buffer<f64>,
     norms: Buffer<f64>,
     distances: Buffer<f64>,
@@ -76,7 +78,7 @@ enum When {
 struct Verdict {
     /// The flag it is left in.
     flag: When,
-    largest_kappa: f64,
+    bounds: Bounds,
 }
 
 impl Workspace {
@@ -85,10 +87,12 @@ impl Workspace {
         Ok(Self {
             partials: Buffer::new(what),
             exponents: Buffer::new(what),
+            reaches: Buffer::new(what),
             double_partials: Buffer::new(what),
             shift: Buffer::new(what),
             largest: Buffer::new(what),
             k: Buffer::new(what),
+            reach: Buffer::new(what),
             sums: Buffer::new(what),
             norms: Buffer::new(what),
             distances: Buffer::new(what),
@@ -113,10 +117,13 @@ impl Workspace {
         mut to: Destination<'_>,
     ) -> Result<(), Error> {
         let layer = Layer { device, launcher: device.launcher(), settings, x, shape: [examples, x.len() / examples] };
-        // The exponential of the RBF kernel carries rounding of the squared norms into every entry, whatever kappa says.
+        // The exponential of the RBF kernel carries rounding of the distances into every entry, whatever kappa says.
         if settings.rbf.is_some() || settings.exact && examples < plan::DOUBLE_BELOW {
             self.shift(layer, &mut to.first_bad, When::Always)?;
-            self.double(layer, When::Always)?;
+            match settings.rbf {
+                Some(bandwidth) => self.rbf(layer, bandwidth)?,
+                None => self.double(layer, When::Always)?,
+            }
             return self.pack(layer, to, When::Always);
         }
         // The tiled kernels need the shifts, and leave them to the float64 ones; the fused ones find their own.
@@ -124,17 +131,17 @@ impl Workspace {
         if tiled {
             self.shift(layer, &mut to.first_bad, When::Always)?;
         }
-        let verdict = |flag, largest_kappa| Verdict { flag, largest_kappa };
+        let verdict = |flag, bounds| Verdict { flag, bounds };
         if settings.exact {
-            let verdict = verdict(When::Redo, plan::LARGEST_KAPPA_EXACT);
+            let verdict = verdict(When::Redo, plan::EXACT);
             self.products(layer, true, When::Always, verdict, &mut to.first_bad)?;
         } else {
-            let once = verdict(When::Again, plan::LARGEST_KAPPA_FAST);
+            let once = verdict(When::Again, plan::FAST);
             self.products(layer, false, When::Always, once, &mut to.first_bad)?;
             // Products that are not needed leave no verdict.
             let cleared = device.stream().memset_zeros(&mut self.redo);
             cleared.map_err(|error| refused("clearing a flag", error))?;
-            let twice = verdict(When::Redo, plan::LARGEST_KAPPA_FAST_REDONE);
+            let twice = verdict(When::Redo, plan::FAST_REDONE);
             self.products(layer, true, When::Again, twice, &mut to.first_bad)?;
         }
         if !tiled {
@@ -173,6 +180,7 @@ impl Workspace {
         let mut partials = PartialsMut {
             sums: self.partials.at_least(device, sums)?,
             exponents: self.exponents.at_least(device, exponents)?,
+            reaches: self.reaches.at_least(device, exponents)?,
         };
         let split = if fused.is_some() {
             launcher.gram_fused(exact, &mut partials, first_bad, x, needed, shape)?
@@ -180,9 +188,10 @@ impl Workspace {
             let (shift, largest) = (self.shift.view()?, self.largest.view()?);
             launcher.gram_tiled(exact, &mut partials, x, &shift, &largest, needed, shape)?
         };
-        let partials = Partials { sums: self.partials.view()?, exponents: self.exponents.view()? };
-        let mut k = self.k.at_least(device, examples * examples)?;
-        launcher.ucenter_reduce(&mut k, &partials, needed, examples, split)?;
+        let (sums, exponents) = (self.partials.view()?, self.exponents.view()?);
+        let partials = Partials { sums, exponents, reaches: self.reaches.view()? };
+        let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
+        launcher.ucenter_reduce(&mut GramMut { k, reach }, &partials, needed, examples, split)?;
         self.rows(layer, when, Some(verdict))
     }
 
@@ -209,11 +218,11 @@ impl Workspace {
             &mut self.sums.at_least(layer.device, 3 * examples)?,
             written,
             &mut self.arrivals.as_view_mut(),
-            &self.k.view()?,
+            &Gram { k: self.k.view()?, reach: self.reach.view()? },
             needed,
             examples,
             layer.settings.biased,
-            verdict.map_or(f64::INFINITY, |verdict| verdict.largest_kappa),
+            verdict.map_or(plan::FAST_REDONE, |verdict| verdict.bounds),
         )
     }
 
@@ -231,38 +240,48 @@ impl Workspace {
         )
     }
 
-    /// Float64 products, the kernel on top of them, and their row sums.
+    /// Float64 products and their row sums.
     fn double(&mut self, layer: Layer<'_>, when: When) -> Result<(), Error> {
-        let Layer { device, launcher, x, shape, settings } = layer;
+        let Layer { device, launcher, x, shape, .. } = layer;
         let [examples, features] = shape;
         let redo = self.redo.as_view();
         let needed = (when != When::Always).then_some(&redo);
         let length = plan::gram_double(examples, features, device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
         let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, needed, shape)?;
-        let mut k = self.k.at_least(device, examples * examples)?;
-        launcher.ucenter_reduce_double(&mut k, &self.double_partials.view()?, needed, examples, split)?;
-        if let Some(bandwidth) = settings.rbf {
-            self.rbf(layer, bandwidth)?;
-        }
+        let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
+        let partials = self.double_partials.view()?;
+        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, needed, examples, split)?;
         self.rows(layer, when, None)
     }
 
-    /// The RBF kernel in place of the linear one.
+    /// The RBF kernel from float64 distances, and its row sums.
     fn rbf(&mut self, layer: Layer<'_>, bandwidth: f64) -> Result<(), Error> {
-        let Layer { device, launcher, shape: [examples, _], .. } = layer;
-        let mut distances = self.distances.at_least(device, examples * examples)?;
+        let Layer { device, launcher, x, shape, .. } = layer;
+        let [examples, features] = shape;
+        let length = plan::gram_double(examples, features, device.plan()).partials;
+        let mut partials = self.double_partials.at_least(device, length)?;
+        let split = launcher.gram_distances(&mut partials, x, shape)?;
+        let (k, reach) =
+            (self.distances.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
+        let partials = self.double_partials.view()?;
+        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, None, examples, split)?;
+
         let mut selection = self.selection.at_least(device, 1)?;
         let mut histogram = self.histogram.at_least(device, plan::RADIX_BINS)?;
-        launcher.rbf_distances(&mut distances, &mut selection, &mut histogram, &self.k.view()?, examples)?;
-        let (distances, mut arrivals) = (distances.as_view(), self.arrivals.as_view_mut());
+        launcher.rbf_start(&mut selection, &mut histogram, examples)?;
+        let (distances, mut arrivals) = (self.distances.view()?, self.arrivals.as_view_mut());
         for pass in 0..plan::RADIX_PASSES {
             launcher.rbf_select(&mut selection, &mut histogram, &mut arrivals, &distances, examples, pass)?;
         }
         launcher.rbf_above(&mut selection, &distances, examples)?;
         let mut k = self.k.at_least(device, examples * examples)?;
         let mut undefined = self.undefined.at_least(device, 1)?;
-        launcher.rbf_apply(&mut k, &mut undefined, &distances, &selection.as_view(), examples, bandwidth)
+        launcher.rbf_apply(&mut k, &mut undefined, &distances, &selection.as_view(), examples, bandwidth)?;
+        // The kernel's values are no sums of products that could have cancelled.
+        let cleared = device.stream().memset_zeros(&mut self.reach.at_least(device, examples)?);
+        cleared.map_err(|error| refused("clearing the reach", error))?;
+        self.rows(layer, When::Always, None)
     }
 
     fn pack(&mut self, layer: Layer<'_>, mut to: Destination<'_>, when: When) -> Result<(), Error> {
@@ -274,7 +293,7 @@ impl Workspace {
             &mut to.summary,
             &mut self.norms.at_least(layer.device, examples)?,
             &mut self.arrivals.as_view_mut(),
-            &self.k.view()?,
+            &Gram { k: self.k.view()?, reach: self.reach.view()? },
             &self.sums.view()?,
             &in_double.as_view(),
             undefined.as_ref(),

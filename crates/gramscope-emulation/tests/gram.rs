@@ -3,8 +3,9 @@
 
 mod support;
 
-use gramscope_cuda::plan::Device;
-use gramscope_emulation::Buffer;
+use gramscope_cuda::plan::{self, Device};
+use gramscope_cuda::shapes::{CentreShape, GramShape};
+use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::{Matrix, gram, hsic};
 use half::{bf16, f16};
 use support::chain::{Columns, Gram, Input, Products, Run, columns, distances, gram_double, gram_mma, gram_naive};
@@ -95,6 +96,13 @@ fn batches_beyond_one_block() {
     for (n, p) in [(257, 65), (257, 513), (385, 33)] {
         check::<f32>(&rectified(n, p, 4), Run::default());
     }
+}
+
+#[test]
+fn many_features() {
+    let x = rounded::<f32>(&rectified(256, 4099, 31));
+    let error = error(&by_tensor_cores::<f32>(&x, Run::default()), &x);
+    assert!(error <= EXACT, "{error:e}");
 }
 
 #[test]
@@ -300,12 +308,46 @@ fn the_first_bad_example_is_found() {
 
 #[test]
 fn what_is_not_needed_is_not_touched() {
-    let run = Run::default();
-    let input = Input::<f32>::new(&normal(20, 40, 28), run);
-    let columns = columns(&input, run);
-    let mut gram = Gram::new(&Matrix::from_fn(20, 20, |_, _| 7.0));
-    gram_double(&mut gram, &input, &columns, &Buffer::new(&[0]), run);
-    assert_eq!((gram.k.values(), gram.reach.values()), (&[7.0; 400][..], &[0.0; 20][..]));
+    // Every buffer is poison; a kernel that went on would write something, or read the null pointer for x.
+    let shape = GramShape { features: 40, examples: 20, buffers: 4 };
+    let centre = CentreShape { examples: 20, splits: 1, ..CentreShape::default() };
+    let (flag, doubles) = (Buffer::new(&[0]), Buffer::<f64>::poisoned(3 * 400));
+    let mut outputs = [0, 1, 2].map(|_| Buffer::<f64>::poisoned(3 * 400));
+    let fused = plan::gram_fused(20, 40, SMALL).unwrap().geometry;
+    let tiled = plan::gram_tiled(20, 40, SMALL).unwrap().geometry;
+    let double = plan::gram_double(20, 40, SMALL).geometry;
+    // (entry, geometry, outputs, inputs before the flag)
+    let entries = [
+        ("gs_gram_shift_f32", plan::gram_shift(40), 3, 1),
+        ("gs_gram_fused_exact_bf16", fused, 4, 1),
+        ("gs_gram_fused_fast_f32", fused, 4, 1),
+        ("gs_gram_tiled_exact_f16", tiled, 3, 3),
+        ("gs_gram_tiled_fast_f32", tiled, 3, 3),
+        ("gs_gram_double_f32", double, 1, 2),
+        ("gs_ucenter_reduce_f32", plan::ucenter_reduce(20), 2, 3),
+        ("gs_ucenter_reduce_f64", plan::ucenter_reduce(20), 2, 1),
+        ("gs_ucenter_rows", plan::ucenter_rows(20), 3, 2),
+    ];
+    for (entry, geometry, writes, reads) in entries {
+        let mut launch = Launch::new(entry).geometry(geometry);
+        for output in outputs.iter_mut().take(writes) {
+            launch = launch.output(output);
+        }
+        for _ in 3..writes {
+            launch = launch.null();
+        }
+        for _ in 0..reads {
+            launch = launch.input(&doubles);
+        }
+        let launch = launch.input(&flag);
+        if entry.contains("gram") {
+            launch.value(shape).run().unwrap()
+        } else {
+            launch.value(centre).run().unwrap()
+        }
+        let untouched = |buffer: &Buffer<f64>| buffer.values().iter().all(|value| value.to_bits() == u64::MAX);
+        assert!(outputs.iter().all(untouched), "{entry}");
+    }
 }
 
 #[test]

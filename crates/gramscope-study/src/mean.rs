@@ -1,14 +1,14 @@
 //! Mean and variance, entry by entry, of CKA maps of the same layers: over the seeds of one architecture, say.
 //!
-//! mean.npz holds float64 arrays `mean`, `variance` and `count`, all [L1, L2]: over the maps in which the entry is defined,
-//! count of them, x_1 to x_count,
+//! mean.npz holds float64 arrays `mean`, `variance` and `count`, all [L1, L2]: over the maps in which the entry is
+//! defined, count of them, x_1 to x_count,
 //!
 //! ```text
 //! mean = sum x_k / count        variance = sum (x_k - mean)^2 / (count - 1)
 //! ```
 //!
-//! the unbiased one; NaN where there is no value, and for the variance where there is only one. mean.json says of what, and
-//! mean.png and variance.png show it.
+//! the unbiased one; NaN where there is no value, and for the variance where there is only one. mean.json says of what,
+//! and mean.png and variance.png show it.
 
 use std::path::{Path, PathBuf};
 
@@ -85,8 +85,8 @@ pub fn check(dir: &Path) -> Result<()> {
     output::check_place(dir, &[NUMBERS, MEAN, PICTURE, VARIANCE_PICTURE], |dir| FILES.are_in::<MeanInfo>(dir))
 }
 
-/// Reads the maps that `paths` stand for and averages them. A path is a result's npz or json file, its directory, or any
-/// directory above results, which stands for all maps below it that compare a model with itself.
+/// Reads the maps that `paths` stand for and averages them. A path is a result's npz or json file, its directory, or
+/// any directory above results, which stands for all maps below it that compare a model with itself.
 ///
 /// # Errors
 /// [`Error::Incomparable`] for fewer than two maps and for maps that do not have the same layers, estimator and kernel,

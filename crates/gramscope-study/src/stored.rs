@@ -188,7 +188,7 @@ impl Npz {
         arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
     }
 
-    /// The float64 array `name` of `shape`, row-major.
+    /// The array `name` of `shape`, row-major, float64 or float32.
     ///
     /// # Errors
     /// [`Error::File`] where there is none.
@@ -202,7 +202,13 @@ impl Npz {
         if array.order() != npyz::Order::C {
             return Err(wrong("not row-major".to_owned()));
         }
-        array.into_vec().map_err(|reason| wrong(reason.to_string()))
+        let single = matches!(array.dtype(), npyz::DType::Plain(number) if number.size_field() == 4);
+        let values = if single {
+            array.into_vec::<f32>().map(|values| values.into_iter().map(f64::from).collect())
+        } else {
+            array.into_vec()
+        };
+        values.map_err(|reason| wrong(reason.to_string()))
     }
 }
 
@@ -241,4 +247,26 @@ impl Numbers {
 /// Where in `layers` the `names` are.
 pub(crate) fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
     (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// As `numpy.savez_compressed` writes a float32 array.
+    #[test]
+    fn single_precision_and_compressed_arrays_are_read() {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+        archive.start_file("cka.npy", options).unwrap();
+        let mut array =
+            npyz::WriteOptions::<f32>::new().default_dtype().shape(&[1, 3]).writer(&mut archive).begin_nd().unwrap();
+        array.extend([0.25_f32, f32::NAN, 0.1]).unwrap();
+        array.finish().unwrap();
+        let bytes = archive.finish().unwrap().into_inner();
+        let values = Npz::open(Path::new("a.npz"), bytes).unwrap().array("cka", &[1, 3]).unwrap();
+        assert!(values[0] == 0.25 && values[1].is_nan() && values[2] == f64::from(0.1_f32), "{values:?}");
+    }
 }

@@ -145,14 +145,18 @@ Example:
   gramscope cka runs/r38 --out cka/r38
   gramscope blocks cka/r38/cka.npz --out cka/r38
 
-A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that stands
-out from the layers beside it, compared at equal distances, so that a map that merely fades away from its diagonal has none.
-Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers do not break it.
+A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that
+stands out from the layers beside it. Both are compared at equal distances, so that a map that merely fades away from
+its diagonal has none. Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers
+do not break it.
 
-Writes DIR/blocks.json (blocks: first, last, first_name, last_name, layers, mean_cka, share of the network, margin above the
-surroundings, contrast, the share of 1 - CKA that is gone inside; score: share times contrast, summed over the blocks, 0 to 1;
-layers are numbered from 0) and DIR/blocks.png, the map with its blocks outlined. A map of another tool will do: an npz with a square array cka and, beside
-it, a json of the same name with the layers' names as layers_x.";
+Writes DIR/blocks.json and DIR/blocks.png, the map with its blocks outlined. The json holds `score`, from 0 to 1, and
+`blocks`, each with first, last (layers are numbered from 0), first_name, last_name, layers, mean_cka, share (of the
+network), margin (CKA above the surroundings) and contrast (the share of 1 - CKA that is gone inside); the score is
+share times contrast, summed.
+
+A map of another tool will do: an npz with a square array `cka` (float64 or float32) and, beside it, a json of the
+same name with the names of the layers as `layers_x`.";
 
 const MEAN_HELP: &str = "\
 Examples:

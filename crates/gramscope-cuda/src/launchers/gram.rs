@@ -89,13 +89,15 @@ impl Values<'_> {
     }
 }
 
-/// Partial sums that a Gram or HSIC kernel has left: float32 with an exponent a row.
+/// Partial sums that a Gram kernel has left: float32 with an exponent a row.
 #[derive(Debug)]
 pub struct Partials<'a> {
     /// The sums.
     pub sums: CudaView<'a, f32>,
     /// Their exponents.
     pub exponents: CudaView<'a, i32>,
+    /// What each row's products could have come to: as many as exponents.
+    pub reaches: CudaView<'a, f32>,
 }
 
 /// Where a Gram kernel leaves its partial sums.
@@ -105,6 +107,8 @@ pub struct PartialsMut<'a> {
     pub sums: CudaViewMut<'a, f32>,
     /// Their exponents.
     pub exponents: CudaViewMut<'a, i32>,
+    /// What each row's products could have come to: as many as exponents.
+    pub reaches: CudaViewMut<'a, f32>,
 }
 
 impl Launcher<'_> {
@@ -189,6 +193,20 @@ impl Launcher<'_> {
         for_type!(x, x => self.double(partials, x, shift, needed, [examples, features]))
     }
 
+    /// Partial sums in float64 of the squared distances of all pairs of examples; they lie as those of
+    /// [`Launcher::gram_double`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn gram_distances(
+        &self,
+        partials: &mut CudaViewMut<'_, f64>,
+        x: &Values<'_>,
+        shape: [usize; 2],
+    ) -> Result<Split, Error> {
+        for_type!(x, x => self.distances(partials, x, shape))
+    }
+
     fn shift<T: Stored>(
         &self,
         shift: &mut CudaViewMut<'_, f32>,
@@ -253,15 +271,16 @@ impl Launcher<'_> {
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("partials", &partials.sums, split.partials)?;
         check.writes("exponents", &partials.exponents, split.exponents)?;
+        check.writes("reaches", &partials.reaches, split.exponents)?;
         check.writes("first_bad", first_bad, 1)?;
         check.reads("x", x, examples * features)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(first_bad).arg(x);
+        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches).arg(first_bad).arg(x);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
         // SAFETY: block b reads its range of features of x [examples, features] and writes tile set b of `splits` sets of
-        // partial sums and of exponents, whose total lengths are the plan's and have been checked; shared memory holds
+        // partial sums, of exponents and of reaches, whose total lengths are the plan's and have been checked; shared memory holds
         // `buffers` slabs, as the plan made it.
         unsafe { enqueue(kernel, split.geometry, arguments) }?;
         Ok(split)
@@ -288,16 +307,18 @@ impl Launcher<'_> {
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("partials", &partials.sums, split.partials)?;
         check.writes("exponents", &partials.exponents, split.exponents)?;
+        check.writes("reaches", &partials.reaches, split.exponents)?;
         check.reads("x", x, examples * features)?;
         check.reads("shift", shift, features)?;
         check.reads("largest", largest, features)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(x).arg(shift).arg(largest);
+        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches);
+        arguments.arg(x).arg(shift).arg(largest);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
         // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features], shift
-        // and largest [features], and writes its tile of its split's set of partial sums and exponents, whose total lengths
+        // and largest [features], and writes its tile of its split's set of partial sums, exponents and reaches, whose total lengths
         // are the plan's and have been checked; shared memory holds `buffers` slabs, as the plan made it.
         unsafe { enqueue(kernel, split.geometry, arguments) }?;
         Ok(split)
@@ -326,6 +347,26 @@ impl Launcher<'_> {
         // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features] and shift
         // [features], and writes its tile of its split's set of partial sums, whose total length is the plan's and has been
         // checked.
+        unsafe { enqueue(kernel, split.geometry, arguments) }?;
+        Ok(split)
+    }
+
+    fn distances<T: Stored>(
+        &self,
+        partials: &mut CudaViewMut<'_, f64>,
+        x: &CudaView<'_, T>,
+        [examples, features]: [usize; 2],
+    ) -> Result<Split, Error> {
+        let kernel = &T::functions(self.device.functions()).distances;
+        let shape = shape(kernel, examples, features)?;
+        let split = plan::gram_double(examples, features, self.device.plan());
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("partials", partials, split.partials)?;
+        check.reads("x", x, examples * features)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(partials).arg(x).arg(&shape);
+        // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features], and writes
+        // its tile of its split's set of partial sums, whose total length is the plan's and has been checked.
         unsafe { enqueue(kernel, split.geometry, arguments) }?;
         Ok(split)
     }

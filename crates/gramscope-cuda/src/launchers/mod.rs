@@ -10,6 +10,7 @@ pub use eigen::Grams;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
 pub(crate) use ucenter::packed_length;
+pub use ucenter::{Gram, GramMut};
 
 use std::sync::Arc;
 

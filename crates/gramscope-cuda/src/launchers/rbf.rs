@@ -10,30 +10,25 @@ use crate::plan;
 use crate::shapes::{RbfShape, Selection};
 
 impl Launcher<'_> {
-    /// Squared distances `[n, n]` from the linear Gram matrix `k`; the search for their median is made ready.
+    /// Makes the search for the median of n^2 distances ready.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
-    pub fn rbf_distances(
+    pub fn rbf_start(
         &self,
-        distances: &mut CudaViewMut<'_, f64>,
         selection: &mut CudaViewMut<'_, Selection>,
         histogram: &mut CudaViewMut<'_, u32>,
-        k: &CudaView<'_, f64>,
         examples: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_distances;
+        let kernel = &self.device.functions().rbf_start;
         let shape = shape(kernel, examples)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("distances", distances, examples * examples)?;
         check.writes("selection", selection, 1)?;
         check.writes("histogram", histogram, plan::RADIX_BINS)?;
-        check.reads("k", k, examples * examples)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(distances).arg(selection).arg(histogram).arg(k).arg(&shape);
-        // SAFETY: a thread an entry of [examples, examples] reads three entries of k and writes its own of distances; the
-        // first ones write one selection and RADIX_BINS counts. All these lengths have been checked.
-        unsafe { enqueue(kernel, plan::entries(examples), arguments) }
+        arguments.arg(selection).arg(histogram).arg(&shape);
+        // SAFETY: the threads write one selection and RADIX_BINS counts. Both have been checked.
+        unsafe { enqueue(kernel, plan::rbf_start(), arguments) }
     }
 
     /// Pass `pass` of the search for the median, of [`plan::RADIX_PASSES`]. `arrivals` is 0 before and after.
@@ -86,7 +81,7 @@ impl Launcher<'_> {
         unsafe { enqueue(kernel, plan::rbf_select(examples, self.device.plan()), arguments) }
     }
 
-    /// The kernel's values in place of `k`; 0, and `undefined` 1, where the median is 0.
+    /// The kernel's values, in `k` `[n, n]`; 0, and `undefined` 1, where the median is 0.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].

@@ -6,7 +6,7 @@ use super::{Launcher, NULL, Needed, Partials, check_flag, checked_count, checked
 use crate::error::Error;
 use crate::functions::Kernel;
 use crate::launch::Arguments;
-use crate::plan::{self, Split};
+use crate::plan::{self, Bounds, Split};
 use crate::shapes::{CentreShape, RowSummary};
 
 /// Length of a panel row: the strict triangle of `examples` x `examples`, and the diagonal where `biased`.
@@ -17,14 +17,32 @@ pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
 /// Set sizes follow from the plan; a split's partial sums cover the triangle in tiles.
 const SPLITS: &str = "splits";
 
+/// A Gram matrix.
+#[derive(Debug)]
+pub struct Gram<'a> {
+    /// `[n, n]`, both triangles and the diagonal.
+    pub k: CudaView<'a, f64>,
+    /// `[n]`: what each row's products could have come to.
+    pub reach: CudaView<'a, f64>,
+}
+
+/// Where a Gram matrix goes.
+#[derive(Debug)]
+pub struct GramMut<'a> {
+    /// `[n, n]`, both triangles and the diagonal.
+    pub k: CudaViewMut<'a, f64>,
+    /// `[n]`: what each row's products could have come to.
+    pub reach: CudaViewMut<'a, f64>,
+}
+
 impl Launcher<'_> {
-    /// `k` `[n, n]`, both triangles and the diagonal, from float32 partial sums, added up in a fixed order in float64.
+    /// The Gram matrix from float32 partial sums, added up in a fixed order in float64.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
     pub fn ucenter_reduce(
         &self,
-        k: &mut CudaViewMut<'_, f64>,
+        gram: &mut GramMut<'_>,
         partials: &Partials<'_>,
         needed: Needed<'_>,
         examples: usize,
@@ -33,16 +51,23 @@ impl Launcher<'_> {
         let kernel = &self.device.functions().ucenter_reduce_f32;
         let shape = reduce_shape(kernel, examples, split)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("k", k, examples * examples)?;
+        check.writes("k", &gram.k, examples * examples)?;
+        check.writes("reach", &gram.reach, examples)?;
         check.reads("partials", &partials.sums, split.partials)?;
         check.reads("exponents", &partials.exponents, split.exponents)?;
+        check.reads("reaches", &partials.reaches, split.exponents)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(k).arg(&partials.sums).arg(&partials.exponents);
+        arguments
+            .arg(&mut gram.k)
+            .arg(&mut gram.reach)
+            .arg(&partials.sums)
+            .arg(&partials.exponents)
+            .arg(&partials.reaches);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
-        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums and exponents,
-        // whose total lengths are the plan's, and writes entries of k [examples, examples]. All have been checked.
+        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, exponents and reaches,
+        // whose total lengths are the plan's, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
         unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
     }
 
@@ -52,7 +77,7 @@ impl Launcher<'_> {
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
     pub fn ucenter_reduce_double(
         &self,
-        k: &mut CudaViewMut<'_, f64>,
+        gram: &mut GramMut<'_>,
         partials: &CudaView<'_, f64>,
         needed: Needed<'_>,
         examples: usize,
@@ -61,20 +86,21 @@ impl Launcher<'_> {
         let kernel = &self.device.functions().ucenter_reduce_f64;
         let shape = reduce_shape(kernel, examples, split)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("k", k, examples * examples)?;
+        check.writes("k", &gram.k, examples * examples)?;
+        check.writes("reach", &gram.reach, examples)?;
         check.reads("partials", partials, split.partials)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(k).arg(partials);
+        arguments.arg(&mut gram.k).arg(&mut gram.reach).arg(partials);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
         // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, whose total
-        // length is the plan's, and writes entries of k [examples, examples]. All have been checked.
+        // length is the plan's, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
         unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
     }
 
-    /// Row sums of `k`, of its squares, and its largest entries (`sums` `[3, n]`); where `redo` is given, it becomes 1 if
-    /// kappa is above `largest_kappa`, else 0. `arrivals` is 0 before and after.
+    /// Row sums of the matrix, of its squares, and its largest entries (`sums` `[3, n]`); where `redo` is given, it becomes 1
+    /// where the matrix is beyond `bounds`, else 0. `arrivals` is 0 before and after.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -84,21 +110,26 @@ impl Launcher<'_> {
         sums: &mut CudaViewMut<'_, f64>,
         redo: Option<&mut CudaViewMut<'_, i32>>,
         arrivals: &mut CudaViewMut<'_, u32>,
-        k: &CudaView<'_, f64>,
+        gram: &Gram<'_>,
         needed: Needed<'_>,
         examples: usize,
         biased: bool,
-        largest_kappa: f64,
+        bounds: Bounds,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_rows;
-        let shape = CentreShape { largest_kappa, ..centre_shape(kernel, examples, biased)? };
+        let shape = CentreShape {
+            largest_kappa: bounds.kappa,
+            largest_reach: bounds.reach,
+            ..centre_shape(kernel, examples, biased)?
+        };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("sums", sums, 3 * examples)?;
         if let Some(redo) = redo.as_deref() {
             check.writes("redo", redo, 1)?;
         }
         check.writes("arrivals", arrivals, 1)?;
-        check.reads("k", k, examples * examples)?;
+        check.reads("k", &gram.k, examples * examples)?;
+        check.reads("reach", &gram.reach, examples)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(sums);
@@ -106,15 +137,15 @@ impl Launcher<'_> {
             Some(redo) => arguments.arg(redo),
             None => arguments.arg(&NULL),
         };
-        arguments.arg(arrivals).arg(k);
+        arguments.arg(arrivals).arg(&gram.k).arg(&gram.reach);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
-        // SAFETY: a warp a row of k [examples, examples] writes its place of each third of sums [3, examples]; redo,
+        // SAFETY: a warp a row of k [examples, examples], and reach [examples], writes its place of each third of sums [3, examples]; redo,
         // arrivals and needed are one int each. All these lengths have been checked.
         unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
     }
 
-    /// Centres `k`, given its row sums, and packs it into a panel row with its summary. `in_double` says on the device
+    /// Centres a matrix, given its row sums, and packs it into a panel row with its summary. `in_double` says on the device
     /// whether k is good to float64, `undefined` whether the kernel is not defined on this batch.
     ///
     /// # Errors
@@ -126,7 +157,7 @@ impl Launcher<'_> {
         summary: &mut CudaViewMut<'_, RowSummary>,
         norms: &mut CudaViewMut<'_, f64>,
         arrivals: &mut CudaViewMut<'_, u32>,
-        k: &CudaView<'_, f64>,
+        gram: &Gram<'_>,
         sums: &CudaView<'_, f64>,
         in_double: &CudaView<'_, i32>,
         undefined: Option<&CudaView<'_, i32>>,
@@ -140,15 +171,17 @@ impl Launcher<'_> {
         check.writes("summary", summary, 1)?;
         check.writes("norms", norms, examples)?;
         check.writes("arrivals", arrivals, 1)?;
-        check.reads("k", k, examples * examples)?;
+        check.reads("k", &gram.k, examples * examples)?;
+        check.reads("reach", &gram.reach, examples)?;
         check.reads("sums", sums, 3 * examples)?;
         check.reads("in_double", in_double, 1)?;
         check_flag(&mut check, "undefined", undefined)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(row).arg(summary).arg(norms).arg(arrivals).arg(k).arg(sums).arg(in_double);
+        arguments.arg(row).arg(summary).arg(norms).arg(arrivals);
+        arguments.arg(&gram.k).arg(sums).arg(&gram.reach).arg(in_double);
         push_flag(&mut arguments, undefined);
         arguments.arg(&shape);
-        // SAFETY: a warp a row of k [examples, examples] reads sums [3, examples], writes its part of the packed row and
+        // SAFETY: a warp a row of k [examples, examples] reads sums [3, examples] and reach [examples], writes its part of the packed row and
         // its place of norms [examples]; the last block writes one summary; in_double and undefined are one int. All these
         // lengths have been checked.
         unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
@@ -164,7 +197,7 @@ impl Launcher<'_> {
         row: &mut CudaViewMut<'_, f32>,
         summary: &mut CudaViewMut<'_, RowSummary>,
         sums: &mut CudaViewMut<'_, f64>,
-        k: &CudaView<'_, f64>,
+        gram: &Gram<'_>,
         in_double: &CudaView<'_, i32>,
         examples: usize,
         biased: bool,
@@ -175,11 +208,12 @@ impl Launcher<'_> {
         check.writes("row", row, packed_length(examples, biased))?;
         check.writes("summary", summary, 1)?;
         check.writes("sums", sums, 3 * examples)?;
-        check.reads("k", k, examples * examples)?;
+        check.reads("k", &gram.k, examples * examples)?;
+        check.reads("reach", &gram.reach, examples)?;
         check.reads("in_double", in_double, 1)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(row).arg(summary).arg(sums).arg(k).arg(in_double).arg(&shape);
-        // SAFETY: one block reads k [examples, examples] and one int, writes the packed row, sums [3, examples] and one summary. All these
+        arguments.arg(row).arg(summary).arg(sums).arg(&gram.k).arg(&gram.reach).arg(in_double).arg(&shape);
+        // SAFETY: one block reads k [examples, examples], reach [examples] and one int, writes the packed row, sums [3, examples] and one summary. All these
         // lengths have been checked.
         unsafe { enqueue(kernel, plan::ucenter_naive(), arguments) }
     }

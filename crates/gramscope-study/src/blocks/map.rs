@@ -11,8 +11,8 @@ use crate::results::{self, PairResult};
 use crate::stored::Npz;
 use crate::{Error, Result};
 
-/// Two entries of a pair of layers, or an entry of the diagonal and 1, may differ by this much: float32 maps of other tools
-/// are off by 1e-7, and maps across models by far more.
+/// Two entries of a pair of layers, or an entry of the diagonal and 1, may differ by this much: float32 maps of other
+/// tools are off by 1e-7, and maps across models by far more.
 const SYMMETRY: f64 = 1e-3;
 
 /// Where a map comes from.
@@ -153,7 +153,8 @@ impl WithinMap {
                 let (value, mirrored) = (square.at(row, column), square.at(column, row));
                 if !((value - mirrored).abs() <= SYMMETRY) {
                     return Err(format!(
-                        "the CKA of {} and {} is {value} and, the other way round, {mirrored}: this is no map of one network",
+                        "the CKA of {} and {} is {value} and, the other way round, {mirrored}: this is no map of one \
+                         network",
                         name(row),
                         name(column)
                     ));

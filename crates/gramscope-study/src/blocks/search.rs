@@ -151,8 +151,8 @@ impl Sums {
         })
     }
 
-    /// Inside and outside, where `across` has the first layers of the pairs across the edge, for a distance. `None` where
-    /// there is no such pair.
+    /// Inside and outside, where `across` has the first layers of the pairs across the edge, for a distance. `None`
+    /// where there is no such pair.
     fn weigh(&self, first: usize, last: usize, across: impl Fn(usize) -> std::ops::Range<usize>) -> Option<(f64, f64)> {
         let (mut inside, mut outside, mut weights) = (0.0, 0.0, 0.0);
         for distance in 1..=last - first {

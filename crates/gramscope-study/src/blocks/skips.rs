@@ -2,7 +2,7 @@
 
 use super::map::Square;
 use super::search::Range;
-use super::{SKIP_DROP, SKIP_REACH};
+use super::{LEAST_MARGIN, SKIP_DROP, SKIP_REACH};
 
 /// The layers that are not skipped, in order.
 pub(super) fn core(square: &Square) -> Vec<usize> {
@@ -26,18 +26,24 @@ fn is_skipped(square: &Square, core: &[usize], layer: usize) -> bool {
     })
 }
 
-/// The first and last layer of a range of the core, with the skipped layers beside it that are like it.
-pub(super) fn extend(square: &Square, core: &[usize], range: &Range) -> (usize, usize) {
+/// The first and last layer of a range of the core, with what belongs to it of the layers beside it; `free` are the
+/// layers that no other range has.
+pub(super) fn extend(square: &Square, core: &[usize], range: &Range, free: std::ops::Range<usize>) -> (usize, usize) {
     let members = &core[range.first..=range.last];
-    let middle = (range.inside + range.outside) / 2.0;
-    let belongs = |layer: usize| {
-        let sum: f64 = members.iter().map(|&member| square.at(layer, member)).sum();
-        sum / members.len() as f64 > middle
-    };
     let (first, last) = (members[0], members[members.len() - 1]);
-    let begin = range.first.checked_sub(1).map_or(0, |before| core[before] + 1);
-    let end = core.get(range.last + 1).copied().unwrap_or(square.side());
-    let before = (begin..first).rev().take_while(|&layer| belongs(layer)).count();
-    let after = (last + 1..end).take_while(|&layer| belongs(layer)).count();
+    let likeness =
+        |layer: usize| members.iter().map(|&member| square.at(layer, member)).sum::<f64>() / members.len() as f64;
+    let is_core = |layer: usize| core.binary_search(&layer).is_ok();
+    let skipped: Vec<f64> = (first..last).filter(|&layer| !is_core(layer)).map(likeness).collect();
+    // The longest run of skipped layers, as long as a branch, and how like the core they are.
+    let branch = members.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap_or(0);
+    let dark = skipped.iter().sum::<f64>() / skipped.len() as f64;
+    let is_square = dark - range.outside >= LEAST_MARGIN;
+    let belongs = |(steps, layer): &(usize, usize)| {
+        let over = |level: f64| likeness(*layer) > (level + range.outside) / 2.0;
+        (!is_core(*layer) && over(range.inside)) || (is_square && *steps < branch && over(dark))
+    };
+    let before = (free.start..first).rev().enumerate().take_while(belongs).count();
+    let after = (last + 1..free.end).enumerate().take_while(belongs).count();
     (first - before, last + after)
 }

@@ -108,6 +108,21 @@ fn a_checkerboard_of_two_kinds_of_layers_is_one_block() {
 }
 
 #[test]
+fn a_checkerboard_may_begin_or_end_with_a_dark_line() {
+    for (dark, outside) in [(0.6, 0.3), (0.7, 0.3), (0.5, 0.2)] {
+        for block in [20..=49, 19..=48, 19..=49] {
+            let value = |bright: bool| if bright { 0.95 } else { dark };
+            let within = |i: usize, j: usize| block.contains(&i) && block.contains(&j);
+            let one_kind = map(70, |i, j| if within(i, j) { value(i % 2 + j % 2 == 0) } else { outside });
+            let two_kinds = map(70, |i, j| if within(i, j) { value((i + j) % 2 == 0) } else { outside });
+            for board in [one_kind, two_kinds] {
+                assert_eq!(spans(&board), [(*block.start(), *block.end())], "{dark} {outside}: {:?}", find(&board));
+            }
+        }
+    }
+}
+
+#[test]
 fn noise_does_not_move_the_boundaries() {
     // Uniform in +-0.1, so that many a layer looks skipped.
     for seed in 0..20 {

@@ -396,6 +396,6 @@ fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
 
 /// A number at the colour bar, with as many decimals as a tenth of the greatest needs.
 fn tick_label(value: f64, greatest: f64) -> String {
-    let decimals = (1.0 - greatest.log10()).floor().clamp(1.0, 12.0) as usize;
+    let decimals = (1.0 - greatest.log10()).ceil().clamp(1.0, 12.0) as usize;
     format!("{value:.decimals$}")
 }

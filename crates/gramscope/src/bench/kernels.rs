@@ -134,10 +134,15 @@ fn gram(
         let Some(split) = split else { continue };
         let mut sums = device.zeros::<f32>(what, split.partials)?;
         let mut exponents = device.zeros::<i32>(what, split.exponents)?;
+        let mut reaches = device.zeros::<f32>(what, split.exponents)?;
         for exact in [true, false] {
             let us = time(device, |round| {
                 let x = inputs[round % inputs.len()].view();
-                let mut partials = PartialsMut { sums: sums.as_view_mut(), exponents: exponents.as_view_mut() };
+                let mut partials = PartialsMut {
+                    sums: sums.as_view_mut(),
+                    exponents: exponents.as_view_mut(),
+                    reaches: reaches.as_view_mut(),
+                };
                 let (shift, largest) = (shift.as_view(), largest.as_view());
                 if fused {
                     launcher.gram_fused(exact, &mut partials, &mut first_bad.as_view_mut(), &x, None, shape)
@@ -157,7 +162,7 @@ fn gram(
                 variant,
                 shape: shape.to_vec(),
                 us,
-                bytes: read + 4.0 * (split.partials + split.exponents) as f64,
+                bytes: read + 4.0 * (split.partials + 2 * split.exponents) as f64,
                 flops: products * 2.0 * triangle * features as f64,
                 naive_us,
                 ..base

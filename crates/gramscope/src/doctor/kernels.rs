@@ -1,8 +1,8 @@
 //! Every kernel and type of stored values against float64, at shapes that no tile fits.
 
 use gramscope_cuda::{
-    Device, EigenSummary, Grams, Launcher, LayerSum, PairSums, Panels, Partials, PartialsMut, RowSummary, Selection,
-    Slice, Uploaded, Values, Weight, plan,
+    Device, EigenSummary, Gram, GramMut, Grams, Launcher, LayerSum, PairSums, Panels, Partials, PartialsMut,
+    RowSummary, Selection, Slice, Uploaded, Values, Weight, plan,
 };
 use gramscope_reference::{Matrix, gram, hsic};
 use half::{bf16, f16};
@@ -159,7 +159,9 @@ fn products(device: &Device, input: &Input, double: bool, finding: &mut Finding)
         let mut partials = device.zeros::<f64>("a check", length)?;
         let shift = shifts.shift.as_view();
         let split = launcher.gram_double(&mut partials.as_view_mut(), &input.x.view(), &shift, None, input.shape)?;
-        launcher.ucenter_reduce_double(&mut k.as_view_mut(), &partials.as_view(), None, n, split)?;
+        let mut reach = device.zeros::<f64>("a check", n)?;
+        let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
+        launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split)?;
     } else {
         launcher.gram_naive(&mut k.as_view_mut(), &input.x.view(), &shifts.shift.as_view(), input.shape)?;
     }
@@ -201,11 +203,15 @@ fn centred_products(
     let (n, launcher) = (input.shape[0], device.launcher());
     let mut sums = device.zeros::<f32>("a check", split.partials)?;
     let mut exponents = device.zeros::<i32>("a check", split.exponents)?;
-    let mut partials = PartialsMut { sums: sums.as_view_mut(), exponents: exponents.as_view_mut() };
+    let mut reaches = device.zeros::<f32>("a check", split.exponents)?;
+    let mut partials =
+        PartialsMut { sums: sums.as_view_mut(), exponents: exponents.as_view_mut(), reaches: reaches.as_view_mut() };
     launch(launcher, &mut partials, &input.x.view())?;
     let mut k = device.zeros::<f64>("a check", n * n)?;
-    let partials = Partials { sums: sums.as_view(), exponents: exponents.as_view() };
-    launcher.ucenter_reduce(&mut k.as_view_mut(), &partials, None, n, split)?;
+    let mut reach = device.zeros::<f64>("a check", n)?;
+    let partials = Partials { sums: sums.as_view(), exponents: exponents.as_view(), reaches: reaches.as_view() };
+    let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
+    launcher.ucenter_reduce(&mut on_device, &partials, None, n, split)?;
     let found = Matrix::new(n, n, device.download(&k)?);
     let (found, expected) = (hsic::u_centre(&found), hsic::u_centre(&gram::linear(&input.truth)));
     let scale = expected.inner(&expected).sqrt();
@@ -251,20 +257,29 @@ fn packed(
     let in_double = device.zeros::<i32>("a check", 1)?;
     let mut sums = device.zeros::<f64>("a check", 3 * n)?;
     let (mut row_out, mut summary_out) = (row.as_view_mut(), summary.as_view_mut());
-    let (k, in_double) = (k.as_view(), in_double.as_view());
+    let reach = device.zeros::<f64>("a check", n)?;
+    let (gram, in_double) = (Gram { k: k.as_view(), reach: reach.as_view() }, in_double.as_view());
     if naive {
-        launcher.ucenter_naive(&mut row_out, &mut summary_out, &mut sums.as_view_mut(), &k, &in_double, n, biased)?;
+        launcher.ucenter_naive(
+            &mut row_out,
+            &mut summary_out,
+            &mut sums.as_view_mut(),
+            &gram,
+            &in_double,
+            n,
+            biased,
+        )?;
     } else {
         let mut norms = device.zeros::<f64>("a check", n)?;
         let mut arrivals = device.zeros::<u32>("a check", 1)?;
         let mut arrivals = arrivals.as_view_mut();
-        launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &k, None, n, biased, f64::INFINITY)?;
+        launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &gram, None, n, biased, plan::EXACT)?;
         launcher.ucenter_pack(
             &mut row_out,
             &mut summary_out,
             &mut norms.as_view_mut(),
             &mut arrivals,
-            &k,
+            &gram,
             &sums.as_view(),
             &in_double,
             None,
@@ -275,20 +290,25 @@ fn packed(
     Ok((device.download(&row)?, device.download(&summary)?[0]))
 }
 
-/// The RBF kernel from a linear Gram matrix, its median found either way.
+/// The RBF kernel from an activation, the median of its distances found either way.
 fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) -> anyhow::Result<()> {
-    let what = "a check";
-    let x = Matrix::new(n, 3, normals(n as u64, 3 * n).into_iter().map(f64::from).collect());
-    let (linear, expected) = (gram::linear(&x), gram::rbf(&x, 0.5));
+    let (what, shape) = ("a check", [n, 3]);
+    let input = input(device, Stored::F32, shape, n as u64)?;
+    let expected = gram::rbf(&input.truth, 0.5);
     let launcher = device.launcher();
-    let mut k = device.upload(what, &linear.data)?;
+    let mut k = device.zeros::<f64>(what, n * n)?;
     let mut distances = device.zeros::<f64>(what, n * n)?;
+    let mut reach = device.zeros::<f64>(what, n)?;
+    let mut partials = device.zeros::<f64>(what, plan::gram_double(n, 3, device.plan()).partials)?;
     let mut selection = device.zeros::<Selection>(what, 1)?;
     let mut histogram = device.zeros::<u32>(what, plan::RADIX_BINS)?;
     let mut arrivals = device.zeros::<u32>(what, 1)?;
     let mut undefined = device.zeros::<i32>(what, 1)?;
+    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x.view(), shape)?;
+    let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
+    launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split)?;
     let (mut chosen, mut counts) = (selection.as_view_mut(), histogram.as_view_mut());
-    launcher.rbf_distances(&mut distances.as_view_mut(), &mut chosen, &mut counts, &k.as_view(), n)?;
+    launcher.rbf_start(&mut chosen, &mut counts, n)?;
     let distances = distances.as_view();
     if naive {
         launcher.rbf_naive(&mut chosen, &distances, n)?;
@@ -301,7 +321,6 @@ fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) 
     let mut in_place = k.as_view_mut();
     launcher.rbf_apply(&mut in_place, &mut undefined.as_view_mut(), &distances, &chosen.as_view(), n, 0.5)?;
     anyhow::ensure!(device.download(&undefined)? == [0], "{n} different examples have no median distance");
-    // The diagonal does not count: U-centring never looks at it, and it is 1 in both.
     finding.compare_all(device.download(&k)?, &expected.data, 1.0);
     Ok(())
 }
@@ -318,8 +337,9 @@ fn eigenpairs(device: &Device, n: usize, finding: &mut Finding) -> anyhow::Resul
     let k = device.upload(what, &gram::linear(&x).data)?;
     let mut sums = device.zeros::<f64>(what, 3 * n)?;
     let mut arrivals = device.zeros::<u32>(what, 1)?;
-    let (k_view, mut arrivals) = (k.as_view(), arrivals.as_view_mut());
-    launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &k_view, None, n, true, f64::INFINITY)?;
+    let reach = device.zeros::<f64>(what, n)?;
+    let (on_device, mut arrivals) = (Gram { k: k.as_view(), reach: reach.as_view() }, arrivals.as_view_mut());
+    launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &on_device, None, n, true, plan::EXACT)?;
     let grams = Grams { k: k.as_view(), sums: sums.as_view(), layers: 1, examples: n };
     let vectors = plan::EIGEN_VECTORS * n;
     let mut found = device.zeros::<f64>(what, vectors)?;
