@@ -1,5 +1,5 @@
-// Every number that a kernel shares with whoever launches it. This file is their one owner: gramscope-cuda's `plan` module
-// reads it when it is compiled, so a line must keep the form `constexpr int NAME = DIGITS;`.
+// Every number that a kernel shares with whoever launches it. This file is their one owner: gramscope-cuda's `plan`
+// module reads it when it is compiled, so a line must keep the form `constexpr int NAME = DIGITS;`.
 #pragma once
 
 // A warp, and the threads of the blocks that work on slabs of features.

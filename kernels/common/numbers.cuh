@@ -13,7 +13,9 @@ struct BF16 {
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 
-__device__ __forceinline__ float to_float(BF16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
+__device__ __forceinline__ float to_float(BF16 value) {
+    return __uint_as_float(static_cast<unsigned>(value.bits) << 16);
+}
 
 __device__ __forceinline__ float to_float(F16 value) {
 #if GS_DEVICE

@@ -1,5 +1,5 @@
-// Where a kernel finds itself: on a GPU, or on the host under the emulation of gramscope-emulation. Headers beside this one
-// wrap what the two do differently, PTX above all; no other file looks at GS_DEVICE.
+// Where a kernel finds itself: on a GPU, or on the host under the emulation of gramscope-emulation. Headers beside this
+// one wrap what the two do differently, PTX above all; no other file looks at GS_DEVICE.
 #pragma once
 
 #include <stdint.h>
@@ -23,8 +23,8 @@ __device__ __forceinline__ unsigned char* shared_memory() {
 #endif
 }
 
-// On the device it is read anew at each use. The compiler would otherwise keep whatever follows from it (addresses of all
-// kinds) in registers over whole loops, and the kernels that hold a matrix in registers have none to spare.
+// On the device it is read anew at each use. The compiler would otherwise keep whatever follows from it (addresses of
+// all kinds) in registers over whole loops, and the kernels that hold a matrix in registers have none to spare.
 __device__ __forceinline__ int thread_of_block() {
 #if GS_DEVICE
     int thread;

@@ -1,9 +1,10 @@
 // Slabs: SLAB features of a block's rows on their way through shared memory to the tensor cores.
 //
-// A slab's buffer holds ROW_BYTES a row. It is filled with stored values; later each row is converted where it lies: shifted,
-// scaled by a power of two of its own, and split into float16 halves, high ones in the first 64 bytes, low ones in the last.
-// high + low has 22 significant bits; what it leaves out of a row is below 2^-37 of the row's largest value or 2^-22 of the
-// value itself. 16-byte chunks of a converted row lie at (chunk ^ (row % 8)), so that ldmatrix meets no bank twice.
+// A slab's buffer holds ROW_BYTES a row. It is filled with stored values; later each row is converted where it lies:
+// shifted, scaled by a power of two of its own, and split into float16 halves, high ones in the first 64 bytes, low
+// ones in the last. high + low has 22 significant bits; what it leaves out of a row is below 2^-37 of the row's largest
+// value or 2^-22 of the value itself. 16-byte chunks of a converted row lie at (chunk ^ (row % 8)), so that ldmatrix
+// meets no bank twice.
 //
 // A row's scale only ever grows. While it stays, slabs are summed on the tensor cores as they are; when it grows, sums
 // are multiplied by the (exact) ratio first.
@@ -18,11 +19,11 @@
 
 constexpr int SLAB_WARPS = SLAB_THREADS / WARP;
 constexpr int ROWS_PER_GROUP = 8;  // rows that a warp converts in two passes: 0, 4, 1, 5 and 2, 6, 3, 7
-constexpr int QUADS = SLAB / 4;     // lanes that hold a row
+constexpr int QUADS = SLAB / 4;    // lanes that hold a row
 constexpr int CHUNK_BYTES = 16;
 constexpr int LOW_HALVES = 4;  // chunk at which a row's low halves begin
-// Freshly scaled rows stay below 2^13, and are scaled anew when they pass 2^15: float16 ends at 2^16, and the low halves of
-// values down to 2^-15 of the largest stay clear of float16's smallest steps.
+// Freshly scaled rows stay below 2^13, and are scaled anew when they pass 2^15: float16 ends at 2^16, and the low
+// halves of values down to 2^-15 of the largest stay clear of float16's smallest steps.
 constexpr int FRESH_EXPONENT = 12;
 constexpr int LARGEST_EXPONENT = 14;
 // A row of which nothing has been seen. Far below all that can occur, yet its square is no float64 zero.
@@ -47,7 +48,9 @@ struct MatrixRows {
     __device__ __forceinline__ const T* row(int index) const { return values + index * stride; }
 
     // Whether all rows begin at multiples of 16 bytes.
-    __device__ __forceinline__ bool aligned() const { return is_aligned(values, stride * static_cast<int64_t>(sizeof(T))); }
+    __device__ __forceinline__ bool aligned() const {
+        return is_aligned(values, stride * static_cast<int64_t>(sizeof(T)));
+    }
 };
 
 // TILE rows of one matrix, and TILE of another.
@@ -79,11 +82,11 @@ __device__ __forceinline__ void copy_value(unsigned char* shared, const T* globa
     *reinterpret_cast<T*>(shared) = valid ? *global : T{};
 }
 
-// Starts the copy of features first .. first + SLAB of `count` rows. Features from `features` on become 0; rows that only fill
-// up the block are left as they are.
+// Starts the copy of features first .. first + SLAB of `count` rows. Features from `features` on become 0; rows that
+// only fill up the block are left as they are.
 template <class Rows>
-__device__ __forceinline__ void start_copy(unsigned char* buffer, const Rows& rows, int count, int64_t first, int64_t features,
-                                           bool aligned) {
+__device__ __forceinline__ void start_copy(unsigned char* buffer, const Rows& rows, int count, int64_t first,
+                                           int64_t features, bool aligned) {
     using T = typename Rows::Value;
     constexpr int PIECE = CHUNK_BYTES / sizeof(T);
     int width = aligned ? PIECE : 1;
@@ -123,7 +126,8 @@ __device__ __forceinline__ Quad stored_quad(const unsigned char* row, int quad) 
         T values[4];
     };
     Stored stored = reinterpret_cast<const Stored*>(row)[quad];
-    return {{to_float(stored.values[0]), to_float(stored.values[1]), to_float(stored.values[2]), to_float(stored.values[3])}};
+    return {{to_float(stored.values[0]), to_float(stored.values[1]), to_float(stored.values[2]),
+             to_float(stored.values[3])}};
 }
 
 // What a lane subtracts from its columns, and the power of two that keeps the difference of even the largest, and the
@@ -144,8 +148,8 @@ __device__ __forceinline__ Shift shift_by(const Quad& shift, float largest) {
     return result;
 }
 
-// Exponents of the rows of three slabs running, and of two flushes: what is being written is never what is being read. Lies
-// in shared memory.
+// Exponents of the rows of three slabs running, and of two flushes: what is being written is never what is being read.
+// Lies in shared memory.
 struct Exponents {
     int* base;
     int rows;
@@ -156,7 +160,8 @@ struct Exponents {
     __device__ __forceinline__ int* of_flush(int flush) const { return base + (3 + flush % 2) * rows; }
     // The last slab in which some row's exponent grew, of the even ones and of the odd ones.
     __device__ __forceinline__ int* changed(int slab) const { return base + 5 * rows + slab % 2; }
-    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have been.
+    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have
+    // been.
     __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
 };
 
@@ -170,7 +175,8 @@ __device__ __forceinline__ void clear_exponents(const Exponents& exponents) {
     if (thread_of_block() < 2) *exponents.changed(thread_of_block()) = 0;
 }
 
-// The exponent under which a row whose largest shifted value is `magnitude` (bits, times 2^factor_exponent) fits into float16.
+// The exponent under which a row whose largest shifted value is `magnitude` (bits, times 2^factor_exponent) fits into
+// float16.
 __device__ __forceinline__ int fitting_exponent(int previous, unsigned magnitude, int factor_exponent) {
     // Never so low that its power of two would leave float32.
     int lowest = -126 - factor_exponent;
@@ -181,7 +187,8 @@ __device__ __forceinline__ int fitting_exponent(int previous, unsigned magnitude
 
 // The bits of the largest magnitude of a row, from the eight lanes that hold it.
 __device__ __forceinline__ unsigned largest_magnitude(const Quad& quad) {
-    float largest = fmaxf(fmaxf(fabsf(quad.values[0]), fabsf(quad.values[1])), fmaxf(fabsf(quad.values[2]), fabsf(quad.values[3])));
+    float largest =
+        fmaxf(fmaxf(fabsf(quad.values[0]), fabsf(quad.values[1])), fmaxf(fabsf(quad.values[2]), fabsf(quad.values[3])));
     for (int mask = QUADS / 2; mask > 0; mask /= 2) largest = fmaxf(largest, from_lane_xor(largest, mask));
     return __float_as_uint(largest);
 }
@@ -211,7 +218,8 @@ __device__ __forceinline__ void store_halves(unsigned char* buffer, int row, int
 
 // A row's values, shifted; 0 in rows that only fill up the block.
 template <class Rows>
-__device__ __forceinline__ Quad shifted_quad(const unsigned char* buffer, const Rows& rows, int row, int quad, const Shift& shift) {
+__device__ __forceinline__ Quad shifted_quad(const unsigned char* buffer, const Rows& rows, int row, int quad,
+                                             const Shift& shift) {
     if (!rows.has(row)) return {};
     Quad value = stored_quad<typename Rows::Value>(buffer + row * ROW_BYTES, quad);
     for (int i = 0; i < 4; ++i) value.values[i] = fmaf(value.values[i], shift.factor, -shift.shifted.values[i]);
@@ -251,8 +259,9 @@ struct Fragments {
     unsigned high[STEPS][4], low[STEPS][4];
 };
 
-// As the left factor: registers in the order (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k 8-15).
-// The right factor is read with the same addresses; there registers 0 and 2 are k 0-7 and k 8-15 of its first eight rows.
+// As the left factor: registers in the order (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k
+// 8-15). The right factor is read with the same addresses; there registers 0 and 2 are k 0-7 and k 8-15 of its first
+// eight rows.
 template <bool LOW>
 __device__ __forceinline__ void load_fragments(Fragments& fragments, unsigned char* buffer, int first_row) {
     int lane = lane_of_warp(), row = first_row + lane % 16;
@@ -275,9 +284,9 @@ __device__ __forceinline__ void add_fast(float (&tile)[8], const Fragments& a, c
     for (int step = 0; step < STEPS; ++step) add_product(tile, a.high[step], b.high[step]);
 }
 
-// (high + low) (high + low), but for low low. The tensor cores truncate whenever they add: a chain over many slabs would
-// come out too small by 2^-24 a step. So a slab's sum starts from zero, smallest products first, and joins the tile by an
-// ordinary, rounded addition.
+// (high + low) (high + low), but for low low. The tensor cores truncate whenever they add: a chain over many slabs
+// would come out too small by 2^-24 a step. So a slab's sum starts from zero, smallest products first, and joins the
+// tile by an ordinary, rounded addition.
 __device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, const Fragments& b) {
     float sum[8] = {};
 #pragma unroll
@@ -291,8 +300,8 @@ __device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, 
     for (int index = 0; index < 8; ++index) tile[index] += sum[index];
 }
 
-// All four products, those of high halves for themselves, a step at a time: where few values outweigh all others, low low is up
-// to 2^-22 of the product, and so is what truncation takes from it in several steps.
+// All four products, those of high halves for themselves, a step at a time: where few values outweigh all others, low
+// low is up to 2^-22 of the product, and so is what truncation takes from it in several steps.
 __device__ __forceinline__ void add_careful(float (&tile)[8], const Fragments& a, const Fragments& b) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
@@ -312,7 +321,8 @@ __device__ __forceinline__ float growth(const int* before, const int* after, int
 }
 
 // Multiplies a tile's entries by powers of two of their rows and columns.
-__device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, const int* after, int first_row, int first_column) {
+__device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, const int* after, int first_row,
+                                           int first_column) {
     int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
     float upper = growth(before, after, first_row + g), lower = growth(before, after, first_row + g + 8);
     for (int half = 0; half < 2; ++half) {
@@ -325,10 +335,10 @@ __device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, 
     }
 }
 
-// Moves a tile to its place among the partial sums, STRIP x STRIP values row by row: written there by the first flush, added
-// by those that follow, what is there being brought to the present exponents.
-__device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, const Exponents& exponents, int slab, int flush,
-                                           int first_row, int first_column) {
+// Moves a tile to its place among the partial sums, STRIP x STRIP values row by row: written there by the first flush,
+// added by those that follow, what is there being brought to the present exponents.
+__device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, const Exponents& exponents, int slab,
+                                           int flush, int first_row, int first_column) {
     float* own = partial + lane_of_warp() / 4 * STRIP + 2 * (lane_of_warp() % 4);
     // Entries 2 part and 2 part + 1 of a tile lie side by side, eight rows or columns on from those of the part before.
     auto place = [&](int part) { return reinterpret_cast<float2*>(own + part % 2 * 8 * STRIP + part / 2 * 8); };
@@ -346,9 +356,10 @@ __device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, con
     for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
 }
 
-// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same one or no
-// entry of the diagonal in each half of the tile at each flush.
-__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush, int first_row) {
+// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same
+// one or no entry of the diagonal in each half of the tile at each flush.
+__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush,
+                                          int first_row) {
     int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
     if (q != g / 2) return;
     float diagonal[2] = {g % 2 == 0 ? tile[0] : tile[1], g % 2 == 0 ? tile[6] : tile[7]};
@@ -384,10 +395,10 @@ __device__ __forceinline__ void write_reaches(float* out, const Exponents& expon
     for (int row = thread_of_block(); row < count; row += SLAB_THREADS) out[row] = exponents.reach()[row];
 }
 
-// Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s, converts
-// s + 1 (and, with LEAD = 2, measures s + 2), and copies of later slabs are under way; the buffer of s - 1 is free. So one
-// barrier a slab is enough. Half of the warps prepare before they multiply and half after, so that on each scheduler the
-// tensor cores and the ordinary units are busy at the same time.
+// Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s,
+// converts s + 1 (and, with LEAD = 2, measures s + 2), and copies of later slabs are under way; the buffer of s - 1 is
+// free. So one barrier a slab is enough. Half of the warps prepare before they multiply and half after, so that on each
+// scheduler the tensor cores and the ordinary units are busy at the same time.
 template <class Work>
 __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
     int last = FIRST_SLAB + slabs, buffers = work.buffers();
@@ -398,8 +409,8 @@ __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
     }
 #pragma unroll 1
     for (int slab = FIRST_SLAB - Work::LEAD; slab < last; ++slab) {
-        // All copies but those behind slab + LEAD have arrived, this thread's by the wait, the others' by the barrier; and all
-        // warps are done with the slab before this one.
+        // All copies but those behind slab + LEAD have arrived, this thread's by the wait, the others' by the barrier;
+        // and all warps are done with the slab before this one.
         copies_wait(buffers - 2 - Work::LEAD);
         __syncthreads();
         int copied = slab + buffers - 1;

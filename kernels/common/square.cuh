@@ -1,5 +1,5 @@
-// A tile of TILE x TILE products of rows of one matrix with rows of another (or of the same), summed over a part of their
-// features: what gs_gram_tiled_* and gs_hsic_mma_* share.
+// A tile of TILE x TILE products of rows of one matrix with rows of another (or of the same), summed over a part of
+// their features: what gs_gram_tiled_* and gs_hsic_mma_* share.
 #pragma once
 
 #include "common/slab.cuh"
@@ -25,9 +25,10 @@ struct Square {
     bool symmetric;
     float tiles[TILE_STRIPS][8];  // warp w owns strip w of the rows and all strips of the columns
 
-    // Rows from TILE * `down` of the `upper` matrix (its first `upper_rows` rows), columns from TILE * `across` of `lower`.
-    __device__ __forceinline__ void place(const T* upper, int upper_rows, int down, const T* lower, int lower_rows, int across,
-                                          int64_t p, int buffers) {
+    // Rows from TILE * `down` of the `upper` matrix (its first `upper_rows` rows), columns from TILE * `across` of
+    // `lower`.
+    __device__ __forceinline__ void place(const T* upper, int upper_rows, int down, const T* lower, int lower_rows,
+                                          int across, int64_t p, int buffers) {
         int left_down = upper_rows - down * TILE, left_across = lower_rows - across * TILE;
         rows.upper = {upper + down * p * TILE, left_down < TILE ? left_down : TILE, p};
         rows.lower = {lower + across * p * TILE, left_across < TILE ? left_across : TILE, p};
@@ -66,7 +67,8 @@ struct Square {
             int column = thread_of_block() % SLAB;
             bool valid = first + column < features;
             const float* from = thread_of_block() < SLAB ? shifts : largest;
-            copy_value(buffer(slab) + ROWS * ROW_BYTES + thread_of_block() * 4, valid ? from + first + column : from, valid);
+            copy_value(buffer(slab) + ROWS * ROW_BYTES + thread_of_block() * 4, valid ? from + first + column : from,
+                       valid);
         }
     }
 

@@ -1,7 +1,7 @@
 // The trimmed mean of a column: (sum - least - most) / (n - 2).
 //
-// The least and the greatest value never enter the sum. So one outlier, however large, does not drown what the others add up
-// to, as it would if it were subtracted again in float32.
+// The least and the greatest value never enter the sum. So one outlier, however large, does not drown what the others
+// add up to, as it would if it were subtracted again in float32.
 #pragma once
 
 #include "common/numbers.cuh"
@@ -21,7 +21,8 @@ __device__ __forceinline__ Column column_of(float a, float b) {
     return {0.0f, fminf(a, b), fmaxf(a, b), fmaf(a, 0.0f, b * 0.0f)};
 }
 
-// Two more values, at least one of which stays in the middle and joins the sum, as does one of those that were outermost.
+// Two more values, at least one of which stays in the middle and joins the sum, as does one of those that were
+// outermost.
 __device__ __forceinline__ void add_pair(Column& column, float a, float b, float weight) {
     float least = fminf(a, b), most = fmaxf(a, b);
     column.sum = fmaf(fminf(column.most, most), weight, column.sum);
@@ -48,7 +49,9 @@ __device__ __forceinline__ void merge(Column& column, const Column& other, float
 
 __device__ __forceinline__ bool all_finite(const Column& column) { return column.probe == 0.0f; }
 
-__device__ __forceinline__ float largest_of(const Column& column) { return fmaxf(fabsf(column.least), fabsf(column.most)); }
+__device__ __forceinline__ float largest_of(const Column& column) {
+    return fmaxf(fabsf(column.least), fabsf(column.most));
+}
 
 // Rounding must not move it off a constant column's value: hence the bounds.
 __device__ __forceinline__ float trimmed_mean(const Column& column, int n, float weight) {

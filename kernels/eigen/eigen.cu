@@ -1,8 +1,9 @@
 // The two leading eigenpairs of K' = HKH for every Gram matrix of a batch, and K' without the first.
-// Source: subspace iteration with Rayleigh-Ritz projection (Golub and Van Loan, section 8.2.4; Stewart 1969); what they are for:
-// Nguyen et al. (ICLR 2021), section 5. crates/gramscope-reference/src/components.rs is the model.
+// Source: subspace iteration with Rayleigh-Ritz projection (Golub and Van Loan, section 8.2.4; Stewart 1969); what they
+// are for: Nguyen et al. (ICLR 2021), section 5. crates/gramscope-reference/src/components.rs is the model.
 //
-// K'_ij = K_ij - m_i - m_j with m_i = rowsum_i / n less half of their mean: K' v needs K, m and two sums, so K' is never stored.
+// K'_ij = K_ij - m_i - m_j with m_i = rowsum_i / n less half of their mean: K' v needs K, m and two sums, so K' is
+// never stored.
 //
 // In   k [layers, n, n]        float64, row-major, symmetric, with its diagonal
 //      sums [layers, 3, n]     as gs_ucenter_rows leaves them with biased = 1
@@ -10,10 +11,12 @@
 //      summaries [layers]      EigenSummary
 //      scratch [layers, EIGEN_VECTORS, n]
 //      deflated [layers, n, n] float64: K' - l_1 v_1 v_1^T
-// A block a matrix (plan::eigen_subspace); deflate: plan::eigen_deflate. Deterministic: yes, no atomics. float64 throughout.
+// A block a matrix (plan::eigen_subspace); deflate: plan::eigen_deflate. Deterministic: yes, no atomics. float64
+// throughout.
 //
-// Variants  subspace   EIGEN_VECTORS vectors at once: the error falls as l_9 / l_2 a step, not as l_2 / l_1; ROUND steps
-//                      between projections; stops when both residuals are below tolerance l_1, or after `iterations` steps
+// Variants  subspace   EIGEN_VECTORS vectors at once: the error falls as l_9 / l_2 a step, not as l_2 / l_1; ROUND
+//                      steps between projections; stops when both residuals are below tolerance l_1, or after
+//                      `iterations` steps
 //           naive      Jacobi's method on the whole matrix: the reference on the device
 #include "common/numbers.cuh"
 #include "common/reduce.cuh"
@@ -39,7 +42,7 @@ constexpr int COUNT = EIGEN_VECTORS;
 constexpr int ROUND = 8;
 constexpr int JACOBI_SWEEPS = 12;
 
-// --- K' --------------------------------------------------------------------------------------------------------------------
+// --- K' --------------------------------------------------------------------------------------------------------------
 
 // One matrix of the batch, and a block's scratch.
 struct Centred {
@@ -60,8 +63,10 @@ struct Centred {
     }
 };
 
-__device__ __forceinline__ Centred centred_at(const double* k, const double* sums, int layer, int n, const Scratch& scratch) {
-    Centred matrix{k + static_cast<int64_t>(layer) * n * n, sums + static_cast<int64_t>(layer) * 3 * n, n, 0.0, scratch};
+__device__ __forceinline__ Centred centred_at(const double* k, const double* sums, int layer, int n,
+                                              const Scratch& scratch) {
+    Centred matrix{k + static_cast<int64_t>(layer) * n * n, sums + static_cast<int64_t>(layer) * 3 * n, n, 0.0,
+                   scratch};
     matrix.half = 0.5 * matrix.sum([&](int i) { return matrix.sums[i]; }) / (static_cast<double>(n) * n);
     return matrix;
 }
@@ -83,13 +88,14 @@ __device__ __forceinline__ void apply(double* out, const double* in, const Centr
         }
         for (int v = 0; v < COUNT; ++v) {
             double sum = warp_sum(sums[v]);
-            if (lane_of_warp() == 0) out[static_cast<int64_t>(v) * n + i] = sum - matrix.mean(i) * totals[v] - products[v];
+            if (lane_of_warp() == 0)
+                out[static_cast<int64_t>(v) * n + i] = sum - matrix.mean(i) * totals[v] - products[v];
         }
     }
     __syncthreads();
 }
 
-// --- subspace --------------------------------------------------------------------------------------------------------------
+// --- subspace --------------------------------------------------------------------------------------------------------
 
 // Start vectors: well spread, the same for every matrix.
 __device__ __forceinline__ void spread(double* vectors, int n) {
@@ -194,7 +200,8 @@ __device__ __forceinline__ void combine(double* vectors, const Projected& small,
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         double mixed[COUNT] = {};
         for (int v = 0; v < COUNT; ++v) {
-            for (int u = 0; u < COUNT; ++u) mixed[v] = fma(vectors[static_cast<int64_t>(u) * n + i], small.rotation[u][v], mixed[v]);
+            for (int u = 0; u < COUNT; ++u)
+                mixed[v] = fma(vectors[static_cast<int64_t>(u) * n + i], small.rotation[u][v], mixed[v]);
         }
         for (int v = 0; v < COUNT; ++v) vectors[static_cast<int64_t>(v) * n + i] = mixed[v];
     }
@@ -202,8 +209,10 @@ __device__ __forceinline__ void combine(double* vectors, const Projected& small,
 }
 
 // |K' v - l v| of eigenpair `index`.
-__device__ __forceinline__ double residual(const double* images, const double* vectors, const Projected& small, int index, const Centred& matrix) {
-    const double *image = images + static_cast<int64_t>(index) * matrix.n, *vector = vectors + static_cast<int64_t>(index) * matrix.n;
+__device__ __forceinline__ double residual(const double* images, const double* vectors, const Projected& small,
+                                           int index, const Centred& matrix) {
+    const double *image = images + static_cast<int64_t>(index) * matrix.n,
+                 *vector = vectors + static_cast<int64_t>(index) * matrix.n;
     double value = small.values[index][index];
     return sqrt(matrix.sum([&](int i) {
         double difference = image[i] - value * vector[i];
@@ -211,8 +220,8 @@ __device__ __forceinline__ double residual(const double* images, const double* v
     }));
 }
 
-// Rayleigh-Ritz: the best approximations to eigenpairs within the subspace; images = K' vectors. Returns the larger residual
-// of the first two.
+// Rayleigh-Ritz: the best approximations to eigenpairs within the subspace; images = K' vectors. Returns the larger
+// residual of the first two.
 __device__ __forceinline__ double project(double* vectors, double* images, Projected& small, const Centred& matrix) {
     int n = matrix.n;
 #pragma unroll 1
@@ -232,7 +241,8 @@ __device__ __forceinline__ double project(double* vectors, double* images, Proje
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
-gs_eigen_subspace(double* vectors, EigenSummary* summaries, double* scratch, const double* k, const double* sums, EigenShape shape) {
+    gs_eigen_subspace(double* vectors, EigenSummary* summaries, double* scratch, const double* k, const double* sums,
+                      EigenShape shape) {
     int n = shape.examples, layer = static_cast<int>(blockIdx.x);
     auto& small = *reinterpret_cast<Projected*>(shared_memory());
     Centred matrix = centred_at(k, sums, layer, n, scratch_at(shared_memory() + sizeof(Projected)));
@@ -258,12 +268,12 @@ gs_eigen_subspace(double* vectors, EigenSummary* summaries, double* scratch, con
     summaries[layer] = {small.values[0][0], small.values[1][1], trace, error, step, 0};
 }
 
-// --- deflate ---------------------------------------------------------------------------------------------------------------
+// --- deflate ---------------------------------------------------------------------------------------------------------
 
 // blockIdx.y: the matrix.
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
-gs_eigen_deflate(double* deflated, const double* vectors, const EigenSummary* summaries, const double* k, const double* sums,
-                 EigenShape shape) {
+    gs_eigen_deflate(double* deflated, const double* vectors, const EigenSummary* summaries, const double* k,
+                     const double* sums, EigenShape shape) {
     int64_t n = shape.examples, entry = static_cast<int64_t>(blockIdx.x) * ENTRY_THREADS + thread_of_block();
     int layer = static_cast<int>(blockIdx.y);
     Centred matrix = centred_at(k, sums, layer, shape.examples, scratch_at(shared_memory()));
@@ -273,17 +283,19 @@ gs_eigen_deflate(double* deflated, const double* vectors, const EigenSummary* su
     deflated[layer * n * n + entry] = matrix.entry(i, j) - summaries[layer].first * first[i] * first[j];
 }
 
-// --- naive -----------------------------------------------------------------------------------------------------------------
+// --- naive -----------------------------------------------------------------------------------------------------------
 
 // Turns columns, or rows, p and q of a matrix [n, n] by (c, s).
-__device__ __forceinline__ void turn_all(double* matrix, int n, int64_t p, int64_t q, int64_t along, int64_t across, double c, double s) {
-    for (int64_t i = thread_of_block(); i < n; i += ENTRY_THREADS) turn(matrix[i * along + p * across], matrix[i * along + q * across], c, s);
+__device__ __forceinline__ void turn_all(double* matrix, int n, int64_t p, int64_t q, int64_t along, int64_t across,
+                                         double c, double s) {
+    for (int64_t i = thread_of_block(); i < n; i += ENTRY_THREADS)
+        turn(matrix[i * along + p * across], matrix[i * along + q * across], c, s);
     __syncthreads();
 }
 
 // work [layers, 2, n, n]: K' on its way to the diagonal, and the eigenvectors as columns. values [layers, n], unsorted.
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
-gs_eigen_naive(double* values, double* work, const double* k, const double* sums, EigenShape shape) {
+    gs_eigen_naive(double* values, double* work, const double* k, const double* sums, EigenShape shape) {
     int n = shape.examples, layer = static_cast<int>(blockIdx.x);
     Centred matrix = centred_at(k, sums, layer, n, scratch_at(shared_memory()));
     double* a = work + static_cast<int64_t>(layer) * 2 * n * n;
@@ -309,5 +321,6 @@ gs_eigen_naive(double* values, double* work, const double* k, const double* sums
             }
         }
     }
-    for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) values[static_cast<int64_t>(layer) * n + i] = a[static_cast<int64_t>(i) * n + i];
+    for (int i = thread_of_block(); i < n; i += ENTRY_THREADS)
+        values[static_cast<int64_t>(layer) * n + i] = a[static_cast<int64_t>(i) * n + i];
 }

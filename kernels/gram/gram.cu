@@ -1,26 +1,29 @@
-// Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of each
-// column, (sum - least - most) / (n - 2).
+// Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of
+// each column, (sum - least - most) / (n - 2).
 // Source: a shift adds a_i + a_j + c to K_ij, which centring removes (Szekely and Rizzo, Annals of Statistics 2014);
 // crates/gramscope-cka/src/cpu/gram.rs is the model.
 //
 // In   x [n, p]           float32, bfloat16 or float16, row-major; any alignment, rows of 16-byte multiples are faster
-// Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c <= r, at
-//                         r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
-//      exponents          [splits, strips * STRIP] int32: K_ij = sum over splits of partial_ij 2^(exponent_i + exponent_j)
-//      reaches            [splits, strips * STRIP] float32: sums over chains of |x_i|^4, |x_i| over the chain's part of the
-//                         shifted row, in 2^(4 exponent_i): what rounding is relative to where products cancel
-//      first_bad          the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets INT_MAX
+// Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c
+//                         <= r, at r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
+//      exponents          [splits, strips * STRIP] int32: K_ij = sum over splits of partial_ij 2^(exponent_i +
+//                         exponent_j)
+//      reaches            [splits, strips * STRIP] float32: sums over chains of |x_i|^4, |x_i| over the chain's part of
+//                         the shifted row, in 2^(4 exponent_i): what rounding is relative to where products cancel
+//      first_bad          the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets
+//                         INT_MAX
 //      needed             null, or a flag: where it is 0 the kernel returns at once and writes nothing
-// Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: <= FUSED_ROWS), p < 2^31.
+// Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: at most
+// FUSED_ROWS), p < 2^31.
 // Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
-// Accumulates: float32 on the tensor cores over at most CHAIN_SLABS x SLAB = 512 features, then float32 sums of those, then
-// (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
+// Accumulates: float32 on the tensor cores over at most CHAIN_SLABS x SLAB = 512 features, then float32 sums of those,
+// then (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
 //
 // Variants  shift    s and the largest |x| of every column, for the variants that do not hold whole columns
 //           naive    K itself, a thread an entry: the reference on the device
 //           double   float64 products: for few examples and for what centring has found to be badly conditioned
-//           distances   as double, but |x_i - x_j|^2, for the RBF kernel: as differences of products they would lose those of
-//                    ordinary rows beside distant ones
+//           distances  as double, but |x_i - x_j|^2, for the RBF kernel: as differences of products, those of ordinary
+//                    rows would be lost beside distant ones
 //           fused    n <= 256: one block holds all rows of a slab, computes s there, multiplies one triangle of strips
 //           tiled    any n: tiles of 128 x 128 of the triangle, s given
 //           exact    high high + high low + low high of float16 halves (tiled: low low, too): 22 bits
@@ -36,7 +39,7 @@ struct GramShape {
     int32_t buffers;  // slab buffers of the ring in shared memory
 };
 
-// --- shift -----------------------------------------------------------------------------------------------------------------
+// --- shift -----------------------------------------------------------------------------------------------------------
 
 // The first row in which this column of x is not finite.
 template <class T>
@@ -47,7 +50,8 @@ __device__ int first_bad_row(const T* x, int64_t column, const GramShape& shape)
 }
 
 template <class T>
-__device__ void shift(float* shifts, float* largest, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
+__device__ void shift(float* shifts, float* largest, int* first_bad, const T* x, const int* needed,
+                      const GramShape& shape) {
     if (not_needed(needed)) return;
     int64_t p = shape.features, index = static_cast<int64_t>(blockIdx.x) * COLUMN_THREADS + thread_of_block();
     if (index >= p) return;
@@ -63,7 +67,7 @@ __device__ void shift(float* shifts, float* largest, int* first_bad, const T* x,
     largest[index] = largest_of(column);
 }
 
-// --- naive -----------------------------------------------------------------------------------------------------------------
+// --- naive -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 __device__ void naive(double* k, const T* x, const float* shifts, const GramShape& shape) {
@@ -79,15 +83,15 @@ __device__ void naive(double* k, const T* x, const float* shifts, const GramShap
     k[index] = sum;
 }
 
-// --- double ----------------------------------------------------------------------------------------------------------------
+// --- double ----------------------------------------------------------------------------------------------------------
 
 constexpr int DOUBLE_SIDE = DOUBLE_TILE / STRIP;  // strips of a tile; a thread computes one entry of each pair of them
 
-// DOUBLE_TILE rows of a slab, shifted, in shared memory; rows and features that are not there are 0. One more column keeps
-// the rows in different banks.
+// DOUBLE_TILE rows of a slab, shifted, in shared memory; rows and features that are not there are 0. One more column
+// keeps the rows in different banks.
 template <class T>
-__device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const float* shifts, int first_row, int64_t first,
-                             const GramShape& shape) {
+__device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const float* shifts, int first_row,
+                             int64_t first, const GramShape& shape) {
     for (int index = thread_of_block(); index < DOUBLE_TILE * DOUBLE_SLAB; index += ENTRY_THREADS) {
         int row = index / DOUBLE_SLAB, column = index % DOUBLE_SLAB;
         int64_t feature = first + column;
@@ -101,7 +105,7 @@ __device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const 
 // PRODUCTS: of shifted values; else squares of differences, for which `shifts` is null.
 template <bool PRODUCTS, class T>
 __device__ void in_double(double* partials, const T* x, const float* shifts, const GramShape& shape) {
-    auto* rows = reinterpret_cast<double(*)[DOUBLE_SLAB + 1]>(shared_memory());
+    auto* rows = reinterpret_cast<double (*)[DOUBLE_SLAB + 1]>(shared_memory());
     auto* columns = rows + DOUBLE_TILE;
     Place tile = place_in_triangle(blockIdx.x);
     int64_t slabs = (shape.features + DOUBLE_SLAB - 1) / DOUBLE_SLAB;
@@ -134,7 +138,7 @@ __device__ void in_double(double* partials, const T* x, const float* shifts, con
     }
 }
 
-// --- fused -----------------------------------------------------------------------------------------------------------------
+// --- fused -----------------------------------------------------------------------------------------------------------
 
 constexpr int MAX_STRIPS = FUSED_ROWS / STRIP;
 // Rows of a slab are measured in this many interleaved subsets, one for half a warp.
@@ -168,7 +172,9 @@ struct Fused {
 
     // What is cheap to compute is not kept: registers are scarce.
     __device__ __forceinline__ float weight() const { return weight_of_sum(shape.examples); }
-    __device__ __forceinline__ int subsets() const { return shape.examples >= 2 * SUBSETS ? SUBSETS : shape.examples / 2; }
+    __device__ __forceinline__ int subsets() const {
+        return shape.examples >= 2 * SUBSETS ? SUBSETS : shape.examples / 2;
+    }
     __device__ __forceinline__ int buffers() const { return shape.buffers; }
 
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
@@ -205,7 +211,8 @@ struct Fused {
         reinterpret_cast<float2*>(own.most)[pair] = make_float2(left.most, right.most);
     }
 
-    __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset, int pair) {
+    __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset,
+                                                   int pair) {
         auto values = [&](int row) { return stored_pair<T>(slab + row * ROW_BYTES, pair); };
         int n = shape.examples, step = subsets(), row = subset + 2 * step;
         float2 a = values(subset), b = values(subset + step);
@@ -240,8 +247,8 @@ struct Fused {
         return {from_lane_xor(column.sum, 16), from_lane_xor(column.least, 16), from_lane_xor(column.most, 16), 0.0f};
     }
 
-    // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their order, and
-    // then fetches those that it needs.
+    // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their
+    // order, and then fetches those that it needs.
     __device__ __forceinline__ Shift shift_of(int slab) const {
         const Measured* all = measured + slab % 2 * SLAB_WARPS;
         Column column = column_at(all[0], lane_of_warp());
@@ -264,8 +271,8 @@ struct Fused {
         if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
     }
 
-    // Calls visit(tile, row strip, column strip) for each of this warp's tiles. The order is known when it is compiled, so
-    // that tiles stay in registers; the conditions are the same in all lanes.
+    // Calls visit(tile, row strip, column strip) for each of this warp's tiles. The order is known when it is compiled,
+    // so that tiles stay in registers; the conditions are the same in all lanes.
     template <class Visit>
     __device__ __forceinline__ void for_tiles(const Visit& visit) {
 #pragma unroll
@@ -304,11 +311,11 @@ struct Fused {
 
     __device__ __forceinline__ void rescale(int slab) {
         const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
-        for_tiles([&](float(&tile)[8], int r, int c) { scale_tile(tile, before, after, r * STRIP, c * STRIP); });
+        for_tiles([&](float (&tile)[8], int r, int c) { scale_tile(tile, before, after, r * STRIP, c * STRIP); });
     }
 
     __device__ __forceinline__ void flush(int slab, int count) {
-        for_tiles([&](float(&tile)[8], int r, int c) {
+        for_tiles([&](float (&tile)[8], int r, int c) {
             float* place = partials + index_in_triangle(r, c) * STRIP * STRIP;
             if (r == c) add_reach(tile, exponents, slab, count, r * STRIP);
             flush_tile(tile, place, exponents, slab, count, r * STRIP, c * STRIP);
@@ -318,7 +325,8 @@ struct Fused {
 };
 
 template <class T, bool LOW>
-__device__ void fused(float* partials, int* exponents, float* reaches, int* first_bad, const T* x, const int* needed, const GramShape& shape) {
+__device__ void fused(float* partials, int* exponents, float* reaches, int* first_bad, const T* x, const int* needed,
+                      const GramShape& shape) {
     if (not_needed(needed)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
     Fused<T, LOW> work;
@@ -347,11 +355,11 @@ __device__ void fused(float* partials, int* exponents, float* reaches, int* firs
     write_reaches(reaches + own, work.exponents, count);
 }
 
-// --- tiled -----------------------------------------------------------------------------------------------------------------
+// --- tiled -----------------------------------------------------------------------------------------------------------
 
 template <class T, bool LOW>
-__device__ void tiled(float* partials, int* exponents, float* reaches, const T* x, const float* shifts, const float* largest, const int* needed,
-                      const GramShape& shape) {
+__device__ void tiled(float* partials, int* exponents, float* reaches, const T* x, const float* shifts,
+                      const float* largest, const int* needed, const GramShape& shape) {
     if (not_needed(needed)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP;
     Place tile = place_in_triangle(blockIdx.x);
@@ -365,146 +373,149 @@ __device__ void tiled(float* partials, int* exponents, float* reaches, const T* 
     work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
     int slabs = work.run();
     int64_t padded = static_cast<int64_t>(strips) * STRIP;
-    int first = tile.row * TILE, count = static_cast<int>(padded) - first < TILE ? static_cast<int>(padded) - first : TILE;
+    int first = tile.row * TILE,
+        count = static_cast<int>(padded) - first < TILE ? static_cast<int>(padded) - first : TILE;
     int64_t own = padded * blockIdx.y + first;
     // Row by row the exponents are the same in all tiles.
     if (tile.column == 0) write_exponents(exponents + own, work.exponents, slabs, 0, count);
     if (tile.column == tile.row) write_reaches(reaches + own, work.exponents, count);
 }
 
-// --- entries ---------------------------------------------------------------------------------------------------------------
+// --- entries ---------------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-gs_gram_shift_f32(float* shifts, float* largest, int* first_bad, const float* x, const int* needed, GramShape shape) {
+    gs_gram_shift_f32(float* shifts, float* largest, int* first_bad, const float* x, const int* needed,
+                      GramShape shape) {
     shift(shifts, largest, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_naive_f32(double* k, const float* x, const float* shifts, GramShape shape) {
+    gs_gram_naive_f32(double* k, const float* x, const float* shifts, GramShape shape) {
     naive(k, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_double_f32(double* partials, const float* x, const float* shifts, const int* needed, GramShape shape) {
+    gs_gram_double_f32(double* partials, const float* x, const float* shifts, const int* needed, GramShape shape) {
     if (not_needed(needed)) return;
     in_double<true>(partials, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_distances_f32(double* partials, const float* x, GramShape shape) {
+    gs_gram_distances_f32(double* partials, const float* x, GramShape shape) {
     in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x,
+                            const int* needed, GramShape shape) {
     fused<float, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts,
+                            const float* largest, const int* needed, GramShape shape) {
     tiled<float, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x,
+                           const int* needed, GramShape shape) {
     fused<float, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts,
+                           const float* largest, const int* needed, GramShape shape) {
     tiled<float, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-gs_gram_shift_bf16(float* shifts, float* largest, int* first_bad, const BF16* x, const int* needed, GramShape shape) {
+    gs_gram_shift_bf16(float* shifts, float* largest, int* first_bad, const BF16* x, const int* needed,
+                       GramShape shape) {
     shift(shifts, largest, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_naive_bf16(double* k, const BF16* x, const float* shifts, GramShape shape) {
+    gs_gram_naive_bf16(double* k, const BF16* x, const float* shifts, GramShape shape) {
     naive(k, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_double_bf16(double* partials, const BF16* x, const float* shifts, const int* needed, GramShape shape) {
+    gs_gram_double_bf16(double* partials, const BF16* x, const float* shifts, const int* needed, GramShape shape) {
     if (not_needed(needed)) return;
     in_double<true>(partials, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_distances_bf16(double* partials, const BF16* x, GramShape shape) {
+    gs_gram_distances_bf16(double* partials, const BF16* x, GramShape shape) {
     in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x,
+                             const int* needed, GramShape shape) {
     fused<BF16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts,
+                             const float* largest, const int* needed, GramShape shape) {
     tiled<BF16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x,
+                            const int* needed, GramShape shape) {
     fused<BF16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts,
+                            const float* largest, const int* needed, GramShape shape) {
     tiled<BF16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-gs_gram_shift_f16(float* shifts, float* largest, int* first_bad, const F16* x, const int* needed, GramShape shape) {
+    gs_gram_shift_f16(float* shifts, float* largest, int* first_bad, const F16* x, const int* needed, GramShape shape) {
     shift(shifts, largest, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_naive_f16(double* k, const F16* x, const float* shifts, GramShape shape) {
+    gs_gram_naive_f16(double* k, const F16* x, const float* shifts, GramShape shape) {
     naive(k, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_double_f16(double* partials, const F16* x, const float* shifts, const int* needed, GramShape shape) {
+    gs_gram_double_f16(double* partials, const F16* x, const float* shifts, const int* needed, GramShape shape) {
     if (not_needed(needed)) return;
     in_double<true>(partials, x, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_gram_distances_f16(double* partials, const F16* x, GramShape shape) {
+    gs_gram_distances_f16(double* partials, const F16* x, GramShape shape) {
     in_double<false>(partials, x, nullptr, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x,
+                            const int* needed, GramShape shape) {
     fused<F16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts,
+                            const float* largest, const int* needed, GramShape shape) {
     tiled<F16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x, const int* needed,
-                      GramShape shape) {
+    gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x,
+                           const int* needed, GramShape shape) {
     fused<F16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts, const float* largest,
-                      const int* needed, GramShape shape) {
+    gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts,
+                           const float* largest, const int* needed, GramShape shape) {
     tiled<F16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
 }

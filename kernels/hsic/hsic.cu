@@ -1,20 +1,23 @@
-// HSIC of all pairs of layers: the products of all rows of one panel with all rows of another (or of the same), added to
-// float64 sums over the batches.
-// Source: HSIC_1 = <U, V> / (n (n - 3)) (Song et al., JMLR 2012, in the form of Nguyen et al., ICLR 2021, equation 3); biased
-// <K', L'> / (n - 1)^2 (Gretton et al. 2005). Rows are packed triangles (ucenter.cu), so <U, V> is twice their product.
-// crates/gramscope-cka/src/sums.rs is the model for scales: a layer's unit is the largest power of two that it has met.
+// HSIC of all pairs of layers: the products of all rows of one panel with all rows of another (or of the same), added
+// to float64 sums over the batches.
+// Source: HSIC_1 = <U, V> / (n (n - 3)) (Song et al., JMLR 2012, in the form of Nguyen et al., ICLR 2021, equation 3);
+// biased <K', L'> / (n - 1)^2 (Gretton et al. 2005). Rows are packed triangles (ucenter.cu), so <U, V> is twice their
+// product. crates/gramscope-cka/src/sums.rs is the model for scales: a layer's unit is the largest power of two that it
+// has met.
 //
-// In   x [layers_x, length], y [layers_y, length]   float32, row-major, any alignment (multiples of 16 bytes are faster)
-//      rows [layers]          RowSummary of each row of a panel
+// In   x [layers_x, length], y [layers_y, length]   float32, row-major, any alignment (multiples of 16 bytes are
+//      faster) rows [layers]          RowSummary of each row of a panel
 // I/O  layer_sums [layers]    LayerSum: the layer's HSIC with itself, in the square of its unit
 //      sums                   float64, sums[i * stride + j] in the product of the units of i and j
 // Out  weights [layers]       powers of two by which old sums and new products are to be multiplied
-//      partials               per split tiles of STRIP x STRIP, row by row of tiles; symmetric: a packed triangle of tiles
+//      partials               per split tiles of STRIP x STRIP, row by row of tiles; symmetric: a packed triangle of
+//                             tiles
 //      exponents_x, _y        [splits, strips * STRIP] int32 as in gram.cu; symmetric: exponents_y is not written
-// symmetric: y is x, and only pairs (i, j) with j <= i are computed. A panel larger than memory goes in blocks: rows of x
-// against rows of y, each call with its part of sums; or columns, one call after the other with `old` 0 in between.
+// symmetric: y is x, and only pairs (i, j) with j <= i are computed. A panel larger than memory goes in blocks: rows of
+// x against rows of y, each call with its part of sums; or columns, one call after the other with `old` 0 in between.
 // Grid, block, shared bytes: plan::hsic_*.
-// Deterministic: yes, no atomics. Accumulates: as gram.cu `tiled` (512 products on the tensor cores, then float32, then float64).
+// Deterministic: yes, no atomics. Accumulates: as gram.cu `tiled` (512 products on the tensor cores, then float32, then
+// float64).
 //
 // Variants  naive        a thread a pair, float64 products: the reference on the device
 //           mma          float16 halves, all four products; then `accumulate` adds the splits in order
@@ -46,7 +49,7 @@ struct Weight {
     int32_t fresh;
 };
 
-// --- units -----------------------------------------------------------------------------------------------------------------
+// --- units -----------------------------------------------------------------------------------------------------------
 
 // Adds a row's squared length to its layer's sum; returns what that does to the layer's sums with others.
 __device__ __forceinline__ Weight add_own(LayerSum& layer, const RowSummary& row, double factor) {
@@ -61,20 +64,22 @@ __device__ __forceinline__ Weight add_own(LayerSum& layer, const RowSummary& row
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_hsic_units(LayerSum* layer_sums, Weight* weights, const RowSummary* rows, HsicShape shape) {
+    gs_hsic_units(LayerSum* layer_sums, Weight* weights, const RowSummary* rows, HsicShape shape) {
     int layer = static_cast<int>(blockIdx.x) * ENTRY_THREADS + thread_of_block();
     if (layer < shape.layers_x) weights[layer] = add_own(layer_sums[layer], rows[layer], shape.factor);
 }
 
-// --- naive -----------------------------------------------------------------------------------------------------------------
+// --- naive -----------------------------------------------------------------------------------------------------------
 
 // The pair's sum after this batch.
-__device__ __forceinline__ double with_product(double sum, double product, const Weight& x, const Weight& y, double factor) {
+__device__ __forceinline__ double with_product(double sum, double product, const Weight& x, const Weight& y,
+                                               double factor) {
     return sum * power_of_two_f64(x.old + y.old) + factor * product * power_of_two_f64(x.fresh + y.fresh);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_hsic_naive_f32(double* sums, const float* x, const float* y, const Weight* weights_x, const Weight* weights_y, HsicShape shape) {
+    gs_hsic_naive_f32(double* sums, const float* x, const float* y, const Weight* weights_x, const Weight* weights_y,
+                      HsicShape shape) {
     int64_t index = static_cast<int64_t>(blockIdx.x) * ENTRY_THREADS + thread_of_block();
     int64_t i = index / shape.layers_y, j = index % shape.layers_y;
     if (i >= shape.layers_x || (shape.symmetric && j > i)) return;
@@ -86,7 +91,7 @@ gs_hsic_naive_f32(double* sums, const float* x, const float* y, const Weight* we
     *sum = with_product(*sum, product, weights_x[i], weights_y[j], shape.factor);
 }
 
-// --- mma -------------------------------------------------------------------------------------------------------------------
+// --- mma -------------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ int strips_of(int rows) { return (rows + STRIP - 1) / STRIP; }
 
@@ -101,14 +106,16 @@ __device__ __forceinline__ Place place_of_tile(int index, int across, bool symme
 }
 
 // Writes the exponents of the rows of one tile of `rows`.
-__device__ __forceinline__ void write_exponents_of_tile(int* out, const Exponents& exponents, int slabs, int from, int tile, int rows) {
+__device__ __forceinline__ void write_exponents_of_tile(int* out, const Exponents& exponents, int slabs, int from,
+                                                        int tile, int rows) {
     int padded = strips_of(rows) * STRIP, first = tile * TILE;
     int count = padded - first < TILE ? padded - first : TILE;
     write_exponents(out + static_cast<int64_t>(padded) * blockIdx.y + first, exponents, slabs, from, count);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-gs_hsic_mma_f32(float* partials, int* exponents_x, int* exponents_y, const float* x, const float* y, HsicShape shape) {
+    gs_hsic_mma_f32(float* partials, int* exponents_x, int* exponents_y, const float* x, const float* y,
+                    HsicShape shape) {
     int across = (shape.layers_y + TILE - 1) / TILE;
     Place tile = place_of_tile(blockIdx.x, across, shape.symmetric);
     Square<float, true, false> work;
@@ -126,8 +133,8 @@ gs_hsic_mma_f32(float* partials, int* exponents_x, int* exponents_y, const float
 }
 
 extern "C" __global__ void __launch_bounds__(STRIP* STRIP)
-gs_hsic_accumulate(double* sums, const float* partials, const int* exponents_x, const int* exponents_y, const Weight* weights_x,
-                   const Weight* weights_y, HsicShape shape) {
+    gs_hsic_accumulate(double* sums, const float* partials, const int* exponents_x, const int* exponents_y,
+                       const Weight* weights_x, const Weight* weights_y, HsicShape shape) {
     int across = strips_of(shape.layers_y);
     Place tile = place_of_tile(blockIdx.x, across, shape.symmetric);
     int i = tile.row * STRIP + thread_of_block() / STRIP, j = tile.column * STRIP + thread_of_block() % STRIP;

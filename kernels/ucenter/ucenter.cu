@@ -1,20 +1,21 @@
 // From partial sums of a Gram matrix K to a row of the panel: the centred matrix's lower triangle, packed.
-// Source: U-centring, Szekely and Rizzo (Annals of Statistics 2014), definition 2, in the stable form of Song et al. (JMLR 2012):
+// Source: U-centring, Szekely and Rizzo (Annals of Statistics 2014), definition 2, in the stable form of Song et al.
+// (JMLR 2012):
 //   diagonal 0, m_i = rowsum_i / (n - 2) less half of their sum over (n - 1), U_ij = K_ij - m_i - m_j off the diagonal.
-// Biased: HKH, m_i = rowsum_i / n less half of their sum over n; the diagonal is packed divided by sqrt 2, so that for both
-// forms <U, V> is twice the product of the packed rows. crates/gramscope-cka/src/cpu/centre.rs is the model.
+// Biased: HKH, m_i = rowsum_i / n less half of their sum over n; the diagonal is packed divided by sqrt 2, so that for
+// both forms <U, V> is twice the product of the packed rows. crates/gramscope-cka/src/cpu/centre.rs is the model.
 //
 // In   partials, exponents  as gram.cu leaves them
 // Out  k [n, n]             float64, row-major, both triangles and the diagonal
-//      reach [n]            float64: |x_i|^2 as the root of its squares over chains (gram.cu), so that reach_i reach_j bounds
-//                           what rounding of K_ij is relative to, by Cauchy and Schwarz
-//      sums [3, n]          float64: of each row of K (without the diagonal, or with it where biased) the sum, the sum of
-//                           squares, the largest magnitude
-//      row                  float32, [n (n - 1) / 2] the strict lower triangle row by row; biased [n (n + 1) / 2] with the
-//                           diagonal; times 2^exponent it is the centred matrix
+//      reach [n]            float64: |x_i|^2 as the root of its squares over chains (gram.cu), so that reach_i reach_j
+//                           bounds what rounding of K_ij is relative to, by Cauchy and Schwarz
+//      sums [3, n]          float64: of each row of K (without the diagonal, or with it where biased) the sum, the sum
+//                           of squares, the largest magnitude
+//      row                  float32, [n (n - 1) / 2] the strict lower triangle row by row; biased [n (n + 1) / 2] with
+//                           the diagonal; times 2^exponent it is the centred matrix
 //      summary              RowSummary: the packed row's squared length in float64, kappa, exponent, state
-// kappa = |K| / |U| magnifies the relative error of K; but the products' own error is relative to their reach rather than to
-// what they came to: reach / |U| counts as well, with a bound of its own.
+// kappa = |K| / |U| magnifies the relative error of K; but the products' own error is relative to their reach rather
+// than to what they came to: reach / |U| counts as well, with a bound of its own.
 // Grid, block, shared bytes: plan::ucenter_reduce, plan::ucenter_rows. n >= 4 (biased: n >= 2).
 // Deterministic: yes; blocks count themselves with an integer atomic, and the last adds up in order.
 // Accumulates: float64 throughout.
@@ -40,20 +41,21 @@ struct CentreShape {
     int32_t padding;
 };
 
-// What centring has left of float64 entries is nothing but their rounding where the entries were this many times larger...
+// What centring has left of float64 entries is nothing but their rounding where the entries were this many times
+// larger...
 constexpr double LARGEST_CANCELLATION = 1e9;
 // ... or could have been this many times larger.
 constexpr double LARGEST_REACH = 9007199254740992.0;
 constexpr double ROOT_HALF = 0.70710678118654752440;
 
-// --- reduce ----------------------------------------------------------------------------------------------------------------
+// --- reduce ----------------------------------------------------------------------------------------------------------
 
 constexpr int TILE_ENTRIES = STRIP * STRIP;
 constexpr int REDUCE_THREADS = REDUCE_GROUPS * TILE_ENTRIES;
 
-// Writes both K_ij and K_ji of a block's tile, value(index of the entry among all partial sums, split, i, j) added over splits:
-// within each group in order, then over groups. More groups, and several loads at a time, hide the memory's latency.
-// `finish` is handed i, K_ii and the sum of square(split, i) over splits.
+// Writes both K_ij and K_ji of a block's tile, value(index of the entry among all partial sums, split, i, j) added over
+// splits: within each group in order, then over groups. More groups, and several loads at a time, hide the memory's
+// latency. `finish` is handed i, K_ii and the sum of square(split, i) over splits.
 template <class Value, class Square, class Finish>
 __device__ __forceinline__ void reduce(double* k, const Value& value, const Square& square, const Finish& finish,
                                        const CentreShape& shape) {
@@ -89,8 +91,8 @@ __device__ __forceinline__ void reduce(double* k, const Value& value, const Squa
 }
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
-gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int* exponents, const float* reaches,
-                      const int* needed, CentreShape shape) {
+    gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int* exponents, const float* reaches,
+                          const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     int64_t padded = (shape.examples + STRIP - 1) / STRIP * STRIP;
     auto value = [&](int64_t entry, int split, int i, int j) {
@@ -105,17 +107,19 @@ gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int
 }
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
-gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* needed, CentreShape shape) {
+    gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     auto value = [&](int64_t entry, int, int, int) { return partials[entry]; };
     // For a bound that only asks whether anything but rounding is left of float64, the whole row will do.
     reduce(k, value, [](int, int) { return 0.0; }, [&](int i, double diagonal, double) { reach[i] = diagonal; }, shape);
 }
 
-// --- rows ------------------------------------------------------------------------------------------------------------------
+// --- rows ------------------------------------------------------------------------------------------------------------
 
-// |U|^2 from sums over K: exact in exact arithmetic; here good enough to tell a kappa of 32, or of 10^4, from larger ones.
-__device__ __forceinline__ double centred_square(double squares, double sums_squared, double total, const CentreShape& shape) {
+// |U|^2 from sums over K: exact in exact arithmetic; here good enough to tell a kappa of 32, or of 10^4, from larger
+// ones.
+__device__ __forceinline__ double centred_square(double squares, double sums_squared, double total,
+                                                 const CentreShape& shape) {
     double n = shape.examples;
     if (shape.biased) return squares - 2.0 / n * sums_squared + total * total / (n * n);
     return squares - 2.0 / (n - 2.0) * sums_squared + total * total / ((n - 1.0) * (n - 2.0));
@@ -153,8 +157,8 @@ __device__ __forceinline__ void sum_row(double* sums, const double* k, const Cen
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, const double* reach, const int* needed,
-                CentreShape shape) {
+    gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, const double* reach,
+                    const int* needed, CentreShape shape) {
     if (not_needed(needed)) return;
     Scratch scratch = scratch_at(shared_memory());
     sum_row(sums, k, shape);
@@ -172,7 +176,7 @@ gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, co
     *redo = squares != 0.0 && (magnified || cancelled);
 }
 
-// --- pack ------------------------------------------------------------------------------------------------------------------
+// --- pack ------------------------------------------------------------------------------------------------------------
 
 // How K becomes U, from the sums of its rows.
 struct Centring {
@@ -188,7 +192,8 @@ __device__ __forceinline__ Centring centring(const double* sums, const CentreSha
     double divisor = shape.biased ? n : n - 2.0, count = shape.biased ? n : n - 1.0;
     double total = block_sum_of(n, [&](int i) { return sums[i] / divisor; }, scratch);
     double largest = 0.0;
-    for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) largest = fmax(largest, sums[2 * static_cast<int64_t>(n) + i]);
+    for (int i = thread_of_block(); i < n; i += ENTRY_THREADS)
+        largest = fmax(largest, sums[2 * static_cast<int64_t>(n) + i]);
     largest = block_max(largest, scratch);
     return {sums, divisor, total / (2.0 * count), largest > 0.0 ? exponent_of(largest) : 0};
 }
@@ -221,8 +226,9 @@ __device__ __forceinline__ RowSummary summarise(double norm, double squares, dou
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arrivals, const double* k, const double* sums,
-                const double* reach, const int* in_double, const int* undefined, CentreShape shape) {
+    gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arrivals, const double* k,
+                    const double* sums, const double* reach, const int* in_double, const int* undefined,
+                    CentreShape shape) {
     Scratch scratch = scratch_at(shared_memory());
     Centring centre = centring(sums, shape, scratch);
     int n = shape.examples, i = row_of_warp();
@@ -249,12 +255,12 @@ gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arriva
     for (int64_t index = thread_of_block(); index < length; index += ENTRY_THREADS) row[index] = 0.0f;
 }
 
-// --- naive -----------------------------------------------------------------------------------------------------------------
+// --- naive -----------------------------------------------------------------------------------------------------------
 
 // One block. `sums` as for rows and pack.
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k, const double* reach, const int* in_double,
-                 CentreShape shape) {
+    gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k, const double* reach,
+                     const int* in_double, CentreShape shape) {
     int n = shape.examples;
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         double sum = 0.0, squares = 0.0, largest = 0.0;

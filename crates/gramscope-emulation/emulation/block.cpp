@@ -236,7 +236,8 @@ void Machine::run_block(const Launch& launch) {
 
 std::string run(const Launch& launch, const std::function<void()>& kernel) {
     unsigned threads = launch.block.x * launch.block.y * launch.block.z;
-    if (threads == 0 || threads > MAX_THREADS || threads % LANES != 0) return "a block of " + std::to_string(threads) + " threads";
+    if (threads == 0 || threads > MAX_THREADS || threads % LANES != 0)
+        return "a block of " + std::to_string(threads) + " threads";
     if (launch.shared_bytes > SHARED_BYTES) return std::to_string(launch.shared_bytes) + " bytes of shared memory";
     Machine& own = machine();
     own.random = {launch.seed};
@@ -248,7 +249,8 @@ std::string run(const Launch& launch, const std::function<void()>& kernel) {
     std::iota(order.begin(), order.end(), 0u);
     for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[own.random.below(i)]);
     for (unsigned block : order) {
-        block_index = {block % launch.grid.x, block / launch.grid.x % launch.grid.y, block / (launch.grid.x * launch.grid.y)};
+        block_index = {block % launch.grid.x, block / launch.grid.x % launch.grid.y,
+                       block / (launch.grid.x * launch.grid.y)};
         own.run_block(launch);
         if (!own.error.empty()) break;
     }
@@ -292,7 +294,8 @@ void copy_later(void* shared, const void* global, unsigned bytes, unsigned valid
     Machine& own = machine();
     Thread& thread = own.threads[own.current];
     auto address = reinterpret_cast<uintptr_t>(shared);
-    if (address % bytes != 0 || reinterpret_cast<uintptr_t>(global) % bytes != 0) fail("a misaligned asynchronous copy");
+    if (address % bytes != 0 || reinterpret_cast<uintptr_t>(global) % bytes != 0)
+        fail("a misaligned asynchronous copy");
     // Nobody may rely on what is there from now until the copy has been waited for.
     std::memset(shared, POISON, bytes);
     thread.copies.push_back({shared, global, bytes, valid, thread.groups});

@@ -1,8 +1,8 @@
 // A block of emulated GPU threads on one host thread.
 //
-// Every thread is a fiber with its own stack. A fiber runs until it has to wait: at a barrier, or for the other lanes of its
-// warp. Which warp runs next, and in which order its lanes run, is drawn from a seed, so that code that relies on an order
-// that no barrier enforces goes wrong sooner or later.
+// Every thread is a fiber with its own stack. A fiber runs until it has to wait: at a barrier, or for the other lanes
+// of its warp. Which warp runs next, and in which order its lanes run, is drawn from a seed, so that code that relies
+// on an order that no barrier enforces goes wrong sooner or later.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +39,8 @@ struct PendingCopy {
 // A warp-wide operation: is handed what each of the 32 lanes brought along.
 using Collective = void (*)(void* const* lanes);
 
-// Runs `kernel` in every block of the grid, one after the other in an order drawn from the seed. Returns what went wrong, or
-// nothing.
+// Runs `kernel` in every block of the grid, one after the other in an order drawn from the seed. Returns what went
+// wrong, or nothing.
 std::string run(const Launch& launch, const std::function<void()>& kernel);
 
 // For the fiber that is running.

@@ -1,5 +1,5 @@
-// What CUDA C++ gives a kernel without being asked, for the host compiler. kernels/common/platform.cuh includes it where
-// nvcc is not at work.
+// What CUDA C++ gives a kernel without being asked, for the host compiler. kernels/common/platform.cuh includes it
+// where nvcc is not at work.
 #pragma once
 
 #include <cmath>
@@ -42,8 +42,8 @@ inline void __syncthreads() { emulation::barrier_all(); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 using std::exp;
+using std::fabs;
 using std::fma;
 using std::fmax;
 using std::fmin;
-using std::fabs;
 using std::sqrt;

@@ -11,8 +11,8 @@ namespace emulation {
 namespace {
 
 constexpr int ROWS = 16, COLUMNS = 8, MAX_DEPTH = 16;
-// Products that are aligned and added at once; between such groups the sum is normalised and truncated. 8 is what A100s do,
-// later ones add more at once and so lose less.
+// Products that are aligned and added at once; between such groups the sum is normalised and truncated. 8 is what A100s
+// do, later ones add more at once and so lose less.
 constexpr int GROUP = 8;
 // Bits behind the leading one of the largest addend that survive alignment.
 constexpr int FRACTION_BITS = 24;
@@ -61,8 +61,8 @@ struct Lane {
 // The exponent e of the power of two 2^e just at or below |value|, for a finite one; very low for 0.
 int exponent(float value) { return static_cast<int>(float_to_bits(value) >> 23 & 0xFF) - 127; }
 
-// A sum of `count` addends as the hardware forms it: each is cut FRACTION_BITS behind the leading bit of the largest, their
-// sum is exact, and is cut to float32.
+// A sum of `count` addends as the hardware forms it: each is cut FRACTION_BITS behind the leading bit of the largest,
+// their sum is exact, and is cut to float32.
 float truncated_sum(const float* addends, int count) {
     int largest = -127;
     bool finite = true;
@@ -171,7 +171,8 @@ uint16_t to_f16(float value) {
     float magnitude = std::fabs(value);
     if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7E00u);
     if (magnitude >= 65520.0f) return static_cast<uint16_t>(sign | 0x7C00u);
-    if (magnitude < 0x1p-14f) return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(magnitude * 0x1p24f)));
+    if (magnitude < 0x1p-14f)
+        return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(magnitude * 0x1p24f)));
     bits &= 0x7FFFFFFFu;
     bits += 0xFFFu + (bits >> 13 & 1u);
     return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));

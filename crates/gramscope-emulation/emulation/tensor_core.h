@@ -12,8 +12,8 @@ uint16_t to_bf16(float value);  // the same
 
 enum class Operand { f16, bf16, tf32 };
 
-// mma.sync of one warp, D = A B + C in float32, C overwritten: m16n8k16 for f16 and bf16, m16n8k8 for tf32. Each lane brings
-// its fragments in PTX's layout.
+// mma.sync of one warp, D = A B + C in float32, C overwritten: m16n8k16 for f16 and bf16, m16n8k8 for tf32. Each lane
+// brings its fragments in PTX's layout.
 void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* b);
 
 // ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane 8 i + r holds the address of row r of matrix i.

@@ -1,5 +1,5 @@
-// Kernels with one mistake each, and their correct twins: tests/emulation.rs proves that the emulation tells them apart.
-// All reverse a block's 256 values through shared memory.
+// Kernels with one mistake each, and their correct twins: tests/emulation.rs proves that the emulation tells them
+// apart. All reverse a block's 256 values through shared memory.
 #include "common/async_copy.cuh"
 #include "common/atomic.cuh"
 #include "common/warp.cuh"
