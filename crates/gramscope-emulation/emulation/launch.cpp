@@ -40,10 +40,8 @@ std::string launch(const char* name, const Launch& how, void* const* arguments, 
 }  // namespace emulation
 
 extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, size_t shared_bytes, uint64_t seed,
-                                   void* const* arguments, const size_t* sizes, size_t count, char* message,
-                                   size_t length) {
-    emulation::Launch how{
-        {geometry[0], geometry[1], geometry[2]}, {geometry[3], geometry[4], geometry[5]}, shared_bytes, seed};
+                                   void* const* arguments, const size_t* sizes, size_t count, char* message, size_t length) {
+    emulation::Launch how{{geometry[0], geometry[1], geometry[2]}, {geometry[3], geometry[4], geometry[5]}, shared_bytes, seed};
     std::string error = emulation::launch(name, how, arguments, sizes, count);
     if (error.empty()) return 0;
     size_t copied = std::min(error.size(), length - 1);
