@@ -46,7 +46,7 @@ impl Comparison {
     }
 
     /// The same on `device`, or on the host where there is none. On a GPU activations are uploaded unless they are there
-    /// already ([`Comparison::observe_on_device`]), and nothing comes back but the sums and a flag a layer, a batch later. So
+    /// already (`Comparison::observe_on_device`), and nothing comes back but the sums and a flag a layer, a batch later. So
     /// that a value that is not finite is reported by the end of the batch after it, or by [`Comparison::finish`].
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub struct FirstComponent {
     /// l_2 / l_1. Where it is near 1 the component is not well defined: a small change of the features turns it anywhere
     /// between the first two.
     pub second_over_first: f64,
-    /// v_1, [n], of length one: the examples' coordinates along the component. Its sign means nothing; the largest entry is
+    /// v_1, \[n\], of length one: the examples' coordinates along the component. Its sign means nothing; the largest entry is
     /// positive.
     pub vector: Vec<f64>,
 }
@@ -171,17 +171,17 @@ pub struct ComponentSimilarity {
     pub layers: usize,
     /// The number of examples, n.
     pub examples: usize,
-    /// l_1 / tr K', [L].
+    /// l_1 / tr K', \[L\].
     pub variance_explained: Vec<f64>,
-    /// l_2 / l_1, [L].
+    /// l_2 / l_1, \[L\].
     pub second_over_first: Vec<f64>,
-    /// <v_1^X, v_1^Y>^2, [L, L].
+    /// <v_1^X, v_1^Y>^2, \[L, L\].
     pub cosine_sq: Vec<f64>,
-    /// CKA of the one batch, [L, L].
+    /// CKA of the one batch, \[L, L\].
     pub cka: Vec<f64>,
-    /// CKA of K' - l_1 v_1 v_1^T, [L, L]: of the features without their first component.
+    /// CKA of K' - l_1 v_1 v_1^T, \[L, L\]: of the features without their first component.
     pub cka_without_first: Vec<f64>,
-    /// v_1 of every layer, [L, n]; its largest entry is positive.
+    /// v_1 of every layer, \[L, n\]; its largest entry is positive.
     pub first_pc: Vec<f64>,
     /// Layers that are constant: they have no component.
     pub undefined: Vec<usize>,

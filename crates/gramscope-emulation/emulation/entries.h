@@ -1,4 +1,5 @@
-// Entry points by name, as a driver has them: build.rs writes a file for each .cu that includes it and lists its entries.
+// Entry points by name, as a driver has them: build.rs writes a file for each .cu that includes it and lists its
+// entries.
 #pragma once
 
 #include <cstddef>
@@ -35,10 +36,12 @@ struct Entered<KERNEL> {
 
 }  // namespace emulation
 
-// The one way in from C and Rust. `geometry`: grid x, y, z, block x, y, z. `arguments[i]` points to the i-th argument, as in
-// cuLaunchKernel; `sizes` is null where the caller, like cuLaunchKernel's, does not know them. Returns 0, or 1 with what went wrong in `message`, always terminated.
+// The one way in from C and Rust. `geometry`: grid x, y, z, block x, y, z. `arguments[i]` points to the i-th argument,
+// as in cuLaunchKernel; `sizes` is null where the caller, like cuLaunchKernel's, does not know them. Returns 0, or 1 with
+// what went wrong in `message`, always terminated.
 extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, size_t shared_bytes, uint64_t seed,
-                                   void* const* arguments, const size_t* sizes, size_t count, char* message, size_t length);
+                                   void* const* arguments, const size_t* sizes, size_t count, char* message,
+                                   size_t length);
 
 // Whether there is an entry point of this name.
 extern "C" int gs_emulation_has(const char* name);

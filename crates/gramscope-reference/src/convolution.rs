@@ -13,7 +13,7 @@ pub struct Gradients {
     pub dbias: Vec<f64>,
 }
 
-/// y[n, i, j, o] = b[o] + sum over u, v, c of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c], x zero outside; stride s,
+/// y[n, i, j, o] = b\[o\] + sum over u, v, c of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c], x zero outside; stride s,
 /// padding p, x [n, h, w, in], w [out, kernel h, kernel w, in], y [n, (h + 2p - kh) / s + 1, (w + 2p - kw) / s + 1, out].
 pub fn forward(x: &Tensor4, weight: &Tensor4, bias: &[f64], stride: usize, padding: usize) -> Tensor4 {
     let mut y = Tensor4::zeros(result_shape(x, weight, stride, padding));

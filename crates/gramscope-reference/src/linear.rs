@@ -9,11 +9,11 @@ pub struct Gradients {
     pub dx: Matrix,
     /// dL/dW [out, in].
     pub dweight: Matrix,
-    /// dL/db [out].
+    /// dL/db \[out\].
     pub dbias: Vec<f64>,
 }
 
-/// y [n, out] from x [n, in], W [out, in], b [out].
+/// y [n, out] from x [n, in], W [out, in], b \[out\].
 pub fn forward(x: &Matrix, weight: &Matrix, bias: &[f64]) -> Matrix {
     let dot = |n: usize, o: usize| x.row(n).iter().zip(weight.row(o)).map(|(x, w)| x * w).sum::<f64>();
     Matrix::from_fn(x.rows, weight.rows, |n, o| dot(n, o) + bias[o])

@@ -240,7 +240,7 @@ pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
 /// Reads DIR/dominant.json.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`write`] wrote.
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`write()`] wrote.
 pub fn load(dir: &Path) -> Result<DominantInfo> {
     let path = dir.join(INFO);
     let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;

@@ -1,6 +1,6 @@
 //! One compared pair as it lies on disk: cka.npz (the numbers), cka.json (what they are of).
 //!
-//! cka.npz holds float64 arrays `cka` [L1, L2], `hsic_xy` [L1, L2], `hsic_xx` [L1] and `hsic_yy` [L2], so that
+//! cka.npz holds float64 arrays `cka` and `hsic_xy` of L1 x L2, `hsic_xx` of L1 and `hsic_yy` of L2 values, so that
 //! `numpy.load` reads it; undefined entries are NaN.
 
 use std::path::{Path, PathBuf};

@@ -22,7 +22,7 @@ pub fn images(split: &Split, indices: &[usize], image_side: usize, device: &Devi
     })
 }
 
-/// The classes of the images at `indices`: [n] u32.
+/// The classes of the images at `indices`: \[n\] u32.
 ///
 /// # Errors
 /// [`Error::Candle`] when the device has no memory.

@@ -100,8 +100,8 @@ pub fn write(dir: &Path, result: &PcsResult) -> Result<()> {
     plot::principal_components(result, &dir.join(PICTURE))
 }
 
-/// Writes DIR/pcs.npz (float64 `variance_explained` [L], `second_over_first` [L], `cosine_sq` [L, L], `cka` [L, L],
-/// `cka_without_first` [L, L], `first_pc` [L, n]) and DIR/pcs.json; an earlier result there is replaced.
+/// Writes DIR/pcs.npz (float64 `variance_explained` \[L\], `second_over_first` \[L\], `cosine_sq` \[L, L\], `cka` \[L, L\],
+/// `cka_without_first` \[L, L\], `first_pc` \[L, n\]) and DIR/pcs.json; an earlier result there is replaced.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the directory cannot be made or written.
