@@ -206,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::results::tests::made;
+    use crate::stored::Npz;
 
     /// Saves made maps below `dir` whose first entry is as given, and returns their directories.
     fn maps(dir: &Path, firsts: &[f64]) -> Vec<PathBuf> {
@@ -247,10 +248,12 @@ mod tests {
         assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
         verify(&out).unwrap();
         let bytes = fs::read(out.join(NUMBERS)).unwrap();
-        let read =
-            crate::stored::Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap().array("variance", &[2, 3]).unwrap();
+        let mut read = Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap();
+        let read = read.array("variance", &[2, 3]).unwrap();
         assert_eq!(read[..3], mean.variance[..3]);
-        fs::write(out.join(NUMBERS), &bytes[..bytes.len() - 1]).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 1;
+        fs::write(out.join(NUMBERS), &damaged).unwrap();
         assert!(verify(&out).unwrap_err().to_string().contains("checksum"));
         fs::write(out.join(MEAN), "{}").unwrap();
         assert!(save(&out, &mean).unwrap_err().to_string().contains("--out"));
