@@ -14,6 +14,11 @@ const ROWS: usize = 4;
 /// A stored value.
 pub(super) trait Stored: Copy + Sync {
     fn to_f64(self) -> f64;
+
+    /// The values as what they are, if that is float32.
+    fn singles(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Stored for f16 {
@@ -31,6 +36,10 @@ impl Stored for bf16 {
 impl Stored for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
+    }
+
+    fn singles(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
     }
 }
 

@@ -102,6 +102,12 @@ fn sum<'a, S: Stored>(
 trait Computed: ComplexField + Copy + Default + Send + Sync + AddAssign + Mul<Output = Self> + Sub<Output = Self> {
     fn round(value: f64) -> Self;
     fn to_f64(self) -> f64;
+
+    /// (`row` - `shifts`) times the power of two `scale`, in this type alone: rounded once, like the float64 difference, and
+    /// at twice its rate. False, and nothing done, where that cannot be.
+    fn shift_singles(_row: &[f32], _shifts: &[f32], _scale: f64, _packed: &mut [Self]) -> bool {
+        false
+    }
 }
 
 impl Computed for f32 {
@@ -111,6 +117,19 @@ impl Computed for f32 {
 
     fn to_f64(self) -> f64 {
         f64::from(self)
+    }
+
+    fn shift_singles(row: &[f32], shifts: &[f32], scale: f64, packed: &mut [Self]) -> bool {
+        // Beyond these, the difference or the scale could leave float32's range.
+        const MODERATE: std::ops::Range<f64> = 1e-30..1e30;
+        if !MODERATE.contains(&scale) {
+            return false;
+        }
+        let scale = scale as f32;
+        for ((packed, value), shift) in packed.iter_mut().zip(row).zip(shifts) {
+            *packed = (value - shift) * scale;
+        }
+        true
     }
 }
 
@@ -136,6 +155,8 @@ struct Group<T> {
     /// A shifted slab, n x width.
     packed: Vec<T>,
     columns: Columns,
+    /// The columns' shifts, rounded: any shift will do, as long as all rows have the same.
+    single_shifts: Vec<f32>,
 }
 
 fn sum_in<'a, S: Stored, T: Computed>(
@@ -207,7 +228,12 @@ impl<T: Computed> Group<T> {
         let width = slab.features.len();
         self.packed.resize(n * width, T::default());
         let scale = ldexp(1.0, -exponent);
+        self.single_shifts.clear();
+        self.single_shifts.extend(self.columns.shifts().iter().map(|&shift| shift as f32));
         for (packed, row) in self.packed.chunks_exact_mut(width).zip(slab.rows()) {
+            if S::singles(row).is_some_and(|row| T::shift_singles(row, &self.single_shifts, scale, packed)) {
+                continue;
+            }
             for ((packed, value), shift) in packed.iter_mut().zip(row).zip(self.columns.shifts()) {
                 *packed = T::round((value.to_f64() - shift) * scale);
             }
