@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gramscope_reference::cka::{Estimator, Kernel};
+use gramscope_reference::largest_difference;
 use safetensors::Dtype;
-use support::activations::{Comparison, Layer, largest_difference, normals, related};
+use support::activations::{Comparison, Layer, normals, related};
 
 /// `--gram exact` promises this of every entry,
 const EXACT: f64 = 1e-6;

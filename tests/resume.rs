@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{command, fails, files, succeeds};
+use support::{command, fails, files, succeeds, train_tiny};
 use tempfile::TempDir;
 
 /// Flags of a run of three epochs of a second or so each, so that a kill has a middle to hit.
@@ -107,13 +107,50 @@ fn a_run_that_is_asked_to_stop_writes_a_checkpoint_and_says_so() {
     let resumed: Vec<&str> = RUN.into_iter().chain(["--resume", "--out", stopped.to_str().unwrap()]).collect();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut child = start(&resumed, 0, Duration::from_millis(300));
-        let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
-        assert!(sent.success(), "the run ended before it could be stopped");
+        send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(code));
         assert!(stopped.join("checkpoints").join("interrupted.safetensors").is_file());
     }
     succeeds(&resumed);
     assert!(contents(&whole) == contents(&stopped), "the runs differ");
+}
+
+/// Sends `child` the signal of this name.
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
+    assert!(sent.success(), "the process ended before it could be stopped");
+}
+
+/// A step of this network takes seconds: it would have to end between the two signals for a checkpoint to be written.
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let out = place(&root, "stopped");
+    let run = "train --train-images 128 --test-images 10 --depth 38 --width 4 --epochs 1 --out";
+    let arguments: Vec<&str> = run.split(' ').chain([out.to_str().unwrap()]).collect();
+    let mut child = start(&arguments, 0, Duration::from_millis(1500));
+    send(&child, "INT");
+    sleep(Duration::from_millis(20));
+    send(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(!out.join("checkpoints").join("interrupted.safetensors").exists(), "the step was finished first");
+}
+
+/// There is nothing of a comparison to go on from, so the first signal ends it.
+#[test]
+fn a_comparison_that_is_stopped_says_so_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("run");
+    train_tiny(&run, 0);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let out = place(&root, signal);
+        let arguments =
+            ["cka", run.to_str().unwrap(), "--batch-size", "8", "--passes", "100000", "--out", out.to_str().unwrap()];
+        let mut child = start(&arguments, 0, Duration::from_millis(500));
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(!out.exists(), "left {:?}", files(&out));
+    }
 }
 
 /// A plan of four runs in `dir`.

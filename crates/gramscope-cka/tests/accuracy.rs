@@ -4,7 +4,8 @@
 mod support;
 
 use gramscope_cka::{Activation, Comparison, Estimator, Gram, Kernel, Options, Values};
-use support::{Layer, compare, normals, truth, worst};
+use gramscope_reference::largest_difference;
+use support::{Layer, compare, normals, truth};
 
 /// [`Gram::Exact`] promises this,
 const EXACT: f64 = 1e-6;
@@ -22,7 +23,7 @@ fn check(name: &str, layers: Vec<Layer>) {
                 if gram == Gram::Fast && n < 32 {
                     continue;
                 }
-                let error = worst(&compare(&batches, Options { estimator, kernel, gram }), &truth);
+                let error = largest_difference(&compare(&batches, Options { estimator, kernel, gram }), &truth);
                 assert!(error <= promised, "{name}, n = {n}, {estimator}, {kernel}, {gram}: {error:e}");
             }
         }
@@ -139,7 +140,7 @@ fn float64_values_beyond_the_range_of_their_squares() {
         }
         comparison.end_batch().unwrap();
         let found = comparison.finish().unwrap().remove(0).cka;
-        let error = worst(&found, &truth(std::slice::from_ref(&layers), options));
+        let error = largest_difference(&found, &truth(std::slice::from_ref(&layers), options));
         assert!(error <= EXACT, "{kernel}: {error:e}");
     }
 }

@@ -4,8 +4,8 @@
 mod support;
 
 use gramscope_cka::{Activation, ComponentSimilarity, Components, Error, Estimator, Values};
-use gramscope_reference::{Matrix, components, gram, hsic};
-use support::{Layer, normals, worst};
+use gramscope_reference::{Matrix, components, gram, hsic, largest_difference};
+use support::{Layer, normals};
 
 /// Numbers of examples: the smallest, a prime, one more than a power of two twice, of which the larger takes the way of large
 /// matrices.
@@ -88,10 +88,15 @@ fn every_number_is_that_of_the_definitions() {
             }
             let pairs = |value: &dyn Fn(usize, usize) -> f64| Matrix::from_fn(count, count, value).data;
             let cosines = pairs(&|i, j| components::square_cosine(&firsts[i], &firsts[j]));
-            assert!(worst(&found.cosine_sq, &cosines) <= CLOSE, "{context}: {:e}", worst(&found.cosine_sq, &cosines));
-            let plain = worst(&found.cka, &pairs(&|i, j| cka(&grams[i], &grams[j], estimator)));
+            assert!(
+                largest_difference(&found.cosine_sq, &cosines) <= CLOSE,
+                "{context}: {:e}",
+                largest_difference(&found.cosine_sq, &cosines)
+            );
+            let plain = largest_difference(&found.cka, &pairs(&|i, j| cka(&grams[i], &grams[j], estimator)));
             assert!(plain <= EXACT, "{context}: {plain:e}");
-            let without = worst(&found.cka_without_first, &pairs(&|i, j| cka(&rests[i], &rests[j], estimator)));
+            let without =
+                largest_difference(&found.cka_without_first, &pairs(&|i, j| cka(&rests[i], &rests[j], estimator)));
             assert!(without <= EXACT, "{context}: {without:e}");
         }
     }
@@ -163,9 +168,9 @@ fn scale_shift_and_order_of_the_features_change_nothing() {
                 // larger than what varies by a factor of up to 3 n / 4; and over the smallest gap, a twentieth.
                 let tolerance = 20.0 * 1.2e-7 * (1.0 + 0.75 * n as f64);
                 assert!(
-                    worst(before, after) <= tolerance,
+                    largest_difference(before, after) <= tolerance,
                     "n = {n}, change {number}, {index}: {:e}",
-                    worst(before, after)
+                    largest_difference(before, after)
                 );
             }
         }
@@ -181,8 +186,8 @@ fn the_order_of_the_examples_moves_coordinates_and_nothing_else() {
             .map(|layer| map(layer, |i, f, _| f64::from(layer.values[(i + 1) % n * layer.features + f])))
             .collect();
         let (before, after) = (analyse(&layers, Estimator::Unbiased), analyse(&turned, Estimator::Unbiased));
-        assert!(worst(&before.cosine_sq, &after.cosine_sq) <= CLOSE);
-        assert!(worst(&before.cka_without_first, &after.cka_without_first) <= EXACT);
+        assert!(largest_difference(&before.cosine_sq, &after.cosine_sq) <= CLOSE);
+        assert!(largest_difference(&before.cka_without_first, &after.cka_without_first) <= EXACT);
         for (before, after) in before.first_pc.chunks_exact(n).zip(after.first_pc.chunks_exact(n)) {
             let inner: f64 = (0..n).map(|i| before[(i + 1) % n] * after[i]).sum();
             assert!((inner * inner - 1.0).abs() <= CLOSE, "n = {n}: {inner}");

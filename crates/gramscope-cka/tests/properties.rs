@@ -4,8 +4,8 @@
 mod support;
 
 use gramscope_cka::{Activation, Comparison, Estimator, Gram, Kernel, Options, Values};
-use gramscope_reference::{Matrix, gram, hsic};
-use support::{Layer, compare, normals, worst};
+use gramscope_reference::{Matrix, gram, hsic, largest_difference};
+use support::{Layer, compare, normals};
 
 /// What [`Gram::Exact`] promises: two results that are equal in exact arithmetic differ by twice that at most.
 const APART: f64 = 2e-6;
@@ -40,7 +40,7 @@ fn check_invariance(change: impl Fn(&Layer) -> Layer) {
         for options in all_options() {
             let expected = compare(std::slice::from_ref(&layers), options);
             for changed in [changed.clone(), mixed.clone()] {
-                let error = worst(&compare(&[changed], options), &expected);
+                let error = largest_difference(&compare(&[changed], options), &expected);
                 assert!(error <= APART, "n = {n}, {options:?}: {error:e}");
             }
         }
@@ -193,7 +193,11 @@ fn float32_and_float64_products_agree() {
                 compare(std::slice::from_ref(&layers), Options { estimator, kernel: Kernel::Linear, gram })
             });
             // These layers are well conditioned: float32 keeps the promise of `exact` by itself.
-            assert!(worst(&exact, &fast) <= 1e-6, "n = {n}, {estimator}: {:e}", worst(&exact, &fast));
+            assert!(
+                largest_difference(&exact, &fast) <= 1e-6,
+                "n = {n}, {estimator}: {:e}",
+                largest_difference(&exact, &fast)
+            );
         }
     }
 }
@@ -218,6 +222,10 @@ fn values_of_any_format_are_taken_for_what_they_are() {
     comparison.end_batch().unwrap();
     // Shifts are rounded to float32 for float32 values alone; both ways keep the promise of `exact`.
     for similarity in comparison.finish().unwrap() {
-        assert!(worst(&similarity.cka, &expected) <= 1e-6, "{:e}", worst(&similarity.cka, &expected));
+        assert!(
+            largest_difference(&similarity.cka, &expected) <= 1e-6,
+            "{:e}",
+            largest_difference(&similarity.cka, &expected)
+        );
     }
 }

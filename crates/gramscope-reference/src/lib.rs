@@ -22,8 +22,10 @@ pub mod pooling;
 pub mod relu;
 pub mod sgd;
 
+mod difference;
 mod matrix;
 mod tensor;
 
+pub use difference::largest_difference;
 pub use matrix::Matrix;
 pub use tensor::Tensor4;

@@ -75,14 +75,3 @@ pub fn truth(batches: &[Vec<Layer>], options: Options) -> Vec<f64> {
     let layers: Vec<Vec<Matrix>> = (0..batches[0].len()).map(layer).collect();
     cka::matrix(&layers, &layers, kernel, estimator).data
 }
-
-/// The largest difference; NaN against a number counts as infinite, NaN against NaN as none.
-pub fn worst(found: &[f64], expected: &[f64]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let difference = |(a, b): (&f64, &f64)| match (a.is_nan(), b.is_nan()) {
-        (true, true) => 0.0,
-        (false, false) => (a - b).abs(),
-        _ => f64::INFINITY,
-    };
-    found.iter().zip(expected).map(difference).fold(0.0, f64::max)
-}

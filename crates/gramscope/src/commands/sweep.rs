@@ -25,8 +25,8 @@ pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &C
     let summary =
         sweep::sweep(&plan, &arguments.out, &device, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
-    draw(&arguments.out, &summary)?;
     console.result(&table(&summary));
+    draw(&arguments.out, &summary)?;
     if let Some((name, reason)) = summary.first_failure() {
         bail!("{}: {reason}", arguments.out.join(name).display());
     }
