@@ -51,7 +51,8 @@ pub fn write(dir: &Path, pairs: &[PairResult]) -> Result<Vec<PathBuf>> {
             tracing::warn!("{}: replaces the result of {} and {}", directory.display(), old.model_x, old.model_y);
         }
         results::save(directory, pair)?;
-        plot::heatmap(pair, &directory.join(PICTURE))?;
+        // A picture that cannot be drawn must not cost the results that are still to be saved.
+        plot::warn_about(plot::heatmap(pair, &directory.join(PICTURE)));
     }
     Ok(directories)
 }
@@ -150,6 +151,19 @@ mod tests {
             write(dir.path(), &[made("a", "a")]).unwrap();
             results::load(dir.path()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_drawn_costs_no_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let pairs = [made("a", "a"), made("a", "b")];
+        let directories = write(dir.path(), &pairs).unwrap();
+        // A directory in the picture's place.
+        fs::remove_file(directories[0].join(PICTURE)).unwrap();
+        fs::create_dir(directories[0].join(PICTURE)).unwrap();
+        fs::remove_dir_all(&directories[1]).unwrap();
+        write(dir.path(), &pairs).unwrap();
+        assert!(directories.iter().all(|directory| results::load(directory).is_ok()));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub use components::principal_components;
 pub(crate) use components::principal_components_png;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
+pub(crate) use family::warn_about;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
