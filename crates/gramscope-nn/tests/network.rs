@@ -378,3 +378,38 @@ fn gradients_of_the_loss() {
         assert!((error / norm).sqrt() < 0.01, "residual {residual}: {} of {}", error.sqrt(), norm.sqrt());
     }
 }
+
+/// Evaluation with batch statistics computes what a training step computes: the same loss, up to the order of float32 sums.
+#[test]
+fn batch_statistics_are_those_of_training() {
+    let config = ResNetConfig { depth: 8, width: 0.3, residual: true, classes: 3, image_side: 9 };
+    let network = ResNet::new(&config, 4, &Device::Cpu).unwrap();
+    let images = Tensor::rand(0f32, 1f32, (6, 9, 9, 3), &Device::Cpu).unwrap();
+    let labels = Tensor::from_vec(vec![0u32, 1, 2, 0, 1, 2], 6, &Device::Cpu).unwrap();
+    let trained = network.loss_and_gradients(&images, &labels).unwrap();
+    let running = network.forward(&images).unwrap();
+    let network = network.with_batch_statistics();
+    let logits = network.forward(&images).unwrap();
+    let mut layers = 0;
+    let observed = network
+        .forward_observed::<candle_core::Error>(&images, &mut |_, _| {
+            layers += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(layers, network.layers().len());
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(values(&logits), values(&observed));
+    assert_ne!(values(&logits), values(&running));
+    let loss = |logits: &Tensor| {
+        let rows = logits.to_vec2::<f32>().unwrap();
+        let of_row = |(row, label): (&Vec<f32>, u32)| {
+            let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+            sum.ln() - f64::from(row[label as usize])
+        };
+        rows.iter().zip([0, 1, 2, 0, 1, 2]).map(of_row).sum::<f64>() / 6.0
+    };
+    // Fused and unfused batch norm do the same float32 operations; the loss itself is one of a few roundings of 1.
+    let difference = (loss(&logits) - f64::from(trained.loss.to_scalar::<f32>().unwrap())).abs();
+    assert!(difference <= 1e-5, "{difference}");
+}

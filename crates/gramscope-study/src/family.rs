@@ -67,20 +67,23 @@ pub(crate) fn named<'a>(members: &'a [Member], name: &str) -> Option<&'a Member>
 /// # Errors
 /// Metrics that cannot be read.
 pub(crate) fn members(runs: &[Run]) -> Result<Vec<Member>> {
-    let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
-    let mut members = Vec::new();
-    for (run, variant) in runs.iter().zip(variants(&tables)) {
-        let config = run.config();
-        members.push(Member {
-            name: run.name(),
-            data: config.data.name.to_string(),
-            settings: config.train.clone(),
-            variant,
-            epochs: run.metrics()?,
-        });
-    }
+    let mut members = in_order_of(runs)?;
     members.sort_by(order);
     Ok(members)
+}
+
+/// The runs in their own order.
+///
+/// # Errors
+/// Metrics that cannot be read.
+pub(crate) fn in_order_of(runs: &[Run]) -> Result<Vec<Member>> {
+    let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
+    let member = |(run, variant): (&Run, String)| {
+        let config = run.config();
+        let (data, settings) = (config.data.name.to_string(), config.train.clone());
+        Ok(Member { name: run.name(), data, settings, variant, epochs: run.metrics()? })
+    };
+    runs.iter().zip(variants(&tables)).map(member).collect()
 }
 
 fn order(a: &Member, b: &Member) -> Ordering {
@@ -102,6 +105,7 @@ fn settings_table(run: &Run) -> Result<Map<String, Value>> {
     for key in ["depth", "width", "seed", "checkpoint_every"] {
         table.remove(key);
     }
+    table.insert("epoch".to_owned(), run.kept_epoch().into());
     let data = &run.config().data;
     table.insert("data".to_owned(), data.name.as_str().into());
     table.insert("train_images".to_owned(), data.train_images.into());

@@ -4,6 +4,7 @@ pub mod activations;
 pub mod blocks;
 pub mod compare;
 pub mod dominant;
+pub mod epochs;
 pub mod mean;
 pub mod output;
 pub mod pcs;

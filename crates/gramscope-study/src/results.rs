@@ -34,6 +34,40 @@ pub struct PairResult {
     pub similarity: Similarity,
 }
 
+impl PairResult {
+    /// The same result with rows and columns exchanged.
+    pub(crate) fn transposed(&self) -> Self {
+        let (info, found) = (self.info.clone(), &self.similarity);
+        let (rows, columns) = (found.layers_x, found.layers_y);
+        let transpose = |values: &[f64]| {
+            (0..columns).flat_map(|y| (0..rows).map(move |x| x * columns + y)).map(|place| values[place]).collect()
+        };
+        Self {
+            info: PairInfo {
+                model_x: info.model_y,
+                model_y: info.model_x,
+                layers_x: info.layers_y,
+                layers_y: info.layers_x,
+                stages_x: info.stages_y,
+                stages_y: info.stages_x,
+                undefined: Undefined { x: info.undefined.y, y: info.undefined.x },
+                ..info
+            },
+            similarity: Similarity {
+                layers_x: columns,
+                layers_y: rows,
+                cka: transpose(&found.cka),
+                hsic_xy: transpose(&found.hsic_xy),
+                hsic_xx: found.hsic_yy.clone(),
+                hsic_yy: found.hsic_xx.clone(),
+                undefined_x: found.undefined_y.clone(),
+                undefined_y: found.undefined_x.clone(),
+                batches: found.batches,
+            },
+        }
+    }
+}
+
 /// What was compared, and how: cka.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairInfo {
@@ -68,6 +102,9 @@ pub struct PairInfo {
     /// What was left out because it dominates a model, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_dominant: Option<DroppedDominant>,
+    /// Whether the networks' batch norms took the statistics of each minibatch instead of the running ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch_statistics: bool,
     /// Layers whose HSIC with themselves is zero: their entries are NaN.
     pub undefined: Undefined,
     /// Where the examples came from.
@@ -233,6 +270,7 @@ pub(crate) mod tests {
                 last_batch: 8,
                 dropped: 2,
                 dropped_dominant: None,
+                batch_statistics: false,
                 undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
                 data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
                 versions: Versions::current(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{Error, Result, blocks, mean, pcs, results, tree};
+use crate::{Error, Result, blocks, epochs, mean, pcs, results, tree};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -22,11 +22,14 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         if pcs::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
         }
+        if epochs::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(epochs::NUMBERS), epochs::load(&dir)));
+        }
         if dir.join(blocks::BLOCKS).is_file() {
             files.push(Verified::new(dir.join(blocks::BLOCKS), blocks::load(&dir)));
         }
         if mean::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(mean::NUMBERS), mean::verify(&dir)));
+            files.push(Verified::new(dir.join(mean::NUMBERS), mean::load(&dir)));
         }
     }
     if files.is_empty() {

@@ -13,11 +13,19 @@ use crate::predictions;
 use crate::settings::RunConfig;
 
 /// An existing run directory: config.toml, metrics.jsonl, checkpoints/ and, when it is finished, predictions.safetensors.
+///
+/// It stands for its network as it is now, or was after a kept epoch ([`Self::at`]).
 #[derive(Clone, Debug)]
 pub struct Run {
     directory: RunDirectory,
     config: RunConfig,
+    /// The kept epoch that is meant; the newest checkpoint where there is none.
+    epoch: Option<usize>,
+    batch_statistics: bool,
 }
+
+/// Between a run's directory and an epoch, in what names one of its kept epochs.
+const EPOCH_MARK: char = '@';
 
 impl Run {
     /// Opens the run in `dir`.
@@ -34,7 +42,57 @@ impl Run {
             return Err(missing("it has no config.toml".to_owned()));
         }
         let config = RunConfig::read(&directory.config())?;
-        Ok(Self { directory, config })
+        Ok(Self { directory, config, epoch: None, batch_statistics: false })
+    }
+
+    /// Opens what `name` stands for: a run's directory, or `DIR@EPOCH`, the run as it was kept after an epoch. A directory
+    /// whose name looks like that goes first.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`] and [`Self::at`].
+    pub fn named(name: &Path) -> Result<Self> {
+        let kept = || {
+            let (dir, epoch) = name.to_str()?.rsplit_once(EPOCH_MARK)?;
+            Some((Path::new(dir), epoch.parse().ok()?))
+        };
+        match kept() {
+            Some((dir, epoch)) if !name.exists() => Self::open(dir)?.at(epoch),
+            _ => Self::open(name),
+        }
+    }
+
+    /// This run as it was kept after `epoch`, from 1.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] where that epoch was not kept; the message says which were.
+    pub fn at(&self, epoch: usize) -> Result<Self> {
+        let path = self.directory.kept(epoch);
+        if path.is_file() {
+            return Ok(Self { epoch: Some(epoch), ..self.clone() });
+        }
+        let kept: Vec<String> = self.kept_epochs()?.iter().map(usize::to_string).collect();
+        Err(no_checkpoint(
+            path,
+            &match kept.as_slice() {
+                [] => "no epoch of this run was kept: train with --checkpoint-every".to_owned(),
+                kept => format!("the epochs that were kept are {}", kept.join(", ")),
+            },
+        ))
+    }
+
+    /// This run with a network that normalises with the statistics of each batch ([`ResNet::with_batch_statistics`]).
+    pub fn with_batch_statistics(self) -> Self {
+        Self { batch_statistics: true, ..self }
+    }
+
+    /// The kept epoch whose network it stands for, if it is one's.
+    pub fn kept_epoch(&self) -> Option<usize> {
+        self.epoch
+    }
+
+    /// Whether its network normalises with the statistics of each batch.
+    pub fn has_batch_statistics(&self) -> bool {
+        self.batch_statistics
     }
 
     /// Where it lies.
@@ -42,9 +100,10 @@ impl Run {
         self.directory.root()
     }
 
-    /// The directory's name.
+    /// The directory's name, with `@EPOCH` for a kept epoch.
     pub fn name(&self) -> String {
-        self.directory.name()
+        let name = self.directory.name();
+        self.epoch.map_or(name.clone(), |epoch| format!("{name}{EPOCH_MARK}{epoch}"))
     }
 
     /// Everything that was set.
@@ -67,27 +126,20 @@ impl Run {
         predictions::check(&self.directory.predictions()).is_ok() && done()
     }
 
-    /// The network as the newest good checkpoint has it; a damaged one is named in a warning and passed over.
+    /// The network as the newest good checkpoint has it, where a damaged one is named in a warning and passed over; or as it
+    /// was kept after the epoch that is meant.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used.
     pub fn network(&self, device: &Device) -> Result<ResNet> {
+        if let Some(epoch) = self.epoch {
+            let path = self.directory.kept(epoch);
+            return self.restore(&path, checkpoint::load(&path, device)?, device);
+        }
         match checkpoint::newest(&self.directory.every_checkpoint()?, device)? {
             Some((path, checkpoint)) => self.restore(&path, checkpoint, device),
             None => Err(no_checkpoint(self.directory.latest(), "train it for an epoch first")),
         }
-    }
-
-    /// The network as it was kept after `epoch`.
-    ///
-    /// # Errors
-    /// As [`Self::network`].
-    pub fn network_at(&self, epoch: usize, device: &Device) -> Result<ResNet> {
-        let path = self.directory.kept(epoch);
-        if !path.is_file() {
-            return Err(no_checkpoint(path, "epochs are kept with --checkpoint-every"));
-        }
-        self.restore(&path, checkpoint::load(&path, device)?, device)
     }
 
     /// The epochs whose networks were kept, ascending.
@@ -108,7 +160,7 @@ impl Run {
         let train = &self.config.train;
         let network = ResNet::new(&train.network(bias.elem_count(), side), train.seed, device)?;
         network.load_state(&checkpoint.state).map_err(|problem| unusable(problem.to_string()))?;
-        Ok(network)
+        Ok(if self.batch_statistics { network.with_batch_statistics() } else { network })
     }
 }
 

@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// A network over its training: every kept epoch's layers against those at the end
+    #[command(after_help = EPOCHS_HELP)]
+    Epochs(EpochsArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -122,6 +125,8 @@ const CKA_HELP: &str = "\
 Examples:
   gramscope cka runs/r14 --out cka/r14
   gramscope cka runs/a runs/b runs/c --pairs across --out cka/abc
+  gramscope cka family/* --pairs same-architecture --mean --out family/seeds
+  gramscope cka runs/r14@1 runs/r14 --pairs across --out cka/first-epoch
   gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
   gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
 
@@ -184,6 +189,14 @@ Examples:
 
 Writes dominant.png (the images, those of each sign together) and dominant.json (their places in the data, labels and
 projections). CKA without such images: gramscope cka RUN --drop-dominant 0.01";
+
+const EPOCHS_HELP: &str = "\
+Example:
+  gramscope train --depth 14 --seed 0 --epochs 20 --checkpoint-every 2 --out runs/r14
+  gramscope epochs runs/r14 --out epochs/r14
+
+Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
+principal components; cosine_sq [E,L] between a first component and the one at the end), epochs.json and epochs.png.";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -312,12 +325,16 @@ pub(crate) enum PairsArgument {
     Across,
     /// Both
     All,
+    /// Runs that differ in their seed alone, each with every other
+    SameArchitecture,
+    /// Runs of one seed that differ in anything else, each with every other
+    SameSeed,
 }
 
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct CkaArguments {
-    /// Run directories
+    /// Run directories, or RUN@EPOCH for a run as it was kept after an epoch
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
     /// One file of activations (compared with itself) or two, as safetensors: a tensor a layer, examples first
@@ -329,6 +346,12 @@ pub(crate) struct CkaArguments {
     /// Pairs of runs [default: within for one run, all for several]
     #[arg(long, value_enum, conflicts_with = "activations")]
     pub(crate) pairs: Option<PairsArgument>,
+    /// Write mean and variance over the pairs of each two architectures too, into DIR/mean
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) mean: bool,
+    /// Normalise with the mean and variance of each minibatch, as in training, instead of the running ones
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) batch_statistics: bool,
     /// Passes over the test images, each in a fresh order
     #[arg(long, default_value_t = 10, conflicts_with = "activations")]
     pub(crate) passes: usize,
@@ -391,7 +414,7 @@ pub(crate) struct MeanArguments {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
 pub(crate) struct PcsArguments {
-    /// Run directory
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     pub(crate) run: Option<PathBuf>,
     /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
     #[arg(long, value_name = "FILE")]
@@ -408,6 +431,9 @@ pub(crate) struct PcsArguments {
     /// Feed this data's test images instead of the data the run was trained on
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
     pub(crate) data: Option<String>,
+    /// Normalise with the mean and variance of the examples, as in training, instead of the running ones
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) batch_statistics: bool,
     /// Of CKA, with and without the first component: unbiased (HSIC_1) or biased (HSIC_0)
     #[arg(long, default_value = "unbiased")]
     pub(crate) estimator: Estimator,
@@ -417,7 +443,7 @@ pub(crate) struct PcsArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct DominantArguments {
-    /// Run directory
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     pub(crate) run: PathBuf,
     /// Where the results go
     #[arg(long, value_name = "DIR")]
@@ -439,8 +465,43 @@ pub(crate) struct DominantArguments {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct EpochsArguments {
+    /// Run directory, of a run that kept epochs (train --checkpoint-every N)
+    pub(crate) run: PathBuf,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Passes over the test images, each in a fresh order
+    #[arg(long, default_value_t = 1)]
+    pub(crate) passes: usize,
+    /// Seed of those orders
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Use only the first N test images, class-balanced [default: all for CKA, 1024 for first components]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
+    /// Examples a minibatch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
+    /// unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Normalise with the mean and variance of each batch, as in training, instead of the running ones
+    #[arg(long)]
+    pub(crate) batch_statistics: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct ActivationsArguments {
-    /// Run directory
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     pub(crate) run: PathBuf,
     /// The file to write
     #[arg(long, value_name = "FILE")]

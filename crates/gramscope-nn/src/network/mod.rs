@@ -70,6 +70,16 @@ impl ResNet {
         Ok(Self { layers: config.layers(), config, device, parameters, state, stem, blocks, logits, workspace })
     }
 
+    /// The same network, whose evaluation normalises with the mean and variance of the batch it is given, as a training
+    /// step does, instead of the running statistics. What an image's activations are then depends on the others.
+    pub fn with_batch_statistics(mut self) -> Self {
+        let of_blocks = self.blocks.iter_mut().flat_map(|block| [&mut block.batch_norm1, &mut block.batch_norm2]);
+        for norm in std::iter::once(&mut self.stem.batch_norm).chain(of_blocks) {
+            norm.evaluates_batch = true;
+        }
+        self
+    }
+
     /// What network it is.
     pub fn config(&self) -> &ResNetConfig {
         &self.config

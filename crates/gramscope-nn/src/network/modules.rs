@@ -48,10 +48,12 @@ pub(super) struct BatchNorm {
     pub(super) beta: Var,
     pub(super) running_mean: Var,
     pub(super) running_variance: Var,
+    /// Whether evaluation takes the statistics of the batch, as training does, instead of the running ones.
+    pub(super) evaluates_batch: bool,
 }
 
 impl BatchNorm {
-    /// With the running statistics; the memory of `x` goes back to the workspace.
+    /// Evaluated; the memory of `x` goes back to the workspace.
     pub(super) fn evaluate_in(
         &self,
         workspace: &Workspace,
@@ -59,8 +61,11 @@ impl BatchNorm {
         addend: Option<&Tensor>,
         relu: bool,
     ) -> candle_core::Result<Tensor> {
-        let statistics =
-            Tensor::stack(&[self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()], 0)?;
+        let statistics = if self.evaluates_batch {
+            batch_norm::statistics(&x)?
+        } else {
+            Tensor::stack(&[self.running_mean.as_detached_tensor(), self.running_variance.as_detached_tensor()], 0)?
+        };
         let y = workspace.take(x.dims(), x.device())?;
         batch_norm::normalise_into(&y, &x, &statistics, &self.gamma, &self.beta, addend, relu)?;
         workspace.give(x);
@@ -139,6 +144,7 @@ impl<'a> Builder<'a> {
             beta: self.constant(name, "bias", channels, 0.0)?,
             running_mean: self.statistic(name, "running_mean", channels, 0.0)?,
             running_variance: self.statistic(name, "running_var", channels, 1.0)?,
+            evaluates_batch: false,
         })
     }
 

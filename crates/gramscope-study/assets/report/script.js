@@ -305,27 +305,34 @@ function maps() {
   });
 }
 
-/** Pictures of first principal components. */
-function components() {
-  const frame = document.querySelector("#components .components");
-  for (const { model, summary, place, picture } of report.components) {
-    const figure = element("figure", undefined, frame);
-    const button = element("button", undefined, figure);
-    button.setAttribute("aria-label", `Enlarge the picture of ${model}`);
-    button.setAttribute("aria-expanded", "false");
-    button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
-    const image = element("img", undefined, button);
-    image.src = `data:image/png;base64,${picture}`;
-    image.alt = `First principal components of ${model}: ${summary}`;
-    element("figcaption", `${model}: ${summary}`, figure).title = place;
+/** Results that are shown as pictures, a section a kind. */
+function figures() {
+  for (const { title, text, figures } of report.sections) {
+    const section = element("section", undefined, document.getElementById("figures"));
+    element("h2", title, section);
+    element("p", `${text} Press a picture to enlarge it.`, section);
+    const frame = element("div", undefined, section);
+    frame.className = "figures";
+    for (const shown of figures) figureOf(title, shown, frame);
   }
+}
+
+function figureOf(kind, { title, summary, place, picture }, frame) {
+  const figure = element("figure", undefined, frame);
+  const button = element("button", undefined, figure);
+  button.setAttribute("aria-label", `Enlarge the picture of ${title}`);
+  button.setAttribute("aria-expanded", "false");
+  button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
+  const image = element("img", undefined, button);
+  image.src = `data:image/png;base64,${picture}`;
+  image.alt = `${kind}: ${title}: ${summary}`;
+  element("figcaption", `${title}: ${summary}`, figure).title = place;
 }
 
 /** Hides what there is nothing to show for. */
 function trim() {
   for (const id of ["family", "accuracy", "training"]) document.getElementById(id).hidden = !report.runs.length;
   document.getElementById("guide").hidden = !report.maps.length;
-  document.getElementById("components").hidden = !report.components.length;
   for (const id of ["within", "seeds", "across"]) {
     document.getElementById(id).hidden = !document.querySelector(`#${id} .map:not([hidden])`);
   }
@@ -342,6 +349,6 @@ if (report.runs.length) {
   curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, "%");
 }
 maps();
-components();
+figures();
 trim();
 root.dataset.ready = "true";

@@ -74,7 +74,12 @@ fn infos(files: &[ActivationFile]) -> Vec<ModelInfo> {
     let info = |file: &ActivationFile| {
         let stem = file.path().file_stem().unwrap_or(file.path().as_os_str());
         let layers = file.layers().iter().map(|layer| layer.name.clone()).collect();
-        ModelInfo { name: unused(&stem.to_string_lossy(), &mut taken), layers, stages: Vec::new() }
+        ModelInfo {
+            name: unused(&stem.to_string_lossy(), &mut taken),
+            layers,
+            stages: Vec::new(),
+            batch_statistics: false,
+        }
     };
     files.iter().map(info).collect()
 }

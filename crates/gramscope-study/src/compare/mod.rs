@@ -76,6 +76,8 @@ pub(crate) struct ModelInfo {
     pub(crate) layers: Vec<String>,
     /// Stage of each layer; empty where that is not known.
     pub(crate) stages: Vec<usize>,
+    /// Whether its batch norms take the statistics of each batch.
+    pub(crate) batch_statistics: bool,
 }
 
 /// The result of one pair.
@@ -106,6 +108,7 @@ fn result(
         dropped: batches.dropped,
         undefined: Undefined { x: names(x, &similarity.undefined_x), y: names(y, &similarity.undefined_y) },
         dropped_dominant: None,
+        batch_statistics: x.batch_statistics,
         data,
         versions: Versions::current(),
     };

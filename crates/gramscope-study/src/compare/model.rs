@@ -33,7 +33,8 @@ impl Model {
     ) -> Result<Vec<Self>> {
         let mut taken = HashSet::new();
         let open = |run: &Run| {
-            let model = Self::open(unused(&run.name(), &mut taken), run.network(device)?, pattern)?;
+            let mut model = Self::open(unused(&run.name(), &mut taken), run.network(device)?, pattern)?;
+            model.info.batch_statistics = run.has_batch_statistics();
             images.check_side(&model.info.name, &model.network)?;
             Ok(model)
         };
@@ -41,7 +42,7 @@ impl Model {
     }
 
     fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
-        let mut info = ModelInfo { name, layers: Vec::new(), stages: Vec::new() };
+        let mut info = ModelInfo { name, layers: Vec::new(), stages: Vec::new(), batch_statistics: false };
         let mut places = Vec::with_capacity(network.layers().len());
         for layer in network.layers() {
             let chosen = pattern.is_none_or(|pattern| pattern.is_match(&layer.name));

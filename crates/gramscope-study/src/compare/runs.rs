@@ -10,6 +10,7 @@ use gramscope_train::data::DataConfig;
 
 use super::model::Model;
 use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_models, in_whole, result};
+use crate::family;
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult};
 use crate::{Error, Result};
@@ -23,19 +24,45 @@ pub enum Pairs {
     Across,
     /// Both.
     All,
+    /// Runs that differ in their seed alone, each with every later one.
+    SameArchitecture,
+    /// Runs of one seed that differ in anything else, each with every later one.
+    SameSeed,
     /// These, as positions in the list of runs; the first of each gives the rows.
     These(Vec<(usize, usize)>),
 }
 
 impl Pairs {
-    /// The pairs among `models` models.
-    fn among(&self, models: usize) -> Vec<(usize, usize)> {
+    /// The pairs among `runs`.
+    ///
+    /// # Errors
+    /// [`Error::Incomparable`] where there is none, and what telling the runs apart may say.
+    fn among(&self, runs: &[Run]) -> Result<Vec<(usize, usize)>> {
+        let models = runs.len();
         let every = (0..models).flat_map(|x| (x..models).map(move |y| (x, y)));
-        match self {
+        let none = |what: &str| Err(Error::Incomparable(what.to_owned()));
+        let pairs: Vec<_> = match self {
             Self::Within => every.filter(|(x, y)| x == y).collect(),
             Self::Across => every.filter(|(x, y)| x != y).collect(),
             Self::All => every.collect(),
+            Self::SameArchitecture | Self::SameSeed => {
+                let members = family::in_order_of(runs)?;
+                let seed = |run: usize| members[run].settings.seed;
+                let same_architecture = |x: usize, y: usize| members[x].architecture() == members[y].architecture();
+                let wanted = |&(x, y): &(usize, usize)| match self {
+                    Self::SameArchitecture => same_architecture(x, y) && seed(x) != seed(y),
+                    _ => !same_architecture(x, y) && seed(x) == seed(y),
+                };
+                every.filter(wanted).collect()
+            }
             Self::These(pairs) => pairs.clone(),
+        };
+        match (pairs.is_empty(), self) {
+            (false, _) => Ok(pairs),
+            (true, Self::SameArchitecture) => none("--pairs same-architecture: no two runs differ in their seed alone"),
+            (true, Self::SameSeed) => none("--pairs same-seed: no two runs of different settings have the same seed"),
+            (true, Self::Across) => none("--pairs across needs at least two runs"),
+            (true, _) => none("there is no run to compare; name at least one"),
         }
     }
 }
@@ -82,8 +109,8 @@ pub fn compare_runs(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<PairResult>> {
-    let pairs = run_options.pairs.among(runs.len());
-    let passes = passes(run_options, &pairs)?;
+    let pairs = run_options.pairs.among(runs)?;
+    let passes = passes(run_options)?;
     let limit = match (run_options.examples, run_options.drop_dominant) {
         (Some(examples), _) => Limit::Exactly(examples),
         (None, Some(_)) => Limit::AtMost(EXAMPLES),
@@ -143,10 +170,7 @@ fn kept(images: usize, dropped: Option<&DroppedDominant>) -> Vec<usize> {
 }
 
 /// The numbers of the passes.
-fn passes(options: &RunOptions, pairs: &[(usize, usize)]) -> Result<std::ops::Range<u32>> {
-    if pairs.is_empty() {
-        return Err(Error::Incomparable("--pairs across needs at least two runs".to_owned()));
-    }
+fn passes(options: &RunOptions) -> Result<std::ops::Range<u32>> {
     match u32::try_from(options.passes) {
         Ok(passes) if passes > 0 => Ok(0..passes),
         _ => Err(Error::Incomparable(format!("--passes {} must be from 1 to {}", options.passes, u32::MAX))),

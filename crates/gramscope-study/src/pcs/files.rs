@@ -56,6 +56,9 @@ pub struct PcsInfo {
     pub undefined_cka: Vec<String>,
     /// Layers whose `cka_without_first` is NaN: nothing is left of them without their first component.
     pub undefined_cka_without_first: Vec<String>,
+    /// Whether the network's batch norms took the statistics of the examples instead of the running ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch_statistics: bool,
     /// Where the examples came from.
     pub data: PcsData,
     /// Versions of what computed this.

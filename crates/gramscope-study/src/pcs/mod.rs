@@ -87,6 +87,7 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
         name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
         stages: Vec::new(),
+        batch_statistics: false,
     };
     let mut components = components(&info, examples, options.estimator)?;
     let mut rows = Rows::default();
@@ -146,6 +147,7 @@ fn result(model: ModelInfo, similarity: ComponentSimilarity, options: &PcsOption
         model: model.name,
         layers: model.layers,
         stages: model.stages,
+        batch_statistics: model.batch_statistics,
     };
     PcsResult { info, similarity }
 }

@@ -14,6 +14,7 @@ pub(crate) fn made(model: &str) -> PcsResult {
             layers: names(&["a.one", "a.two", "b \"quoted\""]),
             stages: vec![0, 0, 1],
             examples: 4,
+            batch_statistics: false,
             estimator: "unbiased".to_owned(),
             ill_defined: names(&["a.two"]),
             undefined: names(&["b \"quoted\""]),

@@ -40,11 +40,6 @@ pub fn principal_components(result: &PcsResult, path: &Path) -> Result<()> {
     super::save(&draw(result, path)?, path)
 }
 
-/// The same as the bytes of a PNG file; `path` is for messages.
-pub(crate) fn principal_components_png(result: &PcsResult, path: &Path) -> Result<Vec<u8>> {
-    super::encode(&draw(result, path)?, path)
-}
-
 fn draw(result: &PcsResult, path: &Path) -> Result<Canvas> {
     let (info, found) = (&result.info, &result.similarity);
     let layers = info.layers.len();

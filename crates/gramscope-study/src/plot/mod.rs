@@ -11,6 +11,7 @@ pub(crate) mod colour;
 mod components;
 mod curves;
 mod dominant;
+mod epochs;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
@@ -20,9 +21,9 @@ use std::path::Path;
 
 pub use accuracy::{FamilyMember, accuracy};
 pub use components::principal_components;
-pub(crate) use components::principal_components_png;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
+pub(crate) use epochs::epochs;
 pub(crate) use family::warn_about;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
@@ -50,11 +51,8 @@ fn check_drawable(result: &PairResult, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn encode(canvas: &canvas::Canvas, path: &Path) -> Result<Vec<u8>> {
-    canvas.encode().map_err(|reason| Error::file(path, format!("cannot be encoded as PNG: {reason}")))
-}
-
 fn save(canvas: &canvas::Canvas, path: &Path) -> Result<()> {
-    let bytes = encode(canvas, path)?;
+    let unable = |reason| Error::file(path, format!("cannot be encoded as PNG: {reason}"));
+    let bytes = canvas.encode().map_err(unable)?;
     atomic::write(path, &bytes).map_err(Error::io("write", path))
 }

@@ -1,6 +1,7 @@
 //! One self-contained page about every run and every comparison below a directory. It works offline, loads nothing, and
 //! holds one copy of the plotting script.
 
+mod figures;
 mod findings;
 mod page;
 
@@ -10,16 +11,16 @@ use gramscope_train::{Run, atomic};
 
 pub(crate) use findings::findings;
 
+use figures::Figure;
+
 use crate::family::{Member, members, relation};
-use crate::pcs::{self, PcsResult};
 use crate::results::{self, INFO, NUMBERS, PairResult};
 use crate::{Error, Result, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
 
-/// Writes DIR/report.html about all run directories, all cka.npz with their cka.json and all pcs.npz with their pcs.json below
-/// `dir`, and returns its path.
+/// Writes DIR/report.html about all run directories and all results below `dir`, and returns its path.
 /// Runs without a finished epoch are left out; so is, with a warning, what cannot be read.
 ///
 /// # Errors
@@ -28,10 +29,10 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     let found = Found::below(dir)?;
     let members = members(&found.runs)?;
     let results = in_order(found.results, &members);
-    if members.is_empty() && results.is_empty() && found.components.is_empty() {
+    if members.is_empty() && results.is_empty() && found.figures.is_empty() {
         return Err(Error::file(dir, "there is neither a run nor a result below it; train or compare something first"));
     }
-    let page = page::page(&members, &results, &found.components, dir)?;
+    let page = page::page(&members, &results, &found.figures, dir)?;
     let path = dir.join(PAGE);
     atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
@@ -57,7 +58,7 @@ struct Placed<R> {
 struct Found {
     runs: Vec<Run>,
     results: Vec<Placed<PairResult>>,
-    components: Vec<Placed<PcsResult>>,
+    figures: Vec<Figure>,
 }
 
 impl Found {
@@ -81,9 +82,7 @@ impl Found {
         if dir.join(INFO).is_file() && dir.join(NUMBERS).is_file() {
             self.results.extend(placed(results::load(&dir), &dir));
         }
-        if dir.join(pcs::INFO).is_file() && dir.join(pcs::NUMBERS).is_file() {
-            self.components.extend(placed(pcs::load(&dir), &dir));
-        }
+        self.figures.extend(figures::of_directory(&dir));
     }
 }
 

@@ -7,12 +7,12 @@ use base64::prelude::BASE64_STANDARD;
 use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
+use super::figures::{Figure, Kind};
 use super::{Placed, findings};
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
-use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
-use crate::plot::{layers, principal_components_png};
+use crate::plot::layers;
 use crate::results::PairResult;
 use crate::{Error, Result};
 
@@ -29,7 +29,7 @@ struct Data<'a> {
     findings: Vec<String>,
     runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
-    components: Vec<ComponentsData<'a>>,
+    sections: Vec<SectionData<'a>>,
     /// The colours of 0 to 1.
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
@@ -78,12 +78,19 @@ struct MapData<'a> {
     cka: String,
 }
 
-/// First principal components, as a picture.
+/// Pictures of one kind.
 #[derive(Serialize)]
-struct ComponentsData<'a> {
-    model: &'a str,
+struct SectionData<'a> {
+    title: &'static str,
+    text: &'static str,
+    figures: Vec<FigureData<'a>>,
+}
+
+#[derive(Serialize)]
+struct FigureData<'a> {
+    title: &'a str,
     /// What can be said of the picture in words.
-    summary: String,
+    summary: &'a str,
     /// Its directory, below that of the page.
     place: String,
     /// Base64 of a PNG file.
@@ -94,14 +101,14 @@ struct ComponentsData<'a> {
 pub(super) fn page(
     members: &[Member],
     results: &[Placed<PairResult>],
-    components: &[Placed<PcsResult>],
+    figures: &[Figure],
     dir: &Path,
 ) -> Result<String> {
     let data = Data {
         findings: findings(members, results.iter().map(|placed| &placed.result)),
         runs: members.iter().map(run_data).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
-        components: components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
+        sections: sections(figures, dir),
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
@@ -184,27 +191,19 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
     }
 }
 
-fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<ComponentsData<'a>> {
-    let info = &result.info;
-    let fractions = result.similarity.variance_explained.iter().zip(&info.layers);
-    let largest = fractions.filter(|(fraction, _)| !fraction.is_nan()).max_by(|a, b| a.0.total_cmp(b.0));
-    let largest = largest.map_or_else(
-        || "every layer is constant".to_owned(),
-        |(fraction, layer)| {
-            format!("the first component explains most in {layer}: {:.1}% of its variance", 100.0 * fraction)
-        },
-    );
-    let unclear = match info.ill_defined.len() {
-        0 => String::new(),
-        1 => "; that of 1 layer is not well defined".to_owned(),
-        count => format!("; those of {count} layers are not well defined"),
+/// The figures by kind; a kind without any has no section.
+fn sections<'a>(figures: &'a [Figure], dir: &Path) -> Vec<SectionData<'a>> {
+    let figure = |figure: &'a Figure| FigureData {
+        title: &figure.title,
+        summary: &figure.summary,
+        place: below(dir, &figure.place),
+        picture: BASE64_STANDARD.encode(&figure.picture),
     };
-    Ok(ComponentsData {
-        model: &info.model,
-        summary: format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples),
-        place: below(dir, place),
-        picture: BASE64_STANDARD.encode(principal_components_png(result, place)?),
-    })
+    let section = |kind: Kind| {
+        let figures: Vec<_> = figures.iter().filter(|figure| figure.kind == kind).map(figure).collect();
+        (!figures.is_empty()).then_some(SectionData { title: kind.title(), text: kind.text(), figures })
+    };
+    Kind::ALL.into_iter().filter_map(section).collect()
 }
 
 /// `place` as seen from `dir`.
@@ -229,7 +228,6 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
-    use crate::pcs;
     use crate::results::tests::made;
 
     #[test]
@@ -250,8 +248,10 @@ mod tests {
         let name = "</script><img src=x onerror=alert(1)>{{script}}";
         let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
-        let components = Placed { result: pcs::tests::made(name), place: PathBuf::from("dir/<i>/pcs") };
-        let page = page(&[hostile], &[placed], &[components], Path::new("dir")).unwrap();
+        let picture = b"\x89PNG\r\n\x1a\n\0".to_vec();
+        let (title, summary) = (name.to_owned(), "</script>".to_owned());
+        let figure = Figure { kind: Kind::Components, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
+        let page = page(&[hostile], &[placed], &[figure], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);

@@ -210,6 +210,6 @@ fn a_run_learns_and_its_network_can_be_read() {
     assert_eq!(run.kept_epochs().unwrap(), [2, 4, 6, 8, 10, 12]);
     let test = evaluate(&run.network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
     assert_eq!(test.loss, metrics[11].test_loss);
-    let earlier = evaluate(&run.network_at(2, &Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
+    let earlier = evaluate(&run.at(2).unwrap().network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
     assert_eq!(earlier.loss, metrics[1].test_loss);
 }

@@ -11,7 +11,7 @@ use crate::device;
 /// Writes the activations of the run's test images.
 pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow::Result<()> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
-    let run = Run::open(&arguments.run)?;
+    let run = Run::named(&arguments.run)?;
     let options = ExportOptions { examples: arguments.examples, layers: arguments.layers.clone() };
     let mut bar = console.progress(Unit::Passes, 0);
     let images = activations::export(&run, &arguments.out, &options, &device, &mut |progress| {

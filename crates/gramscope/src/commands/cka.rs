@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use gramscope_cka::Options;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
-use gramscope_study::output;
 use gramscope_study::results::PairResult;
+use gramscope_study::{mean, output};
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
@@ -26,33 +26,63 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
     };
     output::check(&arguments.out)?;
+    let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);
+    let runs = arguments.runs.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let results = match arguments.activations.as_slice() {
-        [] => compare_runs(arguments, &options, &mut progress)?,
+        [] => compare_runs(&runs, arguments, &options, &mut progress)?,
         [x, others @ ..] => {
             let y = others.first().map(PathBuf::as_path);
             vec![compare::compare_files(x, y, &options, &mut progress)?]
         }
     };
     drop(bar);
-    for (result, dir) in results.iter().zip(output::write(&arguments.out, &results)?) {
-        report(result, &dir, console);
+    let directories = output::write(&arguments.out, &results)?;
+    for (result, dir) in results.iter().zip(&directories) {
+        report(result, dir, console);
+    }
+    if arguments.mean {
+        write_means(&runs, &results, &directories, &arguments.out, console)?;
+    }
+    Ok(())
+}
+
+/// Writes the means over the pairs of each two architectures, a line each.
+fn write_means(
+    runs: &[Run],
+    results: &[PairResult],
+    directories: &[PathBuf],
+    out: &Path,
+    console: &Console,
+) -> anyhow::Result<()> {
+    let means = mean::over_pairs(runs, results, directories)?;
+    if means.is_empty() {
+        tracing::warn!(
+            "--mean: no two of the results are of the same two architectures, so there is nothing to average"
+        );
+    }
+    for (name, mean) in means {
+        let dir = out.join(mean::PAIRS).join(&name);
+        mean::save(&dir, &mean)?;
+        console.result(&format!("{name}: mean of {} maps -> {}", mean.info.maps.len(), dir.display()));
     }
     Ok(())
 }
 
 fn compare_runs(
+    runs: &[Run],
     arguments: &CkaArguments,
     options: &CompareOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
     let device = device::open(arguments.device.device, arguments.device.precision)?;
-    let runs = arguments.runs.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
     let pairs = match arguments.pairs {
         Some(PairsArgument::Within) => Pairs::Within,
         Some(PairsArgument::Across) => Pairs::Across,
         Some(PairsArgument::All) => Pairs::All,
+        Some(PairsArgument::SameArchitecture) => Pairs::SameArchitecture,
+        Some(PairsArgument::SameSeed) => Pairs::SameSeed,
         None if runs.len() == 1 => Pairs::Within,
         None => Pairs::All,
     };
@@ -65,7 +95,7 @@ fn compare_runs(
         drop_dominant: arguments.drop_dominant,
         data,
     };
-    Ok(compare::compare_runs(&runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
+    Ok(compare::compare_runs(runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
 }
 
 /// Moves the bar of a pass over examples.

@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
     let mut bar = console.progress(Unit::Passes, 0);
-    let found = dominant::dominant(&Run::open(&arguments.run)?, &options, &device, &mut |progress| {
+    let found = dominant::dominant(&Run::named(&arguments.run)?, &options, &device, &mut |progress| {
         show_progress(&mut bar, "decomposing", progress);
     })?;
     drop(bar);

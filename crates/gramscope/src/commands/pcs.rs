@@ -3,7 +3,6 @@
 use anyhow::Context;
 use gramscope_study::compare::Progress;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
 use super::cka::show_progress;
@@ -25,7 +24,8 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
     let result = match (&arguments.run, &arguments.activations) {
         (Some(dir), _) => {
             let device = device::open(arguments.device.device, arguments.device.precision)?;
-            pcs::pcs_of_run(&Run::open(dir)?, &options, &device, &mut progress)?
+            let run = super::opened(dir, arguments.batch_statistics)?;
+            pcs::pcs_of_run(&run, &options, &device, &mut progress)?
         }
         (None, Some(file)) => pcs::pcs_of_file(file, &options, &mut progress)?,
         (None, None) => anyhow::bail!("name a run, or a file with --activations"),

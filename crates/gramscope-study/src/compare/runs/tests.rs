@@ -110,10 +110,26 @@ fn every_pass_has_its_own_order_and_the_seed_decides_it() {
 
 #[test]
 fn pairs_are_what_was_asked_for() {
-    assert_eq!(Pairs::Within.among(3), [(0, 0), (1, 1), (2, 2)]);
-    assert_eq!(Pairs::Across.among(3), [(0, 1), (0, 2), (1, 2)]);
-    assert_eq!(Pairs::All.among(2), [(0, 0), (0, 1), (1, 1)]);
-    assert_eq!(Pairs::These(vec![(1, 0)]).among(2), [(1, 0)]);
+    let dir = tempfile::tempdir().unwrap();
+    let deep = |seed| TrainSettings { depth: 14, ..tiny(seed) };
+    let settings = [tiny(0), deep(0), tiny(1), deep(1)];
+    let runs: Vec<Run> = settings
+        .into_iter()
+        .enumerate()
+        .map(|(number, settings)| run(&dir.path().join(format!("run{number}")), settings, small_data()))
+        .collect();
+    let among = |pairs: Pairs, runs: &[Run]| pairs.among(runs).unwrap();
+    assert_eq!(among(Pairs::Within, &runs[..3]), [(0, 0), (1, 1), (2, 2)]);
+    assert_eq!(among(Pairs::Across, &runs[..3]), [(0, 1), (0, 2), (1, 2)]);
+    assert_eq!(among(Pairs::All, &runs[..2]), [(0, 0), (0, 1), (1, 1)]);
+    assert_eq!(among(Pairs::These(vec![(1, 0)]), &runs[..2]), [(1, 0)]);
+    assert_eq!(among(Pairs::SameArchitecture, &runs), [(0, 2), (1, 3)]);
+    assert_eq!(among(Pairs::SameSeed, &runs), [(0, 1), (2, 3)]);
+    for pairs in [Pairs::SameArchitecture, Pairs::Across, Pairs::All] {
+        assert!(matches!(pairs.among(&[]), Err(Error::Incomparable(_))), "{pairs:?}");
+    }
+    assert!(Pairs::SameArchitecture.among(&runs[..2]).unwrap_err().to_string().contains("same-architecture"));
+    assert!(Pairs::SameSeed.among(&runs[1..3]).unwrap_err().to_string().contains("same-seed"));
 }
 
 #[test]

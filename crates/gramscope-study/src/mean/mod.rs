@@ -10,8 +10,11 @@
 //! the unbiased one; NaN where there is no value, and for the variance where there is only one. mean.json says of what,
 //! and mean.png and variance.png show it.
 
+mod pairs;
+
 use std::path::{Path, PathBuf};
 
+pub use pairs::{PAIRS, over_pairs};
 use serde::{Deserialize, Serialize};
 
 use crate::plot::{self, is_within};
@@ -96,7 +99,12 @@ pub fn average(paths: &[PathBuf]) -> Result<Mean> {
     for path in paths {
         maps.extend(read(path)?);
     }
-    let [(first, _), others @ ..] = maps.as_slice() else {
+    of_maps(&maps)
+}
+
+/// Averages maps, each with its file of numbers.
+fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
+    let [(first, _), others @ ..] = maps else {
         return Err(Error::Incomparable("there is no map to average".to_owned()));
     };
     if others.is_empty() {
@@ -151,12 +159,17 @@ pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
     plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
 }
 
-/// Checks that DIR/mean.npz and DIR/mean.json are as [`save`] wrote them.
+/// Reads what [`save`] wrote.
 ///
 /// # Errors
-/// [`Error::Io`] where they cannot be read, [`Error::File`] where they are not.
-pub(crate) fn verify(dir: &Path) -> Result<()> {
-    FILES.open::<MeanInfo>(dir)?.1.check()
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result or was changed.
+pub fn load(dir: &Path) -> Result<Mean> {
+    let (info, mut numbers) = FILES.open::<MeanInfo>(dir)?;
+    let shape = [info.layers_x.len(), info.layers_y.len()];
+    let mut array = |name| numbers.array(name, &shape);
+    let (mean, variance, count) = (array("mean")?, array("variance")?, array("count")?);
+    numbers.check()?;
+    Ok(Mean { info, mean, variance, count })
 }
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
@@ -246,7 +259,7 @@ mod tests {
         save(&out, &mean).unwrap();
         save(&out, &mean).unwrap();
         assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
-        verify(&out).unwrap();
+        load(&out).unwrap();
         let bytes = fs::read(out.join(NUMBERS)).unwrap();
         let mut read = Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap();
         let read = read.array("variance", &[2, 3]).unwrap();
@@ -254,7 +267,7 @@ mod tests {
         let mut damaged = bytes.clone();
         damaged[bytes.len() / 2] ^= 1;
         fs::write(out.join(NUMBERS), &damaged).unwrap();
-        assert!(verify(&out).unwrap_err().to_string().contains("checksum"));
+        assert!(load(&out).unwrap_err().to_string().contains("checksum"));
         fs::write(out.join(MEAN), "{}").unwrap();
         assert!(save(&out, &mean).unwrap_err().to_string().contains("--out"));
     }

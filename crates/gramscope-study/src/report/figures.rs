@@ -1,0 +1,136 @@
+//! Results that the page shows as the pictures that lie beside them, a section a kind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::pcs::PcsInfo;
+use crate::{Error, Result, epochs, mean, pcs};
+
+/// The sections, in their order on the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Mean,
+    Components,
+    Epochs,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Mean, Self::Components, Self::Epochs];
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Mean => "Means over networks",
+            Self::Components => "First principal components",
+            Self::Epochs => "Over training",
+        }
+    }
+
+    /// What there is to see.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Mean => {
+                "Mean CKA of the same layers over several networks or pairs of networks; the variance lies beside it."
+            }
+            Self::Components => {
+                "Of each network: CKA between its layers, the fraction of the variance that each layer's first principal \
+                 component explains, the squared cosine between first components, and CKA without them."
+            }
+            Self::Epochs => {
+                "Of each network, from epoch to epoch: how like each layer is to itself at the end, what its first principal \
+                 component explains, and whole maps of some epochs against the end."
+            }
+        }
+    }
+}
+
+/// A picture with what is said of it.
+#[derive(Debug)]
+pub(super) struct Figure {
+    pub(super) kind: Kind,
+    /// What it is of.
+    pub(super) title: String,
+    /// What can be said of it in words.
+    pub(super) summary: String,
+    /// Its directory.
+    pub(super) place: PathBuf,
+    /// A PNG file.
+    pub(super) picture: Vec<u8>,
+}
+
+/// The figures of the results in `dir`; what cannot be read is left out, with a warning.
+pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    let mut add = |figure: Result<Figure>| match figure {
+        Ok(figure) => figures.push(figure),
+        Err(reason) => tracing::warn!("left out of the report: {reason}"),
+    };
+    if dir.join(mean::MEAN).is_file() {
+        add(mean(dir));
+    }
+    if dir.join(pcs::INFO).is_file() {
+        add(components(dir));
+    }
+    if dir.join(epochs::INFO).is_file() {
+        add(over_training(dir));
+    }
+    figures
+}
+
+fn figure(kind: Kind, (title, summary): (String, String), dir: &Path, picture: &str) -> Result<Figure> {
+    let path = dir.join(picture);
+    let picture = fs::read(&path).map_err(Error::io("read", &path))?;
+    if !picture.starts_with(b"\x89PNG\r\n\x1a\n") {
+        return Err(Error::file(&path, "not a PNG file"));
+    }
+    Ok(Figure { kind, title, summary, place: dir.to_owned(), picture })
+}
+
+fn mean(dir: &Path) -> Result<Figure> {
+    let info = mean::load(dir)?.info;
+    let first = &info.maps[0];
+    let title = match (info.maps.len(), first.model_x == first.model_y) {
+        (count, true) => format!("{} and {} more", first.model_x, count - 1),
+        (count, false) => format!("{} x {} and {} more", first.model_x, first.model_y, count - 1),
+    };
+    let summary =
+        format!("mean of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
+    figure(Kind::Mean, (title, summary), dir, mean::PICTURE)
+}
+
+fn components(dir: &Path) -> Result<Figure> {
+    let result = pcs::load(dir)?;
+    let summary = components_summary(&result.info, &result.similarity.variance_explained);
+    figure(Kind::Components, (result.info.model, summary), dir, pcs::PICTURE)
+}
+
+fn components_summary(info: &PcsInfo, fractions: &[f64]) -> String {
+    let fractions = fractions.iter().zip(&info.layers).filter(|(fraction, _)| !fraction.is_nan());
+    let largest = fractions.max_by(|a, b| a.0.total_cmp(b.0)).map_or_else(
+        || "every layer is constant".to_owned(),
+        |(fraction, layer)| {
+            format!("the first component explains most in {layer}: {:.1}% of its variance", 100.0 * fraction)
+        },
+    );
+    let unclear = match info.ill_defined.len() {
+        0 => String::new(),
+        1 => "; that of 1 layer is not well defined".to_owned(),
+        count => format!("; those of {count} layers are not well defined"),
+    };
+    format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples)
+}
+
+fn over_training(dir: &Path) -> Result<Figure> {
+    let result = epochs::load(dir)?;
+    let info = &result.info;
+    let layers = info.layers.len();
+    let first = &result.layers_with_themselves()[..layers];
+    let defined = first.iter().filter(|value| !value.is_nan());
+    let (sum, count) = defined.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    let summary = format!(
+        "{} epochs; after epoch {} the mean CKA of a layer with itself at the end is {:.3}",
+        info.epochs.len(),
+        info.epochs[0],
+        sum / f64::from(count)
+    );
+    figure(Kind::Epochs, (info.model.clone(), summary), dir, epochs::PICTURE)
+}
