@@ -12,6 +12,7 @@ pub mod plot;
 pub mod quickstart;
 pub mod report;
 pub mod results;
+pub mod studies;
 pub mod verify;
 
 mod error;

@@ -1,6 +1,5 @@
 //! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -9,10 +8,8 @@ use gramscope_train::Run;
 use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
-use crate::family::{Member, members};
-use crate::plot::{self, SheetMap};
-use crate::results::PairResult;
-use crate::{Error, Result, output, report};
+use crate::family::members;
+use crate::{Error, Result, output, plot, report};
 
 /// How large the quickstart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,24 +97,8 @@ pub fn quickstart(
     })?;
     output::write(&results_dir, &results)?;
     let maps = dir.join(MAPS);
-    let members = members(&trained)?;
-    draw_maps(members.clone(), &results, &maps)?;
-    Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members, &results) })
-}
-
-/// Every network's map: a column an architecture, a row a seed, from the smallest network to the largest.
-fn draw_maps(mut members: Vec<Member>, results: &[PairResult], path: &Path) -> Result<()> {
-    let architectures = members.iter().map(Member::architecture).collect::<HashSet<_>>().len();
-    members.sort_by_key(|member| member.settings.seed);
-    let maps = members.iter().filter_map(|member| {
-        let of = |result: &&PairResult| result.info.model_x == member.name && result.info.model_y == member.name;
-        let last = member.epochs.last()?;
-        let accuracies =
-            format!("{:.0}% training, {:.0}% test", 100.0 * last.train_accuracy, 100.0 * last.test_accuracy);
-        let lines = vec![member.variant.clone(), accuracies];
-        Some(SheetMap { result: results.iter().find(of)?, title: member.name.clone(), lines })
-    });
-    plot::sheet(&maps.collect::<Vec<_>>(), architectures, path)
+    plot::family_maps(&trained, &results, &maps)?;
+    Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members(&trained)?, &results) })
 }
 
 fn family_plan(scale: Scale) -> String {

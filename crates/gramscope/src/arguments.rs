@@ -62,6 +62,9 @@ pub(crate) enum Command {
     /// A network over its training: every kept epoch's layers against those at the end
     #[command(after_help = EPOCHS_HELP)]
     Epochs(EpochsArguments),
+    /// A figure of the paper, from nothing: train its networks, measure them, draw it; without a name, list the studies
+    #[command(after_help = STUDY_HELP)]
+    Study(StudyArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
@@ -92,7 +95,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether the command, once stopped, can be taken up where it was.
     pub(crate) fn goes_on_later(&self) -> bool {
-        matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_))
+        matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_) | Self::Study(_))
     }
 }
 
@@ -197,6 +200,22 @@ Example:
 
 Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
 principal components; cosine_sq [E,L] between a first component and the one at the end), epochs.json and epochs.png.";
+
+const STUDY_HELP: &str = "\
+Examples:
+  gramscope study
+  gramscope study fig3-pcs --data builtin --scale 0.1 --out fig3
+  gramscope study fig1-width --data cifar10 --scale 0.05
+  gramscope study mine.toml --out mine
+
+At scale S a study has S times the training images and epochs, and networks with S times the parameters: blocks and widths
+both shrink by the cube root of S, so that networks stay as large beside their data as the paper's. The work is that of the
+paper times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on.
+
+Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/runs and a directory for each kind of result.
+
+A plan of your own has a title, [data] and [train] as a plan of sweep, one or more [[family]] with the lists of one, and
+[measure] with cka = \"within\" (or all, across, same-architecture, same-seed), mean, blocks, pcs, epochs = true.";
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -495,6 +514,23 @@ pub(crate) struct EpochsArguments {
     /// Normalise with the mean and variance of each batch, as in training, instead of the running ones
     #[arg(long)]
     pub(crate) batch_statistics: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StudyArguments {
+    /// One of the shipped studies, or a plan of your own that ends in .toml; without it, the shipped ones are listed
+    pub(crate) name: Option<String>,
+    /// Where everything goes [default: a directory of the study's name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Share of the paper's size, above 0 and at most 1
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub(crate) scale: f64,
+    /// builtin, cifar10, cifar100 or a directory, instead of the study's own data
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }

@@ -7,6 +7,7 @@ use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
+use serde::{Deserialize, Serialize};
 
 use super::model::Model;
 use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_models, in_whole, result};
@@ -16,7 +17,8 @@ use crate::results::{DroppedDominant, PairResult};
 use crate::{Error, Result};
 
 /// Which pairs of runs are compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pairs {
     /// Each run with itself.
     Within,
@@ -29,6 +31,7 @@ pub enum Pairs {
     /// Runs of one seed that differ in anything else, each with every later one.
     SameSeed,
     /// These, as positions in the list of runs; the first of each gives the rows.
+    #[serde(skip)]
     These(Vec<(usize, usize)>),
 }
 
@@ -37,7 +40,7 @@ impl Pairs {
     ///
     /// # Errors
     /// [`Error::Incomparable`] where there is none, and what telling the runs apart may say.
-    fn among(&self, runs: &[Run]) -> Result<Vec<(usize, usize)>> {
+    pub(crate) fn among(&self, runs: &[Run]) -> Result<Vec<(usize, usize)>> {
         let models = runs.len();
         let every = (0..models).flat_map(|x| (x..models).map(move |y| (x, y)));
         let none = |what: &str| Err(Error::Incomparable(what.to_owned()));

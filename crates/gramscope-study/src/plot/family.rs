@@ -1,12 +1,14 @@
 //! The pictures that training leaves: those of a run in its directory, those of a family in the directory of its runs.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use gramscope_train::Run;
 
-use super::{FamilyMember, accuracy, colour, training_curves};
+use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves};
 use crate::Result;
 use crate::family::{Member, members};
+use crate::results::PairResult;
 
 /// File of the training curves, in a run's directory or a family's.
 pub const CURVES: &str = "curves.png";
@@ -34,6 +36,36 @@ pub fn family_pictures(dir: &Path, runs: &[Run]) {
         }
         Err(reason) => warn_about(Err(reason)),
     }
+}
+
+/// Draws every network's own map among `maps` on one sheet, from the smallest network to the largest. Where there are several
+/// seeds, a column is an architecture and a row a seed; else a column is a depth and width, and a row what else varies.
+///
+/// # Errors
+/// Metrics that cannot be read; those of [`sheet`].
+pub(crate) fn family_maps(runs: &[Run], maps: &[PairResult], path: &Path) -> Result<()> {
+    let mut members = members(runs)?;
+    let distinct = |key: &dyn Fn(&Member) -> String| members.iter().map(key).collect::<HashSet<_>>().len();
+    let columns = if distinct(&|member| member.settings.seed.to_string()) > 1 {
+        let columns = distinct(&Member::architecture);
+        members.sort_by_key(|member| member.settings.seed);
+        columns
+    } else {
+        let columns = distinct(&|member| format!("{} {}", member.settings.depth, member.settings.width));
+        let mut variants: Vec<String> = members.iter().map(|member| member.variant.clone()).collect();
+        variants.dedup();
+        members.sort_by_key(|member| variants.iter().position(|variant| *variant == member.variant));
+        columns
+    };
+    let own = members.iter().filter_map(|member| {
+        let of = |map: &&PairResult| map.info.model_x == member.name && map.info.model_y == member.name;
+        let last = member.epochs.last()?;
+        let accuracies =
+            format!("{:.0}% training, {:.0}% test", 100.0 * last.train_accuracy, 100.0 * last.test_accuracy);
+        let lines = vec![member.variant.clone(), accuracies];
+        Some(SheetMap { result: maps.iter().find(of)?, title: member.name.clone(), lines })
+    });
+    sheet(&own.collect::<Vec<_>>(), columns, path)
 }
 
 pub(crate) fn warn_about(drawn: Result<()>) {

@@ -16,6 +16,7 @@ mod family;
 mod heatmap;
 pub(crate) mod layers;
 mod sheet;
+mod tiles;
 
 use std::path::Path;
 
@@ -24,11 +25,12 @@ pub use components::principal_components;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
 pub(crate) use epochs::epochs;
-pub(crate) use family::warn_about;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
+pub(crate) use family::{family_maps, warn_about};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
 pub use sheet::{SheetMap, sheet};
+pub(crate) use tiles::{Tiles, tiles};
 
 use gramscope_train::atomic;
 

@@ -4,21 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, epochs, mean, pcs};
+use crate::{Error, Result, epochs, mean, pcs, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    Study,
     Mean,
     Components,
     Epochs,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Mean, Self::Components, Self::Epochs];
+    pub(super) const ALL: [Self; 4] = [Self::Study, Self::Mean, Self::Components, Self::Epochs];
 
     pub(super) fn title(self) -> &'static str {
         match self {
+            Self::Study => "Studies",
             Self::Mean => "Means over networks",
             Self::Components => "First principal components",
             Self::Epochs => "Over training",
@@ -28,6 +30,7 @@ impl Kind {
     /// What there is to see.
     pub(super) fn text(self) -> &'static str {
         match self {
+            Self::Study => "A figure of the paper each, at the scale that stands in it; below it, what was found here.",
             Self::Mean => {
                 "Mean CKA of the same layers over several networks or pairs of networks; the variance lies beside it."
             }
@@ -64,6 +67,9 @@ pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
         Ok(figure) => figures.push(figure),
         Err(reason) => tracing::warn!("left out of the report: {reason}"),
     };
+    if dir.join(studies::INFO).is_file() {
+        add(study(dir));
+    }
     if dir.join(mean::MEAN).is_file() {
         add(mean(dir));
     }
@@ -83,6 +89,12 @@ fn figure(kind: Kind, (title, summary): (String, String), dir: &Path, picture: &
         return Err(Error::file(&path, "not a PNG file"));
     }
     Ok(Figure { kind, title, summary, place: dir.to_owned(), picture })
+}
+
+fn study(dir: &Path) -> Result<Figure> {
+    let info = studies::load(dir)?;
+    let reported = info.reported.map_or_else(String::new, |reported| format!("The paper reports: {reported} Here: "));
+    figure(Kind::Study, (info.title, reported + &info.findings.join(" ")), dir, studies::FIGURE)
 }
 
 fn mean(dir: &Path) -> Result<Figure> {

@@ -1,5 +1,7 @@
 //! `gramscope epochs`: a network over its training.
 
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Context;
 use gramscope_cka::Options;
 use gramscope_study::compare::{CompareOptions, Progress, RunOptions};
@@ -10,10 +12,9 @@ use super::cka::show_progress;
 use crate::arguments::EpochsArguments;
 use crate::console::{Console, Unit};
 use crate::device;
-use crate::interrupt::Interrupt;
 
 /// Compares the run's kept epochs with its end and writes the result.
-pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
     epochs::check(&arguments.out)?;
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let run = super::opened(&arguments.run, arguments.batch_statistics)?;
@@ -32,7 +33,7 @@ pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
-    let result = epochs::over_epochs(&run, &options, &run_options, &device, interrupt.requested(), &mut progress)?;
+    let result = epochs::over_epochs(&run, &options, &run_options, &device, &AtomicBool::new(false), &mut progress)?;
     drop(bar);
     epochs::write(&arguments.out, &result)?;
     let info = &result.info;

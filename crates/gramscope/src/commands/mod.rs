@@ -12,6 +12,7 @@ pub(crate) mod mean;
 pub(crate) mod pcs;
 pub(crate) mod quickstart;
 pub(crate) mod report;
+pub(crate) mod study;
 pub(crate) mod sweep;
 pub(crate) mod train;
 mod training_progress;

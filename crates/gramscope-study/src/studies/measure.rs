@@ -1,0 +1,188 @@
+//! What is measured of a study's networks, each result where its command would put it; one that is there is read instead.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Device;
+use gramscope_train::Run;
+
+use super::StudyEvent;
+use super::plan::Measures;
+use crate::blocks::{self, BlocksInfo, WithinMap};
+use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
+use crate::epochs::{self, EpochsResult};
+use crate::mean;
+use crate::pcs::{self, PcsOptions, PcsResult};
+use crate::results::{self, PairResult};
+use crate::{Error, Result, output, plot};
+
+/// Examples a minibatch of CKA, or all there are.
+const BATCH: usize = 256;
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    /// Of all pairs.
+    pub(super) maps: Vec<PairResult>,
+    /// Of the networks, in their order.
+    pub(super) networks: Vec<Network>,
+    /// Pictures of networks together.
+    pub(super) pictures: Vec<PathBuf>,
+}
+
+/// What was measured of one network.
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    pub(super) blocks: Option<BlocksInfo>,
+    pub(super) components: Option<PcsResult>,
+    pub(super) epochs: Option<EpochsResult>,
+    /// Pictures of it alone.
+    pub(super) pictures: Vec<PathBuf>,
+}
+
+/// Measures `what` of `runs`; the results lie below `dir`.
+pub(super) fn measure(
+    what: &Measures,
+    runs: &[Run],
+    passes: usize,
+    dir: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(StudyEvent<'_>),
+) -> Result<Measured> {
+    let mut bench = Bench { runs, passes, dir, device, stop, progress };
+    let mut measured = Measured::default();
+    if let Some(pairs) = &what.cka {
+        measured.maps = bench.compare(pairs)?;
+    }
+    for run in runs {
+        measured.networks.push(bench.network(what, run)?);
+    }
+    let alone = measured.networks.iter().any(|network| !network.pictures.is_empty());
+    if what.cka.is_some() && !alone {
+        measured.pictures.push(bench.sheet(&measured.maps)?);
+    }
+    if what.mean {
+        measured.pictures.extend(bench.means(&measured.maps)?);
+    }
+    Ok(measured)
+}
+
+/// What measuring takes.
+struct Bench<'a> {
+    runs: &'a [Run],
+    passes: usize,
+    dir: &'a Path,
+    device: &'a Device,
+    stop: &'a AtomicBool,
+    progress: &'a mut dyn FnMut(StudyEvent<'_>),
+}
+
+impl Bench<'_> {
+    /// Compares the pairs of runs, all in one pass, unless every one of them lies there.
+    fn compare(&mut self, pairs: &Pairs) -> Result<Vec<PairResult>> {
+        let name = |run: usize| self.runs[run].name();
+        let directories: Vec<PathBuf> =
+            pairs.among(self.runs)?.into_iter().map(|(x, y)| self.place(&name(x), &name(y))).collect();
+        if let Ok(found) = directories.iter().map(|dir| results::load(dir)).collect::<Result<Vec<_>>>() {
+            return Ok(found);
+        }
+        let options = self.options()?;
+        let run_options = RunOptions { pairs: pairs.clone(), passes: self.passes, ..RunOptions::default() };
+        let maps = compare_runs(self.runs, &options, &run_options, self.device, self.stop, &mut |progress| {
+            (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
+        })?;
+        for (map, directory) in maps.iter().zip(&directories) {
+            output::check(directory)?;
+            results::save(directory, map)?;
+            plot::warn_about(plot::heatmap(map, &directory.join(results::PICTURE)));
+        }
+        Ok(maps)
+    }
+
+    /// Minibatches of the usual size, or of all test images where there are fewer.
+    fn options(&self) -> Result<CompareOptions> {
+        let images = self.runs.iter().filter_map(|run| run.config().data.test_images).min().unwrap_or(BATCH);
+        Ok(CompareOptions { batch_size: BATCH.min(images), ..CompareOptions::default() })
+    }
+
+    fn place(&self, x: &str, y: &str) -> PathBuf {
+        self.dir.join("cka").join(format!("{x}__{y}"))
+    }
+
+    fn network(&mut self, what: &Measures, run: &Run) -> Result<Network> {
+        let name = run.name();
+        let mut network = Network::default();
+        if what.blocks {
+            let map = self.place(&name, &name);
+            network.blocks = Some(once(&map, blocks::load, |map| find_blocks(map))?);
+        }
+        if what.pcs {
+            let dir = self.dir.join("pcs").join(&name);
+            network.components = Some(once(&dir, pcs::load, |dir| self.components(run, dir))?);
+            network.pictures.push(dir.join(pcs::PICTURE));
+        }
+        if what.epochs {
+            let dir = self.dir.join("epochs").join(&name);
+            network.epochs = Some(once(&dir, epochs::load, |dir| self.epochs(run, dir))?);
+            network.pictures.push(dir.join(epochs::PICTURE));
+        }
+        Ok(network)
+    }
+
+    fn components(&mut self, run: &Run, dir: &Path) -> Result<PcsResult> {
+        self.check_stop()?;
+        let device = self.device;
+        let result = pcs::pcs_of_run(run, &PcsOptions::default(), device, &mut self.shows("decomposing"))?;
+        pcs::write(dir, &result)?;
+        Ok(result)
+    }
+
+    fn epochs(&mut self, run: &Run, dir: &Path) -> Result<EpochsResult> {
+        let (options, run_options) = (self.options()?, RunOptions { passes: self.passes, ..RunOptions::default() });
+        let (device, stop) = (self.device, self.stop);
+        let result = epochs::over_epochs(run, &options, &run_options, device, stop, &mut self.shows("comparing"))?;
+        epochs::write(dir, &result)?;
+        Ok(result)
+    }
+
+    /// Every network's map on one sheet.
+    fn sheet(&self, maps: &[PairResult]) -> Result<PathBuf> {
+        let path = self.dir.join("maps.png");
+        plot::warn_about(plot::family_maps(self.runs, maps, &path));
+        Ok(path)
+    }
+
+    fn means(&self, maps: &[PairResult]) -> Result<Vec<PathBuf>> {
+        let place = |map: &PairResult| self.place(&map.info.model_x, &map.info.model_y);
+        let directories: Vec<PathBuf> = maps.iter().map(place).collect();
+        let mut pictures = Vec::new();
+        for (name, mean) in mean::over_pairs(self.runs, maps, &directories)? {
+            let dir = self.dir.join(mean::PAIRS).join(name);
+            mean::save(&dir, &mean)?;
+            pictures.push(dir.join(mean::PICTURE));
+        }
+        Ok(pictures)
+    }
+
+    /// For what reports its progress.
+    fn shows(&mut self, what: &'static str) -> impl FnMut(Progress<'_>) {
+        move |progress| (self.progress)(StudyEvent::Measuring { what, progress })
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// What `load` finds in `dir`, or else what `make` makes there.
+fn once<R>(dir: &Path, load: impl FnOnce(&Path) -> Result<R>, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
+    load(dir).or_else(|_| make(dir))
+}
+
+fn find_blocks(dir: &Path) -> Result<BlocksInfo> {
+    let (map, origin) = WithinMap::read(dir)?;
+    let info = blocks::measure(&map, &origin)?;
+    blocks::save(dir, &map, &info)?;
+    Ok(info)
+}

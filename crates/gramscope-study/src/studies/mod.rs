@@ -1,0 +1,203 @@
+//! Whole studies: the figures of Nguyen, Raghu and Kornblith (2021), each from nothing to its picture in one command that
+//! can be interrupted at any time and goes on where it was.
+//!
+//! A study is a plan (plans/*.toml): families of networks, and what is measured of them. [`Scale`] says how it shrinks. Its
+//! directory holds study.toml (which study, at which scale, on which data), runs/ (a directory a network), a directory for
+//! each kind of result, figure.png, study.json (the findings) and report.html. A result that is there and whole is not
+//! computed again.
+
+mod figure;
+mod findings;
+mod measure;
+mod plan;
+mod scale;
+mod sized;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+use gramscope_train::data::DataConfig;
+use gramscope_train::sweep::{Plan, SweepEvent, sweep};
+use gramscope_train::{Run, atomic};
+use serde::{Deserialize, Serialize};
+
+pub use plan::{Measures, StudyPlan};
+pub use scale::Scale;
+
+use crate::compare::Progress;
+use crate::results::Versions;
+use crate::stored::{Sealed, prepare};
+use crate::{Error, Result, plot, report};
+use sized::Sized;
+
+/// File that says which study a directory holds.
+pub const PLAN: &str = "study.toml";
+/// File of what was found.
+pub const INFO: &str = "study.json";
+/// File of the figure.
+pub const FIGURE: &str = "figure.png";
+const RUNS: &str = "runs";
+/// What [`INFO`] is, for messages.
+const KIND: &str = "a study";
+
+/// What was found: study.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudyInfo {
+    /// The study.
+    pub name: String,
+    /// What it is about.
+    pub title: String,
+    /// The figure of the paper that it repeats.
+    pub figure: Option<String>,
+    /// What the paper reports there.
+    pub reported: Option<String>,
+    /// The share of the paper's size.
+    pub scale: Scale,
+    /// How large that is, in words.
+    pub size: String,
+    /// The networks, directories below runs/.
+    pub runs: Vec<String>,
+    /// What was found, a sentence or two each.
+    pub findings: Vec<String>,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// What happens while a study goes on.
+#[derive(Debug)]
+pub enum StudyEvent<'a> {
+    /// Networks are being trained.
+    Training(SweepEvent<'a>),
+    /// Something is being measured.
+    Measuring {
+        /// What: "comparing", "decomposing".
+        what: &'static str,
+        /// How far that has come.
+        progress: Progress<'a>,
+    },
+}
+
+/// What a study leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was found.
+    pub info: StudyInfo,
+    /// The figure.
+    pub figure: PathBuf,
+    /// The page with every map, curve and number.
+    pub report: PathBuf,
+}
+
+/// Carries out `plan` at `scale` in `dir`, on its own data or on `data`; what an earlier call finished is not done again.
+///
+/// # Errors
+/// A `dir` with something else in it, a scale too small for the study, a network that cannot be trained or is being trained by
+/// another process, and what measuring and writing may say, [`Error::Interrupted`] once `stop` is set among it.
+pub fn study(
+    plan: &StudyPlan,
+    scale: Scale,
+    data: Option<&DataConfig>,
+    dir: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(StudyEvent<'_>),
+) -> Result<Outcome> {
+    let sized = Sized::new(plan, scale, data)?;
+    claim(dir, plan, &sized)?;
+    for family in &sized.sweeps {
+        train(family, &dir.join(RUNS), device, stop, progress)?;
+    }
+    let names: Vec<String> = sized.runs().iter().map(|(name, _)| (*name).to_owned()).collect();
+    let runs = names.iter().map(|name| Run::open(&dir.join(RUNS).join(name))).collect::<Result<Vec<_>, _>>()?;
+    plot::family_pictures(&dir.join(RUNS), &runs);
+    let measured = measure::measure(&plan.measure, &runs, sized.passes, dir, device, stop, progress)?;
+
+    let info = StudyInfo {
+        name: plan.name.clone(),
+        title: plan.title.clone(),
+        figure: plan.figure.clone(),
+        reported: plan.reported.clone(),
+        scale,
+        size: sized.describe(),
+        runs: names,
+        findings: findings::findings(&runs, &measured)?,
+        versions: Versions::current(),
+    };
+    Sealed::new(&info, &[]).write(&dir.join(INFO))?;
+    plot::warn_about(figure::draw(&info, &runs, &measured, &dir.join(FIGURE)));
+    Ok(Outcome { info, figure: dir.join(FIGURE), report: report::write(dir)? })
+}
+
+/// Reads DIR/study.json.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is none or was changed.
+pub fn load(dir: &Path) -> Result<StudyInfo> {
+    let sealed = Sealed::<StudyInfo>::read(&dir.join(INFO), KIND)?;
+    if sealed.is_intact(&[]) {
+        return Ok(sealed.info);
+    }
+    Err(Error::file(&dir.join(INFO), "its checksum is wrong: it was changed after it was written"))
+}
+
+/// Makes `dir` this study's, or finds that it is.
+fn claim(dir: &Path, plan: &StudyPlan, sized: &Sized) -> Result<()> {
+    let path = dir.join(PLAN);
+    let text = describe(plan, sized);
+    match fs::read_to_string(&path) {
+        Ok(found) if found == text => return prepare(dir),
+        Ok(_) => {
+            let problem =
+                "describes another study, or this one at another scale or on other data; choose another --out";
+            return Err(Error::file(&path, problem));
+        }
+        Err(reason) if reason.kind() == std::io::ErrorKind::NotFound => {}
+        Err(reason) => return Err(Error::io("read", &path)(reason)),
+    }
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<std::io::Result<Vec<_>>>().map_err(Error::io("list", dir))?,
+        Err(reason) if reason.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(reason) => return Err(Error::io("use as a directory", dir)(reason)),
+    };
+    if entries.iter().any(|entry| !atomic::is_temporary(&entry.file_name())) {
+        return Err(Error::file(dir, "holds something that is no study; choose another --out, or an empty directory"));
+    }
+    prepare(dir)?;
+    atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))
+}
+
+/// The text of study.toml: the plan, and the networks it stands for at this scale.
+fn describe(plan: &StudyPlan, sized: &Sized) -> String {
+    let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, sized.describe());
+    for (name, config) in sized.runs() {
+        text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).unwrap_or_default());
+    }
+    let data = sized.runs().first().map(|(_, config)| toml::to_string(&config.data).unwrap_or_default());
+    text + &format!(
+        "\n[data]\n{}\n[measure]\n{}",
+        data.unwrap_or_default(),
+        toml::to_string(&plan.measure).unwrap_or_default()
+    )
+}
+
+fn train(
+    family: &Plan,
+    dir: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(StudyEvent<'_>),
+) -> Result<()> {
+    let summary = sweep(family, dir, device, stop, &mut |event| progress(StudyEvent::Training(event)))?;
+    if let Some((name, reason)) = summary.first_failure() {
+        return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
+    }
+    match summary.first_elsewhere() {
+        Some(name) => {
+            let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
+            Err(Error::Incomparable(problem))
+        }
+        None => Ok(()),
+    }
+}

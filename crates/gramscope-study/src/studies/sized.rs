@@ -1,0 +1,216 @@
+//! A study at a scale: which networks are trained on how much data.
+
+use gramscope_train::data::{self, DataConfig, DataName};
+use gramscope_train::sweep::Plan;
+use gramscope_train::{RunConfig, TrainSettings};
+use toml::{Table, Value};
+
+use super::plan::StudyPlan;
+use super::scale::Scale;
+use crate::{Error, Result};
+
+/// Passes over the test images that the paper makes for CKA.
+const PASSES: usize = 10;
+
+/// A study's families and settings at a scale.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sized {
+    /// A plan of `sweep` for each family.
+    pub(crate) sweeps: Vec<Plan>,
+    /// Passes over the test images for CKA.
+    pub(crate) passes: usize,
+    scale: Scale,
+    data: DataConfig,
+}
+
+impl Sized {
+    /// `plan` at `scale`, on its own data or on `other`.
+    ///
+    /// # Errors
+    /// [`Error::Incomparable`] for families that make no networks, that make one twice, or whose minibatch is larger than
+    /// their data; [`Error::Data`] for data that cannot be read.
+    pub(crate) fn new(plan: &StudyPlan, scale: Scale, other: Option<&DataConfig>) -> Result<Self> {
+        let data = scaled_data(other.unwrap_or(&plan.data), scale)?;
+        let wrong = |problem: String| Error::Incomparable(format!("the study {}: {problem}", plan.name));
+        let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
+        let data_table = Table::try_from(&data).map_err(unwritable)?;
+        let train = scaled_train(&plan.train, scale);
+        let mut sweeps = Vec::new();
+        for family in &plan.family {
+            let mut file = Table::new();
+            file.insert("data".to_owned(), Value::Table(data_table.clone()));
+            file.insert("train".to_owned(), Value::Table(train.clone()));
+            file.insert("family".to_owned(), Value::Table(scaled_family(family, scale, plan.least_seeds)));
+            let text = toml::to_string(&file).map_err(unwritable)?;
+            sweeps.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
+        }
+        let sized = Self { sweeps, passes: scale.share_of(PASSES), scale, data };
+        sized.check().map_err(wrong)?;
+        Ok(sized)
+    }
+
+    /// Every network of every family: the name of its directory and its settings.
+    pub(crate) fn runs(&self) -> Vec<(&str, &RunConfig)> {
+        let runs = self.sweeps.iter().flat_map(|sweep| sweep.runs());
+        runs.map(|(name, config)| (name.as_str(), config)).collect()
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let runs = self.runs();
+        for (place, (name, config)) in runs.iter().enumerate() {
+            if runs[..place].iter().any(|(other, _)| other == name) {
+                return Err(format!("two of its families have a network {name}"));
+            }
+            let images = self.data.train_images.unwrap_or(usize::MAX) as f64 * config.train.fraction;
+            if images < config.train.batch_size as f64 {
+                return Err(format!(
+                    "{name} would train on {images:.0} images in minibatches of {}; choose a larger --scale than {}",
+                    config.train.batch_size,
+                    self.scale.value()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How large it is, in words.
+    pub(crate) fn describe(&self) -> String {
+        let runs = self.runs();
+        let range = |of: fn(&TrainSettings) -> usize| {
+            let values = runs.iter().map(|(_, config)| of(&config.train));
+            match (values.clone().min().unwrap_or(0), values.max().unwrap_or(0)) {
+                (least, most) if least == most => most.to_string(),
+                (least, most) => format!("{least} to {most}"),
+            }
+        };
+        let shrunk = match self.scale {
+            Scale::FULL => String::new(),
+            scale => format!("; depths and widths {:.2} times the paper's", scale.side()),
+        };
+        format!(
+            "scale {}: {}, {} training images, {} epochs, minibatches of {}{shrunk}",
+            self.scale.value(),
+            self.data.name,
+            self.data.train_images.map_or("all".to_owned(), |images| images.to_string()),
+            range(|train| train.epochs),
+            range(|train| train.batch_size),
+        )
+    }
+}
+
+/// The data with a share of its images; both numbers are those of the data itself where the configuration has none.
+fn scaled_data(config: &DataConfig, scale: Scale) -> Result<DataConfig> {
+    let config = config.resolved()?;
+    let (train, test) = match (config.train_images, config.test_images, config.name) {
+        (Some(train), Some(test), _) => (train, test),
+        (train, test, DataName::Cifar10 | DataName::Cifar100) => (train.unwrap_or(50_000), test.unwrap_or(10_000)),
+        (train, test, _) => {
+            let found = data::load(&config)?;
+            (train.unwrap_or(found.train.len()), test.unwrap_or(found.test.len()))
+        }
+    };
+    let (train_images, test_images) = (Some(scale.share_of(train)), Some(scale.test_images(test)));
+    Ok(DataConfig { train_images, test_images, ..config })
+}
+
+/// The settings of \[train\]; those that shrink are put there even where the plan leaves them at their defaults.
+fn scaled_train(train: &Table, scale: Scale) -> Table {
+    let default = TrainSettings::default();
+    let mut table = train.clone();
+    for (key, default) in [("epochs", default.epochs), ("batch_size", default.batch_size), ("depth", default.depth)] {
+        table.entry(key).or_insert(integer(default));
+    }
+    table.entry("width").or_insert(Value::Float(default.width));
+    for (key, value) in &mut table {
+        *value = scaled(key, value, scale);
+    }
+    table
+}
+
+/// The lists of \[family\]; values that become equal stand there once.
+fn scaled_family(family: &Table, scale: Scale, least_seeds: usize) -> Table {
+    let shrink = |(key, value): (&String, &Value)| {
+        let Value::Array(values) = value else { return (key.clone(), value.clone()) };
+        let mut kept: Vec<Value> = Vec::new();
+        for value in values {
+            let value = scaled(key, value, scale);
+            if !kept.contains(&value) {
+                kept.push(value);
+            }
+        }
+        if key == "seed" {
+            kept.truncate(scale.seeds(values.len(), least_seeds));
+        }
+        (key.clone(), Value::Array(kept))
+    };
+    family.iter().map(shrink).collect()
+}
+
+/// The value of a setting at a scale; one of the wrong kind stays, to be refused by name.
+fn scaled(key: &str, value: &Value, scale: Scale) -> Value {
+    let count = value.as_integer().and_then(|count| usize::try_from(count).ok());
+    match (key, count) {
+        ("epochs" | "checkpoint_every", Some(count)) => integer(scale.share_of(count)),
+        ("batch_size", Some(count)) => integer(scale.batch_size(count)),
+        ("depth", Some(depth)) => integer(scale.depth(depth)),
+        ("width", _) => {
+            let width = value.as_float().or(value.as_integer().map(|width| width as f64));
+            width.map_or(value.clone(), |width| Value::Float(scale.width(width)))
+        }
+        _ => value.clone(),
+    }
+}
+
+fn integer(count: usize) -> Value {
+    i64::try_from(count).map_or(Value::String(count.to_string()), Value::Integer)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn plan(text: &str) -> StudyPlan {
+        toml::from_str(&format!("title = \"t\"\n{text}[measure]\ncka = \"within\"\n")).unwrap()
+    }
+
+    fn sized(text: &str, scale: f64) -> Result<Sized> {
+        Sized::new(&plan(text), Scale::new(scale).unwrap(), None)
+    }
+
+    #[test]
+    fn at_full_size_a_study_is_what_it_says() {
+        let text = "[data]\nname = \"cifar10\"\n[[family]]\ndepth = [14, 38]\nwidth = [1, 10]\nseed = [0, 1, 2]\n";
+        let sized = sized(text, 1.0).unwrap();
+        assert_eq!(sized.runs().len(), 12);
+        assert!(sized.runs().iter().all(|(_, config)| config.train.epochs == 300 && config.train.batch_size == 128));
+        assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(50_000), Some(10_000), 10));
+        assert!(!sized.describe().contains("times"), "{}", sized.describe());
+    }
+
+    #[test]
+    fn a_smaller_one_has_less_of_everything() {
+        let text = "[data]\nname = \"cifar10\"\n[[family]]\ndepth = [32, 38, 164]\nwidth = [1]\nseed = [0, 1, 2]\n";
+        let sized = sized(text, 0.05).unwrap();
+        let names: Vec<&str> = sized.runs().iter().map(|(name, _)| *name).collect();
+        // Two depths become one, and two of the three seeds stay.
+        assert_eq!(names, ["resnet14-w0.25-s0", "resnet14-w0.25-s1", "resnet62-w0.25-s0", "resnet62-w0.25-s1"]);
+        assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(2500), Some(1024), 1));
+        let (_, config) = sized.runs()[0];
+        assert_eq!((config.train.epochs, config.train.batch_size), (15, 32));
+        let said = sized.describe();
+        for part in ["scale 0.05", "cifar10", "2500 training images", "15 epochs", "of 32", "0.37 times"] {
+            assert!(said.contains(part), "{part:?} is missing from {said:?}");
+        }
+    }
+
+    #[test]
+    fn families_that_make_no_study_are_refused() {
+        let message = |text: &str, scale| sized(text, scale).unwrap_err().to_string();
+        assert!(message("[[family]]\ndepth = [15]\n", 0.1).contains("resnet15"));
+        assert!(message("[[family]]\ndepth = [8]\n[[family]]\ndepth = [8, 14]\n", 1.0).contains("resnet8-w1-s0"));
+        assert!(message("[[family]]\ndepth = [8]\nfraction = [1, 0.01]\n", 0.05).contains("--scale"));
+        assert!(message("[[family]]\ndepht = [8]\n", 1.0).contains("depht"));
+    }
+}

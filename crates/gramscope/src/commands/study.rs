@@ -1,0 +1,59 @@
+//! `gramscope study`: a figure of the paper, from nothing.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use gramscope_study::studies::{self, Scale, StudyEvent, StudyPlan};
+use gramscope_train::data::DataConfig;
+
+use super::cka::show_progress;
+use super::sweep::SweepProgress;
+use crate::arguments::StudyArguments;
+use crate::console::{Console, Unit};
+use crate::device;
+use crate::interrupt::Interrupt;
+
+/// Carries out the study that is named, or lists those there are.
+pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
+    let Some(name) = &arguments.name else {
+        console.result(&list());
+        return Ok(());
+    };
+    let plan = StudyPlan::named(name)?;
+    let scale = Scale::new(arguments.scale)?;
+    let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&plan.name));
+    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let mut training = SweepProgress::new(console);
+    let mut measuring = None;
+    let outcome =
+        studies::study(&plan, scale, data.as_ref(), &out, &device, interrupt.requested(), &mut |event| match event {
+            StudyEvent::Training(event) => training.show(event),
+            StudyEvent::Measuring { what, progress } => {
+                let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));
+                show_progress(bar, what, progress);
+            }
+        })?;
+    drop(measuring);
+    console.result(&format!("{} ({})", outcome.info.title, outcome.info.size));
+    if let Some(reported) = &outcome.info.reported {
+        console.result(&format!("The paper reports: {reported}"));
+    }
+    for finding in &outcome.info.findings {
+        console.result(finding);
+    }
+    console.result(&format!("The figure: {}", outcome.figure.display()));
+    console.result(&format!("Every map, curve and number: {}", outcome.report.display()));
+    Ok(())
+}
+
+/// A line a shipped study.
+fn list() -> String {
+    let plans: Vec<StudyPlan> = StudyPlan::shipped().collect();
+    let width = plans.iter().map(|plan| plan.name.len()).max().unwrap_or(0);
+    let line = |plan: &StudyPlan| {
+        let figure = plan.figure.as_ref().map_or_else(String::new, |figure| format!(" (figure {figure})"));
+        format!("{:<width$}  {}{figure}", plan.name, plan.title)
+    };
+    plans.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,89 @@
+//! `gramscope study` through the binary, on a plan of its own that takes seconds.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use gramscope_study::{results, studies};
+use support::{fails, files, gramscope, succeeds, text};
+
+/// At scale 0.5 one depth, two widths and two seeds are left.
+const PLAN: &str = "\
+title = \"A small study\"
+figure = \"1\"
+reported = \"What the paper says.\"
+[data]
+train_images = 80
+test_images = 40
+image_side = 8
+[train]
+epochs = 4
+batch_size = 40
+checkpoint_every = 2
+[[family]]
+depth = [8]
+width = [0.5, 1]
+seed = [0, 1, 2]
+[measure]
+cka = \"all\"
+mean = true
+blocks = true
+pcs = true
+epochs = true
+";
+
+fn bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    files(dir).into_iter().map(|file| (file.clone(), fs::read(dir.join(file)).unwrap())).collect()
+}
+
+#[test]
+fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("mine.toml");
+    fs::write(&plan, PLAN).unwrap();
+    let (plan, out) = (plan.to_str().unwrap(), dir.path().join("out"));
+    let study = |scale: &str| ["study", plan, "--scale", scale, "--out", out.to_str().unwrap()].map(str::to_owned);
+    let said = succeeds(study("0.5"));
+    for part in ["A small study", "scale 0.5: builtin, 40 training images, 2 epochs", "The paper reports: What", "figure.png"] {
+        assert!(said.contains(part), "{part:?} is missing from {said}");
+    }
+    let info = studies::load(&out).unwrap();
+    assert_eq!(info.runs.len(), 4, "{:?}", info.runs);
+    // Ten pairs, of which four are within a network; means within and between the seeds of both widths, and across.
+    assert_eq!(fs::read_dir(out.join("cka")).unwrap().count(), 10);
+    assert!(fs::read_dir(out.join("mean")).unwrap().count() >= 3);
+    let picture = image::open(out.join(studies::FIGURE)).unwrap();
+    assert!(picture.width() > 1000 && picture.height() > 500);
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("A small study") && page.contains("Over training"));
+    succeeds(["verify", out.to_str().unwrap()]);
+
+    let before = bytes(&out);
+    succeeds(study("0.5"));
+    assert!(before == bytes(&out), "the second run changed something");
+    // One result is gone: it alone is made again, with the same bits.
+    let lost = out.join("cka").join(format!("{0}__{0}", info.runs[0]));
+    fs::remove_file(lost.join(results::NUMBERS)).unwrap();
+    succeeds(study("0.5"));
+    assert!(before == bytes(&out), "what was lost came back differently");
+
+    fails(study("0.6"), 1, &["study.toml", "another scale", "--out"]);
+    fails(study("0"), 1, &["--scale 0"]);
+    fails(study("0.01"), 1, &["choose a larger --scale"]);
+    let other = dir.path().to_str().unwrap().to_owned();
+    fails(["study", plan, "--scale", "0.5", "--out", &other], 1, &["no study"]);
+    fails(["study", "fig3", "--out", "x"], 1, &["'fig3'", "fig3-pcs"]);
+    fails(["study", "missing.toml", "--out", "x"], 1, &["missing.toml"]);
+}
+
+#[test]
+fn shipped_studies_are_listed() {
+    let output = gramscope(["study"]);
+    assert!(output.status.success());
+    let listed = text(&output.stdout);
+    for plan in studies::StudyPlan::shipped() {
+        assert!(listed.contains(&plan.name) && listed.contains(&plan.title), "{} is missing from {listed}", plan.name);
+    }
+}
