@@ -60,14 +60,23 @@ fn kill_after(arguments: &[&str], epochs: usize, delay: Duration) -> bool {
     running
 }
 
-/// Every file below `dir` with what it holds, but for the times that metrics.jsonl tells.
+/// Every file below `dir` with what it holds, but for the times that metrics.jsonl and the report tell.
 fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let content = |file: PathBuf| {
         let bytes = fs::read(dir.join(&file)).unwrap();
-        let bytes = if file.ends_with("metrics.jsonl") { without_times(&bytes) } else { bytes };
+        let bytes = match file.file_name().and_then(|name| name.to_str()) {
+            Some("metrics.jsonl") => without_times(&bytes),
+            Some("report.html") => page_without_times(&bytes),
+            _ => bytes,
+        };
         (file, bytes)
     };
     files(dir).into_iter().map(content).collect()
+}
+
+fn page_without_times(page: &[u8]) -> Vec<u8> {
+    let times = regex::bytes::Regex::new(r#""(seconds|images_per_second)":[0-9.eE+-]+"#).unwrap();
+    times.replace_all(page, &b""[..]).into_owned()
 }
 
 fn without_times(metrics: &[u8]) -> Vec<u8> {
@@ -232,41 +241,75 @@ fn a_killed_family_goes_on_where_it_was() {
     assert!(contents(&whole) == contents(&killed), "the families differ");
 }
 
-/// Trains, sweeps and compares while it is killed at random moments, two hundred times in all: what comes out is what comes
-/// out undisturbed, and nothing else is left. Takes minutes: `cargo test --release --test resume -- --ignored`.
+/// A study of four runs in `dir`, with most of what a study can measure.
+fn write_study(dir: &Path) -> PathBuf {
+    let plan = dir.join("study.toml");
+    let text = "title = \"t\"\n[data]\ntrain_images = 160\ntest_images = 40\nimage_side = 16\n[train]\nepochs = 4\n\
+                batch_size = 16\ncheckpoint_every = 2\n[[family]]\ndepth = [8, 14]\nwidth = [0.5]\nseed = [0, 1]\n\
+                [measure]\ncka = \"all\"\nmean = true\nblocks = true\npcs = true\nepochs = true\n";
+    fs::write(&plan, text).unwrap();
+    plan
+}
+
+/// Trains, sweeps, compares and studies while it is killed at random moments, two hundred times in all: what comes out is what
+/// comes out undisturbed, and nothing else is left. Takes minutes: `cargo test --release --test resume -- --ignored`.
 #[test]
 #[ignore = "takes minutes; run it with --ignored"]
 fn two_hundred_kills_change_nothing() {
     let root = tempfile::tempdir().unwrap();
-    let plan = write_plan(root.path());
-    let whole = place(&root, "whole");
-    let commands = |out: &Path| -> [Vec<String>; 3] {
-        let path = |name: &str| out.join(name).to_str().unwrap().to_owned();
+    let (plan, study) = (write_plan(root.path()), write_study(root.path()));
+    // Results name the files they are made from, so that all rounds work in a directory of their own with the same names.
+    let commands = {
         let text = |arguments: &[&str]| arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>();
         [
-            [text(&RUN), text(&["--resume", "--checkpoint-every", "2", "--out", &path("run")])].concat(),
-            text(&["sweep", plan.to_str().unwrap(), "--out", &path("family")]),
-            text(&["cka", &path("run"), "--batch-size", "8", "--passes", "20", "--out", &path("cka")]),
+            [text(&RUN), text(&["--resume", "--checkpoint-every", "2", "--out", "run"])].concat(),
+            text(&["sweep", plan.to_str().unwrap(), "--out", "family"]),
+            text(&["cka", "run", "--batch-size", "8", "--passes", "20", "--out", "cka"]),
+            text(&["study", study.to_str().unwrap(), "--out", "study"]),
         ]
     };
-    commands(&whole).into_iter().for_each(|arguments| drop(succeeds(arguments)));
+    let complete = |dir: &Path, arguments: &[String]| {
+        let output = command(arguments).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let made = |case: &str| {
+        let dir = place(&root, case);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    };
+    let whole = made("whole");
+    commands.iter().for_each(|arguments| complete(&whole, arguments));
     let expected = contents(&whole);
     let (mut kills, mut rounds) = (0, 0);
     while kills < 200 {
-        let out = place(&root, &format!("round-{rounds}"));
-        for arguments in commands(&out) {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            // Uneven steps of the golden ratio: moments that neither repeat nor follow the work's own rhythm.
-            while kill_after(
-                &arguments,
-                0,
-                Duration::from_millis(5 + ((f64::from(kills) * 0.618).fract() * 700.0) as u64),
-            ) {
+        let out = made(&format!("round-{rounds}"));
+        for arguments in &commands {
+            // Where even a little is more than the longest of these moments, killing it for ever would be none.
+            for _ in 0..20 {
+                // Uneven steps of the golden ratio: moments that neither repeat nor follow the work's own rhythm.
+                let delay = Duration::from_millis(5 + ((f64::from(kills) * 0.618).fract() * 700.0) as u64);
+                let mut child = command(arguments)
+                    .arg("--quiet")
+                    .current_dir(&out)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                sleep(delay);
+                let running = child.try_wait().unwrap().is_none();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                if !running {
+                    break;
+                }
                 kills += 1;
             }
-            succeeds(&arguments);
+            complete(&out, arguments);
         }
-        assert!(contents(&out) == expected, "round {rounds}: {:?} and {:?}", files(&out), files(&whole));
+        let found = contents(&out);
+        let differing: Vec<_> =
+            found.iter().zip(&expected).filter(|(a, b)| a != b).map(|(a, b)| (&a.0, &b.0)).collect();
+        assert!(found == expected, "round {rounds}: {:?}", differing.first());
         rounds += 1;
     }
     println!("{kills} kills in {rounds} rounds");

@@ -46,7 +46,9 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     let (plan, out) = (plan.to_str().unwrap(), dir.path().join("out"));
     let study = |scale: &str| ["study", plan, "--scale", scale, "--out", out.to_str().unwrap()].map(str::to_owned);
     let said = succeeds(study("0.5"));
-    for part in ["A small study", "scale 0.5: builtin, 40 training images, 2 epochs", "The paper reports: What", "figure.png"] {
+    for part in
+        ["A small study", "scale 0.5: builtin, 40 training images, 2 epochs", "The paper reports: What", "figure.png"]
+    {
         assert!(said.contains(part), "{part:?} is missing from {said}");
     }
     let info = studies::load(&out).unwrap();

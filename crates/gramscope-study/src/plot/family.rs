@@ -9,6 +9,7 @@ use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves};
 use crate::Result;
 use crate::family::{Member, members};
 use crate::results::PairResult;
+use crate::stored::prepare;
 
 /// File of the training curves, in a run's directory or a family's.
 pub const CURVES: &str = "curves.png";
@@ -23,8 +24,9 @@ pub fn run_pictures(run: &Run) {
 
 /// Draws DIR/curves.png and DIR/accuracy.png about the runs of a family, the latter after their last epochs. Where there
 /// are more runs than colours that the eye keeps apart, those that differ in their seed alone share one. What cannot be
-/// drawn is logged as a warning.
+/// drawn is logged as a warning. What a killed process left of earlier ones is cleared away.
 pub fn family_pictures(dir: &Path, runs: &[Run]) {
+    warn_about(prepare(dir));
     match members(runs) {
         Ok(members) => {
             let apart = members.len() <= colour::QUALITATIVE.len();

@@ -84,7 +84,9 @@ impl Bench<'_> {
         let name = |run: usize| self.runs[run].name();
         let directories: Vec<PathBuf> =
             pairs.among(self.runs)?.into_iter().map(|(x, y)| self.place(&name(x), &name(y))).collect();
-        if let Ok(found) = directories.iter().map(|dir| results::load(dir)).collect::<Result<Vec<_>>>() {
+        let drawn = directories.iter().all(|dir| dir.join(results::PICTURE).is_file());
+        if let (true, Ok(found)) = (drawn, directories.iter().map(|dir| results::load(dir)).collect::<Result<Vec<_>>>())
+        {
             return Ok(found);
         }
         let options = self.options()?;
@@ -115,16 +117,16 @@ impl Bench<'_> {
         let mut network = Network::default();
         if what.blocks {
             let map = self.place(&name, &name);
-            network.blocks = Some(once(&map, blocks::load, |map| find_blocks(map))?);
+            network.blocks = Some(once(&map, blocks::BLOCKS_PICTURE, blocks::load, find_blocks)?);
         }
         if what.pcs {
             let dir = self.dir.join("pcs").join(&name);
-            network.components = Some(once(&dir, pcs::load, |dir| self.components(run, dir))?);
+            network.components = Some(once(&dir, pcs::PICTURE, pcs::load, |dir| self.components(run, dir))?);
             network.pictures.push(dir.join(pcs::PICTURE));
         }
         if what.epochs {
             let dir = self.dir.join("epochs").join(&name);
-            network.epochs = Some(once(&dir, epochs::load, |dir| self.epochs(run, dir))?);
+            network.epochs = Some(once(&dir, epochs::PICTURE, epochs::load, |dir| self.epochs(run, dir))?);
             network.pictures.push(dir.join(epochs::PICTURE));
         }
         Ok(network)
@@ -175,9 +177,18 @@ impl Bench<'_> {
     }
 }
 
-/// What `load` finds in `dir`, or else what `make` makes there.
-fn once<R>(dir: &Path, load: impl FnOnce(&Path) -> Result<R>, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
-    load(dir).or_else(|_| make(dir))
+/// What `load` finds in `dir`, or else what `make` makes there. Pictures are drawn after the numbers they show are written, so
+/// that a result without its picture was broken off.
+fn once<R>(
+    dir: &Path,
+    picture: &str,
+    load: impl FnOnce(&Path) -> Result<R>,
+    make: impl FnOnce(&Path) -> Result<R>,
+) -> Result<R> {
+    match load(dir) {
+        Ok(found) if dir.join(picture).is_file() => Ok(found),
+        _ => make(dir),
+    }
 }
 
 fn find_blocks(dir: &Path) -> Result<BlocksInfo> {
