@@ -7,6 +7,7 @@ use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
 use crate::device::{DeviceChoice, Precision};
+use crate::memory::MemoryLimit;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -184,6 +185,15 @@ Examples:
 
 Writes dominant.png (the images, those of each sign together) and dominant.json (their places in the data, labels and
 projections). CKA without such images: gramscope cka RUN --drop-dominant 0.01";
+
+/// How much memory a command may take.
+#[derive(Args, Debug)]
+pub(crate) struct MemoryArguments {
+    /// The memory that may be taken, such as 4G or 512M: what does not fit is computed in parts, with the same results
+    /// [default: three quarters of what is free, or of what a container may have]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<MemoryLimit>,
+}
 
 /// Where the network runs.
 #[derive(Args, Debug)]
@@ -365,6 +375,8 @@ pub(crate) struct CkaArguments {
     #[arg(long)]
     pub(crate) keep_partial: bool,
     #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
 
@@ -411,6 +423,8 @@ pub(crate) struct PcsArguments {
     /// Of CKA, with and without the first component: unbiased (HSIC_1) or biased (HSIC_0)
     #[arg(long, default_value = "unbiased")]
     pub(crate) estimator: Estimator,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
