@@ -147,7 +147,9 @@ pub enum Error {
         reason: String,
     },
     /// An observation out of turn: where a batch takes several rounds, layers come in order.
-    #[error("layer {layer} of model {model} is not the next that this round of the batch wants; observe layers in order")]
+    #[error(
+        "layer {layer} of model {model} is not the next that this round of the batch wants; observe layers in order"
+    )]
     OutOfTurn {
         /// The model.
         model: usize,

@@ -308,7 +308,11 @@ mod tests {
     use super::*;
 
     /// The pairs of layers that all rounds multiply, as (pair, layer of x, layer of y), and how many rows were in memory.
-    fn multiplied(layers: &[usize], pairs: &[(usize, usize)], rows: usize) -> Option<(Vec<(usize, usize, usize)>, usize)> {
+    fn multiplied(
+        layers: &[usize],
+        pairs: &[(usize, usize)],
+        rows: usize,
+    ) -> Option<(Vec<(usize, usize, usize)>, usize)> {
         let mut rounds = Rounds::new(layers, pairs, rows)?;
         let mut found = Vec::new();
         let mut take = |tiles: Vec<Tile>| {
@@ -340,7 +344,9 @@ mod tests {
         for layers in [vec![1], vec![37], vec![16, 16], vec![17, 1, 40], vec![5, 33, 2, 20]] {
             let total: usize = layers.iter().sum();
             let last = layers.len() - 1;
-            for pairs in [vec![(0, 0)], vec![(0, last)], vec![(last, 0), (last, last)], vec![(0, 0), (0, last), (last, 0)]] {
+            for pairs in
+                [vec![(0, 0)], vec![(0, last)], vec![(last, 0), (last, last)], vec![(0, 0), (0, last), (last, 0)]]
+            {
                 for rows in (2..40).chain([total, total + 1, 1000]) {
                     let (mut found, most) = multiplied(&layers, &pairs, rows).unwrap();
                     assert!(most <= rows.max(1), "{most} rows of {rows}");

@@ -95,7 +95,10 @@ fn rounds_are_to_be_kept() {
     let view = |model: usize, layer: usize| Activation::new(Values::F32(&batch[model][layer].values), 8).unwrap();
     assert_eq!(comparison.observe(0, 1, view(0, 1)).unwrap_err(), Error::OutOfTurn { model: 0, layer: 1 });
     comparison.observe(0, 0, view(0, 0)).unwrap();
-    assert_eq!(comparison.observe(0, 0, view(0, 0)).unwrap_err(), Error::ObservedTwice { model: 0, layer: 0, batch: 0 });
+    assert_eq!(
+        comparison.observe(0, 0, view(0, 0)).unwrap_err(),
+        Error::ObservedTwice { model: 0, layer: 0, batch: 0 }
+    );
     assert!(matches!(comparison.next_round().unwrap_err(), Error::NotObserved { model: 0, .. }));
     // Model 0 is compared with model 1 alone: its later layers need not pass by.
     assert!(comparison.wanted(0).end < 5 && comparison.wanted(1) == (0..3));
@@ -147,7 +150,9 @@ impl ReadFeatures for Elsewhere<'_> {
             return Err(io::Error::other("the disk is gone"));
         }
         let size = rows.len() / self.n / features.len();
-        for (row, whole) in rows.chunks_exact_mut(features.len() * size).zip(self.bytes.chunks_exact(self.bytes.len() / self.n)) {
+        for (row, whole) in
+            rows.chunks_exact_mut(features.len() * size).zip(self.bytes.chunks_exact(self.bytes.len() / self.n))
+        {
             row.copy_from_slice(&whole[features.start * size..features.end * size]);
         }
         Ok(())
@@ -160,7 +165,8 @@ fn activations_that_are_read_some_features_at_a_time_give_the_same_bits() {
     for (n, features) in [(4, 1), (7, 511), (33, 513), (33, 5000), (256, 70_001)] {
         // Rows of very different sizes, so that kappa asks for float64 as well.
         let values: Vec<f64> = normals(n as u64, n * features);
-        let values: Vec<f64> = values.into_iter().enumerate().map(|(at, v)| if at < features { 1e6 * v } else { v }).collect();
+        let values: Vec<f64> =
+            values.into_iter().enumerate().map(|(at, v)| if at < features { 1e6 * v } else { v }).collect();
         let single: Vec<f32> = values.iter().map(|&value| value as f32).collect();
         let half: Vec<_> = values.iter().map(|&value| half::f16::from_f64(value / 1e3)).collect();
         let brain: Vec<_> = values.iter().map(|&value| half::bf16::from_f64(value)).collect();

@@ -107,11 +107,7 @@ pub(crate) fn read_bytes(n: usize) -> u64 {
 }
 
 /// Float64 values have a power of two taken out that keeps their squares in range; the other formats need none.
-fn sum_doubles<'a>(
-    x: &Matrix<'_, f64>,
-    entries: Entries,
-    workspace: &'a mut Workspace,
-) -> Result<Sums<'a>, Unusable> {
+fn sum_doubles<'a>(x: &Matrix<'_, f64>, entries: Entries, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
     let largest = x.largest(&mut workspace.read)?;
     let unit = if largest > 0.0 && largest.is_finite() { exponent_of(largest) } else { 0 };
     sum(x, unit, entries, workspace)

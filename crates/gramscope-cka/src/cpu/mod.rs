@@ -34,9 +34,7 @@ impl Unusable {
     pub(crate) fn of(self, model: usize, layer: usize, batch: usize) -> Error {
         match self {
             Self::NonFinite { example } => Error::NonFinite { model, layer, batch, example },
-            Self::Unread(error) => {
-                Error::Unread { model, layer, batch, kind: error.kind(), reason: error.to_string() }
-            }
+            Self::Unread(error) => Error::Unread { model, layer, batch, kind: error.kind(), reason: error.to_string() },
         }
     }
 }

@@ -97,10 +97,7 @@ impl ActivationFile {
     pub fn read<'a>(&self, layer: usize, first: usize, count: usize, rows: &'a mut Rows) -> Result<Activation<'a>> {
         let layer = &self.layers[layer];
         assert!(first + count <= layer.examples, "examples {first}..{} of {}", first + count, layer.examples);
-        let wanted = Wanted {
-            values: count * layer.features,
-            offset: layer.offset + layer.bytes(first),
-        };
+        let wanted = Wanted { values: count * layer.features, offset: layer.offset + layer.bytes(first) };
         let values = match layer.dtype {
             Dtype::F16 => Values::F16(self.fill(&mut rows.f16, layer, &wanted)?),
             Dtype::BF16 => Values::Bf16(self.fill(&mut rows.bf16, layer, &wanted)?),

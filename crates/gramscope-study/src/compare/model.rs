@@ -96,7 +96,9 @@ impl Model {
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer].filter(|place| wanted.contains(place)) {
+        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer]
+            .filter(|place| wanted.contains(place))
+        {
             Some(place) => with_view(activation, |view| take(place, view)),
             None => Ok(()),
         })?;

@@ -99,7 +99,8 @@ pub fn compare_runs(
     let models = Model::open_all(runs, options.layers.as_ref(), &data, device)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
-    let other = data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
+    let other =
+        data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
     let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
 
     let mut comparison = options.begin(&layers, &pairs)?;

@@ -227,8 +227,7 @@ fn limited(a: &Path, b: &Path, limit: Option<u64>) -> Result<PairResult> {
 fn a_limit_on_memory_changes_no_bit_and_is_named_where_it_is_too_small() {
     let folder = Folder::new();
     // 33 layers of 20 examples and one whose batch of 8 takes 160 MB: it has to stay in the file.
-    let mut many: Vec<Layer<'_>> =
-        (0..33).map(|index| ("layer", vec![20, 7], noise(index, 140))).collect();
+    let mut many: Vec<Layer<'_>> = (0..33).map(|index| ("layer", vec![20, 7], noise(index, 140))).collect();
     let names: Vec<String> = (0..33).map(|index| format!("layer{index}")).collect();
     for (layer, name) in many.iter_mut().zip(&names) {
         layer.0 = name;
