@@ -1,5 +1,9 @@
 //! A layer's output over a batch, borrowed from wherever it lives.
 
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::error::Error;
@@ -34,13 +38,43 @@ impl Values<'_> {
     }
 }
 
+/// The floating-point formats that activations come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+/// A layer's output over a batch that is not in memory, and of which some features at a time can be.
+pub trait ReadFeatures: Debug + Sync {
+    /// Fills `rows` with the `features` of all examples, one example after the other, each value as the bytes that it is in
+    /// memory. Called from several threads, and for the same features more than once.
+    ///
+    /// # Errors
+    /// Whatever keeps the values from being read.
+    fn read(&self, features: Range<usize>, rows: &mut [u8]) -> io::Result<()>;
+}
+
+/// Where the values are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
+    Memory(Values<'a>),
+    Elsewhere(Format, &'a dyn ReadFeatures),
+}
+
 /// A layer's output over a batch: a row-major matrix `[examples, features]`, every example flattened. The order of the
 /// features does not matter, as long as it is the same for all examples.
 #[derive(Clone, Copy, Debug)]
 pub struct Activation<'a> {
     examples: usize,
     features: usize,
-    values: Values<'a>,
+    source: Source<'a>,
 }
 
 impl<'a> Activation<'a> {
@@ -50,7 +84,22 @@ impl<'a> Activation<'a> {
     /// [`Error::NoFeatures`] without examples or values, [`Error::Uneven`] if the values do not fill whole rows.
     pub fn new(values: Values<'a>, examples: usize) -> Result<Self, Error> {
         check_shape(values.len(), examples)?;
-        Ok(Self { examples, features: values.len() / examples, values })
+        Ok(Self { examples, features: values.len() / examples, source: Source::Memory(values) })
+    }
+
+    /// `examples` rows of `features` values that `source` reads: for layers whose batch is too large for memory. Gives the
+    /// same bits as the values themselves would.
+    ///
+    /// # Errors
+    /// [`Error::NoFeatures`] without examples or features.
+    pub fn stored(
+        examples: usize,
+        features: usize,
+        format: Format,
+        source: &'a dyn ReadFeatures,
+    ) -> Result<Self, Error> {
+        check_shape(examples.saturating_mul(features), examples)?;
+        Ok(Self { examples, features, source: Source::Elsewhere(format, source) })
     }
 
     /// The number of rows.
@@ -63,9 +112,16 @@ impl<'a> Activation<'a> {
         self.features
     }
 
-    /// The values, row after row.
-    pub fn values(&self) -> Values<'a> {
-        self.values
+    /// The values, row after row; none where they are not in memory.
+    pub fn values(&self) -> Option<Values<'a>> {
+        match self.source {
+            Source::Memory(values) => Some(values),
+            Source::Elsewhere(..) => None,
+        }
+    }
+
+    pub(crate) fn source(&self) -> Source<'a> {
+        self.source
     }
 }
 

@@ -1,5 +1,6 @@
 //! All layers of one or several models, compared batch by batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::activation::Activation;
@@ -7,6 +8,7 @@ use crate::cpu;
 use crate::error::Error;
 use crate::host::Host;
 use crate::options::{Estimator, Options};
+use crate::rounds::Rounds;
 use crate::similarity::Similarity;
 use crate::totals::packed_length;
 
@@ -14,6 +16,9 @@ use crate::totals::packed_length;
 ///
 /// A batch is begun, every layer of every model is observed once, in any order, and the batch is ended. Batches may differ
 /// in size. After an error the comparison is where it was before the call that failed.
+///
+/// Where panels are limited, a batch may take several rounds: the layers that [`Self::wanted`] names are observed in order,
+/// model after model, and [`Self::next_round`] says whether another round follows.
 #[derive(Debug)]
 pub struct Comparison {
     options: Options,
@@ -73,10 +78,21 @@ impl Comparison {
         Self { options, pairs: pairs.to_vec(), observed, place, open: None, batches: 0 }
     }
 
+    /// Lets panels on the host take no more than so many bytes, from the next batch on; batches then take several rounds where
+    /// that is less than [`Self::panel_bytes`]. The results are the same, bit for bit.
+    pub fn limit_panels(&mut self, bytes: u64) {
+        match &mut self.place {
+            Place::Host(host) => host.limit_panels(bytes),
+            #[cfg(feature = "cuda")]
+            Place::Device(_) => {}
+        }
+    }
+
     /// Begins a batch of `examples`.
     ///
     /// # Errors
-    /// [`Error::BatchOpen`], [`Error::TooFewExamples`], [`Error::TooManyExamples`], [`Error::Device`].
+    /// [`Error::BatchOpen`], [`Error::TooFewExamples`], [`Error::TooManyExamples`], [`Error::PanelLimit`],
+    /// [`Error::NoMemory`], [`Error::Device`].
     pub fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(Error::BatchOpen { batch: self.batches });
@@ -102,15 +118,15 @@ impl Comparison {
     ///
     /// # Errors
     /// [`Error::NoBatchOpen`], [`Error::UnknownModel`], [`Error::UnknownLayer`], [`Error::WrongExamples`],
-    /// [`Error::ObservedTwice`], [`Error::NonFinite`], [`Error::Device`].
+    /// [`Error::ObservedTwice`], [`Error::OutOfTurn`], [`Error::NonFinite`], [`Error::Unread`], [`Error::Device`].
     pub fn observe(&mut self, model: usize, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
         self.check_place(model, layer, activation.examples())?;
         let batch = self.batches;
-        let non_finite = |cpu::NonFinite { example }| Error::NonFinite { model, layer, batch, example };
+        let unusable = |unusable: cpu::Unusable| unusable.of(model, layer, batch);
         match &mut self.place {
-            Place::Host(host) => host.observe(model, layer, activation).map_err(non_finite)?,
+            Place::Host(host) => host.observe(model, layer, activation).map_err(unusable)?,
             #[cfg(feature = "cuda")]
-            Place::Device(device) => device.observe(model, layer, activation)?.map_err(non_finite)?,
+            Place::Device(device) => device.observe(model, layer, activation)?.map_err(unusable)?,
         }
         self.observed[model][layer] = true;
         Ok(())
@@ -148,24 +164,91 @@ impl Comparison {
             None => Err(Error::UnknownLayer { model, layer, layers: observed.len() }),
             Some(true) => Err(Error::ObservedTwice { model, layer, batch }),
             Some(false) if found != expected => Err(Error::WrongExamples { model, layer, batch, expected, found }),
+            Some(false) if self.is_out_of_turn(model, layer) => Err(Error::OutOfTurn { model, layer }),
             Some(false) => Ok(()),
+        }
+    }
+
+    fn is_out_of_turn(&self, model: usize, layer: usize) -> bool {
+        self.rounds().is_some() && self.first_missing() != Some((model, layer))
+    }
+
+    /// The first layer that this round wants and that has not been observed in it.
+    fn first_missing(&self) -> Option<(usize, usize)> {
+        let missing = |(model, observed): (usize, &Vec<bool>)| {
+            self.wanted(model).find(|&layer| !observed[layer]).map(|layer| (model, layer))
+        };
+        self.observed.iter().enumerate().find_map(missing)
+    }
+
+    /// The rounds of the batch that is open, where there are several.
+    fn rounds(&self) -> Option<&Rounds> {
+        match &self.place {
+            Place::Host(host) => Some(host.rounds()).filter(|rounds| !rounds.only_one()),
+            #[cfg(feature = "cuda")]
+            Place::Device(_) => None,
+        }
+    }
+
+    /// The layers of `model` that are to be observed in this round of the batch: all, where there is no limit on panels.
+    ///
+    /// # Panics
+    /// If there is no such model.
+    pub fn wanted(&self, model: usize) -> Range<usize> {
+        self.rounds().map_or(0..self.observed[model].len(), |rounds| rounds.wanted(model))
+    }
+
+    /// How many layers all rounds of the batch that is open want together.
+    pub fn observations(&self) -> usize {
+        self.rounds().map_or_else(|| self.observed.iter().map(Vec::len).sum(), Rounds::observations)
+    }
+
+    /// Ends a round of the batch. If true, another begins, for whose layers ([`Self::wanted`]) the same examples are to be
+    /// observed again; if false, this was the last, and the batch is to be ended.
+    ///
+    /// # Errors
+    /// [`Error::NoBatchOpen`], [`Error::NotObserved`].
+    pub fn next_round(&mut self) -> Result<bool, Error> {
+        self.check_round()?;
+        if self.rounds().is_none_or(Rounds::is_last) {
+            return Ok(false);
+        }
+        match &mut self.place {
+            Place::Host(host) => host.next_round(),
+            #[cfg(feature = "cuda")]
+            Place::Device(_) => false,
+        };
+        for observed in &mut self.observed {
+            observed.fill(false);
+        }
+        Ok(true)
+    }
+
+    /// Whether every layer of the round has been observed.
+    fn check_round(&self) -> Result<(), Error> {
+        if self.open.is_none() {
+            return Err(Error::NoBatchOpen);
+        }
+        match self.first_missing() {
+            Some((model, layer)) => Err(Error::NotObserved { model, layer, batch: self.batches }),
+            None => Ok(()),
         }
     }
 
     /// Ends the batch: adds the HSIC of all pairs of layers to the sums.
     ///
     /// # Errors
-    /// [`Error::NoBatchOpen`], [`Error::NotObserved`]; on a GPU also [`Error::Device`] and, of the batch before,
+    /// [`Error::NoBatchOpen`], [`Error::NotObserved`], [`Error::MoreRounds`]; on a GPU also [`Error::Device`] and, of the batch before,
     /// [`Error::NonFinite`].
     pub fn end_batch(&mut self) -> Result<(), Error> {
-        let examples = self.open.ok_or(Error::NoBatchOpen)?;
-        for (model, observed) in self.observed.iter().enumerate() {
-            if let Some(layer) = observed.iter().position(|&observed| !observed) {
-                return Err(Error::NotObserved { model, layer, batch: self.batches });
-            }
+        self.check_round()?;
+        if self.rounds().is_some_and(|rounds| !rounds.is_last()) {
+            return Err(Error::MoreRounds { batch: self.batches });
         }
         match &mut self.place {
-            Place::Host(host) => host.end_batch(examples),
+            Place::Host(host) => {
+                host.next_round();
+            }
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.end_batch()?,
         }
@@ -198,6 +281,12 @@ impl Comparison {
         };
         let similarity = |(index, &pair)| totals.similarity(index, pair, self.batches);
         Ok(self.pairs.iter().enumerate().map(similarity).collect())
+    }
+
+    /// The most bytes that a comparison of batches of `examples` needs beside panels and sums, whatever the features, and what
+    /// it needs more where activations are not in memory ([`Activation::stored`]).
+    pub fn workspace_bytes(examples: usize) -> [u64; 2] {
+        [cpu::workspace_bytes(examples), cpu::read_bytes(examples)]
     }
 
     /// The most bytes that the panels of models with `layers[m]` layers take for batches of `examples`: nearly all the

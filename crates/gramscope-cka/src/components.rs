@@ -1,10 +1,15 @@
 //! First principal components of the layers of one model, over one batch, in Gram space.
 
+use std::ops::Range;
+
 use crate::activation::Activation;
+use crate::comparison::Comparison;
 use crate::cpu::{self, PrincipalError, PrincipalRows, Principals};
 use crate::error::Error;
 use crate::options::Estimator;
+use crate::rounds::{Panel, Rounds, Tile};
 use crate::sums::Row;
+use crate::totals::packed_length;
 
 /// The first principal component of a layer's features over n examples: of K' = HKH, with K the linear Gram matrix and
 /// H = I - 1 1^T / n, the largest eigenvalue and its eigenvector (Nguyen, Raghu and Kornblith 2021, section 5).
@@ -52,8 +57,11 @@ pub struct Components {
     examples: usize,
     estimator: Estimator,
     layers: Vec<Option<Observed>>,
-    whole: Panel,
-    rest: Panel,
+    /// Which layers have been observed in this round.
+    observed: Vec<bool>,
+    rounds: Rounds,
+    whole: Products,
+    rest: Products,
     principals: Principals,
 }
 
@@ -78,23 +86,73 @@ impl Components {
         if examples < minimum {
             return Err(Error::TooFewExamples { examples, minimum, estimator });
         }
-        let squares = examples.checked_mul(examples).and_then(|square| square.checked_mul(layers));
-        if squares.is_none() {
+        if examples.checked_mul(examples).is_none() {
             return Err(Error::TooManyExamples { examples });
         }
-        let length = match estimator {
-            Estimator::Unbiased => examples * (examples - 1) / 2,
-            Estimator::Biased => examples * (examples + 1) / 2,
-        };
-        let panel = || Panel { layers, length, rows: Vec::new() };
         Ok(Self {
             examples,
             estimator,
             layers: (0..layers).map(|_| None).collect(),
-            whole: panel(),
-            rest: panel(),
+            observed: vec![false; layers],
+            rounds: Rounds::all_at_once(&[layers], &[(0, 0)]),
+            whole: Products::new(layers),
+            rest: Products::new(layers),
             principals: Principals::default(),
         })
+    }
+
+    /// Lets panels take no more than so many bytes; to be called before anything is observed. Where that is less than both need,
+    /// the layers are to be observed in several rounds, in order ([`Self::wanted`], [`Self::next_round`]). The results are the
+    /// same, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::TooManyExamples`], [`Error::PanelLimit`].
+    pub fn limit_panels(&mut self, bytes: u64) -> Result<(), Error> {
+        self.rounds = self.rounds.for_batch(self.length()?, bytes / 2)?;
+        Ok(())
+    }
+
+    /// The layers that are to be observed in this round: all, where there is no limit on panels.
+    pub fn wanted(&self) -> Range<usize> {
+        self.rounds.wanted(0)
+    }
+
+    /// How many layers all rounds want together.
+    pub fn observations(&self) -> usize {
+        self.rounds.observations()
+    }
+
+    /// The most bytes that the panels of `layers` layers take for `examples`.
+    pub fn panel_bytes(layers: usize, examples: usize) -> u64 {
+        Comparison::panel_bytes(&[layers], examples).saturating_mul(2)
+    }
+
+    /// Ends a round. If true, another begins, for whose layers the same examples are to be observed again.
+    ///
+    /// # Errors
+    /// [`Error::NotObserved`].
+    pub fn next_round(&mut self) -> Result<bool, Error> {
+        if let Some(layer) = self.wanted().find(|&layer| !self.observed[layer]) {
+            return Err(Error::NotObserved { model: 0, layer, batch: 0 });
+        }
+        if self.rounds.is_last() {
+            return Ok(false);
+        }
+        self.multiply_held();
+        self.rounds.advance();
+        self.observed.fill(false);
+        Ok(true)
+    }
+
+    fn multiply_held(&mut self) {
+        let tiles = self.rounds.tiles_held();
+        self.whole.add(&tiles);
+        self.rest.add(&tiles);
+    }
+
+    /// The length of a panel row.
+    fn length(&self) -> Result<usize, Error> {
+        packed_length(self.examples, self.estimator).ok_or(Error::TooManyExamples { examples: self.examples })
     }
 
     /// The first component of one layer's output; none where the layer is constant. Nothing is kept of it.
@@ -110,23 +168,38 @@ impl Components {
     /// Takes in one layer's output; nothing of it is kept but its first component and its rows of the panels.
     ///
     /// # Errors
-    /// Those of [`Self::first`], and [`Error::ObservedTwice`].
+    /// Those of [`Self::first`], [`Error::ObservedTwice`], [`Error::OutOfTurn`], [`Error::NoMemory`].
     pub fn observe(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
         self.check(layer, activation)?;
-        if self.layers[layer].is_some() {
+        if self.observed[layer] {
             return Err(Error::ObservedTwice { model: 0, layer, batch: 0 });
         }
-        let rows = PrincipalRows { whole: self.whole.row_mut(layer), rest: self.rest.row_mut(layer) };
+        if !self.rounds.only_one() && self.wanted().find(|&layer| !self.observed[layer]) != Some(layer) {
+            return Err(Error::OutOfTurn { model: 0, layer });
+        }
+        let length = self.length()?;
+        self.whole.panel.resize(&self.rounds, length)?;
+        self.rest.panel.resize(&self.rounds, length)?;
+        let place = self.rounds.place(0, layer);
+        let rows = PrincipalRows { whole: self.whole.panel.row_mut(place), rest: self.rest.panel.row_mut(place) };
         let (found, [whole, rest]) = self.principals.rows(activation, self.estimator, rows).map_err(in_layer(layer))?;
         self.layers[layer] = Some(Observed { component: found.map(FirstComponent::from), whole, rest });
+        self.observed[layer] = true;
+        let tiles = self.rounds.tiles_with(0, layer);
+        self.whole.add(&tiles);
+        self.rest.add(&tiles);
         Ok(())
     }
 
     /// What came of it.
     ///
     /// # Errors
-    /// [`Error::NotObserved`].
-    pub fn finish(self) -> Result<ComponentSimilarity, Error> {
+    /// [`Error::NotObserved`], [`Error::MoreRounds`].
+    pub fn finish(mut self) -> Result<ComponentSimilarity, Error> {
+        if self.next_round()? {
+            return Err(Error::MoreRounds { batch: 0 });
+        }
+        self.multiply_held();
         let missing = |layer| Error::NotObserved { model: 0, layer, batch: 0 };
         let numbered = self.layers.into_iter().enumerate();
         let layers = numbered.map(|(layer, found)| found.ok_or(missing(layer))).collect::<Result<Vec<_>, _>>()?;
@@ -193,32 +266,36 @@ pub struct ComponentSimilarity {
     pub undefined_without_first: Vec<usize>,
 }
 
-/// Rows of packed, centred Gram matrices.
+/// Packed, centred Gram matrices, and their inner products as far as they are known.
 #[derive(Debug)]
-struct Panel {
+struct Products {
     layers: usize,
-    length: usize,
-    /// `[layers, length]`, or nothing before the first is wanted.
-    rows: Vec<f32>,
+    panel: Panel,
+    /// `[layers, layers]`, the lower triangle.
+    products: Vec<f64>,
 }
 
-impl Panel {
-    fn row_mut(&mut self, layer: usize) -> &mut [f32] {
-        self.rows.resize(self.layers * self.length, 0.0);
-        &mut self.rows[layer * self.length..][..self.length]
+impl Products {
+    fn new(layers: usize) -> Self {
+        Self { layers, panel: Panel::default(), products: vec![0.0; layers * layers] }
+    }
+
+    fn add(&mut self, tiles: &[Tile]) {
+        cpu::add_products(&self.panel, tiles, |_, i, j, product| self.products[i * self.layers + j] = product);
     }
 
     /// CKA of all pairs of layers, whose rows are `kinds`.
-    fn cka(&self, kinds: &[Row]) -> Vec<f64> {
+    fn cka(self, kinds: &[Row]) -> Vec<f64> {
         let norms: Vec<f64> = kinds.iter().map(|&kind| norm(kind)).collect();
-        let mut cka = vec![0.0; self.layers * self.layers];
-        let panels = cpu::Panels { x: &self.rows, y: &self.rows, symmetric: true };
-        let entry = |i: usize, j: usize, product: f64, place: &mut f64| {
-            // Of a layer with itself the product is known in float64 already.
-            let product = if i == j { norms[i] } else { product };
-            *place = product / (norms[i] * norms[j]).sqrt();
-        };
-        cpu::pair_products(panels, [self.layers, self.layers], &mut cka, &entry);
+        let mut cka = self.products;
+        for i in 0..self.layers {
+            for j in 0..=i {
+                let place = &mut cka[i * self.layers + j];
+                // Of a layer with itself the product is known in float64 already.
+                let product = if i == j { norms[i] } else { *place };
+                *place = product / (norms[i] * norms[j]).sqrt();
+            }
+        }
         mirror(&mut cka, self.layers);
         cka
     }
@@ -270,9 +347,7 @@ impl From<cpu::Principal> for FirstComponent {
 /// For `map_err`: the layer that has no component.
 fn in_layer(layer: usize) -> impl FnOnce(PrincipalError) -> Error {
     move |reason| match reason {
-        PrincipalError::NonFinite(cpu::NonFinite { example }) => {
-            Error::NonFinite { model: 0, layer, batch: 0, example }
-        }
+        PrincipalError::Unusable(unusable) => unusable.of(0, layer, 0),
         PrincipalError::NoEigenvalues => Error::NoEigenvalues { layer },
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct OnDevice {
     options: Options,
     layers: Vec<usize>,
     sums: DeviceComparison,
-    /// For what the kernels do not take: float64 values.
+    /// For what the kernels do not take: float64 values, and those that are not in memory.
     workspace: cpu::Workspace,
     row: Vec<f32>,
 }
@@ -62,14 +62,14 @@ impl OnDevice {
         model: usize,
         layer: usize,
         activation: Activation<'_>,
-    ) -> Result<Result<(), cpu::NonFinite>, Error> {
+    ) -> Result<Result<(), cpu::Unusable>, Error> {
         let device = self.sums.device().clone();
         let what = "an activation";
         let values = match activation.values() {
-            Values::F16(values) => Some(device.upload(what, values).map(Uploaded::F16)?),
-            Values::Bf16(values) => Some(device.upload(what, values).map(Uploaded::Bf16)?),
-            Values::F32(values) => Some(device.upload(what, values).map(Uploaded::F32)?),
-            Values::F64(_) => None,
+            Some(Values::F16(values)) => Some(device.upload(what, values).map(Uploaded::F16)?),
+            Some(Values::Bf16(values)) => Some(device.upload(what, values).map(Uploaded::Bf16)?),
+            Some(Values::F32(values)) => Some(device.upload(what, values).map(Uploaded::F32)?),
+            Some(Values::F64(_)) | None => None,
         };
         match values {
             Some(values) => self.observe_values(model, layer, &values.view()).map(Ok),
@@ -93,10 +93,10 @@ impl OnDevice {
         model: usize,
         layer: usize,
         activation: Activation<'_>,
-    ) -> Result<Result<(), cpu::NonFinite>, Error> {
+    ) -> Result<Result<(), cpu::Unusable>, Error> {
         let row = match cpu::centred_row(activation, self.options, &mut self.workspace, &mut self.row) {
             Ok(row) => row,
-            Err(non_finite) => return Ok(Err(non_finite)),
+            Err(unusable) => return Ok(Err(unusable)),
         };
         self.sums.observe_row(model, layer, &self.row, summary(row))?;
         Ok(Ok(()))

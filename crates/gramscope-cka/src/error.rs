@@ -132,6 +132,50 @@ pub enum Error {
         /// The first example of the batch that holds such a value.
         example: usize,
     },
+    /// An activation that is not in memory could not be read.
+    #[error("layer {layer} of model {model} cannot be read in batch {batch}: {reason}")]
+    Unread {
+        /// The model.
+        model: usize,
+        /// The layer.
+        layer: usize,
+        /// The batch.
+        batch: usize,
+        /// What kind of failure it was.
+        kind: std::io::ErrorKind,
+        /// What the system said.
+        reason: String,
+    },
+    /// An observation out of turn: where a batch takes several rounds, layers come in order.
+    #[error(
+        "layer {layer} of model {model} is not the next that this round of the batch wants; observe layers in order"
+    )]
+    OutOfTurn {
+        /// The model.
+        model: usize,
+        /// The layer.
+        layer: usize,
+    },
+    /// A batch was ended before its last round.
+    #[error("batch {batch} takes more rounds; observe its layers again")]
+    MoreRounds {
+        /// The batch.
+        batch: usize,
+    },
+    /// Not even two layers' panel rows fit into what panels may take.
+    #[error("panels need at least {needed} bytes and may take {limit}; allow more, or give smaller batches")]
+    PanelLimit {
+        /// The bytes of two rows.
+        needed: u64,
+        /// The bytes that panels may take.
+        limit: u64,
+    },
+    /// The system has no memory for the panels.
+    #[error("there is no memory for panels of {bytes} bytes; allow panels less, or give smaller batches")]
+    NoMemory {
+        /// The bytes asked for.
+        bytes: u64,
+    },
     /// The GPU, or its driver, refused.
     #[error(transparent)]
     Device(gramscope_cuda::Error),

@@ -4,7 +4,8 @@ use crate::activation::Activation;
 use crate::cpu;
 use crate::error::Error;
 use crate::options::Options;
-use crate::sums::{self, LayerSum, Row, Weight};
+use crate::rounds::{Panel, Rounds, Tile};
+use crate::sums::{self, LayerSum, Weight};
 use crate::totals::{Totals, hsic_factor, packed_length};
 
 /// The panels of the batch that is open and the sums over those before, on the host.
@@ -14,85 +15,106 @@ pub(crate) struct Host {
     models: Vec<Model>,
     pairs: Vec<Pair>,
     workspace: cpu::Workspace,
+    panel: Panel,
+    /// Of the batch that is open, or the one before.
+    rounds: Rounds,
+    /// What an inner product is to be multiplied by in that batch.
+    factor: f64,
+    /// Bytes that the panel may take.
+    limit: u64,
 }
 
 #[derive(Debug)]
 struct Model {
     sums: Vec<LayerSum>,
-    /// What each layer of the batch that is open came to.
-    rows: Vec<Row>,
-    /// `[layers, packed length]`: the centred Gram matrices of the batch that is open.
-    panel: Vec<f32>,
+    /// Of each layer that has been observed in the batch that is open, the weights of its terms.
+    weights: Vec<Option<Weight>>,
 }
 
 #[derive(Debug)]
 struct Pair {
     x: usize,
     y: usize,
+    layers_y: usize,
     /// `[layers of x, layers of y]`: HSIC summed over batches, in the layers' units.
     sums: Vec<f64>,
 }
 
 impl Host {
     pub(crate) fn new(layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Self {
-        let model = |&layers: &usize| Model {
-            sums: vec![LayerSum::default(); layers],
-            rows: vec![Row::Zero; layers],
-            panel: Vec::new(),
-        };
-        let pair = |&(x, y): &(usize, usize)| Pair { x, y, sums: vec![0.0; layers[x] * layers[y]] };
+        let model = |&layers: &usize| Model { sums: vec![LayerSum::default(); layers], weights: vec![None; layers] };
+        let pair =
+            |&(x, y): &(usize, usize)| Pair { x, y, layers_y: layers[y], sums: vec![0.0; layers[x] * layers[y]] };
         Self {
             options,
             models: layers.iter().map(model).collect(),
             pairs: pairs.iter().map(pair).collect(),
             workspace: cpu::Workspace::default(),
+            panel: Panel::default(),
+            rounds: Rounds::all_at_once(layers, pairs),
+            factor: 0.0,
+            limit: u64::MAX,
         }
+    }
+
+    /// Lets panels take no more than so many bytes from the next batch on.
+    pub(crate) fn limit_panels(&mut self, bytes: u64) {
+        self.limit = bytes;
     }
 
     /// Makes room for a batch.
     ///
     /// # Errors
-    /// [`Error::TooManyExamples`].
+    /// [`Error::TooManyExamples`], [`Error::PanelLimit`], [`Error::NoMemory`].
     pub(crate) fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
-        let row = packed_length(examples, self.options.estimator);
+        let length = packed_length(examples, self.options.estimator).ok_or(Error::TooManyExamples { examples })?;
+        let rounds = self.rounds.for_batch(length, self.limit)?;
+        self.panel.resize(&rounds, length)?;
+        self.rounds = rounds;
+        self.factor = hsic_factor(examples, self.options.estimator);
         for model in &mut self.models {
-            let length = row.and_then(|row| row.checked_mul(model.rows.len()));
-            model.panel.resize(length.ok_or(Error::TooManyExamples { examples })?, 0.0);
+            model.weights.fill(None);
         }
         Ok(())
+    }
+
+    /// The rounds of the batch that is open.
+    pub(crate) fn rounds(&self) -> &Rounds {
+        &self.rounds
     }
 
     /// Turns an activation into its row.
     ///
     /// # Errors
-    /// The first example that is not finite.
+    /// What is wrong with it.
     pub(crate) fn observe(
         &mut self,
         model: usize,
         layer: usize,
         activation: Activation<'_>,
-    ) -> Result<(), cpu::NonFinite> {
-        let Model { rows, panel, .. } = &mut self.models[model];
-        let length = panel.len() / rows.len();
-        let row = &mut panel[layer * length..][..length];
-        rows[layer] = cpu::centred_row(activation, self.options, &mut self.workspace, row)?;
+    ) -> Result<(), cpu::Unusable> {
+        let place = self.panel.row_mut(self.rounds.place(model, layer));
+        let row = cpu::centred_row(activation, self.options, &mut self.workspace, place)?;
+        let Model { sums, weights } = &mut self.models[model];
+        weights[layer].get_or_insert_with(|| sums[layer].add(row, self.factor));
+        self.add(&self.rounds.tiles_with(model, layer));
         Ok(())
     }
 
-    /// Adds the HSIC of all pairs of layers to the sums.
-    pub(crate) fn end_batch(&mut self, examples: usize) {
-        let factor = hsic_factor(examples, self.options.estimator);
-        let weights: Vec<Vec<Weight>> = self.models.iter_mut().map(|model| model.add_own(factor)).collect();
-        for pair in &mut self.pairs {
-            let (x, y) = (&self.models[pair.x], &self.models[pair.y]);
-            let (weights_x, weights_y) = (&weights[pair.x], &weights[pair.y]);
-            let layers_y = weights_y.len();
-            let add = |i: usize, j: usize, product: f64, sum: &mut f64| {
-                *sum = sums::add_product(*sum, factor * product, weights_x[i], weights_y[j]);
-            };
-            let panels = cpu::Panels { x: &x.panel, y: &y.panel, symmetric: pair.x == pair.y };
-            cpu::pair_products(panels, [weights_x.len(), layers_y], &mut pair.sums, &add);
-        }
+    /// Ends a round; false if it was the last of the batch.
+    pub(crate) fn next_round(&mut self) -> bool {
+        self.add(&self.rounds.tiles_held());
+        self.rounds.advance()
+    }
+
+    /// Adds the HSIC of pairs of layers to the sums.
+    fn add(&mut self, tiles: &[Tile]) {
+        let weight = |model: usize, layer: usize| self.models[model].weights[layer].unwrap_or(Weight::NONE);
+        cpu::add_products(&self.panel, tiles, |tile, i, j, product| {
+            let Pair { x, y, layers_y, sums } = &mut self.pairs[tile.pair];
+            let sum = &mut sums[i * *layers_y + j];
+            *sum = sums::add_product(*sum, self.factor * product, weight(*x, i), weight(*y, j));
+        });
     }
 
     pub(crate) fn finish(self) -> Totals {
@@ -100,12 +122,5 @@ impl Host {
             layers: self.models.into_iter().map(|model| model.sums).collect(),
             pairs: self.pairs.into_iter().map(|pair| pair.sums).collect(),
         }
-    }
-}
-
-impl Model {
-    /// Adds every layer's HSIC with itself to its sum.
-    fn add_own(&mut self, factor: f64) -> Vec<Weight> {
-        self.sums.iter_mut().zip(&self.rows).map(|(sum, row)| sum.add(*row, factor)).collect()
     }
 }

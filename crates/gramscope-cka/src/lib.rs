@@ -29,6 +29,10 @@
 //! one float32 row of the model's *panel*. When all layers have been seen, panel times panel gives the HSIC of all pairs
 //! of layers at once. Memory is the panel, n(n-1)/2 floats a layer, and a small workspace; features never count.
 //!
+//! Where the panel is too large for the memory there is ([`Comparison::limit_panels`]), a batch is observed in rounds, each of
+//! which holds part of the layers while the later ones pass by. And an activation whose features are too many may lie
+//! elsewhere and be read some features at a time ([`Activation::stored`]). Neither changes a bit of the results.
+//!
 //! # Principal components
 //! [`Components`] finds every layer's first principal component, from the same Gram matrices, and compares layers by it and
 //! without it. It takes one batch.
@@ -55,12 +59,13 @@ mod device;
 mod error;
 mod host;
 mod options;
+mod rounds;
 mod scale;
 mod similarity;
 mod sums;
 mod totals;
 
-pub use activation::{Activation, Values};
+pub use activation::{Activation, Format, ReadFeatures, Values};
 pub use comparison::Comparison;
 pub use components::{ComponentSimilarity, Components, FirstComponent};
 pub use error::{Error, ParseOptionError};

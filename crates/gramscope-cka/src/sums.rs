@@ -33,6 +33,11 @@ pub(crate) struct Weight {
     new: i32,
 }
 
+impl Weight {
+    /// Of a layer that adds nothing.
+    pub(crate) const NONE: Self = Self { old: 0, new: 0 };
+}
+
 impl LayerSum {
     /// The sum that another machine made: `own` in the square of 2^`unit`.
     #[cfg(feature = "cuda")]
@@ -50,10 +55,10 @@ impl LayerSum {
                 self.unit = Some(unit);
                 weight
             }
-            Row::Zero => Weight { old: 0, new: 0 },
+            Row::Zero => Weight::NONE,
             Row::Undefined => {
                 self.undefined = true;
-                Weight { old: 0, new: 0 }
+                Weight::NONE
             }
         }
     }

@@ -104,7 +104,7 @@ impl Ranking {
         // What is defined for the biased estimator is all that one component needs.
         let mut components = components(&model.info, data.len(), Estimator::Biased)?;
         let mut best: Option<(usize, FirstComponent)> = None;
-        each_layer(model, data, device, progress, &mut |layer, activation| {
+        each_layer(model, data, device, 0..names.len(), progress, &mut |layer, activation| {
             if chosen.is_none_or(|chosen| chosen == layer)
                 && let Some(found) = components.first(layer, activation)?
                 && best.as_ref().is_none_or(|(_, best)| found.variance_explained > best.variance_explained)

@@ -46,6 +46,21 @@ pub enum Error {
         /// The first such example of the batch, from 1.
         example: usize,
     },
+    /// What is wanted does not fit into the memory it may take.
+    #[error(
+        "{what} need {} of memory and may take {}; lower {lower}, choose fewer layers with --layers, or raise --memory-limit",
+        in_words(*.needed), in_words(*.limit)
+    )]
+    Memory {
+        /// What does not fit.
+        what: String,
+        /// The bytes that it needs at least.
+        needed: u64,
+        /// The bytes that it may take.
+        limit: u64,
+        /// The flag that lowers what is needed.
+        lower: &'static str,
+    },
     /// Another error of the comparison itself, with the names of what it happened to.
     #[error("{subject}: {reason}")]
     Cka {
@@ -69,6 +84,12 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// So many bytes, for people; rounded up.
+fn in_words(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes < 10 * MIB { format!("{} KiB", bytes.div_ceil(1 << 10)) } else { format!("{} MiB", bytes.div_ceil(MIB)) }
 }
 
 impl Error {

@@ -1,8 +1,9 @@
 //! A result on disk: an npz file of float64 arrays, which `numpy.load` reads, and a JSON file that says what they are of and
 //! holds the checksum of both. Both are written to a temporary name and renamed.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use gramscope_train::atomic;
@@ -15,6 +16,9 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use crate::{Error, Result};
+
+/// The longest header of an array that is read, in bytes; numpy's have some hundred.
+const LARGEST_HEADER: usize = 1 << 16;
 
 /// The two files of a kind of result.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +170,19 @@ fn member(name: &str) -> String {
     format!("{name}.npy")
 }
 
+/// Bytes of an npy file up to where its header's length is known: magic string, version, length.
+const HEADER_START: usize = 12;
+
+/// The length of an npy file's header: two bytes in version 1, four in later ones
+/// (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
+fn header_length(start: &[u8; HEADER_START]) -> usize {
+    let [.., major, _minor, a, b, c, d] = *start;
+    match major {
+        1 => usize::from(u16::from_le_bytes([a, b])),
+        _ => u32::from_le_bytes([a, b, c, d]) as usize,
+    }
+}
+
 /// An open npz file.
 pub(crate) struct Npz {
     archive: ZipArchive<Cursor<Vec<u8>>>,
@@ -194,8 +211,14 @@ impl Npz {
     /// [`Error::File`] where there is none.
     pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
-        let member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
-        let array = npyz::NpyFile::new(member).map_err(|reason| wrong(reason.to_string()))?;
+        let mut member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
+        let mut start = [0; HEADER_START];
+        member.read_exact(&mut start).map_err(|reason| wrong(reason.to_string()))?;
+        let length = header_length(&start);
+        if length > LARGEST_HEADER {
+            return Err(wrong(format!("it claims a header of {length} bytes")));
+        }
+        let array = npyz::NpyFile::new(start.as_slice().chain(member)).map_err(|reason| wrong(reason.to_string()))?;
         if !array.shape().iter().copied().eq(shape.iter().map(|&side| side as u64)) {
             return Err(wrong(format!("shape {:?} where the description says {shape:?}", array.shape())));
         }
@@ -246,6 +269,7 @@ impl Numbers {
 
 /// Where in `layers` the `names` are.
 pub(crate) fn positions(layers: &[String], names: &[String]) -> Vec<usize> {
+    let names: HashSet<&String> = names.iter().collect();
     (0..layers.len()).filter(|&layer| names.contains(&layers[layer])).collect()
 }
 
@@ -254,6 +278,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn an_array_that_claims_a_header_of_gigabytes_is_refused() {
+        for (version, length) in [(2, 0xFFFF_FFF0_u32), (3, 1 << 20)] {
+            let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+            archive.start_file("cka.npy", SimpleFileOptions::default()).unwrap();
+            archive.write_all(b"\x93NUMPY").unwrap();
+            archive.write_all(&[version, 0]).unwrap();
+            archive.write_all(&length.to_le_bytes()).unwrap();
+            let bytes = archive.finish().unwrap().into_inner();
+            let error = Npz::open(Path::new("a.npz"), bytes).unwrap().array("cka", &[1, 3]).unwrap_err().to_string();
+            assert!(error.contains(&format!("header of {length} bytes")), "{error}");
+        }
+    }
 
     /// As `numpy.savez_compressed` writes a float32 array.
     #[test]

@@ -7,6 +7,7 @@ use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
 use crate::device::{DeviceChoice, Precision};
+use crate::memory::MemoryLimit;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -217,6 +218,15 @@ Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/run
 A plan of your own has a title, [data] and [train] as a plan of sweep, one or more [[family]] with the lists of one, and
 [measure] with cka = \"within\" (or all, across, same-architecture, same-seed), mean, blocks, pcs, epochs = true.";
 
+/// How much memory a command may take.
+#[derive(Args, Debug)]
+pub(crate) struct MemoryArguments {
+    /// The memory that may be taken, such as 4G or 512M: what does not fit is computed in parts, with the same results
+    /// [default: three quarters of what is free, or of what a container may have]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<MemoryLimit>,
+}
+
 /// Where the network runs.
 #[derive(Args, Debug)]
 pub(crate) struct DeviceArguments {
@@ -407,6 +417,8 @@ pub(crate) struct CkaArguments {
     #[arg(long)]
     pub(crate) keep_partial: bool,
     #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
 
@@ -456,6 +468,8 @@ pub(crate) struct PcsArguments {
     /// Of CKA, with and without the first component: unbiased (HSIC_1) or biased (HSIC_0)
     #[arg(long, default_value = "unbiased")]
     pub(crate) estimator: Estimator,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
@@ -515,6 +529,8 @@ pub(crate) struct EpochsArguments {
     #[arg(long)]
     pub(crate) batch_statistics: bool,
     #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
 
@@ -531,6 +547,8 @@ pub(crate) struct StudyArguments {
     /// builtin, cifar10, cifar100 or a directory, instead of the study's own data
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }

@@ -8,6 +8,7 @@ mod console;
 mod device;
 mod doctor;
 mod interrupt;
+mod memory;
 
 use std::process::ExitCode;
 

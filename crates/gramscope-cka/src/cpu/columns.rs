@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::NonFinite;
+use super::Unusable;
 use crate::scale::exponent_of;
 
 /// Rows that are measured side by side.
 const ROWS: usize = 4;
 
 /// A stored value.
-pub(super) trait Stored: Copy + Sync {
+pub(super) trait Stored: bytemuck::Pod + Sync {
     fn to_f64(self) -> f64;
 
     /// The values as what they are, if that is float32.
@@ -86,7 +86,7 @@ impl Columns {
     ///
     /// # Errors
     /// A value that is not finite.
-    pub(super) fn measure<S: Stored>(&mut self, slab: &Slab<'_, S>) -> Result<(), NonFinite> {
+    pub(super) fn measure<S: Stored>(&mut self, slab: &Slab<'_, S>) -> Result<(), Unusable> {
         let width = slab.features.len();
         for values in [&mut self.minima, &mut self.maxima, &mut self.middles, &mut self.shifts] {
             values.clear();
@@ -107,7 +107,7 @@ impl Columns {
         if found.into_iter().any(|((minimum, maximum), middle)| !(minimum + maximum + middle).is_finite())
             && let Some(example) = slab.rows().position(|row| row.iter().any(|value| !value.to_f64().is_finite()))
         {
-            return Err(NonFinite { example });
+            return Err(Unusable::NonFinite { example });
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn measured(values: &[f64], n: usize) -> Result<Columns, NonFinite> {
+    fn measured(values: &[f64], n: usize) -> Result<Columns, Unusable> {
         let width = values.len() / n;
         let mut columns = Columns::default();
         columns.measure(&Slab { values, width, features: 0..width })?;
@@ -201,7 +201,8 @@ mod tests {
             for place in 0..6 {
                 let mut values: Vec<f64> = (0..12).map(f64::from).collect();
                 values[2 * place + 1] = bad;
-                assert_eq!(measured(&values, 6).map(drop).unwrap_err().example, place, "{bad}");
+                let error = measured(&values, 6).map(drop).unwrap_err();
+                assert!(matches!(error, Unusable::NonFinite { example } if example == place), "{bad}: {error:?}");
             }
         }
         measured(&[f64::MAX; 6], 3).unwrap();

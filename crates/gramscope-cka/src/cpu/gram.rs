@@ -14,16 +14,18 @@ use std::ops::{AddAssign, Mul, Sub};
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::ComplexField;
 use faer::{Accum, MatMut, MatRef, Par};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::NonFinite;
+use super::Unusable;
 use super::columns::{Columns, Slab, Stored};
 use super::distances::squared_distances;
-use crate::activation::{Activation, Values};
+use super::matrix::{Matrix, Place, READ_BYTES};
+use crate::activation::{Activation, Format, Source, Values};
 use crate::scale::{exponent_of, ldexp};
 
 /// Features whose products are summed in the arithmetic's own type.
-const SLAB: usize = 512;
+pub(super) const SLAB: usize = 512;
 /// Groups of slabs that are summed side by side, at most.
 const MAX_GROUPS: usize = 8;
 /// Bytes that the sums of all groups may take; beyond, there are fewer groups.
@@ -46,6 +48,8 @@ pub(super) enum Entries {
 pub(crate) struct Workspace {
     single: Vec<Group<f32>>,
     double: Vec<Group<f64>>,
+    /// What was read to find the largest value.
+    read: Vec<u64>,
 }
 
 /// A sum over all features, for each pair of examples.
@@ -69,32 +73,55 @@ pub(super) fn sums<'a>(
     activation: Activation<'_>,
     entries: Entries,
     workspace: &'a mut Workspace,
-) -> Result<Sums<'a>, NonFinite> {
-    let n = activation.examples();
-    match activation.values() {
-        Values::F16(x) => sum(x, n, 0, entries, workspace),
-        Values::Bf16(x) => sum(x, n, 0, entries, workspace),
-        Values::F32(x) => sum(x, n, 0, entries, workspace),
-        Values::F64(x) => sum(x, n, exponent_of_largest(x), entries, workspace),
+) -> Result<Sums<'a>, Unusable> {
+    match activation.source() {
+        Source::Memory(Values::F16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
+        Source::Memory(Values::Bf16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
+        Source::Memory(Values::F32(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
+        Source::Memory(Values::F64(x)) => sum_doubles(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
+        Source::Elsewhere(format, x) => match format {
+            Format::F16 => sum::<f16>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
+            Format::Bf16 => sum::<bf16>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
+            Format::F32 => sum::<f32>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
+            Format::F64 => sum_doubles(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
+        },
     }
 }
 
-/// A power of two that keeps the squares of float64 values in range; the other formats need none.
-fn exponent_of_largest(x: &[f64]) -> i32 {
-    let largest = x.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
-    if largest > 0.0 && largest.is_finite() { exponent_of(largest) } else { 0 }
+/// The most bytes of a [`Workspace`] for batches of `n`, whatever their features.
+pub(crate) fn workspace_bytes(n: usize) -> u64 {
+    let (n, slab) = (n as u64, SLAB as u64);
+    let groups = |computed: u64| {
+        let squares = n.saturating_mul(n).saturating_mul(8 + computed);
+        let count = (GROUP_BYTES as u64 / squares.max(1)).clamp(1, MAX_GROUPS as u64);
+        count.saturating_mul(squares.saturating_add(n.saturating_mul(slab * computed)))
+    };
+    // Both arithmetics, and the centred copy that a decomposition works on.
+    groups(4).saturating_add(groups(8)).saturating_add(n.saturating_mul(n).saturating_mul(16))
+}
+
+/// The most bytes that are read at a time of a stored activation of `n` examples, by all groups.
+pub(crate) fn read_bytes(n: usize) -> u64 {
+    let slab = (n as u64).saturating_mul((SLAB * size_of::<f64>()) as u64);
+    slab.max(READ_BYTES as u64).saturating_mul(2 * MAX_GROUPS as u64)
+}
+
+/// Float64 values have a power of two taken out that keeps their squares in range; the other formats need none.
+fn sum_doubles<'a>(x: &Matrix<'_, f64>, entries: Entries, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
+    let largest = x.largest(&mut workspace.read)?;
+    let unit = if largest > 0.0 && largest.is_finite() { exponent_of(largest) } else { 0 };
+    sum(x, unit, entries, workspace)
 }
 
 fn sum<'a, S: Stored>(
-    x: &[S],
-    n: usize,
+    x: &Matrix<'_, S>,
     unit: i32,
     entries: Entries,
     workspace: &'a mut Workspace,
-) -> Result<Sums<'a>, NonFinite> {
+) -> Result<Sums<'a>, Unusable> {
     match entries {
-        Entries::Single => sum_in(x, n, unit, entries, &mut workspace.single),
-        Entries::Double | Entries::Distances => sum_in(x, n, unit, entries, &mut workspace.double),
+        Entries::Single => sum_in(x, unit, entries, &mut workspace.single),
+        Entries::Double | Entries::Distances => sum_in(x, unit, entries, &mut workspace.double),
     }
 }
 
@@ -157,17 +184,17 @@ struct Group<T> {
     columns: Columns,
     /// The columns' shifts, rounded: any shift will do, as long as all rows have the same.
     single_shifts: Vec<f32>,
+    /// What was read of an activation that is not in memory.
+    read: Vec<u64>,
 }
 
 fn sum_in<'a, S: Stored, T: Computed>(
-    x: &[S],
-    n: usize,
+    x: &Matrix<'_, S>,
     unit: i32,
     entries: Entries,
     groups: &'a mut Vec<Group<T>>,
-) -> Result<Sums<'a>, NonFinite> {
-    let width = x.len() / n;
-    let slabs = width.div_ceil(SLAB);
+) -> Result<Sums<'a>, Unusable> {
+    let (n, slabs) = (x.n, x.slabs());
     let bytes = n * n * (size_of::<f64>() + size_of::<T>());
     let count = slabs.min(MAX_GROUPS).min((GROUP_BYTES / bytes).max(1));
     if groups.len() < count {
@@ -179,11 +206,11 @@ fn sum_in<'a, S: Stored, T: Computed>(
         group.sum.clear();
         group.sum.resize(n * n, 0.0);
         group.reach = 0.0;
-        for slab in index * slabs / count..(index + 1) * slabs / count {
-            let features = slab * SLAB..((slab + 1) * SLAB).min(width);
-            group.add_slab(&Slab { values: x, width, features }, n, unit, entries, par)?;
-        }
-        Ok::<(), NonFinite>(())
+        let mut read = std::mem::take(&mut group.read);
+        let slabs = index * slabs / count..(index + 1) * slabs / count;
+        let outcome = x.each_slab(slabs, &mut read, |slab| group.add_slab(slab, n, unit, entries, par));
+        group.read = read;
+        outcome
     })?;
     let (first, others) = groups[..count].split_at_mut(1);
     let total = &mut first[0];
@@ -204,7 +231,7 @@ impl<T: Computed> Group<T> {
         unit: i32,
         entries: Entries,
         par: Par,
-    ) -> Result<(), NonFinite> {
+    ) -> Result<(), Unusable> {
         self.columns.measure(slab)?;
         if entries != Entries::Distances {
             self.columns.shift_to_trimmed_means(n);

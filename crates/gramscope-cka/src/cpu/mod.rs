@@ -5,18 +5,42 @@ mod columns;
 mod distances;
 mod eigen;
 mod gram;
-mod pairs;
+mod matrix;
 mod principal;
 mod rbf;
 mod row;
+mod tiles;
 
-pub(crate) use gram::Workspace;
-pub(crate) use pairs::{Panels, pair_products};
+use std::io;
+
+pub(crate) use gram::{Workspace, read_bytes, workspace_bytes};
 pub(crate) use principal::{Principal, PrincipalError, PrincipalRows, Principals};
 pub(crate) use row::centred_row;
+pub(crate) use tiles::add_products;
 
-/// An activation holds NaN or an infinity, in `example` first.
+use crate::error::Error;
+
+/// Why an activation is of no use.
 #[derive(Debug)]
-pub(crate) struct NonFinite {
-    pub(crate) example: usize,
+pub(crate) enum Unusable {
+    /// It holds NaN or an infinity, in `example` first.
+    NonFinite { example: usize },
+    /// It could not be read.
+    Unread(io::Error),
+}
+
+impl Unusable {
+    /// The error that says whose it is.
+    pub(crate) fn of(self, model: usize, layer: usize, batch: usize) -> Error {
+        match self {
+            Self::NonFinite { example } => Error::NonFinite { model, layer, batch, example },
+            Self::Unread(error) => Error::Unread { model, layer, batch, kind: error.kind(), reason: error.to_string() },
+        }
+    }
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        Self::Unread(error)
+    }
 }

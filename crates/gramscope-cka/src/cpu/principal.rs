@@ -5,7 +5,7 @@ use faer::MatRef;
 use super::centre::{Precision, centre, means};
 use super::eigen::{Leading, leading};
 use super::gram::{Entries, Sums, sums};
-use super::{NonFinite, Workspace};
+use super::{Unusable, Workspace};
 use crate::activation::Activation;
 use crate::options::Estimator;
 use crate::scale::{exponent_of, ldexp};
@@ -40,7 +40,7 @@ pub(crate) struct PrincipalRows<'a> {
 /// Why a layer has no component.
 #[derive(Debug)]
 pub(crate) enum PrincipalError {
-    NonFinite(NonFinite),
+    Unusable(Unusable),
     /// The eigenvalues of its Gram matrix could not be found.
     NoEigenvalues,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Principals {
 impl Principals {
     /// The layer's first component; none where the layer is constant.
     pub(crate) fn first(&mut self, activation: Activation<'_>) -> Result<Option<Principal>, PrincipalError> {
-        self.centred.fill(activation, &mut self.workspace).map_err(PrincipalError::NonFinite)?;
+        self.centred.fill(activation, &mut self.workspace).map_err(PrincipalError::Unusable)?;
         self.centred.first()
     }
 
@@ -66,7 +66,7 @@ impl Principals {
         estimator: Estimator,
         rows: PrincipalRows<'_>,
     ) -> Result<(Option<Principal>, [Row; 2]), PrincipalError> {
-        let sums = self.centred.fill(activation, &mut self.workspace).map_err(PrincipalError::NonFinite)?;
+        let sums = self.centred.fill(activation, &mut self.workspace).map_err(PrincipalError::Unusable)?;
         let whole = centre(sums, activation.examples(), estimator, Precision::Double, rows.whole).row;
         let principal = self.centred.first()?;
         let rest = match &principal {
@@ -89,7 +89,7 @@ struct CentredGram {
 
 impl CentredGram {
     /// Fills the matrix from `activation`; also returns the sums it was made of.
-    fn fill<'a>(&mut self, activation: Activation<'_>, workspace: &'a mut Workspace) -> Result<Sums<'a>, NonFinite> {
+    fn fill<'a>(&mut self, activation: Activation<'_>, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
         let n = activation.examples();
         let sums = sums(activation, Entries::Double, workspace)?;
         let means = means(sums.entries, n, false);

@@ -2,7 +2,7 @@
 
 use super::centre::{Centred, Precision, centre};
 use super::gram::{Entries, Sums, sums};
-use super::{NonFinite, Workspace, rbf};
+use super::{Unusable, Workspace, rbf};
 use crate::activation::Activation;
 use crate::options::{Gram, Kernel, Options};
 use crate::sums::Row;
@@ -16,7 +16,7 @@ pub(crate) fn centred_row(
     options: Options,
     workspace: &mut Workspace,
     row: &mut [f32],
-) -> Result<Row, NonFinite> {
+) -> Result<Row, Unusable> {
     let n = activation.examples();
     if let Kernel::Rbf { bandwidth } = options.kernel {
         // Distances leave no room for float32: the exponential carries their absolute error into every entry.

@@ -23,6 +23,13 @@ pub struct StoredLayer {
     pub(super) offset: u64,
 }
 
+impl StoredLayer {
+    /// The bytes of `examples` of it, of which it has as many.
+    pub(crate) fn bytes(&self, examples: usize) -> u64 {
+        (examples * self.features) as u64 * self.dtype.bitsize() as u64 / 8
+    }
+}
+
 /// The layers whose names `pattern` matches, in their order, and the number of examples that all of them have. Tensors
 /// that it leaves out need not be activations.
 ///

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use gramscope_cka::{Activation, Values};
+use gramscope_cka::{Activation, Format, ReadFeatures, Values};
 use half::{bf16, f16};
 use regex::Regex;
 use safetensors::Dtype;
@@ -50,6 +51,42 @@ impl ActivationFile {
         self.examples
     }
 
+    /// Calls `take` with the examples `range`, at least one, of layer `layer`: in memory where they take no more than `most`
+    /// bytes, else as what is read some features at a time. `rows` are the memory.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`], and of `take`.
+    ///
+    /// # Panics
+    /// If the file has no such layer or examples.
+    pub(crate) fn with_rows<T>(
+        &self,
+        layer: usize,
+        range: Range<usize>,
+        most: u64,
+        rows: &mut Rows,
+        take: impl FnOnce(Activation<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let stored = &self.layers[layer];
+        let count = range.len();
+        if stored.bytes(count) <= most {
+            return take(self.read(layer, range.start, count, rows)?);
+        }
+        let format = match stored.dtype {
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::Bf16,
+            Dtype::F64 => Format::F64,
+            _ => Format::F32,
+        };
+        let source = StoredRows { file: &self.file, layer: stored, first: range.start };
+        let activation = Activation::stored(count, stored.features, format, &source);
+        take(activation.map_err(|reason| self.unusable(stored, reason))?)
+    }
+
+    fn unusable(&self, layer: &StoredLayer, reason: gramscope_cka::Error) -> Error {
+        Error::Cka { subject: format!("{}: layer {:?}", self.path.display(), layer.name), reason }
+    }
+
     /// Reads `count` examples, at least one, of layer `layer` from `first` on into `rows`.
     ///
     /// # Errors
@@ -60,18 +97,14 @@ impl ActivationFile {
     pub fn read<'a>(&self, layer: usize, first: usize, count: usize, rows: &'a mut Rows) -> Result<Activation<'a>> {
         let layer = &self.layers[layer];
         assert!(first + count <= layer.examples, "examples {first}..{} of {}", first + count, layer.examples);
-        let wanted = Wanted {
-            values: count * layer.features,
-            offset: layer.offset + (first * layer.features) as u64 * layer.dtype.bitsize() as u64 / 8,
-        };
+        let wanted = Wanted { values: count * layer.features, offset: layer.offset + layer.bytes(first) };
         let values = match layer.dtype {
             Dtype::F16 => Values::F16(self.fill(&mut rows.f16, layer, &wanted)?),
             Dtype::BF16 => Values::Bf16(self.fill(&mut rows.bf16, layer, &wanted)?),
             Dtype::F64 => Values::F64(self.fill(&mut rows.f64, layer, &wanted)?),
             _ => Values::F32(self.fill(&mut rows.f32, layer, &wanted)?),
         };
-        let subject = || format!("{}: layer {:?}", self.path.display(), layer.name);
-        Activation::new(values, count).map_err(|reason| Error::Cka { subject: subject(), reason })
+        Activation::new(values, count).map_err(|reason| self.unusable(layer, reason))
     }
 
     fn fill<'a, T: bytemuck::Pod>(
@@ -100,6 +133,25 @@ struct Wanted {
     values: usize,
     /// In bytes from the start of the file.
     offset: u64,
+}
+
+/// Rows of one layer that stay in the file.
+#[derive(Debug)]
+struct StoredRows<'a> {
+    file: &'a File,
+    layer: &'a StoredLayer,
+    /// The example that the first row is of.
+    first: usize,
+}
+
+impl ReadFeatures for StoredRows<'_> {
+    fn read(&self, features: Range<usize>, rows: &mut [u8]) -> io::Result<()> {
+        let row = self.layer.bytes(1);
+        let value = row / self.layer.features as u64;
+        let start = self.layer.offset + self.layer.bytes(self.first) + features.start as u64 * value;
+        let stretches = rows.chunks_exact_mut(features.len() * value as usize);
+        (0..).zip(stretches).try_for_each(|(index, stretch)| read_exact_at(self.file, stretch, start + index * row))
+    }
 }
 
 /// Buffers for some rows of any layer; they grow to the largest and are used again.

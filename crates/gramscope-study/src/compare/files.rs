@@ -10,11 +10,12 @@ use crate::results::{DataInfo, PairResult};
 use crate::{Error, Result};
 
 /// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`; batches are taken in
-/// file order, once. Memory does not grow with the files: rows of one layer are read at a time.
+/// file order, once. Memory does not grow with the files: rows of one layer are read at a time, or some features of them.
 ///
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), [`Error::Incomparable`] for files with different numbers of
-/// examples or with fewer than a batch, [`Error::NonFinite`] for NaN or infinity in an activation.
+/// examples or with fewer than a batch, [`Error::NonFinite`] for NaN or infinity in an activation, [`Error::Memory`] where
+/// what may be taken is too little.
 pub fn compare_files(
     a: &Path,
     b: Option<&Path>,
@@ -28,21 +29,31 @@ pub fn compare_files(
     let infos = infos(&files);
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
+    let all_layers = files.iter().flat_map(|file| file.layers());
+    let largest = all_layers.map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
+    let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory)?;
 
     let mut comparison = options.begin(&layers, &[(x, y)])?;
+    comparison.limit_panels(shares.panels);
     let mut rows = Rows::default();
     let mut done = 0;
-    let total = batches.ranges.len() * layers.iter().sum::<usize>();
     for (batch, range) in batches.ranges.iter().enumerate() {
         comparison.begin_batch(range.len()).map_err(in_whole)?;
-        for (model, file) in files.iter().enumerate() {
-            let subject = file.path().display().to_string();
-            for (layer, name) in infos[model].layers.iter().enumerate() {
-                let activation = file.read(layer, range.start, range.len(), &mut rows)?;
-                comparison.observe(model, layer, activation).map_err(in_layer(&subject, name, batch))?;
-                done += 1;
-                let batches = batches.ranges.len();
-                progress(Progress { done, total, batch: batch + 1, batches, subject: &infos[model].name });
+        let (batches, total) = (batches.ranges.len(), batches.ranges.len() * comparison.observations());
+        loop {
+            for (model, file) in files.iter().enumerate() {
+                let subject = file.path().display().to_string();
+                for layer in comparison.wanted(model) {
+                    let name = &infos[model].layers[layer];
+                    file.with_rows(layer, range.clone(), shares.layer, &mut rows, |activation| {
+                        comparison.observe(model, layer, activation).map_err(in_layer(&subject, name, batch))
+                    })?;
+                    done += 1;
+                    progress(Progress { done, total, batch: batch + 1, batches, subject: &infos[model].name });
+                }
+            }
+            if !comparison.next_round().map_err(in_whole)? {
+                break;
             }
         }
         comparison.end_batch().map_err(in_models(&infos))?;

@@ -85,6 +85,11 @@ impl TestImages {
         &self.dataset.test
     }
 
+    /// The bytes that they take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len() as u64 * 3 * (self.side() as u64).pow(2)
+    }
+
     /// Height and width of every image, in pixels.
     pub(crate) fn side(&self) -> usize {
         self.dataset.image_side

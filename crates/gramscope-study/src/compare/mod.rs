@@ -2,14 +2,18 @@
 //!
 //! Every activation is handed to [`gramscope_cka::Comparison`] as soon as it exists and is dropped after that. What stays
 //! in memory is a panel a model: layers x n(n-1)/2 floats for batches of n examples (0.13 MB a layer for n = 256), for all
-//! models that are compared together, and [layers, layers] sums a pair.
+//! models that are compared together, and [layers, layers] sums a pair. Where the panels do not fit into the memory that may
+//! be taken, a batch is read, or runs through its network, several times, and some of the layers are kept each time; a layer
+//! of a file whose batch does not fit is read some features at a time. Neither changes a bit of the results.
 
 mod batches;
 mod files;
 mod images;
+mod memory;
 mod model;
 mod runs;
 
+use std::io;
 use std::sync::Arc;
 
 use gramscope_cka::{Comparison, Options, Similarity};
@@ -19,6 +23,7 @@ use regex::Regex;
 use batches::Batches;
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages};
+pub(crate) use memory::{Needs, forward_bytes};
 pub(crate) use model::Model;
 pub use runs::{Pairs, RunOptions, compare_runs};
 
@@ -38,6 +43,8 @@ pub struct CompareOptions {
     pub layers: Option<Regex>,
     /// The GPU that compares; the CPU where there is none.
     pub device: Option<Arc<Device>>,
+    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
+    pub memory: Option<u64>,
 }
 
 impl CompareOptions {
@@ -45,19 +52,33 @@ impl CompareOptions {
     fn begin(&self, layers: &[usize], pairs: &[(usize, usize)]) -> Result<Comparison, Error> {
         Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)
     }
+
+    /// What it needs memory for.
+    fn needs(&self, layers: &[usize], pairs: &[(usize, usize)], largest_layer: u64, other: u64) -> Needs {
+        Needs {
+            what: format!("batches of {} examples", self.batch_size),
+            examples: self.batch_size,
+            entries: pairs.iter().map(|&(x, y)| layers[x] as u64 * layers[y] as u64).sum(),
+            row: Comparison::panel_bytes(&[1], self.batch_size),
+            rows: layers.iter().map(|&layers| layers as u64).sum(),
+            largest_layer,
+            other,
+            lower: "--batch-size",
+        }
+    }
 }
 
 impl Default for CompareOptions {
     /// The paper's: unbiased linear HSIC over minibatches of 256, all layers.
     fn default() -> Self {
-        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None, device: None }
+        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None, device: None, memory: None }
     }
 }
 
 /// How far a pass over examples has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {
-    /// Steps done: forward passes of one network over one batch, or layers of one file read for one batch.
+    /// Steps done: layers that were seen, each once a batch or, where memory is short, several times.
     pub done: usize,
     /// Steps in all.
     pub total: usize,
@@ -124,6 +145,9 @@ pub(crate) fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gr
             batch: batch + 1,
             example: example + 1,
         },
+        gramscope_cka::Error::Unread { kind, reason, .. } => {
+            Error::Io { action: "read", path: model.into(), reason: io::Error::new(kind, reason) }
+        }
         reason => Error::Cka { subject: format!("layer {layer} of {model}, batch {}", batch + 1), reason },
     }
 }

@@ -1,6 +1,7 @@
 //! A run's network under observation.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
@@ -60,8 +61,18 @@ impl Model {
         }
     }
 
-    /// Runs the network over `images` and hands every chosen layer's activation to `comparison`, whose model number
-    /// `index` this is, as it is made. `batch` counts from 0.
+    /// The values of the largest layer's output for one image.
+    pub(crate) fn largest_output(&self) -> usize {
+        self.network.layers().iter().map(|layer| layer.shape.iter().product()).max().unwrap_or(0)
+    }
+
+    /// The bytes of its parameters and running statistics.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.network.config().parameter_count() * size_of::<f32>()) as u64
+    }
+
+    /// Runs the network over `images` and hands the activation of every layer that `comparison` wants in this round to it, as
+    /// it is made; this is its model number `index`. `batch` counts from 0.
     pub(super) fn observe(
         &self,
         index: usize,
@@ -69,7 +80,7 @@ impl Model {
         batch: usize,
         comparison: &mut Comparison,
     ) -> Result<()> {
-        self.each_layer(images, &mut |place, view| {
+        self.each_layer(images, comparison.wanted(index), &mut |place, view| {
             view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
                 &self.info.name,
                 &self.info.layers[place],
@@ -78,14 +89,17 @@ impl Model {
         })
     }
 
-    /// Runs the network over `images` and calls `take` with the place of every chosen layer and a view of its activation, as
-    /// it is made.
+    /// Runs the network over `images` and calls `take` with the place of every chosen layer, where it is one of `wanted`, and a
+    /// view of its activation, as it is made.
     pub(crate) fn each_layer(
         &self,
         images: &Tensor,
+        wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer] {
+        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer]
+            .filter(|place| wanted.contains(place))
+        {
             Some(place) => with_view(activation, |view| take(place, view)),
             None => Ok(()),
         })?;

@@ -10,7 +10,7 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
-use super::{Batches, CompareOptions, Limit, Progress, TestImages, in_models, in_whole, result};
+use super::{Batches, CompareOptions, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result};
 use crate::family;
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult};
@@ -102,7 +102,7 @@ impl Default for RunOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
-/// in an activation, naming run, layer and batch; [`Error::Interrupted`] once `stop` is set; and what reading a run or its
+/// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little; [`Error::Interrupted`] once `stop` is set; and what reading a run or its
 /// data may say.
 pub fn compare_runs(
     runs: &[Run],
@@ -129,8 +129,14 @@ pub fn compare_runs(
     let models = Model::open_all(runs, options.layers.as_ref(), &data, device)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
+    let other =
+        data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
+    let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
+
     let mut comparison = options.begin(&layers, &pairs)?;
+    comparison.limit_panels(shares.panels);
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
+    let mut done = 0;
     let all_batches = run_options.passes * batches.ranges.len();
     for pass in passes {
         let order: Vec<usize> =
@@ -139,18 +145,24 @@ pub fn compare_runs(
             let batch = comparison.batches();
             let images = images(data.split(), &order[range.clone()], data.side(), device)?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
-            for (index, model) in models.iter().enumerate() {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(Error::Interrupted);
+            let total = all_batches * comparison.observations();
+            loop {
+                for (index, model) in models.iter().enumerate() {
+                    if stop.load(Ordering::Relaxed) {
+                        return Err(Error::Interrupted);
+                    }
+                    let wanted = comparison.wanted(index).len();
+                    if wanted == 0 {
+                        continue;
+                    }
+                    model.observe(index, &images, batch, &mut comparison)?;
+                    done += wanted;
+                    let subject = &model.info.name;
+                    progress(Progress { done, total, batch: batch + 1, batches: all_batches, subject });
                 }
-                model.observe(index, &images, batch, &mut comparison)?;
-                progress(Progress {
-                    done: batch * models.len() + index + 1,
-                    total: all_batches * models.len(),
-                    batch: batch + 1,
-                    batches: all_batches,
-                    subject: &model.info.name,
-                });
+                if !comparison.next_round().map_err(in_whole)? {
+                    break;
+                }
             }
             comparison.end_batch().map_err(in_models(models.iter().map(|model| &model.info)))?;
         }

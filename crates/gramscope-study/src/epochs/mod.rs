@@ -129,6 +129,7 @@ pub fn over_epochs(
         layers: options.layers.clone(),
         estimator: options.cka.estimator,
         data: run_options.data.clone(),
+        memory: options.memory,
     };
     let mut components = Vec::with_capacity(runs.len());
     for run in &runs {

@@ -6,6 +6,7 @@
 
 mod files;
 
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::Device;
@@ -19,7 +20,7 @@ pub(crate) use files::FILES;
 pub use files::{INFO, NUMBERS, PICTURE, PcsData, PcsInfo, PcsResult, check, load, load_info, save, write};
 
 use crate::activations::{ActivationFile, Rows};
-use crate::compare::{Limit, Model, ModelInfo, Progress, TestImages, in_layer, in_whole};
+use crate::compare::{Limit, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole};
 use crate::results::Versions;
 use crate::{Error, Result};
 
@@ -40,11 +41,34 @@ pub struct PcsOptions {
     pub estimator: Estimator,
     /// Feed this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
+    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
+    pub memory: Option<u64>,
 }
 
 impl PcsOptions {
     fn limit(&self) -> Limit {
         self.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly)
+    }
+
+    /// An empty analysis of all layers of a model whose panels take no more memory than there may be, and what a layer may
+    /// take. `largest_layer` and `other` are as in [`Needs`].
+    fn begin(&self, model: &ModelInfo, examples: usize, largest_layer: u64, other: u64) -> Result<(Components, u64)> {
+        let layers = model.layers.len();
+        let needs = Needs {
+            what: format!("the components of {examples} examples"),
+            examples,
+            // Three maps, of which the writer holds copies.
+            entries: 3 * (layers as u64).pow(2),
+            row: Components::panel_bytes(1, examples),
+            rows: layers as u64,
+            largest_layer,
+            other,
+            lower: "--examples",
+        };
+        let mut components = components(model, examples, self.estimator)?;
+        let shares = needs.within(self.memory)?;
+        components.limit_panels(shares.panels).map_err(in_whole)?;
+        Ok((components, shares.layer))
     }
 }
 
@@ -61,8 +85,26 @@ pub fn pcs_of_run(
 ) -> Result<PcsResult> {
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
     let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, device)?.remove(0);
-    let mut components = components(&model.info, data.len(), options.estimator)?;
-    each_layer(&model, &data, device, progress, &mut |layer, activation| components.observe(layer, activation))?;
+    let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len());
+    let (mut components, _) = options.begin(&model.info, data.len(), 0, other)?;
+    let total = components.observations();
+    let mut done = 0;
+    loop {
+        let wanted = components.wanted();
+        let from = done;
+        each_layer(
+            &model,
+            &data,
+            device,
+            wanted.clone(),
+            &mut |step| progress(Progress { done: from + step.done, total, ..step }),
+            &mut |layer, activation| components.observe(layer, activation),
+        )?;
+        done += wanted.len();
+        if !components.next_round().map_err(in_whole)? {
+            break;
+        }
+    }
     let similarity = components.finish().map_err(in_whole)?;
     let (name, dir) = data.source();
     Ok(result(model.info, similarity, options, PcsData::Images { name, dir }))
@@ -89,13 +131,22 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
         stages: Vec::new(),
         batch_statistics: false,
     };
-    let mut components = components(&info, examples, options.estimator)?;
+    let largest = file.layers().iter().map(|layer| layer.bytes(examples)).max().unwrap_or(0);
+    let (mut components, most) = options.begin(&info, examples, largest, 0)?;
     let mut rows = Rows::default();
-    let (total, subject) = (info.layers.len(), path.display().to_string());
-    for (layer, name) in info.layers.iter().enumerate() {
-        let activation = file.read(layer, 0, examples, &mut rows)?;
-        components.observe(layer, activation).map_err(in_layer(&subject, name, 0))?;
-        progress(Progress { done: layer + 1, total, batch: 1, batches: 1, subject: &info.name });
+    let (total, subject) = (components.observations(), path.display().to_string());
+    let mut done = 0;
+    loop {
+        for layer in components.wanted() {
+            file.with_rows(layer, 0..examples, most, &mut rows, |activation| {
+                components.observe(layer, activation).map_err(in_layer(&subject, &info.layers[layer], 0))
+            })?;
+            done += 1;
+            progress(Progress { done, total, batch: 1, batches: 1, subject: &info.name });
+        }
+        if !components.next_round().map_err(in_whole)? {
+            break;
+        }
     }
     let similarity = components.finish().map_err(in_whole)?;
     Ok(result(info, similarity, options, PcsData::Activations { file: path.to_owned() }))
@@ -112,21 +163,24 @@ pub(crate) fn components(model: &ModelInfo, examples: usize, estimator: Estimato
     Components::new(model.layers.len(), examples, estimator).map_err(in_whole)
 }
 
-/// Runs the network over all images as one batch, hands every chosen layer's number and activation to `take`, and names the
-/// layer in its errors.
+/// Runs the network over all images as one batch, hands number and activation of every chosen layer that is one of `wanted` to
+/// `take`, and names the layer in its errors.
 pub(crate) fn each_layer(
     model: &Model,
     data: &TestImages,
     device: &Device,
+    wanted: Range<usize>,
     progress: &mut dyn FnMut(Progress<'_>),
     take: &mut dyn FnMut(usize, gramscope_cka::Activation<'_>) -> Result<(), gramscope_cka::Error>,
 ) -> Result<()> {
     let indices: Vec<usize> = (0..data.len()).collect();
     let images = images(data.split(), &indices, data.side(), device)?;
     let (name, layers) = (&model.info.name, &model.info.layers);
-    model.each_layer(&images, &mut |layer, view| {
+    let (mut done, total) = (0, wanted.len());
+    model.each_layer(&images, wanted, &mut |layer, view| {
         view.and_then(|view| take(layer, view)).map_err(in_layer(name, &layers[layer], 0))?;
-        progress(Progress { done: layer + 1, total: layers.len(), batch: 1, batches: 1, subject: name });
+        done += 1;
+        progress(Progress { done, total, batch: 1, batches: 1, subject: name });
         Ok(())
     })
 }

@@ -40,45 +40,40 @@ pub(super) struct Network {
     pub(super) pictures: Vec<PathBuf>,
 }
 
-/// Measures `what` of `runs`; the results lie below `dir`.
-pub(super) fn measure(
-    what: &Measures,
-    runs: &[Run],
-    passes: usize,
-    dir: &Path,
-    device: &Device,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(StudyEvent<'_>),
-) -> Result<Measured> {
-    let mut bench = Bench { runs, passes, dir, device, stop, progress };
-    let mut measured = Measured::default();
-    if let Some(pairs) = &what.cka {
-        measured.maps = bench.compare(pairs)?;
-    }
-    for run in runs {
-        measured.networks.push(bench.network(what, run)?);
-    }
-    let alone = measured.networks.iter().any(|network| !network.pictures.is_empty());
-    if what.cka.is_some() && !alone {
-        measured.pictures.push(bench.sheet(&measured.maps)?);
-    }
-    if what.mean {
-        measured.pictures.extend(bench.means(&measured.maps)?);
-    }
-    Ok(measured)
-}
-
 /// What measuring takes.
-struct Bench<'a> {
-    runs: &'a [Run],
-    passes: usize,
-    dir: &'a Path,
-    device: &'a Device,
-    stop: &'a AtomicBool,
-    progress: &'a mut dyn FnMut(StudyEvent<'_>),
+pub(super) struct Bench<'a> {
+    pub(super) runs: &'a [Run],
+    /// Over the test images, for CKA.
+    pub(super) passes: usize,
+    /// That may be taken, in bytes.
+    pub(super) memory: Option<u64>,
+    /// Below which the results lie.
+    pub(super) dir: &'a Path,
+    pub(super) device: &'a Device,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) progress: &'a mut dyn FnMut(StudyEvent<'_>),
 }
 
 impl Bench<'_> {
+    /// Measures `what` of the runs.
+    pub(super) fn measure(mut self, what: &Measures) -> Result<Measured> {
+        let mut measured = Measured::default();
+        if let Some(pairs) = &what.cka {
+            measured.maps = self.compare(pairs)?;
+        }
+        for run in self.runs {
+            measured.networks.push(self.network(what, run)?);
+        }
+        let alone = measured.networks.iter().any(|network| !network.pictures.is_empty());
+        if what.cka.is_some() && !alone {
+            measured.pictures.push(self.sheet(&measured.maps)?);
+        }
+        if what.mean {
+            measured.pictures.extend(self.means(&measured.maps)?);
+        }
+        Ok(measured)
+    }
+
     /// Compares the pairs of runs, all in one pass, unless every one of them lies there.
     fn compare(&mut self, pairs: &Pairs) -> Result<Vec<PairResult>> {
         let name = |run: usize| self.runs[run].name();
@@ -89,7 +84,7 @@ impl Bench<'_> {
         {
             return Ok(found);
         }
-        let options = self.options()?;
+        let options = self.options();
         let run_options = RunOptions { pairs: pairs.clone(), passes: self.passes, ..RunOptions::default() };
         let maps = compare_runs(self.runs, &options, &run_options, self.device, self.stop, &mut |progress| {
             (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
@@ -103,9 +98,9 @@ impl Bench<'_> {
     }
 
     /// Minibatches of the usual size, or of all test images where there are fewer.
-    fn options(&self) -> Result<CompareOptions> {
+    fn options(&self) -> CompareOptions {
         let images = self.runs.iter().filter_map(|run| run.config().data.test_images).min().unwrap_or(BATCH);
-        Ok(CompareOptions { batch_size: BATCH.min(images), ..CompareOptions::default() })
+        CompareOptions { batch_size: BATCH.min(images), memory: self.memory, ..CompareOptions::default() }
     }
 
     fn place(&self, x: &str, y: &str) -> PathBuf {
@@ -134,14 +129,14 @@ impl Bench<'_> {
 
     fn components(&mut self, run: &Run, dir: &Path) -> Result<PcsResult> {
         self.check_stop()?;
-        let device = self.device;
-        let result = pcs::pcs_of_run(run, &PcsOptions::default(), device, &mut self.shows("decomposing"))?;
+        let (device, options) = (self.device, PcsOptions { memory: self.memory, ..PcsOptions::default() });
+        let result = pcs::pcs_of_run(run, &options, device, &mut self.shows("decomposing"))?;
         pcs::write(dir, &result)?;
         Ok(result)
     }
 
     fn epochs(&mut self, run: &Run, dir: &Path) -> Result<EpochsResult> {
-        let (options, run_options) = (self.options()?, RunOptions { passes: self.passes, ..RunOptions::default() });
+        let (options, run_options) = (self.options(), RunOptions { passes: self.passes, ..RunOptions::default() });
         let (device, stop) = (self.device, self.stop);
         let result = epochs::over_epochs(run, &options, &run_options, device, stop, &mut self.shows("comparing"))?;
         epochs::write(dir, &result)?;

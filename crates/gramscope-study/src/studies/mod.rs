@@ -30,6 +30,7 @@ use crate::compare::Progress;
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
 use crate::{Error, Result, plot, report};
+use measure::Bench;
 use sized::Sized;
 
 /// File that says which study a directory holds.
@@ -65,6 +66,17 @@ pub struct StudyInfo {
     pub versions: Versions,
 }
 
+/// How a study is carried out.
+#[derive(Clone, Debug)]
+pub struct StudyOptions {
+    /// The share of the paper's size.
+    pub scale: Scale,
+    /// These data instead of the study's own.
+    pub data: Option<DataConfig>,
+    /// The memory that measuring may take, in bytes; as much as is wanted where there is no limit.
+    pub memory: Option<u64>,
+}
+
 /// What happens while a study goes on.
 #[derive(Debug)]
 pub enum StudyEvent<'a> {
@@ -90,21 +102,20 @@ pub struct Outcome {
     pub report: PathBuf,
 }
 
-/// Carries out `plan` at `scale` in `dir`, on its own data or on `data`; what an earlier call finished is not done again.
+/// Carries out `plan` in `dir`; what an earlier call finished is not done again.
 ///
 /// # Errors
 /// A `dir` with something else in it, a scale too small for the study, a network that cannot be trained or is being trained by
 /// another process, and what measuring and writing may say, [`Error::Interrupted`] once `stop` is set among it.
 pub fn study(
     plan: &StudyPlan,
-    scale: Scale,
-    data: Option<&DataConfig>,
+    options: &StudyOptions,
     dir: &Path,
     device: &Device,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(StudyEvent<'_>),
 ) -> Result<Outcome> {
-    let sized = Sized::new(plan, scale, data)?;
+    let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
     claim(dir, plan, &sized)?;
     for family in &sized.sweeps {
         train(family, &dir.join(RUNS), device, stop, progress)?;
@@ -112,14 +123,15 @@ pub fn study(
     let names: Vec<String> = sized.runs().iter().map(|(name, _)| (*name).to_owned()).collect();
     let runs = names.iter().map(|name| Run::open(&dir.join(RUNS).join(name))).collect::<Result<Vec<_>, _>>()?;
     plot::family_pictures(&dir.join(RUNS), &runs);
-    let measured = measure::measure(&plan.measure, &runs, sized.passes, dir, device, stop, progress)?;
+    let bench = Bench { runs: &runs, passes: sized.passes, memory: options.memory, dir, device, stop, progress };
+    let measured = bench.measure(&plan.measure)?;
 
     let info = StudyInfo {
         name: plan.name.clone(),
         title: plan.title.clone(),
         figure: plan.figure.clone(),
         reported: plan.reported.clone(),
-        scale,
+        scale: options.scale,
         size: sized.describe(),
         runs: names,
         findings: findings::findings(&runs, &measured)?,

@@ -8,6 +8,9 @@ use crate::data::DataConfig;
 use crate::error::{Error, Result};
 use crate::settings::{ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, parse_table, take_table, typed};
 
+/// More runs than anyone trains: a plan's lists multiply, and a slip, or a stranger, fills the memory with them.
+const LARGEST_FAMILY: usize = 100_000;
+
 /// A family of runs: the product of the lists of \[family\], over what \[data\] and \[train\] say of all of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -45,6 +48,10 @@ impl Plan {
             let values = distinct_values(key, values)?;
             if values.len() > 1 {
                 varied.push(key);
+            }
+            if tables.len().saturating_mul(values.len()) > LARGEST_FAMILY {
+                let problem = format!("makes the family larger than {LARGEST_FAMILY} runs; list fewer values");
+                return Err(ConfigError::Family { key: key.to_owned(), problem });
             }
             tables = tables.iter().flat_map(|table| values.iter().map(move |value| with(table, key, value))).collect();
         }
@@ -119,6 +126,14 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn a_family_that_no_one_can_train_is_refused_before_it_takes_memory() {
+        let list = |count: usize| (0..count).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
+        let text = format!("[family]\ndepth = [8]\nseed = [{}]\nepochs = [{}]\n", list(100_000), list(100_000));
+        let message = Plan::parse(&text).unwrap_err().to_string();
+        assert!(message.contains("100000 runs"), "{message}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use gramscope_train::data::DataConfig;
 
 use crate::arguments::{CkaArguments, PairsArgument};
 use crate::console::{self, Console, Unit};
-use crate::device;
+use crate::{device, memory};
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         layers: arguments.layers.clone(),
         // Runs go through their networks where candle is, which is the CPU; see `device::open`.
         device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
+        memory: memory::limit(arguments.memory.memory_limit),
     };
     output::check(&arguments.out)?;
     let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);

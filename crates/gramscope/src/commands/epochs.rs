@@ -11,7 +11,7 @@ use gramscope_train::data::DataConfig;
 use super::cka::show_progress;
 use crate::arguments::EpochsArguments;
 use crate::console::{Console, Unit};
-use crate::device;
+use crate::{device, memory};
 
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
         cka: Options { estimator: arguments.estimator, ..Options::default() },
         batch_size: arguments.batch_size,
         layers: arguments.layers.clone(),
+        memory: memory::limit(arguments.memory.memory_limit),
         ..CompareOptions::default()
     };
     let run_options = RunOptions {

@@ -8,7 +8,7 @@ use gramscope_train::data::DataConfig;
 use super::cka::show_progress;
 use crate::arguments::PcsArguments;
 use crate::console::{Console, Unit};
-use crate::device;
+use crate::{device, memory};
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         layers: arguments.layers.clone(),
         estimator: arguments.estimator,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        memory: memory::limit(arguments.memory.memory_limit),
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use gramscope_study::studies::{self, Scale, StudyEvent, StudyPlan};
+use gramscope_study::studies::{self, Scale, StudyEvent, StudyOptions, StudyPlan};
 use gramscope_train::data::DataConfig;
 
 use super::cka::show_progress;
 use super::sweep::SweepProgress;
 use crate::arguments::StudyArguments;
 use crate::console::{Console, Unit};
-use crate::device;
 use crate::interrupt::Interrupt;
+use crate::{device, memory};
 
 /// Carries out the study that is named, or lists those there are.
 pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
@@ -20,20 +20,22 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
         return Ok(());
     };
     let plan = StudyPlan::named(name)?;
-    let scale = Scale::new(arguments.scale)?;
-    let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
+    let options = StudyOptions {
+        scale: Scale::new(arguments.scale)?,
+        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        memory: memory::limit(arguments.memory.memory_limit),
+    };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&plan.name));
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let mut training = SweepProgress::new(console);
     let mut measuring = None;
-    let outcome =
-        studies::study(&plan, scale, data.as_ref(), &out, &device, interrupt.requested(), &mut |event| match event {
-            StudyEvent::Training(event) => training.show(event),
-            StudyEvent::Measuring { what, progress } => {
-                let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));
-                show_progress(bar, what, progress);
-            }
-        })?;
+    let outcome = studies::study(&plan, &options, &out, &device, interrupt.requested(), &mut |event| match event {
+        StudyEvent::Training(event) => training.show(event),
+        StudyEvent::Measuring { what, progress } => {
+            let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));
+            show_progress(bar, what, progress);
+        }
+    })?;
     drop(measuring);
     console.result(&format!("{} ({})", outcome.info.title, outcome.info.size));
     if let Some(reported) = &outcome.info.reported {

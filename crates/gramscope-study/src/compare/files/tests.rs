@@ -217,3 +217,41 @@ fn the_order_of_the_metadata_is_the_order_of_the_result() {
     let ordered = [x[2].clone(), x[0].clone(), x[1].clone()];
     assert_close(&result.similarity.cka, &expected(&ordered, &ordered, &[0..8], Options::default()));
 }
+
+/// The result where `limit` bytes of memory may be taken.
+fn limited(a: &Path, b: &Path, limit: Option<u64>) -> Result<PairResult> {
+    compare_files(a, Some(b), &CompareOptions { memory: limit, ..options(8, true) }, &mut no_progress)
+}
+
+#[test]
+fn a_limit_on_memory_changes_no_bit_and_is_named_where_it_is_too_small() {
+    let folder = Folder::new();
+    // 33 layers of 20 examples and one whose batch of 8 takes 160 MB: it has to stay in the file.
+    let mut many: Vec<Layer<'_>> = (0..33).map(|index| ("layer", vec![20, 7], noise(index, 140))).collect();
+    let names: Vec<String> = (0..33).map(|index| format!("layer{index}")).collect();
+    for (layer, name) in many.iter_mut().zip(&names) {
+        layer.0 = name;
+    }
+    let wide: Vec<f32> = noise(99, 4000).into_iter().cycle().take(20 * 5_000_001).collect();
+    many.push(("wide", vec![20, 5_000_001], wide));
+    let [a, b] = [folder.write("a.safetensors", &many), folder.write("b.safetensors", &many[..3])];
+    let whole = limited(&a, &b, None).unwrap();
+    assert!(whole.similarity.cka.iter().all(|value| value.is_finite()));
+    let needed = |error: &Error| match error {
+        Error::Memory { needed, .. } => *needed,
+        other => panic!("{other}"),
+    };
+    let error = limited(&a, &b, Some(1)).unwrap_err();
+    let least = needed(&error);
+    for part in ["--memory-limit", "--batch-size", "--layers", "1 KiB"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(limited(&a, &b, Some(least - 1)).is_err());
+    let row = gramscope_cka::Comparison::panel_bytes(&[1], 8);
+    // Two rows, three, some, and so many that the layers fit but the wide one does not.
+    for limit in [least, least + row, least + 5 * row, least + 100 * row] {
+        let parts = limited(&a, &b, Some(limit)).unwrap();
+        let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&parts), bits(&whole), "{limit} bytes, of which {least} are needed");
+    }
+}

@@ -148,7 +148,9 @@ fn options_choose_layers_images_and_pairs() {
     assert_eq!(result.info.layers_y.len(), 7);
     assert_eq!(result.info.stages_x, [1, 2, 3, 4]);
     assert_eq!((result.info.batches, result.info.dropped), (6, 1));
-    assert_eq!(steps, (1..=12).map(|done| (done, 12)).collect::<Vec<_>>());
+    // Six batches of 4 layers of the one and 7 of the other.
+    let expected = (0..6).flat_map(|batch| [(11 * batch + 4, 66), (11 * batch + 11, 66)]);
+    assert_eq!(steps, expected.collect::<Vec<_>>());
     let message = |options: &CompareOptions, run_options: &RunOptions, runs: &[Run]| {
         compare_runs(runs, options, run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
             .map(drop)
@@ -226,7 +228,7 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let kept: &[u8] = &predictions.tensor("logits").unwrap().data()[..400];
     let mut rows = crate::activations::Rows::default();
     let activation = file.read(1, 0, 10, &mut rows).unwrap();
-    let gramscope_cka::Values::F32(logits) = activation.values() else { panic!("not float32") };
+    let Some(gramscope_cka::Values::F32(logits)) = activation.values() else { panic!("not float32") };
     for (logit, kept) in logits.iter().zip(kept.chunks(4)) {
         let kept = f32::from_le_bytes(kept.try_into().unwrap());
         // The same float32 network over batches of another size: some roundings of sums of a few dozen terms.
@@ -237,4 +239,32 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     std::fs::write(&path, "irreplaceable").unwrap();
     assert!(export(&some).unwrap_err().to_string().contains("--out"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "irreplaceable");
+}
+
+#[test]
+fn a_limit_on_memory_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let compare = |memory: Option<u64>| {
+        let (options, stop) = (CompareOptions { memory, ..options(7) }, AtomicBool::new(false));
+        let mut steps = 0;
+        let mut count = |progress: Progress<'_>| {
+            steps += 1;
+            assert!(progress.done <= progress.total);
+        };
+        let results = compare_runs(&runs, &options, &one_pass(), &Device::Cpu, &stop, &mut count)?;
+        let numbers = results.iter().flat_map(|result| [&result.similarity.cka, &result.similarity.hsic_xy]);
+        Ok::<_, Error>((numbers.flatten().map(|value| value.to_bits()).collect::<Vec<_>>(), steps))
+    };
+    let (whole, steps) = compare(None).unwrap();
+    let Err(Error::Memory { needed, .. }) = compare(Some(1)) else { panic!("one byte will do") };
+    let row = gramscope_cka::Comparison::panel_bytes(&[1], 7);
+    let mut all_steps = vec![steps];
+    for rows in [0, 1, 7, 31] {
+        let (parts, steps) = compare(Some(needed + rows * row)).unwrap();
+        assert_eq!(parts, whole, "{rows} rows more than are needed");
+        all_steps.push(steps);
+    }
+    // Both networks once a batch, and more often the less there is.
+    assert!(all_steps[1] > all_steps[3] && all_steps[3] > all_steps[4] && all_steps[4] > steps, "{all_steps:?}");
 }

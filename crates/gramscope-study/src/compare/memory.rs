@@ -1,0 +1,119 @@
+//! What of the memory that a command may take is for what.
+
+use gramscope_cka::Comparison;
+
+use super::Model;
+use crate::{Error, Result};
+
+/// Bytes of the process, and of reading, drawing and writing what does not grow.
+const PROCESS: u64 = 96 << 20;
+/// Bytes an entry of a map: sums and results, and what drawing and writing them takes for a while.
+const ENTRY: u64 = 64;
+/// Activations of the largest layer that a forward pass has in memory at once: input, output, shortcut, and what a
+/// convolution is unrolled into.
+const ACTIVATIONS: u64 = 6;
+
+/// What a comparison needs memory for.
+#[derive(Clone, Debug)]
+pub(crate) struct Needs {
+    /// The comparison, as an error's message calls it.
+    pub(crate) what: String,
+    /// Examples in a batch.
+    pub(crate) examples: usize,
+    /// Entries of all maps.
+    pub(crate) entries: u64,
+    /// Bytes of a layer's rows of the panels.
+    pub(crate) row: u64,
+    /// Rows of the panels that there can be a use for at once.
+    pub(crate) rows: u64,
+    /// Bytes of the largest layer over a batch where it is read from a file.
+    pub(crate) largest_layer: u64,
+    /// Bytes of everything else.
+    pub(crate) other: u64,
+    /// The flag that makes batches smaller.
+    pub(crate) lower: &'static str,
+}
+
+/// What may be taken for what; no limit is a limit that is never met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Bytes of panels.
+    pub(crate) panels: u64,
+    /// Bytes of a layer over a batch; what is larger is to stay in its file.
+    pub(crate) layer: u64,
+}
+
+impl Needs {
+    /// How `limit` is shared out.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where not even two layers can be in memory side by side.
+    pub(crate) fn within(&self, limit: Option<u64>) -> Result<Shares> {
+        let Some(limit) = limit else { return Ok(Shares { panels: u64::MAX, layer: u64::MAX }) };
+        let [workspace, reading] = Comparison::workspace_bytes(self.examples);
+        let entries = self.entries.saturating_mul(ENTRY);
+        let fixed = [entries, workspace, self.other].into_iter().fold(PROCESS, u64::saturating_add);
+        let least = self.row.saturating_mul(self.rows.min(2));
+        let left = limit.saturating_sub(fixed);
+        // Whole layers are read faster than parts, panels in one round faster than in several.
+        let whole = self.largest_layer <= (left / 4).max(reading);
+        let (layer, taken) = if whole { (u64::MAX, self.largest_layer) } else { (reading, reading) };
+        let needed = [least, taken].into_iter().fold(fixed, u64::saturating_add);
+        if needed > limit {
+            let Self { what, lower, .. } = self;
+            return Err(Error::Memory { what: what.clone(), needed, limit, lower });
+        }
+        Ok(Shares { panels: left - taken, layer })
+    }
+}
+
+/// The most bytes of running any of `models` over a batch of `examples`, beside what they are themselves.
+pub(crate) fn forward_bytes(models: &[Model], examples: usize) -> u64 {
+    let values = models.iter().map(Model::largest_output).max().unwrap_or(0);
+    (values as u64).saturating_mul(ACTIVATIONS * examples as u64 * size_of::<f32>() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn needs() -> Needs {
+        Needs {
+            what: "batches of 256".to_owned(),
+            examples: 256,
+            entries: 0,
+            row: MIB,
+            rows: 2000,
+            largest_layer: 100 * MIB,
+            other: 0,
+            lower: "--batch-size",
+        }
+    }
+
+    #[test]
+    fn what_there_is_is_shared_out_and_never_more() {
+        assert_eq!(needs().within(None).unwrap(), Shares { panels: u64::MAX, layer: u64::MAX });
+        let [workspace, reading] = Comparison::workspace_bytes(256);
+        let fixed = PROCESS + workspace;
+        for limit in (200..4000).step_by(50).map(|mib| mib * MIB) {
+            match needs().within(Some(limit)) {
+                Ok(Shares { panels, layer: u64::MAX }) => assert_eq!(fixed + panels + 100 * MIB, limit),
+                Ok(Shares { panels, layer }) => assert_eq!((fixed + panels + reading, layer), (limit, reading)),
+                Err(error) => assert!(limit < fixed + reading.min(100 * MIB) + 2 * MIB, "{limit}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_says_what_was_needed_and_what_would_help() {
+        let message = needs().within(Some(50 * MIB)).unwrap_err().to_string();
+        for part in ["batches of 256", "50 MiB", "--batch-size", "--layers", "--memory-limit"] {
+            assert!(message.contains(part), "{part} is missing from: {message}");
+        }
+        let huge = Needs { entries: u64::MAX, row: u64::MAX, largest_layer: u64::MAX, ..needs() };
+        assert!(huge.within(Some(u64::MAX - 1)).is_err());
+    }
+}

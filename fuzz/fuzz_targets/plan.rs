@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gramscope_fuzz::within_memory(gramscope_fuzz::parsers::plan, bytes));
