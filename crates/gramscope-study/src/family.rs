@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub(crate) struct Member {
     /// Name of its directory.
     pub(crate) name: String,
+    /// Where it was among the runs that it was found in.
+    pub(crate) place: usize,
     /// Name of its data set.
     pub(crate) data: String,
     /// How it was trained.
@@ -69,10 +71,11 @@ pub(crate) fn named<'a>(members: &'a [Member], name: &str) -> Option<&'a Member>
 pub(crate) fn members(runs: &[Run]) -> Result<Vec<Member>> {
     let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
     let mut members = Vec::new();
-    for (run, variant) in runs.iter().zip(variants(&tables)) {
+    for (place, (run, variant)) in runs.iter().zip(variants(&tables)).enumerate() {
         let config = run.config();
         members.push(Member {
             name: run.name(),
+            place,
             data: config.data.name.to_string(),
             settings: config.train.clone(),
             variant,
@@ -150,6 +153,7 @@ pub(crate) mod tests {
         };
         Member {
             name: name.to_owned(),
+            place: 0,
             data: "builtin".to_owned(),
             settings: TrainSettings { depth, width, seed, ..TrainSettings::default() },
             variant: String::new(),

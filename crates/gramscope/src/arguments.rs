@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
+use crate::commands::predict::{self, PredictArguments};
 use crate::device::{DeviceChoice, Precision};
 
 const EXAMPLES: &str = "\
@@ -59,6 +60,9 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// Predictions of groups of runs: accuracy with spread, how alike they are, on which images and classes two groups differ
+    #[command(after_help = predict::HELP)]
+    Predict(PredictArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"

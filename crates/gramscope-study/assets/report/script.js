@@ -305,19 +305,30 @@ function maps() {
   });
 }
 
-/** Pictures of first principal components. */
-function components() {
-  const frame = document.querySelector("#components .components");
-  for (const { model, summary, place, picture } of report.components) {
+/** Pictures that are enlarged when they are pressed. */
+function gallery(pictures, frame) {
+  for (const { title, summary, place, picture } of pictures) {
     const figure = element("figure", undefined, frame);
     const button = element("button", undefined, figure);
-    button.setAttribute("aria-label", `Enlarge the picture of ${model}`);
+    button.setAttribute("aria-label", `Enlarge the picture of ${title}`);
     button.setAttribute("aria-expanded", "false");
     button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
     const image = element("img", undefined, button);
     image.src = `data:image/png;base64,${picture}`;
-    image.alt = `First principal components of ${model}: ${summary}`;
-    element("figcaption", `${model}: ${summary}`, figure).title = place;
+    image.alt = `${title}: ${summary}`;
+    element("figcaption", `${title}: ${summary}`, figure).title = place;
+  }
+}
+
+/** What groups of networks predict: sentences, and pictures below them. */
+function predictions() {
+  const section = document.getElementById("predictions");
+  for (const { sentences, pictures } of report.predictions) {
+    const list = element("ul", undefined, section);
+    for (const sentence of sentences) element("li", sentence, list);
+    const frame = element("div", undefined, section);
+    frame.className = "components";
+    gallery(pictures, frame);
   }
 }
 
@@ -325,7 +336,7 @@ function components() {
 function trim() {
   for (const id of ["family", "accuracy", "training"]) document.getElementById(id).hidden = !report.runs.length;
   document.getElementById("guide").hidden = !report.maps.length;
-  document.getElementById("components").hidden = !report.components.length;
+  for (const id of ["components", "predictions"]) document.getElementById(id).hidden = !report[id].length;
   for (const id of ["within", "seeds", "across"]) {
     document.getElementById(id).hidden = !document.querySelector(`#${id} .map:not([hidden])`);
   }
@@ -342,6 +353,7 @@ if (report.runs.length) {
   curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, "%");
 }
 maps();
-components();
+gallery(report.components, document.querySelector("#components .components"));
+predictions();
 trim();
 root.dataset.ready = "true";

@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, training curves, accuracy against depth and width.
+//! that dominate them, predictions, training curves, accuracy against depth and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -14,6 +14,9 @@ mod dominant;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
+mod likeness;
+mod prediction_groups;
+mod predictions;
 mod sheet;
 
 use std::path::Path;
@@ -27,6 +30,8 @@ pub(crate) use family::warn_about;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
+pub(crate) use predictions::prediction_pngs;
+pub use predictions::{class_differences, example_accuracies, prediction_maps};
 pub use sheet::{SheetMap, sheet};
 
 use gramscope_train::atomic;

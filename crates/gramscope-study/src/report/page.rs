@@ -12,7 +12,8 @@ use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
 use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
-use crate::plot::{layers, principal_components_png};
+use crate::plot::{layers, prediction_pngs, principal_components_png};
+use crate::predict::{self, PredictResult};
 use crate::results::PairResult;
 use crate::{Error, Result};
 
@@ -29,7 +30,8 @@ struct Data<'a> {
     findings: Vec<String>,
     runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
-    components: Vec<ComponentsData<'a>>,
+    components: Vec<PictureData>,
+    predictions: Vec<PredictionsData>,
     /// The colours of 0 to 1.
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
@@ -78,16 +80,24 @@ struct MapData<'a> {
     cka: String,
 }
 
-/// First principal components, as a picture.
+/// A picture with its caption.
 #[derive(Serialize)]
-struct ComponentsData<'a> {
-    model: &'a str,
-    /// What can be said of the picture in words.
+struct PictureData {
+    /// What it shows, in a few words.
+    title: String,
+    /// What can be said of it.
     summary: String,
-    /// Its directory, below that of the page.
+    /// The directory of its result, below that of the page.
     place: String,
     /// Base64 of a PNG file.
     picture: String,
+}
+
+/// What groups of networks predict.
+#[derive(Serialize)]
+struct PredictionsData {
+    sentences: Vec<String>,
+    pictures: Vec<PictureData>,
 }
 
 /// The page about these runs and results, found below `dir`.
@@ -95,6 +105,7 @@ pub(super) fn page(
     members: &[Member],
     results: &[Placed<PairResult>],
     components: &[Placed<PcsResult>],
+    predictions: &[Placed<PredictResult>],
     dir: &Path,
 ) -> Result<String> {
     let data = Data {
@@ -102,6 +113,7 @@ pub(super) fn page(
         runs: members.iter().map(run_data).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
         components: components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
+        predictions: predictions.iter().map(|placed| predictions_data(placed, dir)).collect::<Result<_>>()?,
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
@@ -184,7 +196,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
     }
 }
 
-fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<ComponentsData<'a>> {
+fn components_data(Placed { result, place }: &Placed<PcsResult>, dir: &Path) -> Result<PictureData> {
     let info = &result.info;
     let fractions = result.similarity.variance_explained.iter().zip(&info.layers);
     let largest = fractions.filter(|(fraction, _)| !fraction.is_nan()).max_by(|a, b| a.0.total_cmp(b.0));
@@ -199,12 +211,24 @@ fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Pa
         1 => "; that of 1 layer is not well defined".to_owned(),
         count => format!("; those of {count} layers are not well defined"),
     };
-    Ok(ComponentsData {
-        model: &info.model,
+    Ok(PictureData {
+        title: info.model.clone(),
         summary: format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples),
         place: below(dir, place),
         picture: BASE64_STANDARD.encode(principal_components_png(result, place)?),
     })
+}
+
+fn predictions_data(Placed { result, place }: &Placed<PredictResult>, dir: &Path) -> Result<PredictionsData> {
+    let info = &result.info;
+    let summary = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
+    let pictures = prediction_pngs(result, place)?.into_iter().map(|(title, png)| PictureData {
+        title: title.to_owned(),
+        summary: summary.clone(),
+        place: below(dir, place),
+        picture: BASE64_STANDARD.encode(png),
+    });
+    Ok(PredictionsData { sentences: predict::sentences(result), pictures: pictures.collect() })
 }
 
 /// `place` as seen from `dir`.
@@ -251,7 +275,8 @@ mod tests {
         let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
         let components = Placed { result: pcs::tests::made(name), place: PathBuf::from("dir/<i>/pcs") };
-        let page = page(&[hostile], &[placed], &[components], Path::new("dir")).unwrap();
+        let predictions = Placed { result: predict::tests::made(name), place: PathBuf::from("dir/<u>/predict") };
+        let page = page(&[hostile], &[placed], &[components], &[predictions], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);

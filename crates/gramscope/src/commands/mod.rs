@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod dominant;
 pub(crate) mod mean;
 pub(crate) mod pcs;
+pub(crate) mod predict;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sweep;
