@@ -17,6 +17,8 @@ const MARGIN: usize = 28;
 const HEADING: usize = 100;
 const CAPTION: usize = 46;
 const GAP: usize = 30;
+/// Pixels that a scale takes: its numbers have more digits than those from 0 to 1.
+const SCALE: usize = BAR_WIDTH + 34;
 const TITLE: f64 = 28.0;
 const PANEL_TITLE: f64 = 22.0;
 const TEXT: f64 = 18.0;
@@ -39,7 +41,7 @@ pub(super) fn draw(result: &PredictResult) -> Canvas {
     };
     let labels: Vec<String> = names.iter().map(|name| shorten(name, LABEL, LONGEST_LABEL)).collect();
     let room = labels.iter().map(|label| text_width(label, LABEL)).fold(0.0, f64::max).ceil() as usize + 12;
-    let (column, row) = (SIDE + GAP + BAR_WIDTH, CAPTION + SIDE + GAP);
+    let (column, row) = (SIDE + GAP + SCALE, CAPTION + SIDE + GAP);
     let (left, top) = (MARGIN + room, HEADING);
     let mut canvas = Canvas::new(left + 2 * column + MARGIN, top + 2 * row - GAP + room + MARGIN);
     heading(&mut canvas, result, by_group);
@@ -76,7 +78,7 @@ fn heading(canvas: &mut Canvas, result: &PredictResult, by_group: bool) {
         true => format!("{of} and over pairs of different runs; grey: a group of one run"),
         false => of,
     };
-    let room = (SIDE * 2 + BAR_WIDTH * 2) as f64;
+    let room = (2 * SIDE + 2 * SCALE) as f64;
     let corner = Anchor(HPos::Left, VPos::Top);
     canvas.text(what, (MARGIN as f64, 18.0), TITLE, INK, corner, &LEVEL);
     canvas.text(&shorten(&how, TEXT, room), (MARGIN as f64, 56.0), TEXT, QUIET, corner, &LEVEL);
@@ -89,7 +91,8 @@ fn panel(canvas: &mut Canvas, values: &[f64], names: &[String], square: Square) 
     let scaled = |value: f64| (value - range.start) / (range.end - range.start);
     // The drawing of layers has columns first.
     let by_column: Vec<f64> = (0..side * side).map(|at| scaled(values[at % side * side + at / side])).collect();
-    let axis = Layers { names, stages: &[] };
+    // One stage, so that no lines part the cells.
+    let axis = Layers { names, stages: &vec![0; side] };
     cells::map(canvas, &by_column, [axis, axis], square);
     bar(canvas, Square { left: square.left + SIDE + GAP / 2, ..square }, &range);
     if side > MOST_VALUES {

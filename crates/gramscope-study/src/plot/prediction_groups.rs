@@ -13,7 +13,7 @@ use crate::predict::{ClassDifference, PredictResult, SIGNIFICANT};
 const SIDE: usize = 400;
 const MARGIN: usize = 28;
 /// Room left of a panel's frame, above, below and beyond it.
-const LEFT: usize = 64;
+const LEFT: usize = 84;
 const TOP: usize = 74;
 const BOTTOM: usize = 74;
 const BAR: usize = 20;
@@ -118,7 +118,7 @@ fn words(canvas: &mut Canvas, panel: &Comparison<'_>, square: Square, cells: [us
     let [across, up] = [0, 1].map(|axis| shorten(&seeds(&panel.sides[axis]), TEXT, side));
     let middle = Anchor(HPos::Center, VPos::Bottom);
     canvas.text(&across, (left + side / 2.0, top + side + 58.0), TEXT, INK, middle, &LEVEL);
-    canvas.text(&up, (left - 54.0, top + side / 2.0), TEXT, INK, Anchor(HPos::Center, VPos::Center), &UPWARDS);
+    canvas.text(&up, (left - 74.0, top + side / 2.0), TEXT, INK, Anchor(HPos::Center, VPos::Center), &UPWARDS);
 }
 
 /// The scale of counts.
