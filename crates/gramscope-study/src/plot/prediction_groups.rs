@@ -24,7 +24,7 @@ const TEXT: f64 = 15.0;
 const LEVEL: FontTransform = FontTransform::None;
 const UPWARDS: FontTransform = FontTransform::Rotate270;
 /// The most cells along a side.
-const MOST_CELLS: usize = 41;
+const MOST_CELLS: usize = 101;
 const CHART: (usize, usize) = (960, 500);
 
 /// Accuracies of the same images in two sets of runs.
