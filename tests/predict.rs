@@ -1,6 +1,5 @@
 //! Predictions of groups of runs: statistics and divergences against SciPy, statsmodels and mpmath
-//! (tests/fixtures/make_predict.py), and
-//! the command through the binary against what its files follow from.
+//! (tests/fixtures/make_predict.py), and the command through the binary against what its files follow from.
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -19,8 +19,8 @@ use crate::{Error, Result, tree};
 /// Name of the page.
 pub const PAGE: &str = "report.html";
 
-/// Writes DIR/report.html about all run directories, all cka.npz with their cka.json, and likewise all pcs and predict below `dir`, and
-/// returns its path.
+/// Writes DIR/report.html about all run directories and, with the json beside each, all cka.npz, pcs.npz and predict.npz below
+/// `dir`, and returns its path.
 /// Runs without a finished epoch are left out; so is, with a warning, what cannot be read.
 ///
 /// # Errors
