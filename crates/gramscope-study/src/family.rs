@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub(crate) struct Member {
     /// Name of its directory.
     pub(crate) name: String,
+    /// Where it was among the runs that it was found in.
+    pub(crate) place: usize,
     /// Name of its data set.
     pub(crate) data: String,
     /// How it was trained.
@@ -78,12 +80,12 @@ pub(crate) fn members(runs: &[Run]) -> Result<Vec<Member>> {
 /// Metrics that cannot be read.
 pub(crate) fn in_order_of(runs: &[Run]) -> Result<Vec<Member>> {
     let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
-    let member = |(run, variant): (&Run, String)| {
+    let member = |(place, (run, variant)): (usize, (&Run, String))| {
         let config = run.config();
         let (data, settings) = (config.data.name.to_string(), config.train.clone());
-        Ok(Member { name: run.name(), data, settings, variant, epochs: run.metrics()? })
+        Ok(Member { name: run.name(), place, data, settings, variant, epochs: run.metrics()? })
     };
-    runs.iter().zip(variants(&tables)).map(member).collect()
+    runs.iter().zip(variants(&tables)).enumerate().map(member).collect()
 }
 
 fn order(a: &Member, b: &Member) -> Ordering {
@@ -154,6 +156,7 @@ pub(crate) mod tests {
         };
         Member {
             name: name.to_owned(),
+            place: 0,
             data: "builtin".to_owned(),
             settings: TrainSettings { depth, width, seed, ..TrainSettings::default() },
             variant: String::new(),

@@ -9,6 +9,7 @@ pub mod mean;
 pub mod output;
 pub mod pcs;
 pub mod plot;
+pub mod predict;
 pub mod quickstart;
 pub mod report;
 pub mod results;

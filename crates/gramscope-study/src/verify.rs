@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{Error, Result, blocks, epochs, mean, pcs, results, studies, tree};
+use crate::{Error, Result, blocks, epochs, mean, pcs, predict, results, studies, tree};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -33,6 +33,9 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if mean::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(mean::NUMBERS), mean::load(&dir)));
+        }
+        if predict::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(predict::NUMBERS), predict::load(&dir)));
         }
     }
     if files.is_empty() {

@@ -101,6 +101,15 @@ pub enum Error {
         /// What would mend it.
         advice: String,
     },
+    /// A run that has not come to its end.
+    #[error(
+        "there are no predictions {}; they are written when the run ends, so finish it with train --resume or sweep",
+        .path.display()
+    )]
+    NoPredictions {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that is not what was written.
     #[error("the {kind} {} cannot be used: {problem}", .path.display())]
     Damaged {

@@ -26,6 +26,7 @@ mod verify;
 pub use directory::Start;
 pub use error::{Error, Result};
 pub use metrics::EpochMetrics;
+pub use predictions::Predictions;
 pub use run::Run;
 pub use settings::{RunConfig, TrainSettings};
 pub use trainer::{Event, train};

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::directory::RunDirectory;
 use crate::error::{Error, Result};
 use crate::metrics::{self, EpochMetrics};
-use crate::predictions;
+use crate::predictions::{self, Predictions};
 use crate::settings::RunConfig;
 
 /// An existing run directory: config.toml, metrics.jsonl, checkpoints/ and, when it is finished, predictions.safetensors.
@@ -124,6 +124,14 @@ impl Run {
         let newest = || checkpoint::newest(&self.directory.every_checkpoint()?, &Device::Cpu);
         let done = || newest().ok().flatten().is_some_and(|(_, last)| last.position.epochs == self.config.train.epochs);
         predictions::check(&self.directory.predictions()).is_ok() && done()
+    }
+
+    /// What it says of the test images, in the order of the data.
+    ///
+    /// # Errors
+    /// [`Error::NoPredictions`] before its last epoch's end, [`Error::Damaged`] where they are not what was written.
+    pub fn predictions(&self) -> Result<Predictions> {
+        predictions::load(&self.directory.predictions())
     }
 
     /// The network as the newest good checkpoint has it, where a damaged one is named in a warning and passed over; or as it

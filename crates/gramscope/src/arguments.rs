@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
+use crate::commands::predict::{self, PredictArguments};
 use crate::device::{DeviceChoice, Precision};
 use crate::memory::MemoryLimit;
 
@@ -60,6 +61,9 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// Predictions of groups of runs: accuracy with spread, how alike they are, on which images and classes two groups differ
+    #[command(after_help = predict::HELP)]
+    Predict(PredictArguments),
     /// A network over its training: every kept epoch's layers against those at the end
     #[command(after_help = EPOCHS_HELP)]
     Epochs(EpochsArguments),

@@ -90,6 +90,8 @@ pub(crate) enum Unit {
     Steps,
     /// Forward passes of a network over a batch, or layers of a file read for one.
     Passes,
+    /// Test images whose predictions are compared.
+    Images,
     /// Bytes of a download.
     Bytes,
 }
@@ -100,7 +102,7 @@ impl Unit {
             Self::Bytes => {
                 "{prefix:.bold} {bar:28} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} left {eta}"
             }
-            Self::Steps | Self::Passes => "{prefix:.bold} {bar:28} {pos}/{len} {msg} left {eta}",
+            Self::Steps | Self::Passes | Self::Images => "{prefix:.bold} {bar:28} {pos}/{len} {msg} left {eta}",
         };
         ProgressStyle::with_template(template).expect("the template is a constant of this file")
     }
@@ -109,6 +111,7 @@ impl Unit {
         match self {
             Self::Steps => "step",
             Self::Passes => "pass",
+            Self::Images => "image",
             Self::Bytes => "byte",
         }
     }

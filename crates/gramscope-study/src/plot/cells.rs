@@ -59,7 +59,14 @@ pub(super) fn map(canvas: &mut Canvas, values: &[f64], [x, y]: [Layers<'_>; 2], 
 }
 
 /// Draws the scale at the left edge of `square`, as high as it, with what it measures above.
-pub(super) fn colour_bar(canvas: &mut Canvas, Square { left, top, side }: Square, measure: &str) {
+pub(super) fn colour_bar(canvas: &mut Canvas, square: Square, measure: &str) {
+    scale(canvas, square, |value| value.to_string());
+    let place = (square.left as f64, square.top as f64 - 14.0);
+    canvas.text(measure, place, TEXT, INK, Anchor(HPos::Left, VPos::Bottom), &LEVEL);
+}
+
+/// The same without words but those that `label` has for values from 0 to 1.
+pub(super) fn scale(canvas: &mut Canvas, Square { left, top, side }: Square, label: impl Fn(f64) -> String) {
     for row in 0..side {
         let value = 1.0 - (row as f64 + 0.5) / side as f64;
         canvas.fill(left, top + row, BAR, 1, colour::similarity(value));
@@ -69,10 +76,8 @@ pub(super) fn colour_bar(canvas: &mut Canvas, Square { left, top, side }: Square
         let y = top as f64 + (1.0 - value) * (side - 1) as f64;
         canvas.fill(left + BAR, y.round() as usize, TICK, 1, QUIET);
         let place = ((left + BAR + 2 * TICK) as f64, y);
-        canvas.text(&format!("{value}"), place, TEXT, INK, Anchor(HPos::Left, VPos::Center), &LEVEL);
+        canvas.text(&label(value), place, TEXT, INK, Anchor(HPos::Left, VPos::Center), &LEVEL);
     }
-    let place = (left as f64, top as f64 - 14.0);
-    canvas.text(measure, place, TEXT, INK, Anchor(HPos::Left, VPos::Bottom), &LEVEL);
 }
 
 #[cfg(test)]

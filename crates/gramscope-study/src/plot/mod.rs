@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, training curves, accuracy against depth and width.
+//! that dominate them, predictions, training curves, accuracy against depth and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -15,6 +15,9 @@ mod epochs;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
+mod likeness;
+mod prediction_groups;
+mod predictions;
 mod sheet;
 mod tiles;
 
@@ -29,6 +32,7 @@ pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub(crate) use family::{family_maps, warn_about};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
+pub use predictions::{class_differences, example_accuracies, prediction_maps};
 pub use sheet::{SheetMap, sheet};
 pub(crate) use tiles::{Tiles, tiles};
 

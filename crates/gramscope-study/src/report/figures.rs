@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, epochs, mean, pcs, studies};
+use crate::{Error, Result, epochs, mean, pcs, predict, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,10 +13,11 @@ pub(super) enum Kind {
     Mean,
     Components,
     Epochs,
+    Predictions,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Study, Self::Mean, Self::Components, Self::Epochs];
+    pub(super) const ALL: [Self; 5] = [Self::Study, Self::Mean, Self::Components, Self::Epochs, Self::Predictions];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -24,6 +25,7 @@ impl Kind {
             Self::Mean => "Means over networks",
             Self::Components => "First principal components",
             Self::Epochs => "Over training",
+            Self::Predictions => "Predictions",
         }
     }
 
@@ -41,6 +43,10 @@ impl Kind {
             Self::Epochs => {
                 "Of each network, from epoch to epoch: how like each layer is to itself at the end, what its first principal \
                  component explains, and whole maps of some epochs against the end."
+            }
+            Self::Predictions => {
+                "Networks that differ in their seed alone are a group. How alike their predictions are; accuracy on single \
+                 images, of one group against another and, to show what is chance, of two halves of one; accuracy by class."
             }
         }
     }
@@ -75,6 +81,12 @@ pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
     }
     if dir.join(pcs::INFO).is_file() {
         add(components(dir));
+    }
+    if dir.join(predict::INFO).is_file() {
+        match predictions(dir) {
+            Ok(three) => three.into_iter().for_each(&mut add),
+            Err(reason) => add(Err(reason)),
+        }
     }
     if dir.join(epochs::INFO).is_file() {
         add(over_training(dir));
@@ -145,4 +157,20 @@ fn over_training(dir: &Path) -> Result<Figure> {
         sum / f64::from(count)
     );
     figure(Kind::Epochs, (info.model.clone(), summary), dir, epochs::PICTURE)
+}
+
+/// How alike predictions are, and accuracy image by image and class by class, where there is something to compare.
+fn predictions(dir: &Path) -> Result<Vec<Result<Figure>>> {
+    let result = predict::load(dir)?;
+    let info = &result.info;
+    let sentences = predict::sentences(&result).join(" ");
+    let size = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
+    let pictures = [
+        (predict::MAPS_PICTURE, "How alike they are", sentences),
+        (predict::EXAMPLES_PICTURE, "Image by image", size.clone()),
+        (predict::CLASSES_PICTURE, "Class by class", size),
+    ];
+    let drawn = pictures.into_iter().filter(|(picture, ..)| dir.join(picture).is_file());
+    let figures = drawn.map(|(picture, title, text)| figure(Kind::Predictions, (title.to_owned(), text), dir, picture));
+    Ok(figures.collect())
 }

@@ -10,6 +10,7 @@ pub(crate) mod dominant;
 pub(crate) mod epochs;
 pub(crate) mod mean;
 pub(crate) mod pcs;
+pub(crate) mod predict;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod study;
