@@ -286,6 +286,25 @@ pub(crate) struct SettingArguments {
     /// Do not flip images at random
     #[arg(long)]
     pub(crate) no_flip: bool,
+    /// Distort the colours of training images as SimCLR does, with this strength from 0 to 1 [default: 0]
+    #[arg(long, value_name = "S")]
+    pub(crate) colour_distortion: Option<f64>,
+    /// Train on labels drawn at random, one for each image once and for all; test labels stay
+    #[arg(long)]
+    pub(crate) random_labels: bool,
+    /// Start with the weights and batch-norm statistics of this finished run instead of random ones
+    #[arg(long, value_name = "RUN")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Of that run take only the stem and the first K stages, 0 to 3 [default: all of it]
+    #[arg(long, value_name = "K")]
+    pub(crate) init_stages: Option<usize>,
+    /// Add to the loss, for every block, this times what the first principal component of its output explains of the
+    /// variance beyond --first-pc-threshold [default: 0]
+    #[arg(long, value_name = "LAMBDA")]
+    pub(crate) first_pc_penalty: Option<f64>,
+    /// The fraction of the variance that costs nothing [default: 0.2]
+    #[arg(long, value_name = "F")]
+    pub(crate) first_pc_threshold: Option<f64>,
     /// Keep the weights of every N-th epoch for later comparison
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<usize>,
