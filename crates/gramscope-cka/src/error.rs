@@ -138,6 +138,9 @@ pub enum Error {
     /// An activation on a GPU was handed to a comparison on the host.
     #[error("the activation is on a GPU and the comparison is not; compare on the device it is on")]
     NotOnDevice,
+    /// An activation on a GPU was handed to a comparison that normalises.
+    #[error("activations on a GPU cannot be normalised; copy them to the host, or compare without")]
+    NormalisedOnHost,
     /// The eigenvalues of a layer's Gram matrix could not be found.
     #[error("layer {layer}: the eigenvalues of its Gram matrix could not be found; leave the layer out")]
     NoEigenvalues {

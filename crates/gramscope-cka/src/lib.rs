@@ -54,6 +54,7 @@ mod cpu;
 mod device;
 mod error;
 mod host;
+mod normalise;
 mod options;
 mod scale;
 mod similarity;

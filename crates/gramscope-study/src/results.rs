@@ -57,6 +57,9 @@ pub struct PairInfo {
     pub kernel: String,
     /// `exact` or `fast`.
     pub gram: String,
+    /// Whether every example's activation was divided by its Euclidean norm.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub normalised_examples: bool,
     /// Examples a minibatch.
     pub batch_size: usize,
     /// Minibatches that were summed over.
@@ -112,8 +115,11 @@ pub enum DataInfo {
         examples: usize,
         /// Passes over them, each in a fresh order.
         passes: usize,
-        /// Seed of those orders.
+        /// Seed of those orders, and of the noise.
         seed: u64,
+        /// Whether every pixel was replaced by noise.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        noise: bool,
     },
     /// Stored activations, in file order.
     Activations {
@@ -228,13 +234,21 @@ pub(crate) mod tests {
                 estimator: "unbiased".to_owned(),
                 kernel: "rbf:0.5".to_owned(),
                 gram: "exact".to_owned(),
+                normalised_examples: false,
                 batch_size: 8,
                 batches: 3,
                 last_batch: 8,
                 dropped: 2,
                 dropped_dominant: None,
                 undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
-                data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
+                data: DataInfo::Images {
+                    name: "builtin".to_owned(),
+                    dir: None,
+                    examples: 26,
+                    passes: 1,
+                    seed: 0,
+                    noise: false,
+                },
                 versions: Versions::current(),
             },
             similarity: Similarity {

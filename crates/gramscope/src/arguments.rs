@@ -333,6 +333,15 @@ pub(crate) enum PairsArgument {
     All,
 }
 
+/// What networks are compared on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputArgument {
+    /// Test images
+    Images,
+    /// Random bytes
+    Noise,
+}
+
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct CkaArguments {
@@ -360,6 +369,9 @@ pub(crate) struct CkaArguments {
     /// Feed this data's test images instead of the data the runs were trained on
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
     pub(crate) data: Option<String>,
+    /// What is fed: images, or as many images of the same size of uniformly random bytes, drawn from --seed
+    #[arg(long, value_enum, default_value = "images", conflicts_with = "activations")]
+    pub(crate) input: InputArgument,
     /// Examples a minibatch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch_size: usize,
@@ -372,6 +384,9 @@ pub(crate) struct CkaArguments {
     /// exact (within 1e-6 of float64) or fast (within 1e-3)
     #[arg(long, default_value = "exact")]
     pub(crate) gram: Gram,
+    /// Divide every example's activation by its Euclidean norm first
+    #[arg(long)]
+    pub(crate) normalise_examples: bool,
     /// Only the layers whose name matches
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,
