@@ -11,6 +11,7 @@ pub mod plot;
 pub mod quickstart;
 pub mod report;
 pub mod results;
+pub mod sparsity;
 pub mod verify;
 
 mod error;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
+use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
 use crate::device::{DeviceChoice, Precision};
 
 const EXAMPLES: &str = "\
@@ -59,6 +60,9 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// How much of every ReLU's output is zero, and which units are dead
+    #[command(after_help = SPARSITY_HELP)]
+    Sparsity(SparsityArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"

@@ -59,6 +59,12 @@ impl Model {
         }
     }
 
+    /// The channels of every chosen layer, or its features where it has no channels.
+    pub(crate) fn channels(&self) -> Vec<usize> {
+        let layers = self.network.layers().iter().zip(&self.places).filter(|(_, place)| place.is_some());
+        layers.map(|(layer, _)| layer.shape[layer.shape.len() - 1]).collect()
+    }
+
     /// Runs the network over `images` and hands every chosen layer's activation to `comparison`, whose model number
     /// `index` this is, as it is made. `batch` counts from 0.
     pub(super) fn observe(

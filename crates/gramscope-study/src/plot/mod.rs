@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, training curves, accuracy against depth and width.
+//! that dominate them, sparsity, training curves, accuracy against depth and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -15,6 +15,7 @@ mod family;
 mod heatmap;
 pub(crate) mod layers;
 mod sheet;
+mod sparsity;
 
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
 pub use sheet::{SheetMap, sheet};
+pub use sparsity::sparsity;
+pub(crate) use sparsity::sparsity_png;
 
 use gramscope_train::atomic;
 

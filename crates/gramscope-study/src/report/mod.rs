@@ -13,13 +13,14 @@ pub(crate) use findings::findings;
 use crate::family::{Member, members, relation};
 use crate::pcs::{self, PcsResult};
 use crate::results::{self, INFO, NUMBERS, PairResult};
+use crate::sparsity::{self, Sparsity};
 use crate::{Error, Result, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
 
-/// Writes DIR/report.html about all run directories, all cka.npz with their cka.json and all pcs.npz with their pcs.json below
-/// `dir`, and returns its path.
+/// Writes DIR/report.html about all run directories and all cka.npz, pcs.npz and sparsity.npz with their json below `dir`,
+/// and returns its path.
 /// Runs without a finished epoch are left out; so is, with a warning, what cannot be read.
 ///
 /// # Errors
@@ -28,10 +29,10 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     let found = Found::below(dir)?;
     let members = members(&found.runs)?;
     let results = in_order(found.results, &members);
-    if members.is_empty() && results.is_empty() && found.components.is_empty() {
+    if members.is_empty() && results.is_empty() && found.components.is_empty() && found.sparsity.is_empty() {
         return Err(Error::file(dir, "there is neither a run nor a result below it; train or compare something first"));
     }
-    let page = page::page(&members, &results, &found.components, dir)?;
+    let page = page::page(&members, &results, &found.components, &found.sparsity, dir)?;
     let path = dir.join(PAGE);
     atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
@@ -58,6 +59,7 @@ struct Found {
     runs: Vec<Run>,
     results: Vec<Placed<PairResult>>,
     components: Vec<Placed<PcsResult>>,
+    sparsity: Vec<Placed<Sparsity>>,
 }
 
 impl Found {
@@ -83,6 +85,9 @@ impl Found {
         }
         if dir.join(pcs::INFO).is_file() && dir.join(pcs::NUMBERS).is_file() {
             self.components.extend(placed(pcs::load(&dir), &dir));
+        }
+        if dir.join(sparsity::INFO).is_file() && dir.join(sparsity::NUMBERS).is_file() {
+            self.sparsity.extend(placed(sparsity::load(&dir), &dir));
         }
     }
 }

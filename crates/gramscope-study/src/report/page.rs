@@ -12,8 +12,9 @@ use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
 use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
-use crate::plot::{layers, principal_components_png};
+use crate::plot::{layers, principal_components_png, sparsity_png};
 use crate::results::PairResult;
+use crate::sparsity::Sparsity;
 use crate::{Error, Result};
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
@@ -29,7 +30,8 @@ struct Data<'a> {
     findings: Vec<String>,
     runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
-    components: Vec<ComponentsData<'a>>,
+    components: Vec<PictureData<'a>>,
+    sparsity: Vec<PictureData<'a>>,
     /// The colours of 0 to 1.
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
@@ -78,9 +80,9 @@ struct MapData<'a> {
     cka: String,
 }
 
-/// First principal components, as a picture.
+/// A result as a picture.
 #[derive(Serialize)]
-struct ComponentsData<'a> {
+struct PictureData<'a> {
     model: &'a str,
     /// What can be said of the picture in words.
     summary: String,
@@ -95,6 +97,7 @@ pub(super) fn page(
     members: &[Member],
     results: &[Placed<PairResult>],
     components: &[Placed<PcsResult>],
+    sparsity: &[Placed<Sparsity>],
     dir: &Path,
 ) -> Result<String> {
     let data = Data {
@@ -102,6 +105,7 @@ pub(super) fn page(
         runs: members.iter().map(run_data).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
         components: components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
+        sparsity: sparsity.iter().map(|placed| sparsity_data(placed, dir)).collect::<Result<_>>()?,
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
@@ -184,7 +188,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
     }
 }
 
-fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<ComponentsData<'a>> {
+fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<PictureData<'a>> {
     let info = &result.info;
     let fractions = result.similarity.variance_explained.iter().zip(&info.layers);
     let largest = fractions.filter(|(fraction, _)| !fraction.is_nan()).max_by(|a, b| a.0.total_cmp(b.0));
@@ -199,11 +203,20 @@ fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Pa
         1 => "; that of 1 layer is not well defined".to_owned(),
         count => format!("; those of {count} layers are not well defined"),
     };
-    Ok(ComponentsData {
+    Ok(PictureData {
         model: &info.model,
         summary: format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples),
         place: below(dir, place),
         picture: BASE64_STANDARD.encode(principal_components_png(result, place)?),
+    })
+}
+
+fn sparsity_data<'a>(Placed { result, place }: &'a Placed<Sparsity>, dir: &Path) -> Result<PictureData<'a>> {
+    Ok(PictureData {
+        model: &result.info.model,
+        summary: result.summary(),
+        place: below(dir, place),
+        picture: BASE64_STANDARD.encode(sparsity_png(result, place)?),
     })
 }
 
@@ -229,8 +242,8 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
-    use crate::pcs;
     use crate::results::tests::made;
+    use crate::{pcs, sparsity};
 
     #[test]
     fn packed_values_keep_four_decimals() {
@@ -251,12 +264,14 @@ mod tests {
         let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
         let components = Placed { result: pcs::tests::made(name), place: PathBuf::from("dir/<i>/pcs") };
-        let page = page(&[hostile], &[placed], &[components], Path::new("dir")).unwrap();
+        let sparse = Placed { result: sparsity::tests::made(name), place: PathBuf::from("dir/<u>/sparsity") };
+        let page = page(&[hostile], &[placed], &[components], &[sparse], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);
         let start = BASE64_STANDARD.encode(b"\x89PNG\r\n\x1a\n\0");
-        assert!(page.contains(&format!("\"picture\":\"{start}")), "no picture of the components");
+        let pictures = page.matches(&format!("\"picture\":\"{start}")).count();
+        assert_eq!(pictures, 2, "of the components and of the sparsity");
         let own = page.replace(plotly(), "");
         assert!(own.len() < page.len());
         for load in ["http://", "https://", "src=\"", "@import", "url("] {

@@ -11,6 +11,7 @@ pub(crate) mod mean;
 pub(crate) mod pcs;
 pub(crate) mod quickstart;
 pub(crate) mod report;
+pub(crate) mod sparsity;
 pub(crate) mod sweep;
 pub(crate) mod train;
 mod training_progress;
