@@ -82,7 +82,7 @@ impl ColourDistortion {
             Step::Hue(around(0.0, TURN, hue)),
         ];
         // A number below 4! is a place among four, one among the three that are left, and one among two.
-        let mut number = (u64::from(order) * 24 >> 32) as usize;
+        let mut number = ((u64::from(order) * 24) >> 32) as usize;
         let steps = std::array::from_fn(|_| {
             let place = number % left.len();
             number /= left.len();

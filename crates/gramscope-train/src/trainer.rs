@@ -134,7 +134,7 @@ fn training_labels(settings: &TrainSettings, dataset: &Dataset) -> Vec<u32> {
     }
     let generator = Philox::new(settings.seed, Stream::Labels);
     let classes = dataset.classes.len() as u64;
-    let label = |image| (u64::from(generator.words(0, image as u64)[0]) * classes >> 32) as u32;
+    let label = |image| ((u64::from(generator.words(0, image as u64)[0]) * classes) >> 32) as u32;
     (0..dataset.train.len()).map(label).collect()
 }
 

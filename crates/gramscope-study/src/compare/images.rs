@@ -88,7 +88,7 @@ impl TestImages {
         let mut pixels = Vec::with_capacity(self.len() * bytes);
         for image in 0..self.len() {
             let words =
-                (0..bytes.div_ceil(COUNTER_BYTES) as u64).map(|at| generator.words(0, (image as u64) << 32 | at));
+                (0..bytes.div_ceil(COUNTER_BYTES) as u64).map(|at| generator.words(0, ((image as u64) << 32) | at));
             let noise = words.flatten().flat_map(u32::to_le_bytes);
             pixels.extend(noise.take(bytes));
         }
