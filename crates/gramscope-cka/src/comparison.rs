@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::activation::Activation;
+use crate::activation::{Activation, Values};
 use crate::cpu;
 use crate::error::Error;
 use crate::host::Host;
+use crate::normalise;
 use crate::options::{Estimator, Options};
 use crate::rounds::Rounds;
 use crate::similarity::Similarity;
@@ -26,6 +27,8 @@ pub struct Comparison {
     /// For each model and layer, whether it has been observed in the batch that is open.
     observed: Vec<Vec<bool>>,
     place: Place,
+    /// The values of a normalised activation.
+    normalised: Vec<f64>,
     /// The examples of the batch that is open.
     open: Option<usize>,
     batches: usize,
@@ -75,7 +78,7 @@ impl Comparison {
 
     fn at(place: Place, layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Self {
         let observed = layers.iter().map(|&layers| vec![false; layers]).collect();
-        Self { options, pairs: pairs.to_vec(), observed, place, open: None, batches: 0 }
+        Self { options, pairs: pairs.to_vec(), observed, place, normalised: Vec::new(), open: None, batches: 0 }
     }
 
     /// Lets panels on the host take no more than so many bytes, from the next batch on; batches then take several rounds where
@@ -123,6 +126,13 @@ impl Comparison {
         self.check_place(model, layer, activation.examples())?;
         let batch = self.batches;
         let unusable = |unusable: cpu::Unusable| unusable.of(model, layer, batch);
+        let activation = if self.options.normalise_examples {
+            let values = activation.values().ok_or(Error::NormalisedInMemory { model, layer })?;
+            normalise::examples(values, activation.features(), &mut self.normalised);
+            Activation::new(Values::F64(&self.normalised), activation.examples())?
+        } else {
+            activation
+        };
         match &mut self.place {
             Place::Host(host) => host.observe(model, layer, activation).map_err(unusable)?,
             #[cfg(feature = "cuda")]
@@ -136,7 +146,8 @@ impl Comparison {
     /// It is read by what is enqueued here on the device's stream; nothing is waited for.
     ///
     /// # Errors
-    /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host.
+    /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host,
+    /// [`Error::NormalisedOnHost`] if it normalises.
     #[cfg(feature = "cuda")]
     pub fn observe_on_device(
         &mut self,
@@ -147,6 +158,9 @@ impl Comparison {
     ) -> Result<(), Error> {
         crate::activation::check_shape(values.len(), examples)?;
         self.check_place(model, layer, examples)?;
+        if self.options.normalise_examples {
+            return Err(Error::NormalisedOnHost);
+        }
         match &mut self.place {
             Place::Host(_) => return Err(Error::NotOnDevice),
             Place::Device(device) => device.observe_values(model, layer, values)?,

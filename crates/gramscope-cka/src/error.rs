@@ -182,6 +182,20 @@ pub enum Error {
     /// An activation on a GPU was handed to a comparison on the host.
     #[error("the activation is on a GPU and the comparison is not; compare on the device it is on")]
     NotOnDevice,
+    /// An activation on a GPU was handed to a comparison that normalises.
+    #[error("activations on a GPU cannot be normalised; copy them to the host, or compare without")]
+    NormalisedOnHost,
+    /// An activation that is read some features at a time was handed to a comparison that normalises.
+    #[error(
+        "layer {layer} of model {model} does not fit into memory, and normalising takes whole examples; use smaller batches, or \
+         allow more memory"
+    )]
+    NormalisedInMemory {
+        /// The model.
+        model: usize,
+        /// The layer.
+        layer: usize,
+    },
     /// The eigenvalues of a layer's Gram matrix could not be found.
     #[error("layer {layer}: the eigenvalues of its Gram matrix could not be found; leave the layer out")]
     NoEigenvalues {

@@ -58,6 +58,7 @@ mod cpu;
 mod device;
 mod error;
 mod host;
+mod normalise;
 mod options;
 mod rounds;
 mod scale;

@@ -139,6 +139,9 @@ pub struct Options {
     pub kernel: Kernel,
     /// How carefully Gram matrices are computed.
     pub gram: Gram,
+    /// Divides every example's activation by its Euclidean norm first, in float64; an activation of zeros stays zero. On a
+    /// GPU such rows are computed on the host.
+    pub normalise_examples: bool,
 }
 
 #[cfg(test)]

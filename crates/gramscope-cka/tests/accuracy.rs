@@ -18,12 +18,15 @@ fn check(name: &str, layers: Vec<Layer>) {
     let batches = [layers];
     for estimator in [Estimator::Unbiased, Estimator::Biased] {
         for kernel in [Kernel::Linear, Kernel::Rbf { bandwidth: 0.5 }] {
-            let truth = truth(&batches, Options { estimator, kernel, gram: Gram::Exact });
+            let truth = truth(&batches, Options { estimator, kernel, gram: Gram::Exact, ..Options::default() });
             for (gram, promised) in [(Gram::Exact, EXACT), (Gram::Fast, FAST)] {
                 if gram == Gram::Fast && n < 32 {
                     continue;
                 }
-                let error = largest_difference(&compare(&batches, Options { estimator, kernel, gram }), &truth);
+                let error = largest_difference(
+                    &compare(&batches, Options { estimator, kernel, gram, ..Options::default() }),
+                    &truth,
+                );
                 assert!(error <= promised, "{name}, n = {n}, {estimator}, {kernel}, {gram}: {error:e}");
             }
         }

@@ -5,7 +5,7 @@ mod support;
 
 use gramscope_cka::{Activation, Comparison, Estimator, Gram, Kernel, Options, Values};
 use gramscope_reference::{Matrix, gram, hsic, largest_difference};
-use support::{Layer, compare, normals};
+use support::{Layer, compare, normals, truth};
 
 /// What [`Gram::Exact`] promises: two results that are equal in exact arithmetic differ by twice that at most.
 const APART: f64 = 2e-6;
@@ -16,7 +16,7 @@ const FEATURES: usize = 24;
 fn all_options() -> impl Iterator<Item = Options> {
     [Estimator::Unbiased, Estimator::Biased].into_iter().flat_map(|estimator| {
         let kernels = [Kernel::Linear, Kernel::Rbf { bandwidth: 0.5 }];
-        kernels.map(|kernel| Options { estimator, kernel, gram: Gram::Exact })
+        kernels.map(|kernel| Options { estimator, kernel, gram: Gram::Exact, ..Options::default() })
     })
 }
 
@@ -190,7 +190,10 @@ fn float32_and_float64_products_agree() {
         let layers = related(8, n);
         for estimator in [Estimator::Unbiased, Estimator::Biased] {
             let [exact, fast] = [Gram::Exact, Gram::Fast].map(|gram| {
-                compare(std::slice::from_ref(&layers), Options { estimator, kernel: Kernel::Linear, gram })
+                compare(
+                    std::slice::from_ref(&layers),
+                    Options { estimator, kernel: Kernel::Linear, gram, ..Options::default() },
+                )
             });
             // These layers are well conditioned: float32 keeps the promise of `exact` by itself.
             assert!(
@@ -227,5 +230,33 @@ fn values_of_any_format_are_taken_for_what_they_are() {
             "{:e}",
             largest_difference(&similarity.cka, &expected)
         );
+    }
+}
+
+/// Rows of length one, from examples whose scales differ by many powers of ten; one is zero in every layer but one.
+#[test]
+fn examples_are_normalised_as_defined() {
+    for n in [4, 7, 33, 64] {
+        let scaled = |seed: u64, features: usize, zero: bool| {
+            let normal = Layer::normal(seed, n, features);
+            let scale = |i: usize| if zero && i == 1 { 0.0 } else { 10f64.powi((i % 9) as i32 - 4) };
+            Layer::from_fn(n, features, |i, f| scale(i) * (1.0 + f64::from(normal.values[i * features + f])))
+        };
+        let layers = vec![scaled(1, 5, true), scaled(2, 40, false), scaled(3, 700, true)];
+        for (estimator, kernel) in [
+            (Estimator::Unbiased, Kernel::Linear),
+            (Estimator::Biased, Kernel::Linear),
+            (Estimator::Unbiased, Kernel::Rbf { bandwidth: 0.5 }),
+        ] {
+            let options = Options { estimator, kernel, normalise_examples: true, ..Options::default() };
+            let batches = [layers.clone()];
+            let error = largest_difference(&compare(&batches, options), &truth(&batches, options));
+            assert!(error <= 1e-6, "n = {n}, {estimator}, {kernel}: {error:e}");
+            let plain = largest_difference(
+                &compare(&batches, Options { normalise_examples: false, ..options }),
+                &truth(&batches, options),
+            );
+            assert!(plain > 1e-3, "n = {n}, {estimator}, {kernel}: normalising changed nothing");
+        }
     }
 }

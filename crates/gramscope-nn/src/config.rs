@@ -5,7 +5,7 @@ use crate::{Error, Result};
 /// Channels of the images.
 pub(crate) const IMAGE_CHANNELS: usize = 3;
 /// Number of stages; each after the first halves the side and doubles the channels.
-pub(crate) const STAGES: usize = 3;
+pub const STAGES: usize = 3;
 /// Channels of the first stage at width 1.
 const BASE_CHANNELS: f64 = 16.0;
 /// Weighted layers that are not in a block: the stem and the linear layer.

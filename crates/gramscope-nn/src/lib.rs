@@ -12,7 +12,7 @@ mod error;
 mod network;
 mod sgd;
 
-pub use config::{Layer, ResNetConfig};
+pub use config::{Layer, ResNetConfig, STAGES};
 pub use error::{Error, Result};
-pub use network::{Gradients, Parameter, ResNet};
+pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet};
 pub use sgd::{Sgd, SgdConfig};

@@ -19,6 +19,12 @@ pub enum Stream {
     Drawing = 3,
     /// The order of the test images in a CKA pass.
     Evaluation = 4,
+    /// Labels that say nothing of their images.
+    Labels = 8,
+    /// Colour distortion.
+    Colour = 9,
+    /// Images of noise.
+    Noise = 10,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -13,6 +13,7 @@ pub mod predict;
 pub mod quickstart;
 pub mod report;
 pub mod results;
+pub mod sparsity;
 pub mod studies;
 pub mod verify;
 

@@ -91,6 +91,9 @@ pub struct PairInfo {
     pub kernel: String,
     /// `exact` or `fast`.
     pub gram: String,
+    /// Whether every example's activation was divided by its Euclidean norm.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub normalised_examples: bool,
     /// Examples a minibatch.
     pub batch_size: usize,
     /// Minibatches that were summed over.
@@ -149,8 +152,11 @@ pub enum DataInfo {
         examples: usize,
         /// Passes over them, each in a fresh order.
         passes: usize,
-        /// Seed of those orders.
+        /// Seed of those orders, and of the noise.
         seed: u64,
+        /// Whether every pixel was replaced by noise.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        noise: bool,
     },
     /// Stored activations, in file order.
     Activations {
@@ -265,6 +271,7 @@ pub(crate) mod tests {
                 estimator: "unbiased".to_owned(),
                 kernel: "rbf:0.5".to_owned(),
                 gram: "exact".to_owned(),
+                normalised_examples: false,
                 batch_size: 8,
                 batches: 3,
                 last_batch: 8,
@@ -272,7 +279,14 @@ pub(crate) mod tests {
                 dropped_dominant: None,
                 batch_statistics: false,
                 undefined: Undefined { x: names(&["dead \"quoted\" β"]), y: Vec::new() },
-                data: DataInfo::Images { name: "builtin".to_owned(), dir: None, examples: 26, passes: 1, seed: 0 },
+                data: DataInfo::Images {
+                    name: "builtin".to_owned(),
+                    dir: None,
+                    examples: 26,
+                    passes: 1,
+                    seed: 0,
+                    noise: false,
+                },
                 versions: Versions::current(),
             },
             similarity: Similarity {

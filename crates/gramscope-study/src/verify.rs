@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{Error, Result, blocks, epochs, mean, pcs, predict, results, studies, tree};
+use crate::{Error, Result, blocks, epochs, mean, pcs, predict, results, sparsity, studies, tree};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -21,6 +21,9 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if pcs::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
+        }
+        if sparsity::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(sparsity::NUMBERS), sparsity::load(&dir)));
         }
         if dir.join(studies::INFO).is_file() {
             files.push(Verified::new(dir.join(studies::INFO), studies::load(&dir)));

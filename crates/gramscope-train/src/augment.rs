@@ -1,4 +1,5 @@
-//! The training images' order and their augmentation: reflect-pad, random crop, random horizontal flip.
+//! The training images' order and their augmentation: reflect-pad, random crop, random horizontal flip, and, where it is
+//! asked for, colour distortion ([`crate::colour`]).
 //!
 //! What happens to an image in an epoch is a pure function of (seed, epoch, index of the image in the data set's training
 //! split), whatever the batch, the fraction of the images in use or the thread: the numbers come from
@@ -9,6 +10,7 @@ use candle_core::{Device, Tensor};
 use gramscope_nn::random::{Philox, Stream};
 
 use crate::batches::{self, CHANNELS, unit};
+use crate::colour::ColourDistortion;
 use crate::data::Split;
 use crate::error::Result;
 use crate::settings::TrainSettings;
@@ -35,15 +37,17 @@ pub struct Augmentation {
     generator: Philox,
     padding: usize,
     flip: bool,
+    colour: Option<ColourDistortion>,
 }
 
 impl Augmentation {
-    /// With the seed, padding and flip of `settings`. The padding must be smaller than the image side.
+    /// With the seed, padding, flip and colour distortion of `settings`. The padding must be smaller than the image side.
     pub fn new(settings: &TrainSettings) -> Self {
         Self {
             generator: Philox::new(settings.seed, Stream::Augmentation),
             padding: settings.crop_padding,
             flip: settings.flip,
+            colour: ColourDistortion::new(settings),
         }
     }
 
@@ -83,6 +87,9 @@ impl Augmentation {
         let side = split.image_side();
         batches::fill(split, indices, side, device, |index, pixels| {
             self.draw(split.image(index), side, self.placement(epoch, index), pixels);
+            if let Some(colour) = &self.colour {
+                colour.distort(epoch, index, pixels);
+            }
         })
     }
 }

@@ -22,12 +22,12 @@ pub fn images(split: &Split, indices: &[usize], image_side: usize, device: &Devi
     })
 }
 
-/// The classes of the images at `indices`: \[n\] u32.
+/// Of `labels`, those at `indices`: \[n\] u32.
 ///
 /// # Errors
 /// [`Error::Candle`] when the device has no memory.
-pub fn labels(split: &Split, indices: &[usize], device: &Device) -> Result<Tensor> {
-    let labels: Vec<u32> = indices.iter().map(|&index| split.label(index)).collect();
+pub fn labels(labels: &[u32], indices: &[usize], device: &Device) -> Result<Tensor> {
+    let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
     Ok(Tensor::from_vec(labels, indices.len(), device)?)
 }
 
@@ -70,7 +70,7 @@ mod tests {
         let image = |index: usize| &bytes[index * 27..][..27];
         let expected: Vec<f32> = [image(2), image(0)].concat().iter().map(|&byte| f32::from(byte) / 255.0).collect();
         assert_eq!(values, expected);
-        assert_eq!(labels(&split, &[2, 0], &Device::Cpu).unwrap().to_vec1::<u32>().unwrap(), [4, 3]);
+        assert_eq!(labels(split.labels(), &[2, 0], &Device::Cpu).unwrap().to_vec1::<u32>().unwrap(), [4, 3]);
         assert_eq!((unit(0), unit(255)), (0.0, 1.0));
     }
 

@@ -112,7 +112,7 @@ pub(crate) enum Contents {
     /// It does not exist, or is empty.
     Nothing,
     /// A run with these settings.
-    Run(RunConfig),
+    Run(Box<RunConfig>),
     /// Something else.
     Other,
 }
@@ -125,7 +125,7 @@ pub(crate) fn contents(dir: &Path) -> Result<Contents> {
     };
     let config = RunDirectory::new(dir).config();
     if config.exists() {
-        return Ok(Contents::Run(RunConfig::read(&config)?));
+        return Ok(Contents::Run(Box::new(RunConfig::read(&config)?)));
     }
     for entry in entries {
         // What a process that was killed while it wrote config.toml has left is nothing.

@@ -136,6 +136,14 @@ pub enum Error {
         /// What is wrong with it and what would mend it.
         problem: String,
     },
+    /// The run that another is to start from cannot be used for that.
+    #[error("init_from (--init-from) {}: {problem}", .dir.display())]
+    InitialRun {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// There are fewer training images than one batch has.
     #[error(
         "{images} training images are fewer than one batch of {batch_size}, and a short batch is dropped; lower \

@@ -3,7 +3,7 @@
 //! The defaults are those of Nguyen, Raghu and Kornblith 2021 (*Do wide and deep networks learn the same things?*).
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gramscope_nn::ResNetConfig;
 use serde::de::DeserializeOwned;
@@ -44,9 +44,40 @@ pub struct TrainSettings {
     pub crop_padding: usize,
     /// Flips images left to right at random. Default true.
     pub flip: bool,
+    /// Strength of the colour distortion ([`crate::colour`]), 0 to 1. Default 0, which is none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub colour_distortion: f64,
+    /// Replaces every training label by one drawn uniformly, the same in every epoch; test labels stay. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub random_labels: bool,
+    /// The directory of a finished run whose weights and batch-norm statistics this one starts with. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+    /// Of that run, only the stem and the first so many stages, 0 to 3. Default: all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_stages: Option<usize>,
+    /// Factor on what the first principal components of the blocks' outputs explain beyond the threshold, in the loss
+    /// ([`gramscope_nn::FirstComponentPenalty`]). Default 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub first_pc_penalty: f64,
+    /// The fraction of the variance that a first principal component may explain before it costs anything. Default 0.2.
+    #[serde(skip_serializing_if = "is_default_threshold")]
+    pub first_pc_threshold: f64,
     /// Keeps the weights of every so many-th epoch. Default: none are kept but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<usize>,
+}
+
+/// What Nguyen, Raghu and Kornblith allow a first component, a fifth of the variance.
+const FIRST_PC_THRESHOLD: f64 = 0.2;
+
+/// Settings that came later are written only where they say something, so that a config.toml without them stays as it is.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_default_threshold(value: &f64) -> bool {
+    *value == FIRST_PC_THRESHOLD
 }
 
 impl Default for TrainSettings {
@@ -64,6 +95,12 @@ impl Default for TrainSettings {
             fraction: 1.0,
             crop_padding: 4,
             flip: true,
+            colour_distortion: 0.0,
+            random_labels: false,
+            init_from: None,
+            init_stages: None,
+            first_pc_penalty: 0.0,
+            first_pc_threshold: FIRST_PC_THRESHOLD,
             checkpoint_every: None,
         }
     }
@@ -71,7 +108,7 @@ impl Default for TrainSettings {
 
 impl TrainSettings {
     /// The keys of the \[train\] table, in the order of the fields.
-    pub const KEYS: [&'static str; 13] = [
+    pub const KEYS: [&'static str; 19] = [
         "depth",
         "width",
         "residual",
@@ -84,6 +121,12 @@ impl TrainSettings {
         "fraction",
         "crop_padding",
         "flip",
+        "colour_distortion",
+        "random_labels",
+        "init_from",
+        "init_stages",
+        "first_pc_penalty",
+        "first_pc_threshold",
         "checkpoint_every",
     ];
 
@@ -96,7 +139,7 @@ impl TrainSettings {
         // Classes and side come from the data; any valid ones do for checking depth and width.
         self.network(2, 1).validate().map_err(ConfigError::Network)?;
         let largest_seed = i64::MAX as u64;
-        let checks: [(&'static str, bool, String, &'static str); 8] = [
+        let checks: [(&'static str, bool, String, &'static str); 12] = [
             ("seed", self.seed <= largest_seed, self.seed.to_string(), "must be at most 9223372036854775807"),
             (
                 "epochs",
@@ -123,6 +166,30 @@ impl TrainSettings {
                 self.fraction > 0.0 && self.fraction <= 1.0,
                 self.fraction.to_string(),
                 "must be above 0 and at most 1",
+            ),
+            (
+                "colour_distortion",
+                (0.0..=1.0).contains(&self.colour_distortion),
+                self.colour_distortion.to_string(),
+                "must be from 0 to 1",
+            ),
+            (
+                "init_stages",
+                self.init_stages.is_none_or(|stages| stages <= gramscope_nn::STAGES && self.init_from.is_some()),
+                self.init_stages.map_or("not set".to_owned(), |stages| stages.to_string()),
+                "must be from 0 (the stem alone) to 3, and needs init_from (--init-from)",
+            ),
+            (
+                "first_pc_penalty",
+                self.first_pc_penalty >= 0.0 && self.first_pc_penalty.is_finite(),
+                self.first_pc_penalty.to_string(),
+                "must be 0 or a positive number",
+            ),
+            (
+                "first_pc_threshold",
+                (0.0..1.0).contains(&self.first_pc_threshold),
+                self.first_pc_threshold.to_string(),
+                "must be from 0 to below 1",
             ),
             (
                 "checkpoint_every",
@@ -163,13 +230,18 @@ impl RunConfig {
         Self { version: CONFIG_VERSION, data, train }
     }
 
-    /// This configuration with the defaults of its data filled in ([`DataConfig::resolved`]), checked.
+    /// This configuration with the defaults of its data filled in ([`DataConfig::resolved`]) and its paths made absolute,
+    /// checked.
     ///
     /// # Errors
     /// Those of [`TrainSettings::validate`] and [`DataConfig::resolved`].
     pub fn resolved(&self) -> Result<Self> {
         self.train.validate()?;
-        Ok(Self::new(self.data.resolved()?, self.train.clone()))
+        let mut train = self.train.clone();
+        if let Some(dir) = &mut train.init_from {
+            *dir = std::path::absolute(&dir).map_err(Error::io("find", dir))?;
+        }
+        Ok(Self::new(self.data.resolved()?, train))
     }
 
     /// Reads the text of a config.toml.

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use candle_core::Device;
 use candle_nn::Optimizer;
-use gramscope_nn::{ResNet, Sgd, SgdConfig};
+use gramscope_nn::random::{Philox, Stream};
+use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig};
 use md5::{Digest, Md5};
 
 use crate::augment::{self, Augmentation};
@@ -90,6 +91,10 @@ pub fn train(
     let indices = training_images(&config.train, dataset)?;
     let network =
         ResNet::new(&config.train.network(dataset.classes.len(), dataset.image_side), config.train.seed, device)?;
+    // What there is a checkpoint of no longer asks where it began.
+    if !RunDirectory::new(dir).every_checkpoint()?.iter().any(|path| path.is_file()) {
+        initialise(&network, &config.train, device)?;
+    }
     let claim = directory::claim(dir, &config, start)?;
     let mut trainer = Trainer::new(&config.train, dataset, indices, network, &claim.directory, device)?;
     trainer.resume()?;
@@ -107,6 +112,30 @@ fn training_images(settings: &TrainSettings, dataset: &Dataset) -> Result<Vec<us
         return Err(Error::TooFewImages { images: indices.len(), batch_size: settings.batch_size });
     }
     Ok(indices)
+}
+
+/// Takes over what the run starts with of another, where its settings name one.
+fn initialise(network: &ResNet, settings: &TrainSettings, device: &Device) -> Result<()> {
+    let Some(dir) = &settings.init_from else { return Ok(()) };
+    let unusable = |problem: String| Error::InitialRun { dir: dir.clone(), problem };
+    let run = Run::open(dir).map_err(|reason| unusable(reason.to_string()))?;
+    if !run.is_finished() {
+        return Err(unusable("it is not finished; go on with it first (--resume)".to_owned()));
+    }
+    let state = run.network(device)?.state().into_iter().collect();
+    network.load_stages(&state, settings.init_stages).map_err(|problem| unusable(problem.to_string()))
+}
+
+/// The labels that `settings` train with: those of the training split, or else one drawn for each image, uniformly, from
+/// [`Stream::Labels`] at minor = index. A class's probability is off uniform by less than 2^-32.
+fn training_labels(settings: &TrainSettings, dataset: &Dataset) -> Vec<u32> {
+    if !settings.random_labels {
+        return dataset.train.labels().to_vec();
+    }
+    let generator = Philox::new(settings.seed, Stream::Labels);
+    let classes = dataset.classes.len() as u64;
+    let label = |image| ((u64::from(generator.words(0, image as u64)[0]) * classes) >> 32) as u32;
+    (0..dataset.train.len()).map(label).collect()
 }
 
 impl Partial {
@@ -141,6 +170,9 @@ struct Trainer<'a> {
     settings: &'a TrainSettings,
     dataset: &'a Dataset,
     indices: Vec<usize>,
+    /// Of every image of the training split, whether it is used or not.
+    labels: Vec<u32>,
+    penalty: Option<FirstComponentPenalty>,
     network: ResNet,
     sgd: Sgd,
     augmentation: Augmentation,
@@ -164,10 +196,14 @@ impl<'a> Trainer<'a> {
         let sgd = Sgd::for_network(&network, SgdConfig { learning_rate, momentum, weight_decay })?;
         let data = fingerprint(&dataset.train, &indices);
         let augmentation = Augmentation::new(settings);
+        let TrainSettings { first_pc_penalty: weight, first_pc_threshold: threshold, .. } = *settings;
+        let penalty = (weight > 0.0).then_some(FirstComponentPenalty { weight, threshold });
         Ok(Self {
             settings,
             dataset,
             indices,
+            labels: training_labels(settings, dataset),
+            penalty,
             network,
             sgd,
             augmentation,
@@ -280,8 +316,8 @@ impl<'a> Trainer<'a> {
     /// One step on these images: the loss before it, and how many were right.
     fn step(&mut self, indices: &[usize], epoch: u32) -> Result<(f32, f32)> {
         let images = self.augmentation.batch(&self.dataset.train, indices, epoch, self.device)?;
-        let labels = batches::labels(&self.dataset.train, indices, self.device)?;
-        let gradients = self.network.loss_and_gradients(&images, &labels)?;
+        let labels = batches::labels(&self.labels, indices, self.device)?;
+        let gradients = self.network.penalised_loss_and_gradients(&images, &labels, self.penalty)?;
         self.sgd.step(&gradients.grads)?;
         Ok((gradients.loss.to_scalar()?, gradients.correct.to_scalar()?))
     }

@@ -7,6 +7,7 @@ use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
 use crate::commands::predict::{self, PredictArguments};
+use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
 use crate::device::{DeviceChoice, Precision};
 use crate::memory::MemoryLimit;
 
@@ -61,6 +62,9 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// How much of every ReLU's output is zero, and which units are dead
+    #[command(after_help = SPARSITY_HELP)]
+    Sparsity(SparsityArguments),
     /// Predictions of groups of runs: accuracy with spread, how alike they are, on which images and classes two groups differ
     #[command(after_help = predict::HELP)]
     Predict(PredictArguments),
@@ -332,6 +336,25 @@ pub(crate) struct SettingArguments {
     /// Do not flip images at random
     #[arg(long)]
     pub(crate) no_flip: bool,
+    /// Distort the colours of training images as SimCLR does, with this strength from 0 to 1 [default: 0]
+    #[arg(long, value_name = "S")]
+    pub(crate) colour_distortion: Option<f64>,
+    /// Train on labels drawn at random, one for each image once and for all; test labels stay
+    #[arg(long)]
+    pub(crate) random_labels: bool,
+    /// Start with the weights and batch-norm statistics of this finished run instead of random ones
+    #[arg(long, value_name = "RUN")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Of that run take only the stem and the first K stages, 0 to 3 [default: all of it]
+    #[arg(long, value_name = "K")]
+    pub(crate) init_stages: Option<usize>,
+    /// Add to the loss, for every block, this times what the first principal component of its output explains of the
+    /// variance beyond --first-pc-threshold [default: 0]
+    #[arg(long, value_name = "LAMBDA")]
+    pub(crate) first_pc_penalty: Option<f64>,
+    /// The fraction of the variance that costs nothing [default: 0.2]
+    #[arg(long, value_name = "F")]
+    pub(crate) first_pc_threshold: Option<f64>,
     /// Keep the weights of every N-th epoch for later comparison
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<usize>,
@@ -362,6 +385,15 @@ pub(crate) enum PairsArgument {
     SameArchitecture,
     /// Runs of one seed that differ in anything else, each with every other
     SameSeed,
+}
+
+/// What networks are compared on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputArgument {
+    /// Test images
+    Images,
+    /// Random bytes
+    Noise,
 }
 
 #[derive(Args, Debug)]
@@ -397,6 +429,9 @@ pub(crate) struct CkaArguments {
     /// Feed this data's test images instead of the data the runs were trained on
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
     pub(crate) data: Option<String>,
+    /// What is fed: images, or as many images of the same size of uniformly random bytes, drawn from --seed
+    #[arg(long, value_enum, default_value = "images", conflicts_with = "activations")]
+    pub(crate) input: InputArgument,
     /// Examples a minibatch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch_size: usize,
@@ -409,6 +444,9 @@ pub(crate) struct CkaArguments {
     /// exact (within 1e-6 of float64) or fast (within 1e-3)
     #[arg(long, default_value = "exact")]
     pub(crate) gram: Gram,
+    /// Divide every example's activation by its Euclidean norm first
+    #[arg(long)]
+    pub(crate) normalise_examples: bool,
     /// Only the layers whose name matches
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,

@@ -61,6 +61,12 @@ pub fn compare(batches: &[Vec<Layer>], options: Options) -> Vec<f64> {
     comparison.finish().unwrap().remove(0).cka
 }
 
+/// The matrix with every row divided by its norm; a row of zeros stays.
+fn of_length_one(x: Matrix) -> Matrix {
+    let norms: Vec<f64> = (0..x.rows).map(|i| x.row(i).iter().map(|value| value * value).sum::<f64>().sqrt()).collect();
+    x.map(|i, _, value| if norms[i] == 0.0 { 0.0 } else { value / norms[i] })
+}
+
 /// The same by the definitions, in float64.
 pub fn truth(batches: &[Vec<Layer>], options: Options) -> Vec<f64> {
     let kernel = match options.kernel {
@@ -71,7 +77,9 @@ pub fn truth(batches: &[Vec<Layer>], options: Options) -> Vec<f64> {
         Estimator::Unbiased => cka::Estimator::Unbiased,
         Estimator::Biased => cka::Estimator::Biased,
     };
-    let layer = |layer: usize| batches.iter().map(|layers| layers[layer].matrix()).collect();
+    let matrix =
+        |layer: &Layer| if options.normalise_examples { of_length_one(layer.matrix()) } else { layer.matrix() };
+    let layer = |layer: usize| batches.iter().map(|layers| matrix(&layers[layer])).collect();
     let layers: Vec<Vec<Matrix>> = (0..batches[0].len()).map(layer).collect();
     cka::matrix(&layers, &layers, kernel, estimator).data
 }

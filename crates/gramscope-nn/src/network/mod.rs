@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 use crate::config::IMAGE_CHANNELS;
 use crate::{Error, Layer, ResNetConfig, Result};
 use modules::{BatchNorm, Block, Builder, Convolution, Linear};
-pub use training::Gradients;
+pub use training::{FirstComponentPenalty, Gradients};
 use workspace::Workspace;
 
 /// A trained tensor of a network.
@@ -112,10 +112,21 @@ impl ResNet {
     /// [`Error::MissingState`], [`Error::SurplusState`] or [`Error::StateShape`] where names and shapes are not this
     /// network's; then nothing has changed.
     pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let expected: Vec<(&str, &Tensor)> =
-            self.state.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
-        let loaded = state::check(&expected, state)?;
-        for ((_, var), value) in self.state.iter().zip(loaded) {
+        self.load_stages(state, None)
+    }
+
+    /// Takes over the values of the stem and the first `stages` stages of `state`, parameters and running statistics; all
+    /// of it where that is `None`. What lies behind them in `state` may be of another network.
+    ///
+    /// # Errors
+    /// As [`Self::load_state`], of the parts that are taken over.
+    pub fn load_stages(&self, state: &HashMap<String, Tensor>, stages: Option<usize>) -> Result<()> {
+        let taken = |name: &str| stages.is_none_or(|stages| state::stage(name).is_some_and(|stage| stage <= stages));
+        let vars: Vec<_> = self.state.iter().filter(|(name, _)| taken(name)).collect();
+        let expected: Vec<_> = vars.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
+        let offered = state.iter().filter(|(name, _)| taken(name)).map(|(name, value)| (name.clone(), value.clone()));
+        let loaded = state::check(&expected, &offered.collect())?;
+        for ((_, var), value) in vars.into_iter().zip(loaded) {
             var.set(&value)?;
         }
         Ok(())

@@ -27,3 +27,9 @@ pub(crate) fn check(expected: &[(&str, &Tensor)], state: &HashMap<String, Tensor
         })
         .collect()
 }
+
+/// The stage that the parameter or statistic `name` belongs to, 0 for the stem; none for what follows the stages.
+pub(crate) fn stage(name: &str) -> Option<usize> {
+    let first = name.split('.').next()?;
+    if first == "stem" { Some(0) } else { first.strip_prefix("stage")?.parse().ok() }
+}

@@ -10,7 +10,7 @@ use candle_core::backprop::GradStore;
 use super::ResNet;
 use super::modules::{BatchNorm, Block, Convolution, Shortcut};
 use super::workspace::Workspace;
-use crate::ops::{batch_norm, convolution, linear, loss, pooling};
+use crate::ops::{batch_norm, convolution, first_component, linear, loss, pooling};
 use crate::{Error, Result};
 
 /// What one training step needs to know of a batch.
@@ -20,8 +20,24 @@ pub struct Gradients {
     pub loss: Tensor,
     /// How many images were classified correctly: a scalar, f32.
     pub correct: Tensor,
-    /// The gradients of the mean cross-entropy by the parameters; the optimiser adds the weight decay.
+    /// What the penalty adds to it; 0 without one.
+    pub penalty: f64,
+    /// The gradients of the sum of both by the parameters; the optimiser adds the weight decay.
     pub grads: GradStore,
+}
+
+/// A penalty on dominant first principal components: `weight` times the sum over all blocks of what the first component
+/// of the block's output (`relu2`) explains of its variance over the batch beyond `threshold`; see
+/// [`first_component`](crate::ops::first_component).
+///
+/// Nguyen, Raghu and Kornblith penalise so to train networks without a block structure (*On the origins of the block
+/// structure phenomenon in neural network representations*, TMLR 2022).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FirstComponentPenalty {
+    /// The factor, at least 0.
+    pub weight: f64,
+    /// The fraction of the variance that costs nothing, 0 to 1.
+    pub threshold: f64,
 }
 
 impl ResNet {
@@ -34,6 +50,19 @@ impl ResNet {
     /// [`Error::SingleValue`] for a batch so small that a batch norm sees one value a channel, [`Error::Shape`] for
     /// images of another size; [`Error::Label`] and [`Error::DType`], wrapped in candle's.
     pub fn loss_and_gradients(&self, images: &Tensor, labels: &Tensor) -> Result<Gradients> {
+        self.penalised_loss_and_gradients(images, labels, None)
+    }
+
+    /// The same with a penalty added to the loss, where there is one.
+    ///
+    /// # Errors
+    /// Those of [`Self::loss_and_gradients`].
+    pub fn penalised_loss_and_gradients(
+        &self,
+        images: &Tensor,
+        labels: &Tensor,
+        penalty: Option<FirstComponentPenalty>,
+    ) -> Result<Gradients> {
         self.check_images(images)?;
         self.check_batch(images.dims()[0])?;
         self.workspace.keep_batches_of(images.dims()[0]);
@@ -58,14 +87,18 @@ impl ResNet {
         let mut dx = step.like(&x)?;
         drop(x);
         pooling::backward_into(&dx, &head.dx)?;
+        let mut added = 0.0;
         for (block, saved) in self.blocks.iter().zip(saved).rev() {
+            if let Some(FirstComponentPenalty { weight, threshold }) = penalty {
+                added += first_component::add_penalty_gradient(&dx, &saved.output, weight, threshold)?;
+            }
             dx = step.backward(block, saved, dx)?;
         }
         let dx = step.backward_relu(stem, &self.stem.batch_norm, dx)?;
         step.parameter_gradients(&self.stem.convolution, images, &dx)?;
         step.workspace.give(dx);
         step.workspace.give(first);
-        Ok(Gradients { loss, correct, grads: step.grads })
+        Ok(Gradients { loss, correct, penalty: added, grads: step.grads })
     }
 
     /// Fails if a batch norm would see one value a channel.

@@ -12,6 +12,7 @@
 pub mod batch_norm;
 pub mod convolution;
 pub mod elementwise;
+pub mod first_component;
 pub mod linear;
 pub mod loss;
 pub mod pooling;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gramscope_nn::ResNet;
+use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
 
@@ -20,10 +21,15 @@ pub(crate) enum Limit {
     Exactly(usize),
 }
 
+/// Bytes that a counter of the random numbers stands for.
+const COUNTER_BYTES: usize = 16;
+
 /// Test images in memory.
 pub(crate) struct TestImages {
     dataset: Dataset,
     dir: Option<PathBuf>,
+    /// Whether noise has taken the place of the pixels.
+    noise: bool,
 }
 
 impl TestImages {
@@ -44,7 +50,7 @@ impl TestImages {
                 Error::Incomparable(format!("--examples {wanted}: there are {found} test images; ask for 1 to {found}"))
             })?,
         };
-        Ok(Self { dataset, dir: config.dir })
+        Ok(Self { dataset, dir: config.dir, noise: false })
     }
 
     /// The test images that all `runs` were evaluated on, or else those of `other`.
@@ -73,6 +79,22 @@ impl TestImages {
         let parts = runs.iter().map(|run| run.config().data.test_images);
         let smallest = parts.flatten().min();
         Self::load(&DataConfig { test_images: smallest, ..config }, limit)
+    }
+
+    /// As many images of the same size of uniformly random bytes, which depend on the seed and the image's place alone.
+    pub(crate) fn into_noise(mut self, seed: u64) -> Result<Self> {
+        let (test, generator) = (&self.dataset.test, Philox::new(seed, Stream::Noise));
+        let bytes = self.side() * self.side() * 3;
+        let mut pixels = Vec::with_capacity(self.len() * bytes);
+        for image in 0..self.len() {
+            let words =
+                (0..bytes.div_ceil(COUNTER_BYTES) as u64).map(|at| generator.words(0, ((image as u64) << 32) | at));
+            let noise = words.flatten().flat_map(u32::to_le_bytes);
+            pixels.extend(noise.take(bytes));
+        }
+        self.dataset.test = Split::new(pixels, test.labels().to_vec(), test.image_side())?;
+        self.noise = true;
+        Ok(self)
     }
 
     /// How many there are.
@@ -108,7 +130,7 @@ impl TestImages {
     /// What a result says of them.
     pub(crate) fn info(&self, passes: usize, seed: u64) -> DataInfo {
         let (name, dir) = self.source();
-        DataInfo::Images { name, dir, examples: self.len(), passes, seed }
+        DataInfo::Images { name, dir, examples: self.len(), passes, seed, noise: self.noise }
     }
 
     /// Fails unless `network`, that of the run `name`, takes images of this size.

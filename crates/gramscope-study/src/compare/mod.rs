@@ -123,6 +123,7 @@ fn result(
         estimator: options.cka.estimator.to_string(),
         kernel: options.cka.kernel.to_string(),
         gram: options.cka.gram.to_string(),
+        normalised_examples: options.cka.normalise_examples,
         batch_size: options.batch_size,
         batches: similarity.batches,
         last_batch: batches.last(),

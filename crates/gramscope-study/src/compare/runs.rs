@@ -87,12 +87,14 @@ pub struct RunOptions {
     pub drop_dominant: Option<f64>,
     /// Feed this data's test images instead of those of the data that the runs were trained on.
     pub data: Option<DataConfig>,
+    /// Feed images of uniformly random bytes instead, as many and of the same size, drawn from the seed.
+    pub noise: bool,
 }
 
 impl Default for RunOptions {
     /// The paper's ten passes over all test images, all pairs.
     fn default() -> Self {
-        Self { pairs: Pairs::All, passes: 10, seed: 0, examples: None, drop_dominant: None, data: None }
+        Self { pairs: Pairs::All, passes: 10, seed: 0, examples: None, drop_dominant: None, data: None, noise: false }
     }
 }
 
@@ -120,6 +122,7 @@ pub fn compare_runs(
         (None, None) => Limit::None,
     };
     let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
+    let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
     let dropped = match run_options.drop_dominant {
         Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, device, progress)?),
         None => None,

@@ -8,7 +8,8 @@ use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::{Color, FontTransform, RGBColor, ShapeStyle};
 
 use super::canvas::{Anchor, Canvas, INK, QUIET, shorten, text_width};
-use super::colour::Rgb;
+use super::colour::{self, Rgb};
+use super::layers::Group;
 
 /// How much larger than life lines are drawn.
 const LARGE: usize = 3;
@@ -64,6 +65,22 @@ pub(super) fn draw(panels: &[Panel], width: usize, height: usize) -> Canvas {
         legend(&mut canvas, &panel.legend, index * width, height, width);
     }
     canvas
+}
+
+/// A line from 0 to `top` wherever a stage ends and another begins, for layers that stand at 0, 1, 2, ...
+pub(super) fn stage_boundaries(stages: &[Group], top: f64) -> Vec<Series> {
+    let boundary = |stage: &Group| {
+        let x = stage.start as f64 - 0.5;
+        let points = vec![(x, 0.0), (x, top)];
+        Series { colour: colour::BOUNDARY, dashed: false, dots: false, joined: true, points }
+    };
+    stages.iter().skip(1).map(boundary).collect()
+}
+
+/// The names of the stages, each at its middle; none where there is only one.
+pub(super) fn stage_names(stages: &[Group]) -> Vec<(f64, String)> {
+    let middle = |stage: &Group| (stage.start as f64 + (stage.len as f64 - 1.0) / 2.0, stage.label.clone());
+    if stages.len() > 1 { stages.iter().map(middle).collect() } else { Vec::new() }
 }
 
 fn strokes(large: &mut Canvas, panel: &Panel, left: usize, width: usize, height: usize) {

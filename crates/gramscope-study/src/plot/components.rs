@@ -94,15 +94,8 @@ fn fractions(result: &PcsResult) -> Panel {
     let count = found.variance_explained.len();
     let x = -0.5..count as f64 - 0.5;
     let stages = layers::stages(&info.layers, &info.stages);
-    let boundary = |start: usize| Series {
-        colour: colour::BOUNDARY,
-        dashed: false,
-        dots: false,
-        joined: true,
-        points: vec![(start as f64 - 0.5, 0.0), (start as f64 - 0.5, 1.0)],
-    };
     let points = || found.variance_explained.iter().enumerate().map(|(layer, &fraction)| (layer as f64, fraction));
-    let mut series: Vec<Series> = stages.iter().skip(1).map(|stage| boundary(stage.start)).collect();
+    let mut series = chart::stage_boundaries(&stages, 1.0);
     let (colour, dots) = (colour::QUALITATIVE[0], count <= MOST_DOTS);
     series.push(Series { colour, dashed: false, dots, joined: true, points: points().collect() });
     let close = |&(layer, _): &(f64, f64)| found.second_over_first[layer as usize] > CLOSE_EIGENVALUES;
@@ -112,13 +105,12 @@ fn fractions(result: &PcsResult) -> Panel {
         legend.push((WARNING, format!("not well defined: the second explains over {CLOSE_EIGENVALUES} as much")));
         series.push(Series { colour: WARNING, dashed: false, dots: true, joined: false, points: unclear });
     }
-    let middle = |stage: &layers::Group| (stage.start as f64 + (stage.len as f64 - 1.0) / 2.0, stage.label.clone());
     Panel {
         title: String::new(),
         x_title: "layer, first to last",
         x,
         y: 0.0..1.0,
-        x_ticks: if stages.len() > 1 { stages.iter().map(middle).collect() } else { Vec::new() },
+        x_ticks: chart::stage_names(&stages),
         y_ticks: (0..=4).map(|tick| f64::from(tick) / 4.0).map(|y| (y, format!("{y}"))).collect(),
         series,
         legend,

@@ -281,11 +281,13 @@ fn how(info: &PairInfo) -> String {
         other => format!("kernel {other}"),
     };
     let noun = match &info.data {
+        DataInfo::Images { noise: true, .. } => "images of noise".to_owned(),
         DataInfo::Images { name, .. } => format!("{name} test images"),
         DataInfo::Activations { .. } => "stored examples".to_owned(),
     };
     let batches = if info.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", info.batches) };
-    format!("CKA, {}, {kernel}, {batches} of {} {noun}", info.estimator, info.batch_size)
+    let normalised = if info.normalised_examples { ", activations of length one" } else { "" };
+    format!("CKA, {}, {kernel}{normalised}, {batches} of {} {noun}", info.estimator, info.batch_size)
 }
 
 /// The least and the greatest value, in words.

@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, predictions, training curves, accuracy against depth and width.
+//! that dominate them, predictions, sparsity, training curves, accuracy against depth and width.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -19,6 +19,7 @@ mod likeness;
 mod prediction_groups;
 mod predictions;
 mod sheet;
+mod sparsity;
 mod tiles;
 
 use std::path::Path;
@@ -34,6 +35,7 @@ pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
 pub use predictions::{class_differences, example_accuracies, prediction_maps};
 pub use sheet::{SheetMap, sheet};
+pub use sparsity::sparsity;
 pub(crate) use tiles::{Tiles, tiles};
 
 use gramscope_train::atomic;

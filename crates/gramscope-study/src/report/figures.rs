@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, epochs, mean, pcs, predict, studies};
+use crate::{Error, Result, epochs, mean, pcs, predict, sparsity, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +14,12 @@ pub(super) enum Kind {
     Components,
     Epochs,
     Predictions,
+    Sparsity,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [Self::Study, Self::Mean, Self::Components, Self::Epochs, Self::Predictions];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Study, Self::Mean, Self::Components, Self::Epochs, Self::Predictions, Self::Sparsity];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -26,6 +28,7 @@ impl Kind {
             Self::Components => "First principal components",
             Self::Epochs => "Over training",
             Self::Predictions => "Predictions",
+            Self::Sparsity => "Sparsity",
         }
     }
 
@@ -47,6 +50,9 @@ impl Kind {
             Self::Predictions => {
                 "Networks that differ in their seed alone are a group. How alike their predictions are; accuracy on single \
                  images, of one group against another and, to show what is chance, of two halves of one; accuracy by class."
+            }
+            Self::Sparsity => {
+                "Of each network: how much of every ReLU's output is zero, and how many of its units are zero for every image."
             }
         }
     }
@@ -81,6 +87,9 @@ pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
     }
     if dir.join(pcs::INFO).is_file() {
         add(components(dir));
+    }
+    if dir.join(sparsity::INFO).is_file() {
+        add(sparse(dir));
     }
     if dir.join(predict::INFO).is_file() {
         match predictions(dir) {
@@ -157,6 +166,12 @@ fn over_training(dir: &Path) -> Result<Figure> {
         sum / f64::from(count)
     );
     figure(Kind::Epochs, (info.model.clone(), summary), dir, epochs::PICTURE)
+}
+
+fn sparse(dir: &Path) -> Result<Figure> {
+    let result = sparsity::load(dir)?;
+    let summary = result.summary();
+    figure(Kind::Sparsity, (result.info.model, summary), dir, sparsity::PICTURE)
 }
 
 /// How alike predictions are, and accuracy image by image and class by class, where there is something to compare.

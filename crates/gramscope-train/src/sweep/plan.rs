@@ -1,5 +1,6 @@
 //! The plan of a family: a TOML file with what all runs share and what varies.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -31,7 +32,7 @@ impl Plan {
     ///
     /// # Errors
     /// No TOML; an unknown table or key, with the nearest one; a value of the wrong kind; a key of \[family\] that is no list
-    /// of distinct values; settings that make no run.
+    /// of distinct values; settings that make no run; runs that would share a directory.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut file = parse_table(text)?;
         check_keys(&file, None, &["data", "train", "family"])?;
@@ -63,7 +64,15 @@ impl Plan {
                 Err(problem) => Err(ConfigError::Run { name, problem: Box::new(problem) }),
             }
         });
-        Ok(Self { runs: runs.collect::<Result<_, ConfigError>>()? })
+        let runs = runs.collect::<Result<Vec<_>, ConfigError>>()?;
+        let mut taken = HashSet::new();
+        match runs.iter().find(|(name, _)| !taken.insert(name)) {
+            Some((name, _)) => Err(ConfigError::Family {
+                key: "init_from".to_owned(),
+                problem: format!("has runs of one name, so that two of the plan would be {name}; rename one of them"),
+            }),
+            None => Ok(Self { runs }),
+        }
     }
 
     /// Directory names and settings of the runs, the keys of \[train\] varying in their order, the last one fastest.
@@ -98,7 +107,14 @@ fn with(table: &Table, key: &str, value: &Value) -> Table {
 fn directory_name(train: &TrainSettings, table: &Table, varied: &[&str]) -> String {
     let mut name = format!("resnet{}-w{}-s{}", train.depth, train.width, train.seed);
     for key in varied.iter().filter(|key| !["depth", "width", "seed"].contains(key)) {
-        name.push_str(&format!("-{key}{}", table[*key]));
+        let value = match &table[*key] {
+            // A path: of two runs that are started from, the names tell enough.
+            Value::String(path) => {
+                Path::new(path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned())
+            }
+            value => value.to_string(),
+        };
+        name.push_str(&format!("-{key}{value}"));
     }
     name
 }
@@ -146,6 +162,7 @@ mod tests {
             ("[family]\ndepht = [14]\n", vec!["depht", "depth"]),
             ("[train]\nepochs = \"ten\"\n", vec!["epochs", "ten"]),
             ("[famili]\n", vec!["famili", "family"]),
+            ("[family]\ninit_from = [\"a/run\", \"b/run\"]\n", vec!["init_from", "init_fromrun"]),
             ("depth = \n", vec!["line 1"]),
         ] {
             let message = Plan::parse(text).unwrap_err().to_string();

@@ -213,3 +213,120 @@ fn a_run_learns_and_its_network_can_be_read() {
     let earlier = evaluate(&run.at(2).unwrap().network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
     assert_eq!(earlier.loss, metrics[1].test_loss);
 }
+
+/// What is left at its default changes nothing: neither config.toml nor a number.
+#[test]
+fn settings_that_say_nothing_are_not_written_and_change_no_bit() {
+    let (config, dataset) = setting();
+    let root = tempfile::tempdir().unwrap();
+    let dirs = [root.path().join("a"), root.path().join("b")];
+    train_quietly(&(config.clone(), dataset.clone()), &dirs[0], Start::Fresh).unwrap();
+    let text = fs::read_to_string(dirs[0].join("config.toml")).unwrap();
+    for key in ["colour", "random_labels", "init", "first_pc"] {
+        assert!(!text.contains(key), "{key} in {text}");
+    }
+    assert_eq!(RunConfig::parse(&text).unwrap().train, config.train);
+    let nothing = TrainSettings { first_pc_penalty: 1.0, first_pc_threshold: 0.9999, ..config.train.clone() };
+    train_quietly(&(RunConfig::new(config.data, nothing), dataset), &dirs[1], Start::Fresh).unwrap();
+    let [plain, nothing] = dirs.map(|dir| bits(&dir));
+    let checkpoints = |files: &[(PathBuf, Vec<u8>)]| {
+        files.iter().filter(|(name, _)| name.starts_with("checkpoints")).cloned().collect::<Vec<_>>()
+    };
+    assert!(
+        checkpoints(&plain) == checkpoints(&nothing),
+        "a penalty that is never above its threshold changed a weight"
+    );
+}
+
+fn state(run: &Run) -> std::collections::BTreeMap<String, Vec<f32>> {
+    let state = run.network(&Device::Cpu).unwrap().state();
+    state.into_iter().map(|(name, tensor)| (name, tensor.flatten_all().unwrap().to_vec1().unwrap())).collect()
+}
+
+/// Each changes what is learned, and a run that was interrupted with it ends as one that was not.
+#[test]
+fn every_variation_changes_the_run_and_survives_interruption() {
+    let (config, dataset) = setting();
+    let root = tempfile::tempdir().unwrap();
+    let plain = train_quietly(&(config.clone(), dataset.clone()), &root.path().join("plain"), Start::Fresh).unwrap();
+    let base = config.train.clone();
+    let donor = Some(plain.dir().to_path_buf());
+    for (name, settings) in [
+        ("labels", TrainSettings { random_labels: true, ..base.clone() }),
+        ("colour", TrainSettings { colour_distortion: 0.5, ..base.clone() }),
+        ("penalty", TrainSettings { first_pc_penalty: 1.0, ..base.clone() }),
+        ("init", TrainSettings { init_from: donor.clone(), ..base.clone() }),
+        ("stages", TrainSettings { init_from: donor, init_stages: Some(1), ..base }),
+    ] {
+        let setting = (RunConfig::new(config.data.clone(), settings), dataset.clone());
+        let dirs = [root.path().join(name), root.path().join(format!("{name}-stopped"))];
+        let run = train_quietly(&setting, &dirs[0], Start::Fresh).unwrap();
+        assert_ne!(state(&run), state(&plain), "{name}");
+        let stop = AtomicBool::new(true);
+        for _ in 0..2 {
+            let stopped = train(&setting.0, &setting.1, &dirs[1], &Device::Cpu, Start::Resume, &stop, &mut |_| {});
+            assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{name}");
+        }
+        train_quietly(&setting, &dirs[1], Start::Resume).unwrap();
+        assert!(bits(&dirs[0]) == bits(&dirs[1]), "{name}");
+    }
+}
+
+#[test]
+fn random_labels_are_uniform_and_depend_on_seed_and_image_alone() {
+    const N: usize = 20_000;
+    let images = Split::new(vec![0; 3 * N], vec![0; N], 1).unwrap();
+    let classes = (0..7).map(|class| class.to_string()).collect();
+    let dataset = Dataset { name: "made".to_owned(), classes, image_side: 1, train: images.clone(), test: images };
+    let labels = |seed, random_labels| {
+        training_labels(&TrainSettings { seed, random_labels, ..TrainSettings::default() }, &dataset)
+    };
+    assert_eq!(labels(1, true), labels(1, true));
+    assert_ne!(labels(1, true), labels(2, true));
+    assert_eq!(labels(1, false), dataset.train.labels());
+    // Five standard deviations of a count of N draws with probability 1/7.
+    let (mean, deviation) = (N as f64 / 7.0, (N as f64 * 6.0 / 49.0).sqrt());
+    for class in 0..7 {
+        let count = labels(1, true).into_iter().filter(|&label| label == class).count() as f64;
+        assert!((count - mean).abs() <= 5.0 * deviation, "class {class}: {count} of {N}");
+    }
+}
+
+/// The state a run starts with, of which the settings say how much is another's.
+#[test]
+fn a_run_starts_where_another_ended() {
+    let (config, dataset) = setting();
+    let root = tempfile::tempdir().unwrap();
+    let donor = train_quietly(&(config.clone(), dataset), &root.path().join("donor"), Start::Fresh).unwrap();
+    let finished = state(&donor);
+    let settings = TrainSettings { seed: 9, init_from: Some(donor.dir().to_path_buf()), ..config.train };
+    let start = |settings: &TrainSettings, classes: usize| {
+        let network = ResNet::new(&settings.network(classes, 8), settings.seed, &Device::Cpu).unwrap();
+        let fresh =
+            network.state().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<Vec<_>>();
+        initialise(&network, settings, &Device::Cpu).map(|()| (fresh, network.state()))
+    };
+    let classes = finished["logits.bias"].len();
+    for stages in [None, Some(0), Some(2), Some(3)] {
+        let (fresh, started) = start(&TrainSettings { init_stages: stages, ..settings.clone() }, classes).unwrap();
+        let values = |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for ((name, fresh), (_, started)) in fresh.iter().zip(&started) {
+            let stage = ["stem", "stage1", "stage2", "stage3", "logits"].iter().position(|part| name.starts_with(part));
+            let taken = stages.is_none_or(|stages| stage.unwrap() <= stages);
+            let expected = if taken { finished[name].clone() } else { values(fresh) };
+            assert_eq!(values(started), expected, "{name}, {stages:?} stages");
+        }
+    }
+    // Other classes need other logits, and a wider network other weights; a deeper one has blocks that nobody trained.
+    start(&TrainSettings { init_stages: Some(3), ..settings.clone() }, classes + 1).unwrap();
+    let error = |settings: &TrainSettings, classes| start(settings, classes).map(drop).unwrap_err().to_string();
+    assert!(error(&settings, classes + 1).contains("logits.weight"));
+    let wider = TrainSettings { width: 0.5, init_stages: Some(1), ..settings.clone() };
+    assert!(error(&wider, classes).contains("stem.conv.weight"), "{}", error(&wider, classes));
+    let deeper = TrainSettings { depth: 14, ..settings.clone() };
+    assert!(error(&deeper, classes).contains("stage1.block2.conv1.weight"), "{}", error(&deeper, classes));
+    fs::remove_file(donor.dir().join("predictions.safetensors")).unwrap();
+    assert!(error(&settings, classes).contains("not finished"));
+    let missing = TrainSettings { init_from: Some(root.path().join("missing")), ..settings };
+    assert!(error(&missing, classes).contains("--init-from"), "{}", error(&missing, classes));
+}

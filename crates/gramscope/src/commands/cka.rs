@@ -11,14 +11,19 @@ use gramscope_study::{mean, output};
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
-use crate::arguments::{CkaArguments, PairsArgument};
+use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::{self, Console, Unit};
 use crate::{device, memory};
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
     let options = CompareOptions {
-        cka: Options { estimator: arguments.estimator, kernel: arguments.kernel, gram: arguments.gram },
+        cka: Options {
+            estimator: arguments.estimator,
+            kernel: arguments.kernel,
+            gram: arguments.gram,
+            normalise_examples: arguments.normalise_examples,
+        },
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
@@ -95,6 +100,7 @@ fn compare_runs(
         examples: arguments.examples,
         drop_dominant: arguments.drop_dominant,
         data,
+        noise: arguments.input == InputArgument::Noise,
     };
     Ok(compare::compare_runs(runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
 }

@@ -13,6 +13,7 @@ pub(crate) mod pcs;
 pub(crate) mod predict;
 pub(crate) mod quickstart;
 pub(crate) mod report;
+pub(crate) mod sparsity;
 pub(crate) mod study;
 pub(crate) mod sweep;
 pub(crate) mod train;

@@ -67,6 +67,12 @@ fn settings(arguments: &SettingArguments) -> TrainSettings {
         fraction: arguments.fraction.unwrap_or(default.fraction),
         crop_padding: arguments.crop_padding.unwrap_or(default.crop_padding),
         flip: !arguments.no_flip,
+        colour_distortion: arguments.colour_distortion.unwrap_or(default.colour_distortion),
+        random_labels: arguments.random_labels,
+        init_from: arguments.init_from.clone(),
+        init_stages: arguments.init_stages,
+        first_pc_penalty: arguments.first_pc_penalty.unwrap_or(default.first_pc_penalty),
+        first_pc_threshold: arguments.first_pc_threshold.unwrap_or(default.first_pc_threshold),
         checkpoint_every: arguments.checkpoint_every,
     }
 }

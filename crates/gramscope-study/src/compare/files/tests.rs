@@ -88,7 +88,7 @@ fn two_files_agree_with_the_definition() {
     for estimator in [Estimator::Unbiased, Estimator::Biased] {
         for kernel in [Kernel::Linear, Kernel::Rbf { bandwidth: 0.5 }] {
             for (keep_partial, batches) in [(false, vec![0..11, 11..22]), (true, vec![0..11, 11..22, 22..27])] {
-                let cka = Options { estimator, kernel, gram: Gram::Exact };
+                let cka = Options { estimator, kernel, gram: Gram::Exact, ..Options::default() };
                 let options = CompareOptions { cka, ..options(11, keep_partial) };
                 let result = compare_files(&a, Some(&b), &options, &mut no_progress).unwrap();
                 assert_close(&result.similarity.cka, &expected(&x, &y[..2], &batches, cka));

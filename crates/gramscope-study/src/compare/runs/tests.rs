@@ -268,3 +268,31 @@ fn a_limit_on_memory_changes_no_bit() {
     // Both networks once a batch, and more often the less there is.
     assert!(all_steps[1] > all_steps[3] && all_steps[3] > all_steps[4] && all_steps[4] > steps, "{all_steps:?}");
 }
+
+#[test]
+fn noise_takes_the_place_of_images_and_depends_on_the_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [run(&dir.path().join("run"), tiny(0), small_data())];
+    let compare = |noise, seed| {
+        let run_options = RunOptions { passes: 1, seed, noise, ..RunOptions::default() };
+        let stop = AtomicBool::new(false);
+        compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &stop, &mut no_progress).unwrap().remove(0)
+    };
+    let (noise, again, other, images) = (compare(true, 5), compare(true, 5), compare(true, 6), compare(false, 5));
+    let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&noise), bits(&again));
+    assert_ne!(bits(&noise), bits(&other));
+    assert_ne!(bits(&noise), bits(&images));
+    let described = serde_json::to_value(&noise.info.data).unwrap();
+    assert_eq!((&described["noise"], &described["examples"]), (&true.into(), &TEST_IMAGES.into()));
+    assert!(serde_json::to_value(&images.info.data).unwrap().get("noise").is_none());
+
+    // Of 24 x 9 x 9 x 3 bytes, the mean within five standard deviations, 73.9 / sqrt(5832), of 127.5; no image twice.
+    let data = TestImages::of_runs(&runs, None, Limit::None).unwrap().into_noise(5).unwrap();
+    let images: Vec<&[u8]> = (0..data.len()).map(|image| data.split().image(image)).collect();
+    let mean = images.concat().iter().map(|&byte| f64::from(byte)).sum::<f64>() / 5832.0;
+    assert!((mean - 127.5).abs() <= 5.0 * 73.9 / 5832.0_f64.sqrt(), "{mean}");
+    assert!((1..images.len()).all(|image| !images[..image].contains(&images[image])));
+    let labels = |data: &TestImages| data.split().labels().to_vec();
+    assert_eq!(labels(&data), labels(&TestImages::of_runs(&runs, None, Limit::None).unwrap()));
+}

@@ -1,0 +1,108 @@
+//! sparsity.npz, sparsity.json and sparsity.png.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::output::check_place;
+use crate::pcs::PcsData;
+use crate::results::Versions;
+use crate::stored::{Array, Files};
+
+/// File of the numbers.
+pub const NUMBERS: &str = "sparsity.npz";
+/// File that says what the numbers are of.
+pub const INFO: &str = "sparsity.json";
+/// File of the picture.
+pub const PICTURE: &str = "sparsity.png";
+
+/// Both files of a result.
+pub(crate) const FILES: Files =
+    Files { kind: "sparsity", numbers: NUMBERS, info: INFO, arrays: &["zeros", "dead", "unit_zeros"] };
+
+/// The sparsity of a network's ReLUs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sparsity {
+    /// What was looked at.
+    pub info: SparsityInfo,
+    /// Of each layer, the fraction of its values that are zero.
+    pub zeros: Vec<f64>,
+    /// Of each layer, how many of its units are dead: zero at every position of every example.
+    pub dead: Vec<f64>,
+    /// Of each unit, layer after layer, the fraction of examples and positions at which it is zero.
+    pub unit_zeros: Vec<f64>,
+}
+
+impl Sparsity {
+    /// What it comes to, in words.
+    pub fn summary(&self) -> String {
+        let largest = self.zeros.iter().zip(&self.info.layers).max_by(|a, b| a.0.total_cmp(b.0));
+        let largest = largest.map_or_else(String::new, |(zeros, layer)| {
+            format!("; most zeros in {layer}: {:.1}% of its values", 100.0 * zeros)
+        });
+        let (dead, units) = (self.dead.iter().sum::<f64>(), self.info.units.iter().sum::<usize>());
+        let (layers, examples) = (self.info.layers.len(), self.info.examples);
+        format!("{layers} ReLUs over {examples} images{largest}; {dead} of {units} units are dead")
+    }
+}
+
+/// What was looked at: sparsity.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SparsityInfo {
+    /// Name of the run.
+    pub model: String,
+    /// Names of the ReLUs, the first first.
+    pub layers: Vec<String>,
+    /// Stage of each (0 stem, 1 to 3).
+    pub stages: Vec<usize>,
+    /// Units of each, which says how `unit_zeros` is cut.
+    pub units: Vec<usize>,
+    /// Test images, the first of the data in order.
+    pub examples: usize,
+    /// Where they came from.
+    pub data: PcsData,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
+///
+/// # Errors
+/// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
+/// taken by something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<SparsityInfo>(dir))
+}
+
+/// Writes DIR/sparsity.npz (float64 `zeros` \[L\], `dead` \[L\], `unit_zeros` \[sum of `units`\]) and DIR/sparsity.json; an
+/// earlier result there is replaced.
+///
+/// # Errors
+/// [`crate::Error::Io`] where the directory cannot be made or written.
+pub fn save(dir: &Path, result: &Sparsity) -> Result<()> {
+    let arrays: [Array<'_>; 3] = [
+        ("zeros", &[result.zeros.len()], &result.zeros),
+        ("dead", &[result.dead.len()], &result.dead),
+        ("unit_zeros", &[result.unit_zeros.len()], &result.unit_zeros),
+    ];
+    FILES.save(dir, &result.info, &arrays)
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
+/// files do not belong together.
+pub fn load(dir: &Path) -> Result<Sparsity> {
+    let (info, mut numbers) = FILES.open::<SparsityInfo>(dir)?;
+    let layers = info.layers.len();
+    let result = Sparsity {
+        zeros: numbers.array("zeros", &[layers])?,
+        dead: numbers.array("dead", &[layers])?,
+        unit_zeros: numbers.array("unit_zeros", &[info.units.iter().sum()])?,
+        info,
+    };
+    numbers.check()?;
+    Ok(result)
+}

@@ -1,0 +1,113 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Tensor;
+use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
+
+use super::*;
+
+/// A made result of three ReLUs, the second with a dead unit.
+pub(crate) fn made(model: &str) -> Sparsity {
+    Sparsity {
+        info: SparsityInfo {
+            model: model.to_owned(),
+            layers: ["stem.relu", "stage1.block1.relu1", "stage1.block1.relu2"].map(str::to_owned).to_vec(),
+            stages: vec![0, 1, 1],
+            units: vec![2, 2, 1],
+            examples: 8,
+            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            versions: Versions::current(),
+        },
+        zeros: vec![0.375, 0.75, 0.0],
+        dead: vec![0.0, 1.0, 0.0],
+        unit_zeros: vec![0.25, 0.5, 0.5, 1.0, 0.0],
+    }
+}
+
+#[test]
+fn what_is_saved_is_loaded_and_damage_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("deep");
+    write(&dir, &made("older")).unwrap();
+    write(&dir, &made("run")).unwrap();
+    assert_eq!(load(&dir).unwrap(), made("run"));
+    assert!(dir.join(PICTURE).is_file());
+    let text = fs::read_to_string(dir.join(INFO)).unwrap();
+    fs::write(dir.join(INFO), text.replace("\"examples\": 8", "\"examples\": 9")).unwrap();
+    assert!(load(&dir).unwrap_err().to_string().contains("checksum"));
+    let other = dir.join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join(NUMBERS), "irreplaceable").unwrap();
+    assert!(write(&other, &made("run")).unwrap_err().to_string().contains("--out"));
+    assert_eq!(fs::read_to_string(other.join(NUMBERS)).unwrap(), "irreplaceable");
+}
+
+#[test]
+fn what_is_not_finite_is_placed() {
+    let mut units = Units::new(2);
+    let view = |values: &'static [f32]| Activation::new(Values::F32(values), 2).unwrap();
+    units.count(0, 0, view(&[0.0, 1.0, -0.0, 2.0, 0.0, 3.0, 0.0, 0.0])).unwrap();
+    assert_eq!((units.zeros.as_slice(), units.seen, units.dead()), (&[4, 1][..], 4, 1));
+    let error = units.count(3, 5, view(&[0.0, 1.0, 0.0, 2.0, 0.0, f32::NAN, 0.0, 0.0])).unwrap_err();
+    assert!(matches!(error, gramscope_cka::Error::NonFinite { layer: 3, batch: 5, example: 1, .. }), "{error}");
+}
+
+/// A small run over images that fill more than one batch, against counting in all its ReLUs' outputs at once.
+#[test]
+fn zeros_of_a_run_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data =
+        DataConfig { train_images: Some(20), test_images: Some(270), image_side: Some(9), ..DataConfig::default() };
+    let settings = TrainSettings { depth: 8, width: 0.2, epochs: 1, batch_size: 10, ..TrainSettings::default() };
+    let config = RunConfig::new(data, settings);
+    let dataset = data::load(&config.data).unwrap();
+    let stop = AtomicBool::new(false);
+    let run =
+        train(&config, &dataset, &dir.path().join("run"), &Device::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
+    let mut steps = Vec::new();
+    let found = sparsity(&run, &SparsityOptions::default(), &Device::Cpu, &mut |step| {
+        steps.push((step.done, step.total));
+    })
+    .unwrap();
+    assert_eq!(steps, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
+
+    let network = run.network(&Device::Cpu).unwrap();
+    let names: Vec<String> = network.layers().iter().map(|layer| layer.name.clone()).collect();
+    let all: Vec<usize> = (0..dataset.test.len()).collect();
+    let mut outputs: HashMap<String, Vec<Vec<f32>>> = HashMap::new();
+    for indices in all.chunks(BATCH) {
+        let images = images(&dataset.test, indices, 9, &Device::Cpu).unwrap();
+        network
+            .forward_observed::<candle_core::Error>(&images, &mut |layer, output: &Tensor| {
+                if names[layer].contains("relu") {
+                    let channels = output.dim(candle_core::D::Minus1)?;
+                    let rows = output.reshape(((), channels))?.to_vec2::<f32>()?;
+                    outputs.entry(names[layer].clone()).or_default().extend(rows);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert_eq!((found.info.layers.len(), found.info.examples), (7, 270));
+    assert_eq!((found.info.layers[0].as_str(), &found.info.stages[..2]), ("stem.relu", &[0, 1][..]));
+    let mut units = found.unit_zeros.iter();
+    for (layer, name) in found.info.layers.iter().enumerate() {
+        let rows = &outputs[name];
+        let count = rows[0].len();
+        assert_eq!(found.info.units[layer], count, "{name}");
+        let zeros = |unit: usize| rows.iter().filter(|row| row[unit] == 0.0).count() as f64 / rows.len() as f64;
+        let expected: Vec<f64> = (0..count).map(zeros).collect();
+        assert_eq!(units.by_ref().take(count).copied().collect::<Vec<_>>(), expected, "{name}");
+        let mean = expected.iter().sum::<f64>() / count as f64;
+        assert!((found.zeros[layer] - mean).abs() <= 1e-12, "{name}: {}, expected {mean}", found.zeros[layer]);
+        let dead = expected.iter().filter(|&&zeros| zeros == 1.0).count() as f64;
+        assert_eq!(found.dead[layer], dead, "{name}");
+    }
+    assert!(found.zeros.iter().any(|&zeros| zeros > 0.0));
+    let few = SparsityOptions { examples: Some(271), ..SparsityOptions::default() };
+    let error = sparsity(&run, &few, &Device::Cpu, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("--examples 271") && error.contains("270"), "{error}");
+}

@@ -1,0 +1,59 @@
+//! `gramscope sparsity`: zeros in the outputs of a run's ReLUs.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use gramscope_study::compare::Progress;
+use gramscope_study::sparsity::{self, SparsityOptions};
+use gramscope_train::Run;
+use gramscope_train::data::DataConfig;
+
+use super::cka::show_progress;
+use crate::arguments::DeviceArguments;
+use crate::console::{Console, Unit};
+use crate::device;
+
+pub(crate) const SPARSITY_HELP: &str = "\
+Examples:
+  gramscope sparsity runs/r14 --out sparsity/r14
+  gramscope sparsity runs/r14 --data cifar100 --examples 1000 --out sparsity/r14-elsewhere
+
+Writes sparsity.npz (float64 arrays zeros, the fraction of each ReLU's values that are zero; dead, the number of its units,
+that is channels, that are zero at every position of every image; unit_zeros, that fraction for each unit, layer after
+layer), sparsity.json (layers, units of each, the data) and sparsity.png.";
+
+#[derive(Args, Debug)]
+pub(crate) struct SparsityArguments {
+    /// Run directory
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Where the result goes
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Use only the first N test images, class-balanced [default: all]
+    #[arg(long, value_name = "N")]
+    examples: Option<usize>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    data: Option<String>,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+/// Counts and writes the result.
+pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::Result<()> {
+    sparsity::check(&arguments.out)?;
+    let options = SparsityOptions {
+        examples: arguments.examples,
+        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+    };
+    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let mut bar = console.progress(Unit::Passes, 0);
+    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "counting", progress);
+    let result = sparsity::sparsity(&Run::open(&arguments.run)?, &options, &device, &mut progress)?;
+    drop(bar);
+    sparsity::write(&arguments.out, &result)?;
+    console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), arguments.out.display()));
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! What a run can vary, noise and normalised activations in comparisons, and sparsity, through the binary.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use support::{TINY, fails, files, succeeds, train_tiny};
+
+#[test]
+fn runs_with_variations_are_trained_compared_and_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    train_tiny(&dir.path().join("donor"), 0);
+    let (donor, run, out) = (path("donor"), path("run"), path("out"));
+    let train = |more: &[&str]| {
+        let mut command = vec!["train"];
+        command.extend(TINY);
+        command.extend(["--out", run.as_str()]);
+        command.extend(more);
+        command.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    fails(train(&["--colour-distortion", "2"]), 1, &["colour_distortion", "from 0 to 1"]);
+    fails(train(&["--init-stages", "1"]), 1, &["init_stages", "--init-from"]);
+    fails(train(&["--init-from", &donor, "--init-stages", "4"]), 1, &["init_stages", "is 4"]);
+    fails(train(&["--first-pc-threshold", "1"]), 1, &["first_pc_threshold", "below 1"]);
+    fails(train(&["--init-from", &path("missing")]), 1, &["--init-from", "missing"]);
+    fails(train(&["--init-from", &donor, "--no-residual"]), 1, &["donor", "stage2.block1.shortcut"]);
+    assert!(!dir.path().join("run").exists(), "a failed command left {:?}", files(dir.path()));
+
+    let all = ["--random-labels", "--colour-distortion", "0.5", "--first-pc-penalty", "1", "--init-from", &donor];
+    succeeds(train(&all));
+    let config = fs::read_to_string(dir.path().join("run/config.toml")).unwrap();
+    for line in ["random_labels = true", "colour_distortion = 0.5", "first_pc_penalty = 1.0"] {
+        assert!(config.contains(line), "{line} is missing from {config}");
+    }
+    // The donor is not read again.
+    fs::rename(dir.path().join("donor"), dir.path().join("moved")).unwrap();
+    succeeds(train(&[&all[..], &["--resume"]].concat()));
+
+    let small = ["--passes", "1", "--batch-size", "8", "--out", &out];
+    succeeds([&["cka", &run, "--input", "noise", "--normalise-examples"][..], &small].concat());
+    let info = fs::read_to_string(dir.path().join("out/cka.json")).unwrap();
+    assert!(info.contains("\"noise\": true") && info.contains("\"normalised_examples\": true"), "{info}");
+    fails(["sparsity", &run, "--out", &run], 1, &["holds a run"]);
+    fails(["sparsity", &run, "--examples", "0", "--out", &out], 1, &["--examples 0"]);
+    let said = succeeds(["sparsity", &run, "--out", &out]);
+    assert!(said.contains("7 ReLUs") && said.contains("units are dead"), "{said}");
+    for file in ["sparsity.npz", "sparsity.json", "sparsity.png"] {
+        assert!(dir.path().join("out").join(file).is_file(), "{file}");
+    }
+    succeeds(["verify", &path(".")]);
+    succeeds(["report", &path(".")]);
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("7 ReLUs over"), "no sparsity in the report");
+    let numbers = dir.path().join("out/sparsity.npz");
+    let mut bytes = fs::read(&numbers).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&numbers, bytes).unwrap();
+    fails(["verify", &path(".")], 1, &["sparsity.npz"]);
+}
