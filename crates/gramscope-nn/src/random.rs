@@ -19,6 +19,8 @@ pub enum Stream {
     Drawing = 3,
     /// The order of the test images in a CKA pass.
     Evaluation = 4,
+    /// The order of the training images in an epoch of linear probes.
+    Probes = 8,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

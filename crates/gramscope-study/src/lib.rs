@@ -1,5 +1,6 @@
 //! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
 
+pub mod ablate;
 pub mod activations;
 pub mod blocks;
 pub mod compare;
@@ -8,6 +9,7 @@ pub mod mean;
 pub mod output;
 pub mod pcs;
 pub mod plot;
+pub mod probe;
 pub mod quickstart;
 pub mod report;
 pub mod results;

@@ -18,7 +18,7 @@ pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
 /// A network and which of its layers are compared.
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
-    network: ResNet,
+    pub(crate) network: ResNet,
     /// For each layer of the network, its place among those compared.
     places: Vec<Option<usize>>,
 }
@@ -40,7 +40,8 @@ impl Model {
         runs.iter().map(open).collect()
     }
 
-    fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
+    /// Opens a run's network.
+    pub(crate) fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
         let mut info = ModelInfo { name, layers: Vec::new(), stages: Vec::new() };
         let mut places = Vec::with_capacity(network.layers().len());
         for layer in network.layers() {
@@ -57,6 +58,11 @@ impl Model {
             }
             _ => Ok(Self { info, network, places }),
         }
+    }
+
+    /// The places of the chosen layers among the network's, ascending.
+    pub(crate) fn chosen(&self) -> impl Iterator<Item = usize> {
+        (0..self.places.len()).filter(|&layer| self.places[layer].is_some())
     }
 
     /// Runs the network over `images` and hands every chosen layer's activation to `comparison`, whose model number

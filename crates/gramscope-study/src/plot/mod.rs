@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, training curves, accuracy against depth and width.
+//! that dominate them, training curves, accuracy against depth and width, of linear probes and without blocks.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -11,6 +11,7 @@ pub(crate) mod colour;
 mod components;
 mod curves;
 mod dominant;
+mod experiments;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
@@ -23,6 +24,8 @@ pub use components::principal_components;
 pub(crate) use components::principal_components_png;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
+pub use experiments::{ablations, probes};
+pub(crate) use experiments::{ablations_png, probes_png};
 pub(crate) use family::warn_about;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub use heatmap::heatmap;
