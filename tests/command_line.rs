@@ -30,6 +30,8 @@ fn help_shows_every_command_with_an_example() {
         "data",
         "pcs",
         "dominant",
+        "probe",
+        "ablate",
     ] {
         assert!(help.contains(command), "{command} is missing from --help");
         assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");

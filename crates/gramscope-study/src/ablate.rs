@@ -155,11 +155,8 @@ pub fn ablate(
     let accuracies: Vec<f64> = correct.into_iter().map(|correct| correct / data.len() as f64).collect();
     let (of_endings, of_alone) = accuracies.split_at(endings.len());
     let stages = endings.iter().zip(of_endings);
-    let stages = stages.map(|(ending, &accuracy)| AblatedStage {
-        stage: ending.stage,
-        deleted: ending.blocks.len(),
-        accuracy,
-    });
+    let stages =
+        stages.map(|(ending, &accuracy)| AblatedStage { stage: ending.stage, deleted: ending.blocks.len(), accuracy });
     let alone = alone.iter().zip(of_alone);
     let alone = alone.map(|(&block, &accuracy)| AblatedBlock { block: names[block].clone(), accuracy });
     let (source, dir) = data.source();

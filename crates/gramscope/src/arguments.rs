@@ -1,5 +1,7 @@
 //! Every flag of every command, with its help text.
 
+mod probe;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
 use crate::device::{DeviceChoice, Precision};
+use probe::{ABLATE_HELP, PROBE_HELP};
+pub(crate) use probe::{AblateArguments, ProbeArguments};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,6 +63,12 @@ pub(crate) enum Command {
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),
+    /// Linear probes: what can be read off the layers of a run
+    #[command(after_help = PROBE_HELP)]
+    Probe(ProbeArguments),
+    /// Test accuracy of runs without some of their residual blocks
+    #[command(after_help = ABLATE_HELP)]
+    Ablate(AblateArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"

@@ -51,6 +51,8 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Mean(arguments) => commands::mean::run(&arguments, console),
         Command::Pcs(arguments) => commands::pcs::run(&arguments, console),
         Command::Dominant(arguments) => commands::dominant::run(&arguments, console),
+        Command::Probe(arguments) => commands::probe::run(&arguments, interrupt, console),
+        Command::Ablate(arguments) => commands::ablate::run(&arguments, interrupt, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
         Command::Verify(arguments) => commands::verify::run(&arguments, console),

@@ -305,10 +305,10 @@ function maps() {
   });
 }
 
-/** Pictures of first principal components. */
-function components() {
-  const frame = document.querySelector("#components .components");
-  for (const { model, summary, place, picture } of report.components) {
+/** The pictures of a section: `what` they show, for those who do not see them. */
+function figures(id, what) {
+  const frame = document.querySelector(`#${id} .figures`);
+  for (const { model, summary, place, picture } of report[id]) {
     const figure = element("figure", undefined, frame);
     const button = element("button", undefined, figure);
     button.setAttribute("aria-label", `Enlarge the picture of ${model}`);
@@ -316,7 +316,7 @@ function components() {
     button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
     const image = element("img", undefined, button);
     image.src = `data:image/png;base64,${picture}`;
-    image.alt = `First principal components of ${model}: ${summary}`;
+    image.alt = `${what} of ${model}: ${summary}`;
     element("figcaption", `${model}: ${summary}`, figure).title = place;
   }
 }
@@ -325,7 +325,7 @@ function components() {
 function trim() {
   for (const id of ["family", "accuracy", "training"]) document.getElementById(id).hidden = !report.runs.length;
   document.getElementById("guide").hidden = !report.maps.length;
-  document.getElementById("components").hidden = !report.components.length;
+  for (const id of ["components", "probes", "ablations"]) document.getElementById(id).hidden = !report[id].length;
   for (const id of ["within", "seeds", "across"]) {
     document.getElementById(id).hidden = !document.querySelector(`#${id} .map:not([hidden])`);
   }
@@ -342,6 +342,8 @@ if (report.runs.length) {
   curves("accuracies", "Test accuracy", (epoch) => 100 * epoch.test_accuracy, "%");
 }
 maps();
-components();
+figures("components", "First principal components");
+figures("probes", "Linear probes");
+figures("ablations", "Test accuracy without blocks");
 trim();
 root.dataset.ready = "true";

@@ -29,6 +29,14 @@ pub struct ProbeResult {
     pub layers: Vec<ProbedLayer>,
 }
 
+impl ProbeResult {
+    /// The layer whose probe does best on the test images (the first of equals), and its accuracy; none where all diverged.
+    pub fn best(&self) -> Option<(&str, f64)> {
+        let accuracies = self.layers.iter().filter_map(|layer| Some((layer.layer.as_str(), layer.accuracy_test?)));
+        accuracies.rev().max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
 /// How well a layer's probe does: an entry of probe.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbedLayer {

@@ -26,9 +26,7 @@ use gramscope_train::{Run, batches, evaluate};
 use regex::Regex;
 
 pub(crate) use files::FILES;
-pub use files::{
-    Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write,
-};
+pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
 
 use crate::compare::{Model, Progress, check_side, in_layer};
 use crate::pcs::PcsData;
@@ -151,12 +149,13 @@ pub fn probe(
     }
     let tested = work.accuracies(test.len());
 
-    let layers = model.info.layers.iter().zip(train.into_iter().zip(tested)).map(|(layer, (train, tested))| ProbedLayer {
-        layer: layer.clone(),
-        // A probe that diverged on the test images has no accuracies at all.
-        accuracy_train: tested.and(train),
-        accuracy_test: tested,
-    });
+    let layers =
+        model.info.layers.iter().zip(train.into_iter().zip(tested)).map(|(layer, (train, tested))| ProbedLayer {
+            layer: layer.clone(),
+            // A probe that diverged on the test images has no accuracies at all.
+            accuracy_train: tested.and(train),
+            accuracy_test: tested,
+        });
     let info = ProbeInfo {
         indices: model.chosen().collect(),
         model: model.info.name.clone(),

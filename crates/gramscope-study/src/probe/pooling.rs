@@ -57,7 +57,8 @@ mod tests {
     fn every_square_keeps_its_maximum() {
         for [height, width] in [[1, 1], [2, 2], [3, 4], [5, 3]] {
             let (examples, channels) = (2, 3);
-            let value = |n: usize, y: usize, x: usize, c: usize| ((n * 31 + y * 17 + x * 13 + c * 7) % 23) as f32 - 11.0;
+            let value =
+                |n: usize, y: usize, x: usize, c: usize| ((n * 31 + y * 17 + x * 13 + c * 7) % 23) as f32 - 11.0;
             let mut x = Vec::new();
             for (n, y) in (0..examples).flat_map(|n| (0..height).map(move |y| (n, y))) {
                 x.extend((0..width).flat_map(|x| (0..channels).map(move |c| value(n, y, x, c))));

@@ -1,6 +1,7 @@
 //! One self-contained page about every run and every comparison below a directory. It works offline, loads nothing, and
 //! holds one copy of the plotting script.
 
+mod experiments;
 mod findings;
 mod page;
 
@@ -10,16 +11,18 @@ use gramscope_train::{Run, atomic};
 
 pub(crate) use findings::findings;
 
+use crate::ablate::{self, AblateResult};
 use crate::family::{Member, members, relation};
 use crate::pcs::{self, PcsResult};
+use crate::probe::{self, ProbeResult};
 use crate::results::{self, INFO, NUMBERS, PairResult};
 use crate::{Error, Result, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
 
-/// Writes DIR/report.html about all run directories, all cka.npz with their cka.json and all pcs.npz with their pcs.json below
-/// `dir`, and returns its path.
+/// Writes DIR/report.html about all run directories and, with their descriptions, all cka.npz, pcs.npz, probe.json and
+/// ablate.json below `dir`, and returns its path.
 /// Runs without a finished epoch are left out; so is, with a warning, what cannot be read.
 ///
 /// # Errors
@@ -28,10 +31,10 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     let found = Found::below(dir)?;
     let members = members(&found.runs)?;
     let results = in_order(found.results, &members);
-    if members.is_empty() && results.is_empty() && found.components.is_empty() {
+    if members.is_empty() && results.is_empty() && found.figures.is_empty() {
         return Err(Error::file(dir, "there is neither a run nor a result below it; train or compare something first"));
     }
-    let page = page::page(&members, &results, &found.components, dir)?;
+    let page = page::page(&members, &results, &found.figures, dir)?;
     let path = dir.join(PAGE);
     atomic::write(&path, page.as_bytes()).map_err(Error::io("write", &path))?;
     Ok(path)
@@ -57,7 +60,21 @@ struct Placed<R> {
 struct Found {
     runs: Vec<Run>,
     results: Vec<Placed<PairResult>>,
+    figures: Figures,
+}
+
+/// The results that are shown as their pictures.
+#[derive(Default)]
+struct Figures {
     components: Vec<Placed<PcsResult>>,
+    probes: Vec<Placed<ProbeResult>>,
+    ablations: Vec<Placed<AblateResult>>,
+}
+
+impl Figures {
+    fn is_empty(&self) -> bool {
+        self.components.is_empty() && self.probes.is_empty() && self.ablations.is_empty()
+    }
 }
 
 impl Found {
@@ -82,7 +99,13 @@ impl Found {
             self.results.extend(placed(results::load(&dir), &dir));
         }
         if dir.join(pcs::INFO).is_file() && dir.join(pcs::NUMBERS).is_file() {
-            self.components.extend(placed(pcs::load(&dir), &dir));
+            self.figures.components.extend(placed(pcs::load(&dir), &dir));
+        }
+        if dir.join(probe::INFO).is_file() && dir.join(probe::PROBES).is_file() {
+            self.figures.probes.extend(placed(probe::load(&dir), &dir));
+        }
+        if dir.join(ablate::INFO).is_file() && dir.join(ablate::ABLATIONS).is_file() {
+            self.figures.ablations.extend(placed(ablate::load(&dir), &dir));
         }
     }
 }

@@ -7,12 +7,12 @@ use base64::prelude::BASE64_STANDARD;
 use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
-use super::{Placed, findings};
+use super::{Figures, Placed, experiments, findings};
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
 use crate::pcs::PcsResult;
 use crate::plot::colour::{self, Rgb};
-use crate::plot::{layers, principal_components_png};
+use crate::plot::{ablations_png, layers, principal_components_png, probes_png};
 use crate::results::PairResult;
 use crate::{Error, Result};
 
@@ -29,7 +29,9 @@ struct Data<'a> {
     findings: Vec<String>,
     runs: Vec<RunData<'a>>,
     maps: Vec<MapData<'a>>,
-    components: Vec<ComponentsData<'a>>,
+    components: Vec<FigureData<'a>>,
+    probes: Vec<FigureData<'a>>,
+    ablations: Vec<FigureData<'a>>,
     /// The colours of 0 to 1.
     colours: Vec<(f64, Rgb)>,
     undefined_colour: Rgb,
@@ -78,9 +80,9 @@ struct MapData<'a> {
     cka: String,
 }
 
-/// First principal components, as a picture.
+/// A result as a picture.
 #[derive(Serialize)]
-struct ComponentsData<'a> {
+struct FigureData<'a> {
     model: &'a str,
     /// What can be said of the picture in words.
     summary: String,
@@ -94,14 +96,30 @@ struct ComponentsData<'a> {
 pub(super) fn page(
     members: &[Member],
     results: &[Placed<PairResult>],
-    components: &[Placed<PcsResult>],
+    figures: &Figures,
     dir: &Path,
 ) -> Result<String> {
     let data = Data {
         findings: findings(members, results.iter().map(|placed| &placed.result)),
         runs: members.iter().map(run_data).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
-        components: components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
+        components: figures.components.iter().map(|placed| components_data(placed, dir)).collect::<Result<_>>()?,
+        probes: figures
+            .probes
+            .iter()
+            .map(|Placed { result, place }| {
+                let summary = experiments::of_probes(result);
+                Ok(figure_data(&result.info.model, summary, (place, dir), &probes_png(result, place)?))
+            })
+            .collect::<Result<_>>()?,
+        ablations: figures
+            .ablations
+            .iter()
+            .map(|Placed { result, place }| {
+                let summary = experiments::of_ablations(result);
+                Ok(figure_data(&result.info.model, summary, (place, dir), &ablations_png(result, place)?))
+            })
+            .collect::<Result<_>>()?,
         colours: colour::control_points().collect(),
         undefined_colour: colour::UNDEFINED,
         boundary_colour: colour::BOUNDARY,
@@ -184,7 +202,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
     }
 }
 
-fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<ComponentsData<'a>> {
+fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Path) -> Result<FigureData<'a>> {
     let info = &result.info;
     let fractions = result.similarity.variance_explained.iter().zip(&info.layers);
     let largest = fractions.filter(|(fraction, _)| !fraction.is_nan()).max_by(|a, b| a.0.total_cmp(b.0));
@@ -199,12 +217,13 @@ fn components_data<'a>(Placed { result, place }: &'a Placed<PcsResult>, dir: &Pa
         1 => "; that of 1 layer is not well defined".to_owned(),
         count => format!("; those of {count} layers are not well defined"),
     };
-    Ok(ComponentsData {
-        model: &info.model,
-        summary: format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples),
-        place: below(dir, place),
-        picture: BASE64_STANDARD.encode(principal_components_png(result, place)?),
-    })
+    let summary = format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples);
+    Ok(figure_data(&info.model, summary, (place, dir), &principal_components_png(result, place)?))
+}
+
+/// A PNG file with its words, found in the first of the two directories and seen from the second.
+fn figure_data<'a>(model: &'a str, summary: String, (place, dir): (&Path, &Path), picture: &[u8]) -> FigureData<'a> {
+    FigureData { model, summary, place: below(dir, place), picture: BASE64_STANDARD.encode(picture) }
 }
 
 /// `place` as seen from `dir`.
@@ -229,8 +248,8 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
-    use crate::pcs;
     use crate::results::tests::made;
+    use crate::{ablate, pcs, probe};
 
     #[test]
     fn packed_values_keep_four_decimals() {
@@ -250,13 +269,18 @@ mod tests {
         let name = "</script><img src=x onerror=alert(1)>{{script}}";
         let hostile = member(name, (8, 1.0, 0), (0.5, 0.5));
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
-        let components = Placed { result: pcs::tests::made(name), place: PathBuf::from("dir/<i>/pcs") };
-        let page = page(&[hostile], &[placed], &[components], Path::new("dir")).unwrap();
+        let place = PathBuf::from("dir/<i>/figure");
+        let figures = Figures {
+            components: vec![Placed { result: pcs::tests::made(name), place: place.clone() }],
+            probes: vec![Placed { result: probe::tests::made(name), place: place.clone() }],
+            ablations: vec![Placed { result: ablate::tests::made(name), place }],
+        };
+        let page = page(&[hostile], &[placed], &figures, Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));
         assert_eq!(page.matches("plotly.js v").count(), 1);
         let start = BASE64_STANDARD.encode(b"\x89PNG\r\n\x1a\n\0");
-        assert!(page.contains(&format!("\"picture\":\"{start}")), "no picture of the components");
+        assert_eq!(page.matches(&format!("\"picture\":\"{start}")).count(), 3, "components, probes, ablations");
         let own = page.replace(plotly(), "");
         assert!(own.len() < page.len());
         for load in ["http://", "https://", "src=\"", "@import", "url("] {

@@ -31,7 +31,9 @@ fn bits(probe: &LinearProbe) -> Vec<u32> {
 #[test]
 fn steps_are_the_references() {
     const STEPS: u64 = 20;
-    for (examples, features, classes) in [(1, 1, 2), (5, 3, 2), (16, 512, 3), (17, 513, 10), (31, 1031, 7), (15, 511, 10)] {
+    for (examples, features, classes) in
+        [(1, 1, 2), (5, 3, 2), (16, 512, 3), (17, 513, 10), (31, 1031, 7), (15, 511, 10)]
+    {
         let mut probe = LinearProbe::new(features, classes);
         let mut reference = SoftmaxRegression::new(features, classes);
         let labels = labels(examples, classes);
