@@ -50,7 +50,7 @@ pub(super) fn of_ablations(result: &AblateResult) -> String {
         100.0 * baseline,
         100.0 * LITTLE
     );
-    let whole = (1..=3).filter_map(|stage| of(stage).last());
+    let whole = (1..=3).filter_map(|stage| of(stage).next_back());
     if let Some(worst) = whole.min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)) {
         let (stage, count, left) = (worst.stage, worst.deleted, 100.0 * worst.accuracy);
         text += &format!(" Deleting all {count} blocks of a stage costs most in stage {stage}: {left:.1}% are left.");
