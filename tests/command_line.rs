@@ -31,6 +31,8 @@ fn help_shows_every_command_with_an_example() {
         "pcs",
         "dominant",
         "sparsity",
+        "probe",
+        "ablate",
     ] {
         assert!(help.contains(command), "{command} is missing from --help");
         assert!(succeeds([command, "--help"]).contains("Usage"), "{command} --help");

@@ -67,7 +67,7 @@ fn panels_in_rounds_give_the_same_bits() {
         for (estimator, kernel) in
             [(Estimator::Unbiased, Kernel::Linear), (Estimator::Biased, Kernel::Rbf { bandwidth: 0.5 })]
         {
-            let options = Options { estimator, kernel, gram: Gram::Exact };
+            let options = Options { estimator, kernel, gram: Gram::Exact, ..Options::default() };
             let (whole, rounds) = compare(layers, options, &pairs, 1000);
             assert_eq!(rounds, 1);
             assert!(whole[0].cka.iter().any(|value| value.is_finite()));

@@ -126,6 +126,11 @@ impl ResNetConfig {
         stem + blocks + self.channels(STAGES) * self.classes + self.classes
     }
 
+    /// The names of the blocks in order, such as `stage2.block1`: the same number in each of the three stages.
+    pub fn block_names(&self) -> Vec<String> {
+        self.blocks().map(BlockPlace::prefix).collect()
+    }
+
     /// The blocks in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = BlockPlace> {
         let blocks = self.blocks_per_stage();

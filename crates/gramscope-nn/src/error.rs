@@ -84,6 +84,9 @@ pub enum Error {
         /// The layer's name.
         layer: String,
     },
+    /// A block is to be deleted of a network without residual connections.
+    #[error("the network has no residual connections: without its convolutions nothing would be left of a block")]
+    NoShortcuts,
     /// A label is not a class.
     #[error("the label of image {image} is {label}, but there are {classes} classes, counted from 0")]
     Label {

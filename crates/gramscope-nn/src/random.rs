@@ -25,6 +25,8 @@ pub enum Stream {
     Colour = 9,
     /// Images of noise.
     Noise = 10,
+    /// The order of the training images in an epoch of linear probes.
+    Probes = 11,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -21,6 +21,7 @@ pub mod loss;
 pub mod pooling;
 pub mod relu;
 pub mod sgd;
+pub mod softmax_regression;
 
 mod difference;
 mod matrix;

@@ -69,8 +69,8 @@ pub enum Error {
         /// What went wrong.
         reason: gramscope_cka::Error,
     },
-    /// The comparison was asked to stop.
-    #[error("stopped before the comparison was complete; the same command begins it again")]
+    /// The work was asked to stop.
+    #[error("stopped before the work was complete; the same command begins it again")]
     Interrupted,
     /// An error of a run.
     #[error(transparent)]

@@ -1,5 +1,6 @@
 //! The experiments: comparisons of runs and of stored activations, their results on disk, pictures and the report.
 
+pub mod ablate;
 pub mod activations;
 pub mod blocks;
 pub mod compare;
@@ -10,6 +11,7 @@ pub mod output;
 pub mod pcs;
 pub mod plot;
 pub mod predict;
+pub mod probe;
 pub mod quickstart;
 pub mod report;
 pub mod results;

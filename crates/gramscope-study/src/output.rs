@@ -72,7 +72,7 @@ fn directories<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = &'a PairInfo
 }
 
 /// `name`, or else the first of `name-2`, `name-3`, ... that is not among the `taken`, to which it is added.
-pub(crate) fn unused(name: &str, taken: &mut HashSet<String>) -> String {
+pub fn unused(name: &str, taken: &mut HashSet<String>) -> String {
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     let mut names = std::iter::once(name.to_owned()).chain(numbered);
     names.find(|name| taken.insert(name.to_lowercase())).expect("there are more numbers than names")

@@ -43,18 +43,9 @@ impl Files {
     /// [`Error::Io`] where the directory cannot be made or written.
     pub(crate) fn save<I: Serialize>(self, dir: &Path, info: &I, arrays: &[Array<'_>]) -> Result<()> {
         debug_assert!(arrays.iter().map(|(name, ..)| name).eq(self.arrays));
-        prepare(dir)?;
-        // Without the description there is no result: a process that is stopped in between leaves none, rather than new
-        // numbers under an old description.
-        let (info_path, path) = (dir.join(self.info), dir.join(self.numbers));
-        if let Err(reason) = fs::remove_file(&info_path)
-            && reason.kind() != io::ErrorKind::NotFound
-        {
-            return Err(Error::io("replace", &info_path)(reason));
-        }
+        let path = dir.join(self.numbers);
         let bytes = npz(arrays).map_err(Error::io("write", &path))?;
-        atomic::write(&path, &bytes).map_err(Error::io("write", &path))?;
-        Sealed::new(info, &bytes).write(&info_path)
+        save_both(dir, &path, &bytes, &dir.join(self.info), info)
     }
 
     /// Opens what [`Self::save`] wrote.
@@ -96,6 +87,84 @@ impl Files {
         let unfinished = || !dir.join(self.info).exists() && fs::read(&path).is_ok_and(holds);
         self.load_info::<I>(dir).is_ok() || unfinished()
     }
+}
+
+/// The two files of a kind of result that is a list: a JSON file of nothing but its rows, for other tools, and another that
+/// says what they are of and holds the checksum of both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListFiles {
+    /// What it is, for messages: "linear probes".
+    pub(crate) kind: &'static str,
+    /// Name of the file of the rows.
+    pub(crate) rows: &'static str,
+    /// Name of the file of the description.
+    pub(crate) info: &'static str,
+}
+
+impl ListFiles {
+    /// Writes both files into `dir`; an earlier result there is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the directory cannot be made or written.
+    pub(crate) fn save<I: Serialize, R: Serialize>(self, dir: &Path, info: &I, rows: &[R]) -> Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(rows).expect("numbers and names in Unicode can always be written");
+        bytes.push(b'\n');
+        save_both(dir, &dir.join(self.rows), &bytes, &dir.join(self.info), info)
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where one of the two was
+    /// changed.
+    pub(crate) fn load<I, R>(self, dir: &Path) -> Result<(I, Vec<R>)>
+    where
+        I: Serialize + DeserializeOwned,
+        R: DeserializeOwned,
+    {
+        let sealed = Sealed::<I>::read(&dir.join(self.info), self.kind)?;
+        let path = dir.join(self.rows);
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let rows = serde_json::from_slice(&bytes)
+            .map_err(|reason| Error::file(&path, format!("not the list of {}: {reason}", self.kind)))?;
+        if !sealed.is_intact(&bytes) {
+            return Err(changed(dir, self.rows, self.info));
+        }
+        Ok((sealed.info, rows))
+    }
+
+    /// Whether one of the two files lies in `dir`.
+    pub(crate) fn any_in(self, dir: &Path) -> bool {
+        dir.join(self.info).is_file() || dir.join(self.rows).is_file()
+    }
+
+    /// Whether a result lies in `dir`, or what a process leaves of one that is killed while it saves: its rows alone.
+    pub(crate) fn are_in<I: DeserializeOwned, R: DeserializeOwned>(self, dir: &Path) -> bool {
+        let holds = |bytes: Vec<u8>| serde_json::from_slice::<Vec<R>>(&bytes).is_ok();
+        let unfinished = || !dir.join(self.info).exists() && fs::read(dir.join(self.rows)).is_ok_and(holds);
+        Sealed::<I>::read(&dir.join(self.info), self.kind).is_ok() || unfinished()
+    }
+}
+
+/// Writes the numbers and their description. Without the description there is no result: a process that is stopped in
+/// between leaves none, rather than new numbers under an old description.
+fn save_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &impl Serialize) -> Result<()> {
+    prepare(dir)?;
+    if let Err(reason) = fs::remove_file(info_path)
+        && reason.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Error::io("replace", info_path)(reason));
+    }
+    atomic::write(path, numbers).map_err(Error::io("write", path))?;
+    Sealed::new(info, numbers).write(info_path)
+}
+
+/// One of the two files of the result in `dir` is not as it was written.
+fn changed(dir: &Path, numbers: &str, info: &str) -> Error {
+    Error::file(
+        dir,
+        format!("the checksum of {numbers} and {info} is wrong: one of them was changed after it was written"),
+    )
 }
 
 /// Makes the directory of a result ready to be written to.
@@ -260,10 +329,7 @@ impl Numbers {
             return Ok(());
         }
         let Files { numbers, info, .. } = self.files;
-        Err(Error::file(
-            self.npz.path.parent().unwrap_or(&self.npz.path),
-            format!("the checksum of {numbers} and {info} is wrong: one of them was changed after it was written"),
-        ))
+        Err(changed(self.npz.path.parent().unwrap_or(&self.npz.path), numbers, info))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{Error, Result, blocks, epochs, mean, pcs, predict, results, sparsity, studies, tree};
+use crate::{Error, Result, ablate, blocks, epochs, mean, pcs, predict, probe, results, sparsity, studies, tree};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -33,6 +33,12 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if dir.join(blocks::BLOCKS).is_file() {
             files.push(Verified::new(dir.join(blocks::BLOCKS), blocks::load(&dir)));
+        }
+        if probe::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(probe::PROBES), probe::load(&dir)));
+        }
+        if ablate::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(ablate::ABLATIONS), ablate::load(&dir)));
         }
         if mean::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(mean::NUMBERS), mean::load(&dir)));

@@ -8,7 +8,7 @@ use crate::data::Split;
 use crate::error::Result;
 
 /// Images that are evaluated together.
-const BATCH: usize = 250;
+pub const BATCH: usize = 250;
 
 /// The outcome of an evaluation.
 #[derive(Clone, Debug)]

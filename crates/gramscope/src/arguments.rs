@@ -1,5 +1,7 @@
 //! Every flag of every command, with its help text.
 
+mod probe;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::commands::predict::{self, PredictArguments};
 use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
 use crate::device::{DeviceChoice, Precision};
 use crate::memory::MemoryLimit;
+use probe::{ABLATE_HELP, PROBE_HELP};
+pub(crate) use probe::{AblateArguments, ProbeArguments};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +78,12 @@ pub(crate) enum Command {
     /// A figure of the paper, from nothing: train its networks, measure them, draw it; without a name, list the studies
     #[command(after_help = STUDY_HELP)]
     Study(StudyArguments),
+    /// Linear probes: what can be read off the layers of a run
+    #[command(after_help = PROBE_HELP)]
+    Probe(ProbeArguments),
+    /// Test accuracy of runs without some of their residual blocks
+    #[command(after_help = ABLATE_HELP)]
+    Ablate(AblateArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"

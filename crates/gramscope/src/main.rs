@@ -52,6 +52,8 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Mean(arguments) => commands::mean::run(&arguments, console),
         Command::Pcs(arguments) => commands::pcs::run(&arguments, console),
         Command::Dominant(arguments) => commands::dominant::run(&arguments, console),
+        Command::Probe(arguments) => commands::probe::run(&arguments, interrupt, console),
+        Command::Ablate(arguments) => commands::ablate::run(&arguments, interrupt, console),
         Command::Sparsity(arguments) => commands::sparsity::run(&arguments, console),
         Command::Predict(arguments) => commands::predict::run(&arguments, console),
         Command::Epochs(arguments) => commands::epochs::run(&arguments, console),

@@ -18,12 +18,22 @@ impl ResNet {
         self.check_images(images)?;
         self.workspace.clear();
         let workspace = Workspace::default();
-        let x = self.stem.convolution.forward_in(&workspace, images)?;
-        let mut x = self.stem.batch_norm.evaluate_in(&workspace, x, None, true)?;
+        let mut x = self.forward_stem(images, &workspace)?;
         for block in &self.blocks {
             x = forward_block(block, x, &workspace)?;
         }
-        Ok(self.logits.forward(&pooling::forward(&x)?)?)
+        self.forward_head(&x)
+    }
+
+    /// The input of the first block.
+    pub(super) fn forward_stem(&self, images: &Tensor, workspace: &Workspace) -> Result<Tensor> {
+        let x = self.stem.convolution.forward_in(workspace, images)?;
+        Ok(self.stem.batch_norm.evaluate_in(workspace, x, None, true)?)
+    }
+
+    /// The logits from the output of the last block.
+    pub(super) fn forward_head(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.logits.forward(&pooling::forward(x)?)?)
     }
 
     /// As [`Self::forward`], with every intermediate result computed on its own and handed to `observe` as it is made,
@@ -52,7 +62,8 @@ impl ResNet {
     }
 }
 
-fn forward_block(block: &Block, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
+/// The output of `block`; the memory of `x` goes back to the workspace.
+pub(super) fn forward_block(block: &Block, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
     let y = block.convolution1.forward_in(workspace, &x)?;
     let hidden = block.batch_norm1.evaluate_in(workspace, y, None, true)?;
     let y = block.convolution2.forward_in(workspace, &hidden)?;

@@ -1,5 +1,6 @@
 //! The network: its parameters, its evaluation and its training step.
 
+mod ablation;
 mod evaluation;
 mod modules;
 pub(crate) mod state;

@@ -135,15 +135,20 @@ impl TestImages {
 
     /// Fails unless `network`, that of the run `name`, takes images of this size.
     pub(crate) fn check_side(&self, name: &str, network: &ResNet) -> Result<()> {
-        let (side, found) = (network.config().image_side, self.side());
-        if side == found {
-            return Ok(());
-        }
-        Err(Error::Incomparable(format!(
-            "{name} takes images of {side} x {side} pixels and those of {} have {found} x {found}; choose others with --data",
-            self.dataset.name
-        )))
+        check_side(&self.dataset, name, network)
     }
+}
+
+/// Fails unless `network`, that of the run `name`, takes images of the size of those of `dataset`.
+pub(crate) fn check_side(dataset: &Dataset, name: &str, network: &ResNet) -> Result<()> {
+    let (side, found) = (network.config().image_side, dataset.image_side);
+    if side == found {
+        return Ok(());
+    }
+    Err(Error::Incomparable(format!(
+        "{name} takes images of {side} x {side} pixels and those of {} have {found} x {found}; choose others with --data",
+        dataset.name
+    )))
 }
 
 /// The data with its first `wanted` test images, or else the number of those there are.

@@ -19,7 +19,7 @@ pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
 /// A network and which of its layers are compared.
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
-    network: ResNet,
+    pub(crate) network: ResNet,
     /// For each layer of the network, its place among those compared.
     places: Vec<Option<usize>>,
 }
@@ -42,7 +42,8 @@ impl Model {
         runs.iter().map(open).collect()
     }
 
-    fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
+    /// Opens a run's network.
+    pub(crate) fn open(name: String, network: ResNet, pattern: Option<&Regex>) -> Result<Self> {
         let mut info = ModelInfo { name, layers: Vec::new(), stages: Vec::new(), batch_statistics: false };
         let mut places = Vec::with_capacity(network.layers().len());
         for layer in network.layers() {
@@ -59,6 +60,11 @@ impl Model {
             }
             _ => Ok(Self { info, network, places }),
         }
+    }
+
+    /// The places of the chosen layers among the network's, ascending.
+    pub(crate) fn chosen(&self) -> impl Iterator<Item = usize> {
+        (0..self.places.len()).filter(|&layer| self.places[layer].is_some())
     }
 
     /// The values of the largest layer's output for one image.

@@ -1,5 +1,6 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, predictions, sparsity, training curves, accuracy against depth and width.
+//! that dominate them, predictions, sparsity, training curves, accuracy against depth and width, of linear probes and
+//! without blocks.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
 
@@ -12,6 +13,7 @@ mod components;
 mod curves;
 mod dominant;
 mod epochs;
+mod experiments;
 mod family;
 mod heatmap;
 pub(crate) mod layers;
@@ -29,6 +31,7 @@ pub use components::principal_components;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
 pub(crate) use epochs::epochs;
+pub use experiments::{ablations, probes};
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
 pub(crate) use family::{family_maps, warn_about};
 pub use heatmap::heatmap;

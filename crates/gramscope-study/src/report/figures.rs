@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::{of_ablations, of_probes};
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, epochs, mean, pcs, predict, sparsity, studies};
+use crate::{Error, Result, ablate, epochs, mean, pcs, predict, probe, sparsity, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +16,21 @@ pub(super) enum Kind {
     Epochs,
     Predictions,
     Sparsity,
+    Probes,
+    Ablations,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Study, Self::Mean, Self::Components, Self::Epochs, Self::Predictions, Self::Sparsity];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Study,
+        Self::Mean,
+        Self::Components,
+        Self::Epochs,
+        Self::Predictions,
+        Self::Sparsity,
+        Self::Probes,
+        Self::Ablations,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -29,6 +40,8 @@ impl Kind {
             Self::Epochs => "Over training",
             Self::Predictions => "Predictions",
             Self::Sparsity => "Sparsity",
+            Self::Probes => "Linear probes",
+            Self::Ablations => "Deleted blocks",
         }
     }
 
@@ -53,6 +66,13 @@ impl Kind {
             }
             Self::Sparsity => {
                 "Of each network: how much of every ReLU's output is zero, and how many of its units are zero for every image."
+            }
+            Self::Probes => {
+                "How well the classes can be read off each layer of a frozen network by a linear classifier, right before and \
+                 right after each residual connection; blue lines part the stages."
+            }
+            Self::Ablations => {
+                "Test accuracy when the last blocks of one stage are deleted: their shortcuts stay, and nothing is trained anew."
             }
         }
     }
@@ -87,6 +107,12 @@ pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
     }
     if dir.join(pcs::INFO).is_file() {
         add(components(dir));
+    }
+    if dir.join(probe::INFO).is_file() {
+        add(probes(dir));
+    }
+    if dir.join(ablate::INFO).is_file() {
+        add(ablations(dir));
     }
     if dir.join(sparsity::INFO).is_file() {
         add(sparse(dir));
@@ -166,6 +192,18 @@ fn over_training(dir: &Path) -> Result<Figure> {
         sum / f64::from(count)
     );
     figure(Kind::Epochs, (info.model.clone(), summary), dir, epochs::PICTURE)
+}
+
+fn probes(dir: &Path) -> Result<Figure> {
+    let result = probe::load(dir)?;
+    let summary = of_probes(&result);
+    figure(Kind::Probes, (result.info.model, summary), dir, probe::PICTURE)
+}
+
+fn ablations(dir: &Path) -> Result<Figure> {
+    let result = ablate::load(dir)?;
+    let summary = of_ablations(&result);
+    figure(Kind::Ablations, (result.info.model, summary), dir, ablate::PICTURE)
 }
 
 fn sparse(dir: &Path) -> Result<Figure> {

@@ -1,6 +1,7 @@
 //! One self-contained page about every run and every comparison below a directory. It works offline, loads nothing, and
 //! holds one copy of the plotting script.
 
+mod experiments;
 mod figures;
 mod findings;
 mod page;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use gramscope_train::{Run, atomic};
 
+pub(crate) use experiments::{of_ablations, of_probes};
 pub(crate) use findings::findings;
 
 use figures::Figure;

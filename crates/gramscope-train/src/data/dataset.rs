@@ -151,7 +151,7 @@ pub(super) fn image_bytes(image_side: usize) -> usize {
 ///
 /// # Errors
 /// [`DataError::TooFewImages`] when there are fewer than `limit`; `key` names the setting.
-pub(super) fn balanced_prefix(labels: &[u32], limit: usize, key: &'static str) -> Result<Vec<usize>, DataError> {
+pub fn balanced_prefix(labels: &[u32], limit: usize, key: &'static str) -> Result<Vec<usize>, DataError> {
     if limit > labels.len() {
         return Err(DataError::TooFewImages { key, asked: limit, found: labels.len() });
     }

@@ -16,7 +16,7 @@ pub mod folder;
 mod picture;
 
 pub use config::{DataConfig, DataName, cache_dir};
-pub use dataset::{Dataset, Split, Summary};
+pub use dataset::{Dataset, Split, Summary, balanced_prefix};
 pub use error::DataError;
 pub use picture::contact_sheet;
 

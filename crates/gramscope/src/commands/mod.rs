@@ -1,5 +1,6 @@
 //! One module a command: from its arguments to calls of the crates and a few lines of result.
 
+pub(crate) mod ablate;
 pub(crate) mod activations;
 pub(crate) mod bench;
 pub(crate) mod blocks;
@@ -11,6 +12,7 @@ pub(crate) mod epochs;
 pub(crate) mod mean;
 pub(crate) mod pcs;
 pub(crate) mod predict;
+pub(crate) mod probe;
 pub(crate) mod quickstart;
 pub(crate) mod report;
 pub(crate) mod sparsity;

@@ -1,0 +1,282 @@
+//! Ablation of residual blocks: the test accuracy that is left when blocks are deleted (Nguyen, Raghu and Kornblith 2021,
+//! figure 5; Veit, Wilber and Belongie 2016).
+//!
+//! Of a deleted block the residual branch contributes nothing. Its shortcut stays, and so does the ReLU after the addition:
+//! y = relu(shortcut(x)). The first block of stages 2 and 3, whose shortcut is a projection, can therefore be deleted like
+//! any other. Nothing is trained anew, and batch norm keeps its running statistics.
+//!
+//! All choices of deleted blocks share one pass over the test images: up to the first block in which two of them differ
+//! they are computed once ([`gramscope_nn::ResNet::forward_without`]). With m blocks a stage, every ending of every stage
+//! costs about 1 + m forward passes in place of 1 + 3m.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::Device;
+use gramscope_nn::ops::loss;
+use gramscope_train::data::DataConfig;
+use gramscope_train::{Run, batches, evaluate};
+use serde::{Deserialize, Serialize};
+
+use crate::compare::{Limit, Progress, TestImages};
+use crate::output::check_place;
+use crate::pcs::PcsData;
+use crate::results::Versions;
+use crate::stored::ListFiles;
+use crate::{Error, Result, plot};
+
+/// File of the accuracies: a list with an entry for every stage and number of blocks.
+pub const ABLATIONS: &str = "ablate.json";
+/// File that says what the accuracies are of.
+pub const INFO: &str = "ablate-about.json";
+/// File of the picture.
+pub const PICTURE: &str = "ablate.png";
+
+/// Both files of a result.
+pub(crate) const FILES: ListFiles = ListFiles { kind: "deleted blocks", rows: ABLATIONS, info: INFO };
+
+/// What is deleted besides the ends of the stages, and on what data.
+#[derive(Clone, Debug, Default)]
+pub struct AblateOptions {
+    /// Blocks that are each deleted alone, such as `stage2.block3`.
+    pub blocks: Vec<String>,
+    /// Delete every block alone.
+    pub each: bool,
+    /// How many test images, the first in order, class-balanced; all of them unless told otherwise.
+    pub examples: Option<usize>,
+    /// Feed this data's test images instead of those of the data that the run was trained on.
+    pub data: Option<DataConfig>,
+}
+
+/// What deleted blocks cost a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AblateResult {
+    /// What was done to which network, and the blocks that were deleted alone.
+    pub info: AblateInfo,
+    /// Stage by stage, with 0, 1, ... blocks deleted from its end.
+    pub stages: Vec<AblatedStage>,
+}
+
+/// Accuracy with blocks deleted from the end of a stage: an entry of ablate.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AblatedStage {
+    /// The stage, 1 to 3.
+    pub stage: usize,
+    /// How many of its blocks are deleted, from its last.
+    pub deleted: usize,
+    /// Share of the test images that are right.
+    pub accuracy: f64,
+}
+
+/// What was done to which network: ablate-about.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AblateInfo {
+    /// Name of the model.
+    pub model: String,
+    /// Blocks that were deleted alone, in the order of the network.
+    pub alone: Vec<AblatedBlock>,
+    /// Test images.
+    pub examples: usize,
+    /// Where they came from.
+    pub data: PcsData,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// Accuracy with one block deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AblatedBlock {
+    /// Name of the block.
+    pub block: String,
+    /// Share of the test images that are right.
+    pub accuracy: f64,
+}
+
+impl AblateResult {
+    /// Accuracy of the whole network.
+    pub fn baseline(&self) -> Option<f64> {
+        self.stages.iter().find(|entry| entry.deleted == 0).map(|entry| entry.accuracy)
+    }
+}
+
+/// Deletes blocks of `run` from the end of each stage, and those that `options` name alone.
+///
+/// # Errors
+/// [`Error::Incomparable`] for a run without residual connections, for a block that it does not have, for more images than
+/// there are or of other classes; [`Error::Interrupted`] once `stop` is set; and what the run or its data may say.
+pub fn ablate(
+    run: &Run,
+    options: &AblateOptions,
+    device: &Device,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<AblateResult> {
+    let name = run.name();
+    if !run.config().train.residual {
+        return Err(Error::Incomparable(format!(
+            "{}: this network was trained without residual connections: without its convolutions nothing would be left of a \
+             block, so none can be deleted",
+            run.dir().display()
+        )));
+    }
+    let limit = options.examples.map_or(Limit::None, Limit::Exactly);
+    let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
+    let network = run.network(device)?;
+    data.check_side(&name, &network)?;
+    let (classes, found) = (network.config().classes, data.classes().len());
+    if classes != found {
+        return Err(Error::Incomparable(format!(
+            "{name} tells {classes} classes apart and the images have {found}; choose others with --data"
+        )));
+    }
+    let names = network.config().block_names();
+    let alone = alone(options, &name, &names)?;
+    let endings = endings(names.len());
+    let only = |chosen: std::ops::Range<usize>| -> Vec<bool> {
+        (0..names.len()).map(|block| chosen.contains(&block)).collect()
+    };
+    let choices = endings.iter().map(|ending| ending.blocks.clone()).chain(alone.iter().map(|&b| b..b + 1));
+    let variants: Vec<Vec<bool>> = choices.map(only).collect();
+
+    let mut correct = vec![0.0; variants.len()];
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let batches = indices.len().div_ceil(evaluate::BATCH);
+    for (batch, indices) in indices.chunks(evaluate::BATCH).enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let images = batches::images(data.split(), indices, data.side(), device)?;
+        let labels = batches::labels(data.split().labels(), indices, device)?;
+        for (correct, logits) in correct.iter_mut().zip(network.forward_without(&images, &variants)?) {
+            *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
+        }
+        progress(Progress { done: batch + 1, total: batches, batch: batch + 1, batches, subject: &name });
+    }
+    let accuracies: Vec<f64> = correct.into_iter().map(|correct| correct / data.len() as f64).collect();
+    let (of_endings, of_alone) = accuracies.split_at(endings.len());
+    let stages = endings.iter().zip(of_endings);
+    let stages =
+        stages.map(|(ending, &accuracy)| AblatedStage { stage: ending.stage, deleted: ending.blocks.len(), accuracy });
+    let alone = alone.iter().zip(of_alone);
+    let alone = alone.map(|(&block, &accuracy)| AblatedBlock { block: names[block].clone(), accuracy });
+    let (source, dir) = data.source();
+    let info = AblateInfo {
+        model: name.clone(),
+        alone: alone.collect(),
+        examples: data.len(),
+        data: PcsData::Images { name: source, dir },
+        versions: Versions::current(),
+    };
+    Ok(AblateResult { stages: stages.collect(), info })
+}
+
+/// The last blocks of a stage, counted through the network.
+struct Ending {
+    stage: usize,
+    blocks: std::ops::Range<usize>,
+}
+
+/// None, the last, the last two, ... of each of three stages that share `blocks` blocks.
+fn endings(blocks: usize) -> Vec<Ending> {
+    let per_stage = blocks / 3;
+    let of_stage = |stage: usize| {
+        let end = stage * per_stage;
+        (0..=per_stage).map(move |deleted| Ending { stage, blocks: end - deleted..end })
+    };
+    (1..=3).flat_map(of_stage).collect()
+}
+
+/// The blocks that are deleted alone, ascending.
+fn alone(options: &AblateOptions, model: &str, names: &[String]) -> Result<Vec<usize>> {
+    if let Some(unknown) = options.blocks.iter().find(|block| !names.contains(block)) {
+        let (first, last) = (&names[0], &names[names.len() - 1]);
+        let count = names.len();
+        return Err(Error::Incomparable(format!(
+            "--block {unknown}: {model} has no block of this name; its {count} blocks are {first} to {last}"
+        )));
+    }
+    Ok((0..names.len()).filter(|&block| options.each || options.blocks.contains(&names[block])).collect())
+}
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
+/// something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[ABLATIONS, INFO, PICTURE], |dir| FILES.are_in::<AblateInfo, AblatedStage>(dir))
+}
+
+/// Writes ablate.json, ablate-about.json and ablate.png into `dir`; an earlier result there is replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn write(dir: &Path, result: &AblateResult) -> Result<()> {
+    check(dir)?;
+    save(dir, result)?;
+    plot::ablations(result, &dir.join(PICTURE))
+}
+
+/// Writes DIR/ablate.json and DIR/ablate-about.json; an earlier result there is replaced.
+///
+/// # Errors
+/// [`Error::Io`] where the directory cannot be made or written.
+pub fn save(dir: &Path, result: &AblateResult) -> Result<()> {
+    FILES.save(dir, &result.info, &result.stages)
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
+/// belong together.
+pub fn load(dir: &Path) -> Result<AblateResult> {
+    let (info, stages) = FILES.load(dir)?;
+    Ok(AblateResult { info, stages })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use super::*;
+
+    /// A made result with two blocks a stage.
+    pub(crate) fn made(model: &str) -> AblateResult {
+        let accuracies = [[0.75, 0.7, 0.125], [0.75, 0.5, 0.25], [0.75, 0.75, 0.6]];
+        let entries = accuracies.iter().enumerate().flat_map(|(stage, accuracies)| {
+            let entry = move |(deleted, &accuracy)| AblatedStage { stage: stage + 1, deleted, accuracy };
+            accuracies.iter().enumerate().map(entry)
+        });
+        let alone = vec![AblatedBlock { block: "stage2.block1".to_owned(), accuracy: 0.4 }];
+        let data = PcsData::Images { name: "builtin".to_owned(), dir: None };
+        let info = AblateInfo { model: model.to_owned(), alone, examples: 40, data, versions: Versions::current() };
+        AblateResult { info, stages: entries.collect() }
+    }
+
+    #[test]
+    fn every_ending_of_every_stage_is_there_once() {
+        let found: Vec<_> = endings(6).into_iter().map(|ending| (ending.stage, ending.blocks)).collect();
+        let expected =
+            [(1, 2..2), (1, 1..2), (1, 0..2), (2, 4..4), (2, 3..4), (2, 2..4), (3, 6..6), (3, 5..6), (3, 4..6)];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_damage_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &made("older")).unwrap();
+        write(dir.path(), &made("run")).unwrap();
+        assert_eq!(load(dir.path()).unwrap(), made("run"));
+        for (name, from, to) in [(ABLATIONS, "0.125", "0.225"), (INFO, "0.4", "0.5")] {
+            let text = fs::read_to_string(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name), text.replace(from, to)).unwrap();
+            assert!(load(dir.path()).unwrap_err().to_string().contains("checksum"), "{name}");
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        fs::write(dir.path().join(ABLATIONS), "{}").unwrap();
+        assert!(load(dir.path()).unwrap_err().to_string().contains("not the list of deleted blocks"));
+    }
+}

@@ -1,0 +1,133 @@
+//! probe.json, probe-about.json and probe.png.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::output::check_place;
+use crate::pcs::PcsData;
+use crate::results::Versions;
+use crate::stored::ListFiles;
+use crate::{Error, Result, plot};
+
+/// File of the accuracies: a list with an entry a layer.
+pub const PROBES: &str = "probe.json";
+/// File that says what the accuracies are of.
+pub const INFO: &str = "probe-about.json";
+/// File of the picture.
+pub const PICTURE: &str = "probe.png";
+
+/// Both files of a result.
+pub(crate) const FILES: ListFiles = ListFiles { kind: "linear probes", rows: PROBES, info: INFO };
+
+/// The linear probes of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeResult {
+    /// What was probed, and how.
+    pub info: ProbeInfo,
+    /// The probed layers, first layer first.
+    pub layers: Vec<ProbedLayer>,
+}
+
+impl ProbeResult {
+    /// The layer whose probe does best on the test images (the first of equals), and its accuracy; none where all diverged.
+    pub fn best(&self) -> Option<(&str, f64)> {
+        let accuracies = self.layers.iter().filter_map(|layer| Some((layer.layer.as_str(), layer.accuracy_test?)));
+        accuracies.rev().max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+/// How well a layer's probe does: an entry of probe.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbedLayer {
+    /// Name of the layer.
+    pub layer: String,
+    /// Share of the training images that were right as the last epoch ran; none where the probe diverged.
+    pub accuracy_train: Option<f64>,
+    /// Share of the test images that are right with the final weights; none where the probe diverged.
+    pub accuracy_test: Option<f64>,
+}
+
+/// What was probed, and how: probe-about.json.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeInfo {
+    /// Name of the model.
+    pub model: String,
+    /// Places of the probed layers among all layers of the network, from 0.
+    pub indices: Vec<usize>,
+    /// Stage of every layer of the network (0 stem, 1 to 3, 4 head).
+    pub stages: Vec<usize>,
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// Whether the maximum over 2 x 2 pixels was taken first.
+    pub pool: bool,
+    /// Seed of the orders.
+    pub seed: u64,
+    /// Training images.
+    pub train_images: usize,
+    /// Test images.
+    pub test_images: usize,
+    /// Probes whose loss was no finite number.
+    pub diverged: Vec<Diverged>,
+    /// Where the images came from.
+    pub data: PcsData,
+    /// Versions of what computed this.
+    pub versions: Versions,
+}
+
+/// A probe whose loss was no finite number, and where that was first seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// Name of the layer.
+    pub layer: String,
+    /// The epoch, from 1; one more than there were for the test images.
+    pub epoch: usize,
+    /// The batch, from 1.
+    pub batch: usize,
+}
+
+/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
+///
+/// # Errors
+/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
+/// something that is not a result.
+pub fn check(dir: &Path) -> Result<()> {
+    check_place(dir, &[PROBES, INFO, PICTURE], |dir| FILES.are_in::<ProbeInfo, ProbedLayer>(dir))
+}
+
+/// Writes probe.json, probe-about.json and probe.png into `dir`; an earlier result there is replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn write(dir: &Path, result: &ProbeResult) -> Result<()> {
+    check(dir)?;
+    save(dir, result)?;
+    plot::probes(result, &dir.join(PICTURE))
+}
+
+/// Writes DIR/probe.json and DIR/probe-about.json; an earlier result there is replaced.
+///
+/// # Errors
+/// [`Error::Io`] where the directory cannot be made or written.
+pub fn save(dir: &Path, result: &ProbeResult) -> Result<()> {
+    FILES.save(dir, &result.info, &result.layers)
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
+/// belong together.
+pub fn load(dir: &Path) -> Result<ProbeResult> {
+    let (info, layers): (ProbeInfo, Vec<ProbedLayer>) = FILES.load(dir)?;
+    if info.indices.len() != layers.len() {
+        return Err(Error::file(dir, format!("{PROBES} and {INFO} speak of different layers")));
+    }
+    Ok(ProbeResult { info, layers })
+}

@@ -1,0 +1,108 @@
+#![allow(clippy::unwrap_used)]
+
+use gramscope_nn::random::{Philox, Stream};
+use gramscope_reference::softmax_regression::SoftmaxRegression;
+use gramscope_reference::{Matrix, largest_difference, sgd};
+
+use super::*;
+
+const STEP: Step = Step { learning_rate: 0.1, momentum: 0.9 };
+
+/// Uniform values in [-1, 1).
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut numbers = Philox::new(seed, Stream::Drawing).sequence(0);
+    (0..len).map(|_| numbers.between(-1.0, 1.0) as f32).collect()
+}
+
+fn labels(examples: usize, classes: usize) -> Tensor {
+    let labels: Vec<u32> = (0..examples).map(|example| (example * 7 % classes) as u32).collect();
+    Tensor::from_vec(labels, examples, &Device::Cpu).unwrap()
+}
+
+fn bits(probe: &LinearProbe) -> Vec<u32> {
+    probe.weight().iter().chain(probe.bias()).map(|value| value.to_bits()).collect()
+}
+
+/// Features and examples on both sides of the groups, and one of each.
+///
+/// In float32 a logit is a sum of p + 1 terms and a gradient one of n, so that a step's error is at most (p + n + 4) roundings
+/// of the largest feature (1) times the rate; momentum keeps ten times as many. The problem is convex and the rate small, so
+/// that errors add up over the steps and grow no faster.
+#[test]
+fn steps_are_the_references() {
+    const STEPS: u64 = 20;
+    for (examples, features, classes) in
+        [(1, 1, 2), (5, 3, 2), (16, 512, 3), (17, 513, 10), (31, 1031, 7), (15, 511, 10)]
+    {
+        let mut probe = LinearProbe::new(features, classes);
+        let mut reference = SoftmaxRegression::new(features, classes);
+        let labels = labels(examples, classes);
+        let places: Vec<usize> = labels.to_vec1::<u32>().unwrap().into_iter().map(|label| label as usize).collect();
+        let rate = STEP.learning_rate / features as f64;
+        let step = Step { learning_rate: rate, ..STEP };
+        let settings = sgd::Settings { learning_rate: rate, momentum: 0.9, weight_decay: 0.0 };
+        let rounding = f64::from(f32::EPSILON) / 2.0;
+        let tolerance = STEPS as f64 * 10.0 * rate * (features + examples + 4) as f64 * rounding;
+        for round in 0..STEPS {
+            let x = noise(round, examples * features);
+            let wide = Matrix::new(examples, features, x.iter().map(|&value| value.into()).collect());
+            let outcome = probe.step(&x, &labels, step).unwrap();
+            let expected = reference.step(&wide, &places, settings);
+            // Logits are off by the weights' error times the sum of the features, and as much by their own rounding.
+            let allowed = 2.0 * features as f64 * tolerance + 4.0 * rounding;
+            assert!((outcome.loss - expected).abs() <= allowed, "{examples} x {features}: {} {expected}", outcome.loss);
+        }
+        let weight = Matrix::from_fn(features, classes, |feature, class| reference.weight.get(class, feature));
+        let found = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| value.into()).collect() };
+        let difference = largest_difference(&found(probe.weight()), &weight.data);
+        assert!(difference <= tolerance, "{examples} x {features}: {difference:e} > {tolerance:e}");
+        let moved = weight.data.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        assert!(moved > 100.0 * tolerance, "weights of {moved} would hide an error of {tolerance}");
+        assert!(largest_difference(&found(probe.bias()), &reference.bias) <= tolerance);
+    }
+}
+
+#[test]
+fn the_same_bits_for_any_number_of_threads() {
+    let (examples, features, classes) = (37, 1500, 10);
+    let trained = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut probe = LinearProbe::new(features, classes);
+            for round in 0..5 {
+                probe.step(&noise(round, examples * features), &labels(examples, classes), STEP).unwrap();
+            }
+            bits(&probe)
+        })
+    };
+    let one = trained(1);
+    assert_eq!(trained(2), one);
+    assert_eq!(trained(3), one);
+}
+
+/// Features of a norm of 1e4: the loss jumps about, and stays a number. NaN leaves the weights as they were.
+#[test]
+fn large_features_do_not_diverge_and_nan_changes_nothing() {
+    let (examples, features) = (32, 64);
+    let mut probe = LinearProbe::new(features, 10);
+    let labels = labels(examples, 10);
+    for round in 0..200 {
+        let x: Vec<f32> = noise(round, examples * features).iter().map(|value| 1e4 * (value + 1.0)).collect();
+        assert!(probe.step(&x, &labels, STEP).unwrap().loss.is_finite(), "step {round}");
+    }
+    // rate times the largest feature over 1 - momentum, a step.
+    assert!(probe.weight().iter().all(|weight| weight.abs() <= 200.0 * 0.1 * 2e4 / 0.1));
+    let before = probe.clone();
+    let mut x = noise(0, examples * features);
+    x[70] = f32::NAN;
+    assert!(probe.step(&x, &labels, STEP).unwrap().loss.is_nan());
+    assert_eq!(bits(&probe), bits(&before));
+    assert!(probe.evaluate(&x, &labels).unwrap().loss.is_nan());
+}
+
+#[test]
+fn labels_must_be_classes() {
+    let mut probe = LinearProbe::new(2, 2);
+    let three = Tensor::from_vec(vec![0_u32, 2], 2, &Device::Cpu).unwrap();
+    assert!(probe.step(&[0.0; 4], &three, STEP).unwrap_err().to_string().contains("image 1 is 2"));
+}
