@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use support::{fails, files, noise, succeeds, write_activations};
 
+/// A function of fuzz/src/parsers.rs.
+type Parser = fn(&[u8]) -> u64;
+
 /// Each target of fuzz/ with its parser.
-const PARSERS: [(&str, fn(&[u8]) -> u64); 10] = [
+const PARSERS: [(&str, Parser); 10] = [
     ("activations", parsers::activations),
     ("archive", parsers::archive),
     ("checkpoint", parsers::checkpoint),

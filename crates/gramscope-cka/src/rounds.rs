@@ -307,12 +307,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// The pairs of layers that all rounds multiply, as (pair, layer of x, layer of y), and how many rows were in memory.
-    fn multiplied(
-        layers: &[usize],
-        pairs: &[(usize, usize)],
-        rows: usize,
-    ) -> Option<(Vec<(usize, usize, usize)>, usize)> {
+    /// The number of a pair of models, a layer of the one and a layer of the other.
+    type Product = (usize, usize, usize);
+
+    /// What all rounds multiply, and how many rows were in memory.
+    fn multiplied(layers: &[usize], pairs: &[(usize, usize)], rows: usize) -> Option<(Vec<Product>, usize)> {
         let mut rounds = Rounds::new(layers, pairs, rows)?;
         let mut found = Vec::new();
         let mut take = |tiles: Vec<Tile>| {

@@ -186,6 +186,10 @@ fn limited(split: Split, limit: Option<usize>, key: &'static str) -> Result<Spli
 
 /// Reads the records of all `files`, one file at a time.
 fn read(format: &Format, files: &[File], dir: &Path) -> Result<Split, DataError> {
+    // Before anything is taken memory for.
+    for file in files {
+        check_length(format, file, &dir.join(file.name))?;
+    }
     let records: usize = files.iter().map(|file| file.records).sum();
     let mut images = vec![0; records * image_bytes(SIDE)];
     let mut labels = Vec::with_capacity(records);
@@ -203,33 +207,40 @@ fn read(format: &Format, files: &[File], dir: &Path) -> Result<Split, DataError>
 
 /// The file's bytes, after its length has been checked.
 fn read_exactly(format: &Format, file: &File, path: &Path) -> Result<Vec<u8>, DataError> {
-    let expected = (file.records * format.record_bytes()) as u64;
-    let found = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
+    check_length(format, file, path)?;
+    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+    // The file may have changed in between.
+    if bytes.len() == file.records * format.record_bytes() {
+        Ok(bytes)
+    } else {
+        Err(wrong_size(format, file, path, bytes.len() as u64))
+    }
+}
+
+/// Fails unless the file is there and has its records.
+fn check_length(format: &Format, file: &File, path: &Path) -> Result<(), DataError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() == (file.records * format.record_bytes()) as u64 => Ok(()),
+        Ok(metadata) => Err(wrong_size(format, file, path, metadata.len())),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let hint = format!(
                 "it is a part of {} in the binary format; remove the folder, and unpack or fetch the archive again",
                 format.name
             );
-            return Err(DataError::Missing { path: path.to_path_buf(), hint });
+            Err(DataError::Missing { path: path.to_path_buf(), hint })
         }
-        Err(error) => return Err(DataError::io("read", path)(error)),
-    };
-    let wrong_size = |found: u64| DataError::WrongSize {
+        Err(error) => Err(DataError::io("read", path)(error)),
+    }
+}
+
+fn wrong_size(format: &Format, file: &File, path: &Path, found: u64) -> DataError {
+    DataError::WrongSize {
         path: path.to_path_buf(),
         found,
-        expected,
+        expected: (file.records * format.record_bytes()) as u64,
         layout: format!("{} records of {} bytes", file.records, format.record_bytes()),
         hint: "it is truncated or of another format; remove the folder, and unpack or fetch the archive again",
-    };
-    if found != expected {
-        return Err(wrong_size(found));
     }
-    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
-    if bytes.len() as u64 != expected {
-        return Err(wrong_size(bytes.len() as u64));
-    }
-    Ok(bytes)
 }
 
 /// The class of every record, after all its label bytes have been checked.
