@@ -190,7 +190,7 @@ pub fn write(dir: &Path, result: &EpochsResult) -> Result<()> {
     Ok(())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result or was changed.

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Device;
 use gramscope_train::Run;
 
-use super::StudyEvent;
-use super::plan::Measures;
+use super::plan::{Measures, ProbeMeasure};
+use super::{Scale, StudyEvent};
+use crate::ablate::{self, AblateOptions, AblateResult};
 use crate::blocks::{self, BlocksInfo, WithinMap};
 use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
 use crate::epochs::{self, EpochsResult};
 use crate::mean;
 use crate::pcs::{self, PcsOptions, PcsResult};
+use crate::predict::{self, PredictResult};
+use crate::probe::{self, ProbeOptions, ProbeResult};
 use crate::results::{self, PairResult};
+use crate::sparsity::{self, Sparsity, SparsityOptions};
 use crate::{Error, Result, output, plot};
 
 /// Examples a minibatch of CKA, or all there are.
@@ -26,6 +30,7 @@ pub(super) struct Measured {
     pub(super) maps: Vec<PairResult>,
     /// Of the networks, in their order.
     pub(super) networks: Vec<Network>,
+    pub(super) predictions: Option<PredictResult>,
     /// Pictures of networks together.
     pub(super) pictures: Vec<PathBuf>,
 }
@@ -35,6 +40,9 @@ pub(super) struct Measured {
 pub(super) struct Network {
     pub(super) blocks: Option<BlocksInfo>,
     pub(super) components: Option<PcsResult>,
+    pub(super) probes: Option<ProbeResult>,
+    pub(super) ablations: Option<AblateResult>,
+    pub(super) sparsity: Option<Sparsity>,
     pub(super) epochs: Option<EpochsResult>,
     /// Pictures of it alone.
     pub(super) pictures: Vec<PathBuf>,
@@ -43,6 +51,7 @@ pub(super) struct Network {
 /// What measuring takes.
 pub(super) struct Bench<'a> {
     pub(super) runs: &'a [Run],
+    pub(super) scale: Scale,
     /// Over the test images, for CKA.
     pub(super) passes: usize,
     /// That may be taken, in bytes.
@@ -70,6 +79,14 @@ impl Bench<'_> {
         }
         if what.mean {
             measured.pictures.extend(self.means(&measured.maps)?);
+        }
+        if what.predict {
+            let dir = self.dir.join("predict");
+            measured.predictions = Some(once(&dir, predict::MAPS_PICTURE, predict::load, |dir| self.predictions(dir))?);
+            let pictures = [predict::EXAMPLES_PICTURE, predict::CLASSES_PICTURE, predict::MAPS_PICTURE];
+            measured
+                .pictures
+                .extend(pictures.map(|picture| dir.join(picture)).into_iter().filter(|path| path.is_file()));
         }
         Ok(measured)
     }
@@ -110,14 +127,33 @@ impl Bench<'_> {
     fn network(&mut self, what: &Measures, run: &Run) -> Result<Network> {
         let name = run.name();
         let mut network = Network::default();
+        let map = self.place(&name, &name);
         if what.blocks {
-            let map = self.place(&name, &name);
             network.blocks = Some(once(&map, blocks::BLOCKS_PICTURE, blocks::load, find_blocks)?);
+        }
+        // Curves stand beside the map whose block they cross; the other pictures hold maps of their own.
+        if what.blocks && (what.probe.is_some() || what.ablate) {
+            network.pictures.push(map.join(blocks::BLOCKS_PICTURE));
         }
         if what.pcs {
             let dir = self.dir.join("pcs").join(&name);
             network.components = Some(once(&dir, pcs::PICTURE, pcs::load, |dir| self.components(run, dir))?);
             network.pictures.push(dir.join(pcs::PICTURE));
+        }
+        if let Some(how) = &what.probe {
+            let dir = self.dir.join("probe").join(&name);
+            network.probes = Some(once(&dir, probe::PICTURE, probe::load, |dir| self.probes(run, how, dir))?);
+            network.pictures.push(dir.join(probe::PICTURE));
+        }
+        if what.ablate {
+            let dir = self.dir.join("ablate").join(&name);
+            network.ablations = Some(once(&dir, ablate::PICTURE, ablate::load, |dir| self.ablations(run, dir))?);
+            network.pictures.push(dir.join(ablate::PICTURE));
+        }
+        if what.sparsity {
+            let dir = self.dir.join("sparsity").join(&name);
+            network.sparsity = Some(once(&dir, sparsity::PICTURE, sparsity::load, |dir| self.sparsity(run, dir))?);
+            network.pictures.push(dir.join(sparsity::PICTURE));
         }
         if what.epochs {
             let dir = self.dir.join("epochs").join(&name);
@@ -132,6 +168,42 @@ impl Bench<'_> {
         let (device, options) = (self.device, PcsOptions { memory: self.memory, ..PcsOptions::default() });
         let result = pcs::pcs_of_run(run, &options, device, &mut self.shows("decomposing"))?;
         pcs::write(dir, &result)?;
+        Ok(result)
+    }
+
+    fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
+        let epochs = self.scale.share_of(how.epochs);
+        let options = ProbeOptions { epochs, pool: how.pool, ..ProbeOptions::default() };
+        let (device, stop) = (self.device, self.stop);
+        let result = probe::probe(run, &options, device, stop, &mut self.shows("probing"))?;
+        probe::write(dir, &result)?;
+        Ok(result)
+    }
+
+    fn ablations(&mut self, run: &Run, dir: &Path) -> Result<AblateResult> {
+        let options = AblateOptions { each: true, ..AblateOptions::default() };
+        let (device, stop) = (self.device, self.stop);
+        let result = ablate::ablate(run, &options, device, stop, &mut self.shows("deleting"))?;
+        ablate::write(dir, &result)?;
+        Ok(result)
+    }
+
+    fn sparsity(&mut self, run: &Run, dir: &Path) -> Result<Sparsity> {
+        self.check_stop()?;
+        let (device, options) = (self.device, SparsityOptions::default());
+        let result = sparsity::sparsity(run, &options, device, &mut self.shows("counting"))?;
+        sparsity::write(dir, &result)?;
+        Ok(result)
+    }
+
+    fn predictions(&mut self, dir: &Path) -> Result<PredictResult> {
+        self.check_stop()?;
+        let runs = self.runs;
+        let mut show = self.shows("comparing");
+        let result = predict::predict(runs, None, &mut |done, total| {
+            show(Progress { done, total, batch: done, batches: total, subject: "predictions of all networks" });
+        })?;
+        predict::write(dir, &result)?;
         Ok(result)
     }
 

@@ -23,7 +23,7 @@ use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
 
-pub use plan::{Measures, StudyPlan};
+pub use plan::{Measures, ProbeMeasure, StudyPlan};
 pub use scale::Scale;
 
 use crate::compare::Progress;
@@ -84,7 +84,7 @@ pub enum StudyEvent<'a> {
     Training(SweepEvent<'a>),
     /// Something is being measured.
     Measuring {
-        /// What: "comparing", "decomposing".
+        /// What: "comparing", "probing".
         what: &'static str,
         /// How far that has come.
         progress: Progress<'a>,
@@ -123,7 +123,8 @@ pub fn study(
     let names: Vec<String> = sized.runs().iter().map(|(name, _)| (*name).to_owned()).collect();
     let runs = names.iter().map(|name| Run::open(&dir.join(RUNS).join(name))).collect::<Result<Vec<_>, _>>()?;
     plot::family_pictures(&dir.join(RUNS), &runs);
-    let bench = Bench { runs: &runs, passes: sized.passes, memory: options.memory, dir, device, stop, progress };
+    let (scale, passes, memory) = (options.scale, sized.passes, options.memory);
+    let bench = Bench { runs: &runs, scale, passes, memory, dir, device, stop, progress };
     let measured = bench.measure(&plan.measure)?;
 
     let info = StudyInfo {
