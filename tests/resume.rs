@@ -246,7 +246,8 @@ fn write_study(dir: &Path) -> PathBuf {
     let plan = dir.join("study.toml");
     let text = "title = \"t\"\n[data]\ntrain_images = 160\ntest_images = 40\nimage_side = 16\n[train]\nepochs = 4\n\
                 batch_size = 16\ncheckpoint_every = 2\n[[family]]\ndepth = [8, 14]\nwidth = [0.5]\nseed = [0, 1]\n\
-                [measure]\ncka = \"all\"\nmean = true\nblocks = true\npcs = true\nepochs = true\n";
+                [measure]\ncka = \"all\"\nmean = true\nblocks = true\npcs = true\nepochs = true\nablate = true\nsparsity = true\n\
+                predict = true\n[measure.probe]\nepochs = 6\n";
     fs::write(&plan, text).unwrap();
     plan
 }

@@ -31,7 +31,12 @@ cka = \"all\"
 mean = true
 blocks = true
 pcs = true
+ablate = true
+sparsity = true
+predict = true
 epochs = true
+[measure.probe]
+epochs = 4
 ";
 
 fn bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
@@ -53,13 +58,21 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     }
     let info = studies::load(&out).unwrap();
     assert_eq!(info.runs.len(), 4, "{:?}", info.runs);
+    let said_of = |words: &str| info.findings.iter().filter(|finding| finding.contains(words)).count();
+    for words in ["linear probe", "is lost without the last", "first component"] {
+        assert!(said_of(words) >= 4, "{words:?} is not said of every network: {:?}", info.findings);
+    }
     // Ten pairs, of which four are within a network; means within and between the seeds of both widths, and across.
     assert_eq!(fs::read_dir(out.join("cka")).unwrap().count(), 10);
     assert!(fs::read_dir(out.join("mean")).unwrap().count() >= 3);
     let picture = image::open(out.join(studies::FIGURE)).unwrap();
     assert!(picture.width() > 1000 && picture.height() > 500);
     let page = fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(page.contains("A small study") && page.contains("Over training"));
+    assert!(
+        ["A small study", "Over training", "Linear probes", "Deleted blocks", "Sparsity", "Predictions"]
+            .iter()
+            .all(|section| page.contains(section))
+    );
     succeeds(["verify", out.to_str().unwrap()]);
 
     let before = bytes(&out);

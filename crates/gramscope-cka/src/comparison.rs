@@ -37,7 +37,7 @@ pub struct Comparison {
 /// Where panels and sums are.
 #[derive(Debug)]
 enum Place {
-    Host(Host),
+    Host(Box<Host>),
     #[cfg(feature = "cuda")]
     Device(Box<crate::device::OnDevice>),
 }
@@ -50,7 +50,7 @@ impl Comparison {
     /// [`Error::NoLayers`], [`Error::NoPairs`], [`Error::UnknownModel`], [`Error::Bandwidth`].
     pub fn new(layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Result<Self, Error> {
         check(layers, pairs, options)?;
-        Ok(Self::at(Place::Host(Host::new(layers, pairs, options)), layers, pairs, options))
+        Ok(Self::at(Place::Host(Box::new(Host::new(layers, pairs, options))), layers, pairs, options))
     }
 
     /// The same on `device`, or on the host where there is none. On a GPU activations are uploaded unless they are there

@@ -234,7 +234,8 @@ paper times about S^3. The figure says at what scale it was made. Interrupted at
 Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/runs and a directory for each kind of result.
 
 A plan of your own has a title, [data] and [train] as a plan of sweep, one or more [[family]] with the lists of one, and
-[measure] with cka = \"within\" (or all, across, same-architecture, same-seed), mean, blocks, pcs, epochs = true.";
+[measure] with cka = \"within\" (or all, across, same-architecture, same-seed), mean, blocks, pcs, ablate, sparsity, predict,
+epochs = true (the last for runs with checkpoint_every), and a table [measure.probe] with epochs and pool.";
 
 /// How much memory a command may take.
 #[derive(Args, Debug)]

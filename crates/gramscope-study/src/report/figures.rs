@@ -76,6 +76,35 @@ impl Kind {
             }
         }
     }
+
+    /// The file that makes a directory one of such a result.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Study => studies::INFO,
+            Self::Mean => mean::MEAN,
+            Self::Components => pcs::INFO,
+            Self::Epochs => epochs::INFO,
+            Self::Predictions => predict::INFO,
+            Self::Sparsity => sparsity::INFO,
+            Self::Probes => probe::INFO,
+            Self::Ablations => ablate::INFO,
+        }
+    }
+
+    /// The figures of the result in `dir`: one, or several where it has several pictures.
+    fn figures(self, dir: &Path) -> Result<Vec<Figure>> {
+        let one = match self {
+            Self::Study => study(dir),
+            Self::Mean => mean(dir),
+            Self::Components => components(dir),
+            Self::Epochs => over_training(dir),
+            Self::Predictions => return predictions(dir),
+            Self::Sparsity => sparse(dir),
+            Self::Probes => probes(dir),
+            Self::Ablations => ablations(dir),
+        };
+        one.map(|figure| vec![figure])
+    }
 }
 
 /// A picture with what is said of it.
@@ -95,36 +124,11 @@ pub(super) struct Figure {
 /// The figures of the results in `dir`; what cannot be read is left out, with a warning.
 pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
     let mut figures = Vec::new();
-    let mut add = |figure: Result<Figure>| match figure {
-        Ok(figure) => figures.push(figure),
-        Err(reason) => tracing::warn!("left out of the report: {reason}"),
-    };
-    if dir.join(studies::INFO).is_file() {
-        add(study(dir));
-    }
-    if dir.join(mean::MEAN).is_file() {
-        add(mean(dir));
-    }
-    if dir.join(pcs::INFO).is_file() {
-        add(components(dir));
-    }
-    if dir.join(probe::INFO).is_file() {
-        add(probes(dir));
-    }
-    if dir.join(ablate::INFO).is_file() {
-        add(ablations(dir));
-    }
-    if dir.join(sparsity::INFO).is_file() {
-        add(sparse(dir));
-    }
-    if dir.join(predict::INFO).is_file() {
-        match predictions(dir) {
-            Ok(three) => three.into_iter().for_each(&mut add),
-            Err(reason) => add(Err(reason)),
+    for kind in Kind::ALL.into_iter().filter(|kind| dir.join(kind.mark()).is_file()) {
+        match kind.figures(dir) {
+            Ok(found) => figures.extend(found),
+            Err(reason) => tracing::warn!("left out of the report: {reason}"),
         }
-    }
-    if dir.join(epochs::INFO).is_file() {
-        add(over_training(dir));
     }
     figures
 }
@@ -213,7 +217,7 @@ fn sparse(dir: &Path) -> Result<Figure> {
 }
 
 /// How alike predictions are, and accuracy image by image and class by class, where there is something to compare.
-fn predictions(dir: &Path) -> Result<Vec<Result<Figure>>> {
+fn predictions(dir: &Path) -> Result<Vec<Figure>> {
     let result = predict::load(dir)?;
     let info = &result.info;
     let sentences = predict::sentences(&result).join(" ");
@@ -224,6 +228,5 @@ fn predictions(dir: &Path) -> Result<Vec<Result<Figure>>> {
         (predict::CLASSES_PICTURE, "Class by class", size),
     ];
     let drawn = pictures.into_iter().filter(|(picture, ..)| dir.join(picture).is_file());
-    let figures = drawn.map(|(picture, title, text)| figure(Kind::Predictions, (title.to_owned(), text), dir, picture));
-    Ok(figures.collect())
+    drawn.map(|(picture, title, text)| figure(Kind::Predictions, (title.to_owned(), text), dir, picture)).collect()
 }
