@@ -158,7 +158,7 @@ pub fn load(dir: &Path) -> Result<StudyInfo> {
 /// Makes `dir` this study's, or finds that it is.
 fn claim(dir: &Path, plan: &StudyPlan, sized: &Sized) -> Result<()> {
     let path = dir.join(PLAN);
-    let text = describe(plan, sized);
+    let text = describe(plan, sized)?;
     match fs::read_to_string(&path) {
         Ok(found) if found == text => return prepare(dir),
         Ok(_) => {
@@ -181,18 +181,19 @@ fn claim(dir: &Path, plan: &StudyPlan, sized: &Sized) -> Result<()> {
     atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))
 }
 
-/// The text of study.toml: the plan, and the networks it stands for at this scale.
-fn describe(plan: &StudyPlan, sized: &Sized) -> String {
+/// The text of study.toml: the networks at this scale, the data, and what is measured.
+///
+/// # Errors
+/// [`Error::Incomparable`] where TOML has no way to write a value, such as a path that is not Unicode.
+fn describe(plan: &StudyPlan, sized: &Sized) -> Result<String> {
+    let unwritable = |reason: toml::ser::Error| Error::Incomparable(format!("{PLAN} cannot be written: {reason}"));
     let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, sized.describe());
     for (name, config) in sized.runs() {
-        text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).unwrap_or_default());
+        text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).map_err(unwritable)?);
     }
-    let data = sized.runs().first().map(|(_, config)| toml::to_string(&config.data).unwrap_or_default());
-    text + &format!(
-        "\n[data]\n{}\n[measure]\n{}",
-        data.unwrap_or_default(),
-        toml::to_string(&plan.measure).unwrap_or_default()
-    )
+    text += &format!("\n[data]\n{}", toml::to_string(sized.data()).map_err(unwritable)?);
+    text += &format!("\n[measure]\n{}", toml::to_string(&plan.measure).map_err(unwritable)?);
+    Ok(text)
 }
 
 fn train(

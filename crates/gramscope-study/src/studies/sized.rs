@@ -55,6 +55,11 @@ impl Sized {
         runs.map(|(name, config)| (name.as_str(), config)).collect()
     }
 
+    /// The data, with as many images as this scale has.
+    pub(crate) fn data(&self) -> &DataConfig {
+        &self.data
+    }
+
     fn check(&self) -> std::result::Result<(), String> {
         let runs = self.runs();
         for (place, (name, config)) in runs.iter().enumerate() {
