@@ -204,7 +204,6 @@ pub fn check(dir: &Path) -> Result<()> {
 pub fn write(dir: &Path, result: &PredictResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    warn_about(plot::prediction_maps(result, &dir.join(MAPS_PICTURE)));
     for (name, draw) in [
         (EXAMPLES_PICTURE, plot::example_accuracies as fn(&PredictResult, &Path) -> Result<bool>),
         (CLASSES_PICTURE, plot::class_differences),
@@ -215,6 +214,8 @@ pub fn write(dir: &Path, result: &PredictResult) -> Result<()> {
             drawn => warn_about(drawn.map(drop)),
         }
     }
+    // The one picture that every result has comes last: where it is, the others are that there are to be.
+    warn_about(plot::prediction_maps(result, &dir.join(MAPS_PICTURE)));
     Ok(())
 }
 
