@@ -26,6 +26,8 @@ if [[ -d /dev/shm ]]; then
     trap 'rm -rf "$TMPDIR"' EXIT
 fi
 
+# What is fuzzed is what is shipped, with the same versions of everything.
+cp Cargo.lock fuzz/Cargo.lock
 for target in "${targets[@]}"; do
     grown=target/fuzz-corpus/$target
     mkdir -p "$grown"

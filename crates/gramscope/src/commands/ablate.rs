@@ -17,7 +17,7 @@ use crate::interrupt::Interrupt;
 
 /// Deletes blocks of every run the arguments name and writes what accuracy is left.
 pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = arguments.runs.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let runs = arguments.runs.iter().map(|dir| Run::named(dir)).collect::<Result<Vec<_>, _>>()?;
     let directories = directories(&runs, arguments);
     directories.iter().try_for_each(|dir| ablate::check(dir))?;
     let device = device::open(arguments.device.device, arguments.device.precision)?;

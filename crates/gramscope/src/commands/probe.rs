@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
     let mut bar = console.progress(Unit::Passes, 0);
-    let run = Run::open(&arguments.run)?;
+    let run = Run::named(&arguments.run)?;
     let result = probe::probe(&run, &options, &device, interrupt.requested(), &mut |progress| {
         show_progress(&mut bar, "probing", progress);
     })?;

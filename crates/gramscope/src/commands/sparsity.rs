@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::R
     let device = device::open(arguments.device.device, arguments.device.precision)?;
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "counting", progress);
-    let result = sparsity::sparsity(&Run::open(&arguments.run)?, &options, &device, &mut progress)?;
+    let result = sparsity::sparsity(&Run::named(&arguments.run)?, &options, &device, &mut progress)?;
     drop(bar);
     sparsity::write(&arguments.out, &result)?;
     console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), arguments.out.display()));

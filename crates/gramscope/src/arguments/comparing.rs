@@ -1,0 +1,295 @@
+//! Flags of what compares and looks into activations: cka, blocks, mean, pcs, dominant, epochs, activations.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use gramscope_cka::{Estimator, Gram, Kernel};
+use regex::Regex;
+
+use super::{DeviceArguments, MemoryArguments};
+
+pub(crate) const CKA_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14 --out cka/r14
+  gramscope cka runs/a runs/b runs/c --pairs across --out cka/abc
+  gramscope cka family/* --pairs same-architecture --mean --out family/seeds
+  gramscope cka runs/r14@1 runs/r14 --pairs across --out cka/first-epoch
+  gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
+  gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
+
+Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
+into DIR where there is one pair, into DIR/A__B where there are several.";
+
+pub(crate) const BLOCKS_HELP: &str = "\
+Example:
+  gramscope cka runs/r38 --out cka/r38
+  gramscope blocks cka/r38/cka.npz --out cka/r38
+
+A block is a large contiguous range of layers with nearly equal representations: a bright square on the diagonal that
+stands out from the layers beside it. Both are compared at equal distances, so that a map that merely fades away from
+its diagonal has none. Layers that residual connections skip (the dark lines of the checkerboard) and undefined layers
+do not break it.
+
+Writes DIR/blocks.json and DIR/blocks.png, the map with its blocks outlined. The json holds `score`, from 0 to 1, and
+`blocks`, each with first, last (layers are numbered from 0), first_name, last_name, layers, mean_cka, share (of the
+network), margin (CKA above the surroundings) and contrast (the share of 1 - CKA that is gone inside); the score is
+share times contrast, summed.
+
+A map of another tool will do: an npz with a square array `cka` (float64 or float32) and, beside it, a json of the
+same name with the names of the layers as `layers_x`.";
+
+pub(crate) const MEAN_HELP: &str = "\
+Examples:
+  gramscope cka runs/r14-s0 runs/r14-s1 runs/r14-s2 --pairs within --out cka/r14
+  gramscope mean cka/r14 --out mean/r14
+  gramscope mean cka/a__b cka/a__c cka/b__c --out mean/across
+
+Writes DIR/mean.npz (float64 arrays mean, variance, which is the unbiased one, and count, the maps in which the entry is
+defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR/variance.png.";
+
+pub(crate) const PCS_HELP: &str = "\
+Examples:
+  gramscope pcs runs/r14 --out pcs/r14
+  gramscope pcs runs/r14 --examples 2000 --layers 'add|relu2' --out pcs/r14-blocks
+  gramscope pcs --activations mine.safetensors --out pcs/mine
+
+Writes pcs.npz (float64 arrays variance_explained, second_over_first, cosine_sq, cka, cka_without_first, first_pc), pcs.json
+and pcs.png (all four panels). The examples are one batch, the first N in order. Layers whose second eigenvalue is more than
+0.99 times the first are named: their first component is not well defined.";
+
+pub(crate) const DOMINANT_HELP: &str = "\
+Examples:
+  gramscope dominant runs/r14 --out dominant/r14
+  gramscope dominant runs/r14 --layer stage2.block1.add --top 64 --out dominant/r14
+
+Writes dominant.png (the images, those of each sign together) and dominant.json (their places in the data, labels and
+projections). CKA without such images: gramscope cka RUN --drop-dominant 0.01";
+
+pub(crate) const EPOCHS_HELP: &str = "\
+Example:
+  gramscope train --depth 14 --seed 0 --epochs 20 --checkpoint-every 2 --out runs/r14
+  gramscope epochs runs/r14 --out epochs/r14
+
+Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
+principal components; cosine_sq [E,L] between a first component and the one at the end), epochs.json and epochs.png.";
+
+/// Which pairs of runs are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PairsArgument {
+    /// Each run with itself
+    Within,
+    /// Each run with every other
+    Across,
+    /// Both
+    All,
+    /// Runs that differ in their seed alone, each with every other
+    SameArchitecture,
+    /// Runs of one seed that differ in anything else, each with every other
+    SameSeed,
+}
+
+/// What networks are compared on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputArgument {
+    /// Test images
+    Images,
+    /// Random bytes
+    Noise,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
+pub(crate) struct CkaArguments {
+    /// Run directories, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// One file of activations (compared with itself) or two, as safetensors: a tensor a layer, examples first
+    #[arg(long, value_name = "FILE", num_args = 1..=2)]
+    pub(crate) activations: Vec<PathBuf>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Pairs of runs [default: within for one run, all for several]
+    #[arg(long, value_enum, conflicts_with = "activations")]
+    pub(crate) pairs: Option<PairsArgument>,
+    /// Write mean and variance over the pairs of each two architectures too, into DIR/mean
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) mean: bool,
+    /// Normalise with the mean and variance of each minibatch, as in training, instead of the running ones
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) batch_statistics: bool,
+    /// Passes over the test images, each in a fresh order
+    #[arg(long, default_value_t = 10, conflicts_with = "activations")]
+    pub(crate) passes: usize,
+    /// Seed of those orders
+    #[arg(long, default_value_t = 0, conflicts_with = "activations")]
+    pub(crate) seed: u64,
+    /// Use only the first N test images, class-balanced
+    #[arg(long, value_name = "N", conflicts_with = "activations")]
+    pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the runs were trained on
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
+    pub(crate) data: Option<String>,
+    /// What is fed: images, or as many images of the same size of uniformly random bytes, drawn from --seed
+    #[arg(long, value_enum, default_value = "images", conflicts_with = "activations")]
+    pub(crate) input: InputArgument,
+    /// Examples a minibatch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
+    /// unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    /// linear, or rbf:T with the bandwidth T times the root of the median squared distance
+    #[arg(long, default_value = "linear")]
+    pub(crate) kernel: Kernel,
+    /// exact (within 1e-6 of float64) or fast (within 1e-3)
+    #[arg(long, default_value = "exact")]
+    pub(crate) gram: Gram,
+    /// Divide every example's activation by its Euclidean norm first
+    #[arg(long)]
+    pub(crate) normalise_examples: bool,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Leave out this fraction of the images: those with the largest absolute projections on the first principal component of
+    /// the run's layer whose first component explains most of its variance (of several runs: each run's). The images are then
+    /// the first --examples [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "activations")]
+    pub(crate) drop_dominant: Option<f64>,
+    /// Use a last short batch instead of dropping it
+    #[arg(long)]
+    pub(crate) keep_partial: bool,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BlocksArguments {
+    /// The map: its npz file, the json file beside it, or the directory that holds both
+    #[arg(value_name = "CKA.npz")]
+    pub(crate) map: PathBuf,
+    /// Where blocks.json and blocks.png go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MeanArguments {
+    /// Results: npz or json files, their directories, or directories above them (for every map within a network there)
+    #[arg(value_name = "RESULT", required = true)]
+    pub(crate) results: Vec<PathBuf>,
+    /// Where the mean maps go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
+pub(crate) struct PcsArguments {
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
+    pub(crate) run: Option<PathBuf>,
+    /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
+    #[arg(long, value_name = "FILE")]
+    pub(crate) activations: Option<PathBuf>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
+    pub(crate) data: Option<String>,
+    /// Normalise with the mean and variance of the examples, as in training, instead of the running ones
+    #[arg(long, conflicts_with = "activations")]
+    pub(crate) batch_statistics: bool,
+    /// Of CKA, with and without the first component: unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DominantArguments {
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
+    pub(crate) run: PathBuf,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The layer [default: that whose first component explains the largest fraction of its variance]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
+    /// How many images are shown [default: 32, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) top: Option<usize>,
+    /// How many test images are looked at, the first in order, class-balanced [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Look at this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EpochsArguments {
+    /// Run directory, of a run that kept epochs (train --checkpoint-every N)
+    pub(crate) run: PathBuf,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Passes over the test images, each in a fresh order
+    #[arg(long, default_value_t = 1)]
+    pub(crate) passes: usize,
+    /// Seed of those orders
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Use only the first N test images, class-balanced [default: all for CKA, 1024 for first components]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
+    /// Examples a minibatch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
+    /// unbiased (HSIC_1) or biased (HSIC_0)
+    #[arg(long, default_value = "unbiased")]
+    pub(crate) estimator: Estimator,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Normalise with the mean and variance of each batch, as in training, instead of the running ones
+    #[arg(long)]
+    pub(crate) batch_statistics: bool,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ActivationsArguments {
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
+    pub(crate) run: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// How many test images, class-balanced, in the order of the data [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}

@@ -1,0 +1,109 @@
+//! Flags of what is about this machine and its data: bench, doctor, data.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+pub(crate) const BENCH_HELP: &str = "\
+Example:
+  gramscope bench kernels --device cuda:0 --json kernels.jsonl";
+
+pub(crate) const DOCTOR_HELP: &str = "\
+Compares everything that computes with plain float64 loops, on inputs that are meant to hurt, a line each; exits 1 if
+anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and says why no GPU was checked.
+
+Examples:
+  gramscope doctor
+  gramscope doctor --device cuda:0";
+
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchCommand {
+    /// Every CUDA kernel at the shapes of real networks
+    Kernels(BenchArguments),
+    /// All layers of a network compared with each other over a batch, next to its forward pass
+    Cka {
+        /// Depth of the network
+        #[arg(long, default_value_t = 20)]
+        depth: usize,
+        /// Width of the network
+        #[arg(long, default_value_t = 1.0)]
+        width: f64,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+    /// A training step: of ResNet-14 and -20 at width 1 and of ResNet-14 at width 2, or of the network that is named
+    Train {
+        /// Depth of the network [default: 20 where a width is named]
+        #[arg(long)]
+        depth: Option<usize>,
+        /// Width of the network [default: 1 where a depth is named]
+        #[arg(long)]
+        width: Option<f64>,
+        /// Images a step
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        batch_size: usize,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+}
+
+/// What all measurements share.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// With --json FILE: write a JSON object a line to this file too
+    // `--json` is every command's flag for logs, so the file cannot be its value here, and stands behind it.
+    #[arg(value_name = "FILE", requires = "json")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArguments {
+    /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DataCommand {
+    /// What can be named with --data, and what of it is on this machine
+    List,
+    /// Download a data set into the user's cache and check it; goes on where a broken download stopped
+    #[command(after_help = "Example:\n  gramscope data fetch cifar10")]
+    Fetch {
+        /// The data set
+        #[arg(value_enum)]
+        name: FetchArgument,
+    },
+    /// Classes and counts of a data set, and a contact sheet of it as PNG
+    #[command(after_help = "Example:\n  gramscope data info builtin --sheet builtin.png")]
+    Info {
+        #[command(flatten)]
+        data: InfoArguments,
+        /// Where the contact sheet goes
+        #[arg(long, value_name = "FILE.png")]
+        sheet: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InfoArguments {
+    /// builtin, cifar10, cifar100 or a directory
+    #[arg(value_name = "NAME|DIR")]
+    pub(crate) data: String,
+    /// Side that the images of a folder are resized and cropped to [default: 32]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) image_side: Option<usize>,
+}
+
+/// Data sets with a known place to download from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FetchArgument {
+    Cifar10,
+    Cifar100,
+}
