@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes every parser of files that may come from strangers (fuzz/src/parsers.rs), with cargo-fuzz on the stable compiler,
-# without sanitizers: there is no unsafe code of ours to watch. An input that panics, takes ten seconds, or takes more than
+# without sanitizers: there is no unsafe code of ours to watch. An input that panics, takes half a minute, or takes more than
 # 64 MiB beside what it declares, ends it and lies in fuzz/artifacts.
 #
 #     scripts/fuzz.sh [RUNS [TARGET...]]         # a million runs of every target unless told otherwise
@@ -32,5 +32,5 @@ for target in "${targets[@]}"; do
     grown=target/fuzz-corpus/$target
     mkdir -p "$grown"
     cargo fuzz run --sanitizer none "$target" "$grown" "fuzz/corpus/$target" -- \
-        -runs="$runs" -max_len=131072 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0
+        -runs="$runs" -max_len=131072 -timeout=30 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0
 done

@@ -1,34 +1,120 @@
-//! The CIFAR residual family: which networks there are, and what layers each has.
+//! The residual families: which networks there are.
 
+use serde::{Deserialize, Serialize};
+
+use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
 use crate::{Error, Result};
 
-/// Channels of the images.
-pub(crate) const IMAGE_CHANNELS: usize = 3;
-/// Number of stages; each after the first halves the side and doubles the channels.
-pub const STAGES: usize = 3;
-/// Channels of the first stage at width 1.
-const BASE_CHANNELS: f64 = 16.0;
 /// Weighted layers that are not in a block: the stem and the linear layer.
 const DEPTH_OUTSIDE: usize = 2;
-/// Weighted layers that one more block a stage adds.
-const DEPTH_PER_BLOCK: usize = 2 * STAGES;
 /// Beyond this no layer's size fits the arithmetic (and no machine's memory).
 const LARGEST_WIDTH: f64 = 1024.0;
 
-/// One network of the CIFAR residual family (He et al. 2016, *Deep residual learning for image recognition*, section
-/// 4.2; widened as in Nguyen et al. 2021, *Do wide and deep networks learn the same things?*).
+/// A family of residual networks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Three stages of m blocks of two 3 x 3 convolutions, with 16, 32 and 64 channels: depth 6m + 2 (He et al. 2016, *Deep
+    /// residual learning for image recognition*, section 4.2). The width is a factor on all channels.
+    #[default]
+    Cifar,
+    /// Four stages of 3, 4, b and 3 bottleneck blocks (1 x 1, 3 x 3 and 1 x 1 convolutions) behind a 7 x 7 convolution of
+    /// stride 2 and a max pooling: depth 3b + 32, so that ResNet-50 has b = 6 and ResNet-101 b = 23 (He et al. 2016, table
+    /// 1). Depth and width are those of the third stage alone, as in the ImageNet experiments of Nguyen et al. 2021: the
+    /// width is a factor on its 256 inner and 1024 outer channels. A block's stride is its 3 x 3 convolution's; projections
+    /// are followed by a batch norm.
+    ImageNet,
+}
+
+impl Family {
+    /// Number of stages; each after the first halves the side and doubles the channels.
+    pub fn stages(self) -> usize {
+        match self {
+            Self::Cifar => 3,
+            Self::ImageNet => 4,
+        }
+    }
+
+    /// Weighted layers of the smallest network.
+    fn smallest_depth(self) -> usize {
+        match self {
+            Self::Cifar => DEPTH_OUTSIDE + self.depth_step(),
+            Self::ImageNet => DEPTH_OUTSIDE + 3 * (3 + 4 + 1 + 3),
+        }
+    }
+
+    /// Weighted layers between one network and the next: a block a stage, or one in the third stage.
+    fn depth_step(self) -> usize {
+        match self {
+            Self::Cifar => 2 * self.stages(),
+            Self::ImageNet => 3,
+        }
+    }
+
+    /// The depths, in words.
+    fn depths(self) -> &'static str {
+        match self {
+            Self::Cifar => "6m + 2 from 8 on",
+            Self::ImageNet => "3b + 32 from 35 on",
+        }
+    }
+
+    /// The depth of the network with so many blocks in its third stage, at least 1.
+    pub fn depth_with(self, blocks: usize) -> usize {
+        self.smallest_depth() + self.depth_step() * (blocks - 1)
+    }
+
+    fn has_depth(self, depth: usize) -> bool {
+        depth >= self.smallest_depth() && (depth - self.smallest_depth()).is_multiple_of(self.depth_step())
+    }
+
+    /// The depths next to one that there is not, in words.
+    fn nearest_depths(self, depth: usize) -> String {
+        let smallest = self.smallest_depth();
+        if depth < smallest {
+            return smallest.to_string();
+        }
+        let below = depth - (depth - smallest) % self.depth_step();
+        match below.checked_add(self.depth_step()) {
+            Some(above) => format!("{below} or {above}"),
+            None => below.to_string(),
+        }
+    }
+}
+
+/// One network of a residual family, widened as in Nguyen et al. 2021, *Do wide and deep networks learn the same things?*
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResNetConfig {
-    /// Number of weighted layers on the longest path, 6m + 2 with m blocks a stage.
+    /// Which family.
+    pub family: Family,
+    /// Number of weighted layers on the longest path; see [`Family`] for those there are.
     pub depth: usize,
-    /// Factor on all channel counts; 1 has 16, 32 and 64 channels. Need not be a whole number.
+    /// Factor on channel counts; need not be a whole number.
     pub width: f64,
     /// With additions and shortcuts; without them the network is a plain chain.
     pub residual: bool,
+    /// With two residual branches in every block, mixed at random in training and evenly in evaluation (Gastaldi 2017,
+    /// *Shake-Shake regularization*; see [`crate::ops::mixing`]).
+    pub shake_shake: bool,
     /// Number of classes.
     pub classes: usize,
     /// Height and width of the square images, in pixels.
     pub image_side: usize,
+}
+
+impl Default for ResNetConfig {
+    /// The deepest network of the paper's grid of widths, at width 1, for CIFAR-10.
+    fn default() -> Self {
+        Self {
+            family: Family::Cifar,
+            depth: 38,
+            width: 1.0,
+            residual: true,
+            shake_shake: false,
+            classes: 10,
+            image_side: 32,
+        }
+    }
 }
 
 /// A layer whose output can be observed.
@@ -38,7 +124,7 @@ pub struct Layer {
     pub name: String,
     /// Shape of its output for one image: `[height, width, channels]`, or `[features]` after the pooling.
     pub shape: Vec<usize>,
-    /// 0 for the stem, 1 to 3 for the stages, 4 for what follows them.
+    /// 0 for the stem, then the stages, counted from 1; one more for what follows them.
     pub stage: usize,
 }
 
@@ -46,14 +132,18 @@ impl ResNetConfig {
     /// Checks that this network exists.
     ///
     /// # Errors
-    /// [`Error::Depth`] (naming the nearest depths), [`Error::Width`], [`Error::Classes`], [`Error::ImageSide`].
+    /// [`Error::Depth`] (naming the nearest depths), [`Error::Width`], [`Error::ShakeWithoutShortcuts`], [`Error::Classes`],
+    /// [`Error::ImageSide`].
     pub fn validate(&self) -> Result<()> {
-        if self.depth < DEPTH_OUTSIDE + DEPTH_PER_BLOCK || !(self.depth - DEPTH_OUTSIDE).is_multiple_of(DEPTH_PER_BLOCK)
-        {
-            return Err(Error::Depth { depth: self.depth, nearest: nearest_depths(self.depth) });
+        let (family, depth) = (self.family, self.depth);
+        if !family.has_depth(depth) {
+            return Err(Error::Depth { depth, depths: family.depths(), nearest: family.nearest_depths(depth) });
         }
         if !(self.width > 0.0 && self.width <= LARGEST_WIDTH) {
             return Err(Error::Width { width: self.width, largest: LARGEST_WIDTH });
+        }
+        if self.shake_shake && !self.residual {
+            return Err(Error::ShakeWithoutShortcuts);
         }
         if self.classes < 2 {
             return Err(Error::Classes { classes: self.classes });
@@ -64,125 +154,132 @@ impl ResNetConfig {
         Ok(())
     }
 
-    /// m, the number of blocks in each of the three stages.
-    pub fn blocks_per_stage(&self) -> usize {
-        self.depth.saturating_sub(DEPTH_OUTSIDE) / DEPTH_PER_BLOCK
+    /// The number of blocks in `stage`, counted from 1. m in every stage of the CIFAR family; 3, 4, b and 3 of ImageNet's.
+    pub fn blocks_in(&self, stage: usize) -> usize {
+        let steps = self.depth.saturating_sub(self.family.smallest_depth()) / self.family.depth_step();
+        match (self.family, stage) {
+            (Family::Cifar, _) | (Family::ImageNet, 3) => 1 + steps,
+            (Family::ImageNet, 2) => 4,
+            (Family::ImageNet, _) => 3,
+        }
     }
 
-    /// Channels of `stage`, 1 to 3: 16 · width · 2^(stage - 1), rounded, at least 1. The stem (0) has those of stage 1.
+    /// Channels that the blocks of `stage` give, counted from 1, at least 1; those of stage 0 are the stem's.
+    ///
+    /// The CIFAR family's are 16 · width · 2^(stage - 1), rounded, and the stem's those of stage 1. ImageNet's are 64 for the
+    /// stem and then 256 · 2^(stage - 1), those of stage 3 times the width.
     pub fn channels(&self, stage: usize) -> usize {
-        let doublings = stage.clamp(1, STAGES) - 1;
-        // The conversion saturates, and validate() has bounded the width.
-        ((BASE_CHANNELS * self.width * f64::from(1u32 << doublings)).round() as usize).max(1)
+        match (self.family, stage) {
+            (Family::ImageNet, 0) => self.inner_channels(1),
+            (Family::ImageNet, _) => 4 * self.inner_channels(stage),
+            (Family::Cifar, _) => self.inner_channels(stage.max(1)),
+        }
     }
 
-    /// Height and width of the activations of `stage`, 1 to 3: each stage after the first halves them, rounding up.
-    pub fn side(&self, stage: usize) -> usize {
-        (1..stage.clamp(1, STAGES)).fold(self.image_side, |side, _| side.div_ceil(2))
-    }
-
-    /// Every layer in the order of the computation: 21m + 7 of them, or 18m + 5 without residual connections.
-    pub fn layers(&self) -> Vec<Layer> {
-        let mut layers = Vec::new();
-        let mut add = |stage: usize, prefix: &str, name: &str| {
-            let shape = vec![self.side(stage), self.side(stage), self.channels(stage)];
-            layers.push(Layer { name: format!("{prefix}.{name}"), shape, stage });
+    /// Channels within the blocks of `stage`, counted from 1.
+    fn inner_channels(&self, stage: usize) -> usize {
+        let (base, width) = match (self.family, stage) {
+            (Family::Cifar, _) => (16.0, self.width),
+            (Family::ImageNet, 3) => (64.0, self.width),
+            (Family::ImageNet, _) => (64.0, 1.0),
         };
-        for name in ["conv", "bn", "relu"] {
-            add(0, "stem", name);
+        let doublings = stage.clamp(1, self.family.stages()) - 1;
+        // The conversion saturates, and validate() has bounded the width.
+        ((base * width * f64::from(1u32 << doublings)).round() as usize).max(1)
+    }
+
+    /// Height and width of the activations that the blocks of `stage` give, counted from 1; those of stage 0 are the stem's
+    /// before a pooling. Every halving rounds up.
+    pub fn side(&self, stage: usize) -> usize {
+        let halvings = match self.family {
+            Family::Cifar => stage.clamp(1, self.family.stages()) - 1,
+            Family::ImageNet => stage.min(self.family.stages()) + 1,
+        };
+        (0..halvings).fold(self.image_side, |side, _| side.div_ceil(2))
+    }
+
+    /// Every layer in the order of the computation. Of the CIFAR family 21m + 7 of them, or 18m + 5 without residual
+    /// connections.
+    pub fn layers(&self) -> Vec<Layer> {
+        self.topology().layers()
+    }
+
+    /// The last part of the names of what the blocks' additions are given by the residual branches: `bn2`, `bn3`, or `mix`.
+    pub fn branch_end(&self) -> &'static str {
+        match (self.shake_shake, self.family) {
+            (true, _) => "mix",
+            (false, Family::Cifar) => "bn2",
+            (false, Family::ImageNet) => "bn3",
         }
-        for block in self.blocks() {
-            let prefix = block.prefix();
-            for name in ["conv1", "bn1", "relu1", "conv2", "bn2"] {
-                add(block.stage, &prefix, name);
-            }
-            if block.has_shortcut(self.residual) {
-                add(block.stage, &prefix, "shortcut");
-            }
-            if self.residual {
-                add(block.stage, &prefix, "add");
-            }
-            add(block.stage, &prefix, "relu2");
+    }
+
+    /// The last part of the names of the blocks' results: `relu2` or `relu3`.
+    pub fn block_end(&self) -> &'static str {
+        match self.family {
+            Family::Cifar => "relu2",
+            Family::ImageNet => "relu3",
         }
-        let head = STAGES + 1;
-        layers.push(Layer { name: "pool".to_owned(), shape: vec![self.channels(STAGES)], stage: head });
-        layers.push(Layer { name: "logits".to_owned(), shape: vec![self.classes], stage: head });
-        layers
     }
 
     /// Number of trained values: weights, biases, gammas and betas.
     pub fn parameter_count(&self) -> usize {
-        let convolution = |side: usize, from: usize, to: usize| side * side * from * to + to;
-        let batch_norm = |channels: usize| 2 * channels;
-        let stem = convolution(3, IMAGE_CHANNELS, self.channels(1)) + batch_norm(self.channels(1));
-        let blocks: usize = self
-            .blocks()
-            .map(|block| {
-                let (from, to) = (block.channels_in(self), self.channels(block.stage));
-                let shortcut = if block.has_shortcut(self.residual) { convolution(1, from, to) } else { 0 };
-                convolution(3, from, to) + convolution(3, to, to) + 2 * batch_norm(to) + shortcut
-            })
-            .sum();
-        stem + blocks + self.channels(STAGES) * self.classes + self.classes
+        self.topology().parameter_count()
     }
 
-    /// The names of the blocks in order, such as `stage2.block1`: the same number in each of the three stages.
+    /// The names of the blocks in order, such as `stage2.block1`.
     pub fn block_names(&self) -> Vec<String> {
-        self.blocks().map(BlockPlace::prefix).collect()
+        self.topology().blocks.iter().map(BlockPlan::prefix).collect()
     }
 
-    /// The blocks in order.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = BlockPlace> {
-        let blocks = self.blocks_per_stage();
-        (1..=STAGES).flat_map(move |stage| (1..=blocks).map(move |block| BlockPlace { stage, block }))
-    }
-}
-
-/// Where a block is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BlockPlace {
-    /// 1 to 3.
-    pub(crate) stage: usize,
-    /// Counted from 1 in its stage.
-    block: usize,
-}
-
-impl BlockPlace {
-    /// The first part of the names of its layers and parameters.
-    pub(crate) fn prefix(self) -> String {
-        format!("stage{}.block{}", self.stage, self.block)
+    /// What the network is made of.
+    pub(crate) fn topology(&self) -> Topology {
+        let stem = match self.family {
+            Family::Cifar => StemPlan {
+                convolution: ConvolutionPlan { kernel: 3, from: IMAGE_CHANNELS, to: self.channels(0), stride: 1 },
+                side: self.side(0),
+                pooled_side: None,
+            },
+            Family::ImageNet => StemPlan {
+                convolution: ConvolutionPlan { kernel: 7, from: IMAGE_CHANNELS, to: self.channels(0), stride: 2 },
+                side: self.side(0),
+                pooled_side: Some(self.side(1)),
+            },
+        };
+        let places = (1..=self.family.stages()).flat_map(|stage| (1..=self.blocks_in(stage)).map(move |b| (stage, b)));
+        let blocks = places.map(|(stage, block)| self.block(stage, block)).collect();
+        Topology { stem, blocks, classes: self.classes }
     }
 
-    /// Whether it halves the side.
-    fn reduces(self) -> bool {
-        self.stage > 1 && self.block == 1
-    }
-
-    /// Stride of its first convolution and of its shortcut.
-    pub(crate) fn stride(self) -> usize {
-        if self.reduces() { 2 } else { 1 }
-    }
-
-    /// Channels of its input.
-    pub(crate) fn channels_in(self, config: &ResNetConfig) -> usize {
-        config.channels(if self.reduces() { self.stage - 1 } else { self.stage })
-    }
-
-    /// Whether its shortcut is a projection.
-    pub(crate) fn has_shortcut(self, residual: bool) -> bool {
-        residual && self.reduces()
-    }
-}
-
-fn nearest_depths(depth: usize) -> String {
-    let smallest = DEPTH_OUTSIDE + DEPTH_PER_BLOCK;
-    if depth < smallest {
-        return smallest.to_string();
-    }
-    let below = depth - (depth - DEPTH_OUTSIDE) % DEPTH_PER_BLOCK;
-    match below.checked_add(DEPTH_PER_BLOCK) {
-        Some(above) => format!("{below} or {above}"),
-        None => below.to_string(),
+    fn block(&self, stage: usize, block: usize) -> BlockPlan {
+        let first = block == 1;
+        let stride = if first && stage > 1 { 2 } else { 1 };
+        let from = self.channels(if first { stage - 1 } else { stage });
+        let (inner, to) = (self.inner_channels(stage), self.channels(stage));
+        let (before, after) = (if stride == 2 { self.side(stage - 1) } else { self.side(stage) }, self.side(stage));
+        let convolution = |kernel, from, to, stride| ConvolutionPlan { kernel, from, to, stride };
+        let (convolutions, sides) = match self.family {
+            Family::Cifar => (vec![convolution(3, from, to, stride), convolution(3, to, to, 1)], vec![after; 2]),
+            Family::ImageNet => (
+                vec![
+                    convolution(1, from, inner, 1),
+                    convolution(3, inner, inner, stride),
+                    convolution(1, inner, to, 1),
+                ],
+                vec![before, after, after],
+            ),
+        };
+        // ImageNet's first stage widens without a stride.
+        let projects = first && (stage > 1 || self.family == Family::ImageNet);
+        let shortcut = match (self.residual, projects) {
+            (false, _) => ShortcutPlan::None,
+            (true, false) => ShortcutPlan::Identity,
+            (true, true) => ShortcutPlan::Projection {
+                convolution: convolution(1, from, to, stride),
+                normalised: self.family == Family::ImageNet,
+            },
+        };
+        let branches = if self.shake_shake { 2 } else { 1 };
+        BlockPlan { stage, block, convolutions, branches, shortcut, sides }
     }
 }
 
@@ -192,7 +289,7 @@ mod tests {
     use super::*;
 
     fn config(depth: usize, residual: bool) -> ResNetConfig {
-        ResNetConfig { depth, width: 1.0, residual, classes: 10, image_side: 32 }
+        ResNetConfig { depth, residual, ..ResNetConfig::default() }
     }
 
     #[test]
@@ -246,7 +343,7 @@ mod tests {
 
     #[test]
     fn widths_and_sides_round() {
-        let config = ResNetConfig { depth: 8, width: 0.3, residual: true, classes: 2, image_side: 7 };
+        let config = ResNetConfig { depth: 8, width: 0.3, classes: 2, image_side: 7, ..ResNetConfig::default() };
         config.validate().unwrap();
         assert_eq!([1, 2, 3].map(|stage| config.channels(stage)), [5, 10, 19]);
         assert_eq!([1, 2, 3].map(|stage| config.side(stage)), [7, 4, 2]);
@@ -261,6 +358,72 @@ mod tests {
     fn parameter_count() {
         assert_eq!(config(20, true).parameter_count(), 480 + 14112 + 4704 + 46560 + 544 + 18624 + 185_280 + 2112 + 650);
         assert_eq!(config(20, false).parameter_count(), config(20, true).parameter_count() - 544 - 2112);
+    }
+
+    /// 25 557 032 are published for ResNet-50 with 1000 classes, whose convolutions have no biases; 44 549 160 for ResNet-101.
+    #[test]
+    fn bottleneck_parameter_counts_are_the_published_ones() {
+        for (depth, published) in [(50, 25_557_032), (101, 44_549_160)] {
+            let config = ResNetConfig { classes: 1000, image_side: 224, ..imagenet(depth, 1.0) };
+            let convolutions = config.layers().into_iter().filter(|layer| {
+                layer.name.rsplit('.').next().is_some_and(|part| part.starts_with("conv") || part == "shortcut")
+            });
+            let biases: usize = convolutions.map(|layer| layer.shape[2]).sum();
+            assert_eq!(config.parameter_count() - biases, published, "depth {depth}");
+        }
+    }
+
+    fn imagenet(depth: usize, width: f64) -> ResNetConfig {
+        ResNetConfig { family: Family::ImageNet, depth, width, ..ResNetConfig::default() }
+    }
+
+    /// 224 pixels become 112, 56, 28, 14 and 7 (He et al. 2016, table 1).
+    #[test]
+    fn bottleneck_layers() {
+        let config = ResNetConfig { image_side: 224, ..imagenet(50, 1.0) };
+        let layers = config.layers();
+        // Four for the stem, ten a block, two more for each of four projections, and the head.
+        assert_eq!(layers.len(), 4 + 10 * 16 + 2 * 4 + 2);
+        let shape = |name: &str| {
+            let layer = layers.iter().find(|layer| layer.name == name);
+            layer.unwrap_or_else(|| panic!("no layer {name}")).shape.clone()
+        };
+        for (name, expected) in [
+            ("stem.relu", [112, 112, 64]),
+            ("stem.pool", [56, 56, 64]),
+            ("stage1.block1.conv1", [56, 56, 64]),
+            ("stage1.block1.shortcut_bn", [56, 56, 256]),
+            ("stage2.block1.conv1", [56, 56, 128]),
+            ("stage2.block1.conv2", [28, 28, 128]),
+            ("stage2.block1.shortcut", [28, 28, 512]),
+            ("stage3.block6.add", [14, 14, 1024]),
+            ("stage4.block3.relu3", [7, 7, 2048]),
+        ] {
+            assert_eq!(shape(name), expected, "{name}");
+        }
+        assert_eq!((shape("pool"), layers.last().map(|layer| layer.stage)), (vec![2048], Some(5)));
+        let names: Vec<&str> = layers[4..16].iter().map(|layer| layer.name.rsplit('.').next().unwrap()).collect();
+        let expected = "conv1 bn1 relu1 conv2 bn2 relu2 conv3 bn3 shortcut shortcut_bn add relu3";
+        assert_eq!(names.join(" "), expected);
+
+        let wide = imagenet(50, 1.5);
+        assert_eq!([1, 2, 3, 4].map(|stage| wide.channels(stage)), [256, 512, 1536, 2048]);
+        let deep = imagenet(101, 1.0);
+        assert_eq!([1, 2, 3, 4].map(|stage| deep.blocks_in(stage)), [3, 4, 23, 3]);
+        let error = imagenet(51, 1.0).validate().unwrap_err().to_string();
+        assert!(error.ends_with("3b + 32 from 35 on; the nearest is 50 or 53"), "{error}");
+    }
+
+    #[test]
+    fn two_branches_have_layers_of_their_own() {
+        let config = ResNetConfig { depth: 8, shake_shake: true, ..ResNetConfig::default() };
+        let layers = config.layers();
+        let of_block: Vec<&str> = layers.iter().filter_map(|layer| layer.name.strip_prefix("stage2.block1.")).collect();
+        let branch = |n: usize| ["conv1", "bn1", "relu1", "conv2", "bn2"].map(|part| format!("branch{n}.{part}"));
+        let rest = ["mix", "shortcut", "add", "relu2"].map(str::to_owned);
+        assert_eq!(of_block, [&branch(1)[..], &branch(2), &rest].concat());
+        let chain = ResNetConfig { residual: false, ..config };
+        assert!(chain.validate().unwrap_err().to_string().contains("shake_shake"));
     }
 
     #[test]

@@ -9,11 +9,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// occurs there, it is wrapped in candle's and reads the same.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The depth is not 6m + 2.
-    #[error("depth {depth} is not one of the family, whose depths are 6m + 2 from 8 on; the nearest is {nearest}")]
+    /// The family has no network of this depth.
+    #[error("depth {depth} is not one of the family, whose depths are {depths}; the nearest is {nearest}")]
     Depth {
         /// The depth asked for.
         depth: usize,
+        /// The family's depths, as text.
+        depths: &'static str,
         /// The valid depth or depths next to it, as text.
         nearest: String,
     },
@@ -25,6 +27,9 @@ pub enum Error {
         /// The largest width that is accepted.
         largest: f64,
     },
+    /// Shake-Shake is asked for without residual connections.
+    #[error("shake_shake mixes residual branches, and without residual connections there are none")]
+    ShakeWithoutShortcuts,
     /// There are fewer than two classes.
     #[error("a network with {classes} classes has nothing to tell apart; give at least 2")]
     Classes {

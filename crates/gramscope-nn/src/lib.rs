@@ -1,8 +1,8 @@
 //! The residual families on candle, with training operations as candle custom operations.
 //!
-//! [`ResNet`] is a network of the CIFAR family ([`ResNetConfig`]): it evaluates, hands out every layer's output as it
-//! is made, and computes the gradients of a training step. [`Sgd`] makes the step. The operations themselves are in
-//! [`ops`], the random numbers of initial weights and of everything else that is random in [`random`].
+//! [`ResNet`] is a network of one of the families ([`Family`], [`ResNetConfig`]): it evaluates, hands out every layer's
+//! output as it is made, and computes the gradients of a training step. [`Sgd`] makes the step. The operations themselves
+//! are in [`ops`], the random numbers of initial weights and of everything else that is random in [`random`].
 
 pub mod ops;
 pub mod random;
@@ -11,8 +11,13 @@ mod config;
 mod error;
 mod network;
 mod sgd;
+mod topology;
 
-pub use config::{Layer, ResNetConfig, STAGES};
+pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
-pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet};
+pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
 pub use sgd::{Sgd, SgdConfig};
+
+// What the tests share names the crate as those outside do.
+#[cfg(test)]
+extern crate self as gramscope_nn;

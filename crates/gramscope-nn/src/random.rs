@@ -27,6 +27,8 @@ pub enum Stream {
     Noise = 10,
     /// The order of the training images in an epoch of linear probes.
     Probes = 11,
+    /// Shares of the branches of a Shake-Shake network.
+    Shake = 12,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

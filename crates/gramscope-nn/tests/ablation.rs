@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use gramscope_nn::ops::batch_norm::EPSILON;
-use gramscope_nn::{Error, ResNet, ResNetConfig};
+use gramscope_nn::{Error, Family, ResNet, ResNetConfig};
 use gramscope_reference::{Matrix, Tensor4, batch_norm, convolution, linear, pooling, relu};
 use support::{ROUNDING, assert_close, bits, labels, on_threads, uniform, wide};
 
@@ -15,7 +15,7 @@ const SIDE: usize = 7;
 const IMAGES: usize = 3;
 
 fn config(residual: bool) -> ResNetConfig {
-    ResNetConfig { depth: 14, width: 0.3, residual, classes: 3, image_side: SIDE }
+    ResNetConfig { depth: 14, width: 0.3, residual, classes: 3, image_side: SIDE, ..ResNetConfig::default() }
 }
 
 /// With running statistics that are not those of the start.
@@ -115,6 +115,34 @@ fn variants_together_are_variants_alone_for_any_number_of_threads() {
     assert_eq!(together[0], bits(&network.forward(&images()).unwrap()), "nothing deleted is the network itself");
     for threads in [1, 2] {
         assert_eq!(on_threads(threads, all), together, "{threads} threads");
+    }
+}
+
+/// Two branches go together; a projection stays with its batch norm.
+#[test]
+fn every_family_keeps_its_shortcuts() {
+    let shaken = ResNetConfig { depth: 8, shake_shake: true, ..config(true) };
+    let bottlenecks = ResNetConfig { family: Family::ImageNet, depth: 35, width: 0.1, image_side: 33, ..config(true) };
+    for config in [shaken, bottlenecks] {
+        let network = ResNet::new(&config, 3, &Device::Cpu).unwrap();
+        let side = config.image_side;
+        network.loss_and_gradients(&uniform(0, &[5, side, side, 3]), &labels(5, 3)).unwrap();
+        let images = uniform(9, &[IMAGES, side, side, 3]);
+        let blocks = config.block_names().len();
+        let variants = [vec![false; blocks], (0..blocks).map(|block| block == 1).collect()];
+        let logits = network.forward_without(&images, &variants).unwrap();
+        assert_eq!(bits(&logits[0]), bits(&network.forward(&images).unwrap()), "{config:?}");
+
+        // Block 1 follows the shortcut: its branches' last batch norms give nothing once gamma and beta are zero.
+        let prefix = &config.block_names()[1];
+        for parameter in network.parameters() {
+            let of_last = [".bn2.", ".bn3."].iter().any(|part| parameter.name.contains(part));
+            let hidden = config.family == Family::ImageNet && parameter.name.contains(".bn2.");
+            if parameter.name.starts_with(prefix.as_str()) && of_last && !hidden {
+                parameter.var.set(&parameter.var.zeros_like().unwrap()).unwrap();
+            }
+        }
+        assert_eq!(bits(&logits[1]), bits(&network.forward(&images).unwrap()), "{config:?}");
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use gramscope_nn::ops::first_component::add_penalty_gradient;
-use gramscope_nn::{FirstComponentPenalty, ResNet, ResNetConfig};
+use gramscope_nn::{FirstComponentPenalty, ResNet, ResNetConfig, StepOptions};
 use gramscope_reference::{Matrix, components};
 use support::{assert_close, labels, uniform, wide};
 
@@ -78,12 +78,13 @@ fn what_explains_little_or_nothing_costs_nothing() {
 #[test]
 fn gradients_of_a_network_under_the_penalty() {
     const STEP: f32 = 1.0 / 1024.0;
-    let config = ResNetConfig { depth: 8, width: 0.15, residual: true, classes: 3, image_side: 5 };
+    let config = ResNetConfig { depth: 8, width: 0.15, classes: 3, image_side: 5, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 21, &Device::Cpu).unwrap();
     let (images, labels) = (((uniform(8, &[6, 5, 5, 3]) + 1.0).unwrap() * 0.5).unwrap(), labels(6, 3));
     let penalty = Some(FirstComponentPenalty { weight: WEIGHT, threshold: 0.1 });
     let plain = network.loss_and_gradients(&images, &labels).unwrap();
-    let penalised = network.penalised_loss_and_gradients(&images, &labels, penalty).unwrap();
+    let penalised =
+        network.loss_and_gradients_with(&images, &labels, StepOptions { penalty, ..StepOptions::default() }).unwrap();
     assert_eq!(plain.penalty, 0.0);
     assert_eq!(wide(&plain.loss), wide(&penalised.loss));
     let (mut error, mut norm) = (0.0, 0.0);
@@ -100,7 +101,10 @@ fn gradients_of_a_network_under_the_penalty() {
                 let mut moved = start.clone();
                 moved[i] = value;
                 set(&moved);
-                network.penalised_loss_and_gradients(&images, &labels, penalty).unwrap().penalty
+                network
+                    .loss_and_gradients_with(&images, &labels, StepOptions { penalty, ..StepOptions::default() })
+                    .unwrap()
+                    .penalty
             };
             let (above, below) = (start[i] + STEP, start[i] - STEP);
             let expected = (penalty_at(above) - penalty_at(below)) / (f64::from(above) - f64::from(below));

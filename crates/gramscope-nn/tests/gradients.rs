@@ -9,7 +9,8 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use gramscope_nn::ops::convolution::{self, Geometry};
-use gramscope_nn::ops::{batch_norm, linear, loss, pooling};
+use gramscope_nn::ops::{batch_norm, elementwise, linear, loss, max_pooling, mixing, pooling};
+use gramscope_reference::Tensor4;
 use support::{ROUNDING, assert_close, finite_difference, labels, strided, uniform, values, wide};
 
 struct Case {
@@ -22,7 +23,7 @@ fn case(x: [usize; 4], out: usize, kernel: usize, stride: usize, padding: usize)
     Case { x, weight: [out, kernel, kernel, x[3]], geometry: Geometry { stride, padding } }
 }
 
-/// Those of the networks (3 x 3 with padding 1, 1 x 1 without, stride 1 and 2), on odd, even and single-pixel images,
+/// Those of the networks (3 x 3 with padding 1, 1 x 1 without, stride 1 and 2, 7 x 7 of stride 2), on odd, even and single-pixel images,
 /// and some that only the general code takes.
 fn cases() -> Vec<Case> {
     vec![
@@ -38,6 +39,8 @@ fn cases() -> Vec<Case> {
         case([2, 6, 5, 2], 3, 2, 3, 1),
         case([2, 7, 9, 2], 3, 5, 2, 2),
         case([2, 3, 3, 2], 3, 1, 1, 1),
+        case([2, 9, 8, 3], 5, 7, 2, 3),
+        case([2, 1, 2, 3], 2, 7, 2, 3),
     ]
 }
 
@@ -105,6 +108,104 @@ fn global_average_pooling() {
     assert_close("dx", &wide(&got), &finite_difference(&f, &x, &dy, 1.0), linear_tolerance(15, 1));
 }
 
+fn max_pooled(x: &Tensor) -> Tensor {
+    let y = uniform(9, &max_pooling::result_dims(x).unwrap());
+    max_pooling::forward_into(&y, x).unwrap();
+    y
+}
+
+/// On odd and even sides, down to single pixels; many values are equal, as behind a ReLU.
+#[test]
+fn max_pooling_is_the_references() {
+    for shape in [[2, 5, 7, 3], [2, 6, 4, 2], [3, 1, 1, 2], [2, 2, 1, 17], [1, 9, 2, 1]] {
+        let x = uniform(0, &shape).relu().unwrap();
+        let wide_x = Tensor4::new(shape, wide(&x));
+        let y = max_pooled(&x);
+        assert_eq!(wide(&y), gramscope_reference::pooling::max_forward(&wide_x).data, "{shape:?}");
+        let dy = uniform(1, y.dims());
+        let dx = uniform(2, &shape);
+        max_pooling::backward_into(&dx, &x, &y, &dy).unwrap();
+        let wide_dy = Tensor4::new(dy.dims().to_vec().try_into().unwrap(), wide(&dy));
+        let expected = gramscope_reference::pooling::max_backward(&wide_x, &wide_dy).data;
+        // A pixel is in up to four windows, whose gradients of up to 1 are summed.
+        assert_close(&format!("dx of {shape:?}"), &wide(&dx), &expected, 3.0 * 4.0 * ROUNDING);
+    }
+}
+
+/// Values that lie further apart than the step, so that no step changes which is the largest.
+#[test]
+fn max_pooling_gradient() {
+    let shape = [2, 5, 6, 2];
+    let count: usize = shape.iter().product();
+    let order = uniform(3, &[count]).arg_sort_last_dim(true).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+    let x = (order.reshape(&shape).unwrap() / 16.0).unwrap();
+    let y = max_pooled(&x);
+    let dy = uniform(1, y.dims());
+    let dx = uniform(2, &shape);
+    max_pooling::backward_into(&dx, &x, &y, &dy).unwrap();
+    // The values are multiples of the step, so that differences of the sums in float64 are exact but for the division.
+    let expected = finite_difference(&|x| max_pooled(x), &x, &dy, 1.0 / 64.0);
+    assert_close("dx", &wide(&dx), &expected, 3.0 * 4.0 * ROUNDING);
+}
+
+#[test]
+fn a_nan_shows_in_every_window_it_is_in() {
+    let mut values = vec![1.0f32; 25];
+    values[12] = f32::NAN;
+    let x = Tensor::from_vec(values, (1, 5, 5, 1), &Device::Cpu).unwrap();
+    let y = wide(&max_pooled(&x));
+    assert_eq!(
+        y.iter().map(|y| y.is_nan()).collect::<Vec<_>>(),
+        [4].map(|i| (0..9).map(|j| i == j).collect::<Vec<_>>())[0]
+    );
+}
+
+#[test]
+fn mixing_of_branches() {
+    let shape = [3, 2, 3, 5];
+    let (a, b) = (uniform(0, &shape), uniform(1, &shape));
+    let shares = Tensor::new(&[0.25f32, 1.0, 0.0], &Device::Cpu).unwrap();
+    let dm = uniform(2, &shape);
+    // Three operations on values up to 1.
+    let tolerance = linear_tolerance(2, 1);
+    let f = |a: &Tensor| mixing::mix(a.copy().unwrap(), &b, &shares).unwrap();
+    let part = uniform(3, &shape);
+    mixing::part_into(&part, &dm, &shares, true).unwrap();
+    assert_close("first", &wide(&part), &finite_difference(&f, &a, &dm, 1.0), tolerance);
+    let f = |b: &Tensor| mixing::mix(a.copy().unwrap(), b, &shares).unwrap();
+    mixing::part_into(&part, &dm, &shares, false).unwrap();
+    assert_close("second", &wide(&part), &finite_difference(&f, &b, &dm, 1.0), tolerance);
+    let even = mixing::mix_evenly(a.copy().unwrap(), &b).unwrap();
+    let expected: Vec<f64> = wide(&a).iter().zip(wide(&b)).map(|(a, b)| (a + b) / 2.0).collect();
+    assert_close("evenly", &wide(&even), &expected, tolerance);
+}
+
+/// Every share is drawn for itself: by image, block, epoch and seed; forward and backward.
+#[test]
+fn shares_are_uniform_and_independent() {
+    const N: usize = 20_000;
+    let images: Vec<usize> = (0..N).collect();
+    let [alpha, beta] = mixing::shares(1, 2, 3, &images);
+    assert_eq!(mixing::shares(1, 2, 3, &[7, 5])[0], [alpha[7], alpha[5]]);
+    for other in [mixing::shares(2, 2, 3, &images), mixing::shares(1, 3, 3, &images), mixing::shares(1, 2, 4, &images)]
+    {
+        assert_ne!(other[0][..4], alpha[..4]);
+    }
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / N as f64;
+    let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
+    let (alpha, beta) = (wide(&alpha), wide(&beta));
+    assert!(alpha.iter().chain(&beta).all(|share| (0.0..1.0).contains(share)));
+    // Five standard errors: the variance of a uniform variable is 1/12, that of a product of two centred ones 1/144, that of
+    // a square of one 1/180.
+    let error = |variance: f64| 5.0 * (variance / N as f64).sqrt();
+    for shares in [&alpha, &beta] {
+        assert!((mean(&mut shares.iter().copied()) - 0.5).abs() < error(1.0 / 12.0));
+        assert!((mean(&mut shares.iter().map(|share| (share - 0.5).powi(2))) - 1.0 / 12.0).abs() < error(1.0 / 180.0));
+    }
+    let products = &mut alpha.iter().zip(&beta).map(|(a, b)| (a - 0.5) * (b - 0.5));
+    assert!(mean(products).abs() < error(1.0 / 144.0));
+}
+
 /// The loss of logits up to 1 is curved like exp; its third derivative is below 1/10, and step 1/32 leaves a truncation
 /// of 1e-3 / 6 / 10 < 2e-5 and a rounding of 2^-24 * 2 / (2/32) = 2e-6.
 #[test]
@@ -156,6 +257,43 @@ fn batch_norm_and_relu() {
     assert_close("dgamma", &wide(&got.dgamma), &finite_difference(&f, &gamma, &dy, STEP), CURVED);
     let f = |beta: &Tensor| norm_relu(&x, &gamma, beta, None);
     assert_close("dbeta", &wide(&got.dbeta), &finite_difference(&f, &beta, &dy, STEP), CURVED);
+}
+
+#[test]
+fn batch_norm_alone() {
+    let shape = [2, 3, 5, 3];
+    let (gamma, beta) = (uniform(4, &[3]), uniform(5, &[3]));
+    let (x, dy) = (uniform(0, &shape), uniform(1, &shape));
+    let statistics = batch_norm::statistics(&x).unwrap();
+    let norm = |x: &Tensor, gamma: &Tensor, beta: &Tensor| {
+        let statistics = batch_norm::statistics(x).unwrap();
+        batch_norm::normalise(x, &statistics, gamma, beta, None, false).unwrap()
+    };
+    let got = batch_norm::backward(x.copy().unwrap(), &statistics, &gamma, &dy).unwrap();
+    let f = |x: &Tensor| norm(x, &gamma, &beta);
+    assert_close("dx", &wide(&got.dx), &finite_difference(&f, &x, &dy, STEP), CURVED);
+    let f = |gamma: &Tensor| norm(&x, gamma, &beta);
+    assert_close("dgamma", &wide(&got.dgamma), &finite_difference(&f, &gamma, &dy, STEP), CURVED);
+    let f = |beta: &Tensor| norm(&x, &gamma, beta);
+    assert_close("dbeta", &wide(&got.dbeta), &finite_difference(&f, &beta, &dy, STEP), CURVED);
+}
+
+/// The fused form is the plain ones, one after the other, to the last bit.
+#[test]
+fn fused_backward_passes_are_the_plain_ones() {
+    let shape = [2, 3, 5, 17];
+    let (x, addend, dy) = (uniform(0, &shape), uniform(1, &shape), uniform(2, &shape));
+    let (gamma, beta) = (uniform(4, &[17]), uniform(5, &[17]));
+    let statistics = batch_norm::statistics(&x).unwrap();
+    let y = norm_relu(&x, &gamma, &beta, Some(&addend));
+    let (fused, daddend) =
+        batch_norm::backward_add_relu(x.copy().unwrap(), &statistics, &gamma, &y, dy.copy().unwrap()).unwrap();
+    let dsum = elementwise::relu_backward(dy.copy().unwrap(), &y).unwrap();
+    let plain = batch_norm::backward(x.copy().unwrap(), &statistics, &gamma, &dsum).unwrap();
+    assert_eq!(support::bits(&daddend), support::bits(&dsum));
+    for (fused, plain) in [(&fused.dx, &plain.dx), (&fused.dgamma, &plain.dgamma), (&fused.dbeta, &plain.dbeta)] {
+        assert_eq!(support::bits(fused), support::bits(plain));
+    }
 }
 
 #[test]

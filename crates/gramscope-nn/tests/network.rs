@@ -7,11 +7,11 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use gramscope_nn::ops::batch_norm;
-use gramscope_nn::{Error, ResNet, ResNetConfig};
+use gramscope_nn::{Error, Family, ResNet, ResNetConfig};
 use support::{assert_close, bits, labels, on_threads, uniform, wide};
 
 fn config(depth: usize, width: f64, residual: bool, image_side: usize) -> ResNetConfig {
-    ResNetConfig { depth, width, residual, classes: 3, image_side }
+    ResNetConfig { depth, width, residual, classes: 3, image_side, ..ResNetConfig::default() }
 }
 
 fn network(config: &ResNetConfig, seed: u64) -> ResNet {
@@ -30,6 +30,8 @@ fn configs() -> Vec<ResNetConfig> {
         config(8, 0.15, false, 5),
         config(8, 1.1, true, 1),
         config(14, 0.1, false, 2),
+        ResNetConfig { shake_shake: true, ..config(8, 0.3, true, 5) },
+        ResNetConfig { family: Family::ImageNet, ..config(35, 0.1, true, 33) },
     ]
 }
 
@@ -133,7 +135,11 @@ fn step_bits(config: &ResNetConfig, count: usize) -> Vec<Vec<u32>> {
 /// The same bits for one, two and three threads, and twice; with more images than groups of images, and fewer.
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
-    for (config, count) in [(config(8, 1.0, true, 9), 37), (config(8, 0.3, false, 32), 5)] {
+    let shaken = ResNetConfig { shake_shake: true, ..config(8, 0.3, true, 9) };
+    let bottlenecks = ResNetConfig { family: Family::ImageNet, ..config(35, 0.1, true, 40) };
+    for (config, count) in
+        [(config(8, 1.0, true, 9), 37), (config(8, 0.3, false, 32), 5), (shaken, 19), (bottlenecks, 3)]
+    {
         let one = on_threads(1, || step_bits(&config, count));
         for threads in [1, 2, 3] {
             assert!(one == on_threads(threads, || step_bits(&config, count)), "{threads} threads, {config:?}");
@@ -197,7 +203,7 @@ fn running_statistics_follow_the_formula() {
 
 #[test]
 fn initial_weights_are_he_normal() {
-    let config = ResNetConfig { depth: 14, width: 1.0, residual: true, classes: 10, image_side: 32 };
+    let config = ResNetConfig { depth: 14, width: 1.0, classes: 10, image_side: 32, ..ResNetConfig::default() };
     let network = network(&config, 9);
     assert_eq!(network.parameters().iter().map(|p| p.var.elem_count()).sum::<usize>(), config.parameter_count());
     for parameter in network.parameters() {
@@ -382,7 +388,7 @@ fn gradients_of_the_loss() {
 /// Evaluation with batch statistics computes what a training step computes: the same loss, up to the order of float32 sums.
 #[test]
 fn batch_statistics_are_those_of_training() {
-    let config = ResNetConfig { depth: 8, width: 0.3, residual: true, classes: 3, image_side: 9 };
+    let config = ResNetConfig { depth: 8, width: 0.3, classes: 3, image_side: 9, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 4, &Device::Cpu).unwrap();
     let images = Tensor::rand(0f32, 1f32, (6, 9, 9, 3), &Device::Cpu).unwrap();
     let labels = Tensor::from_vec(vec![0u32, 1, 2, 0, 1, 2], 6, &Device::Cpu).unwrap();

@@ -15,7 +15,7 @@ use support::{ROUNDING, assert_close, bits, labels, uniform, wide};
 const CONFIG: SgdConfig = SgdConfig { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.05 };
 
 fn network(seed: u64) -> ResNet {
-    let config = ResNetConfig { depth: 8, width: 0.2, residual: true, classes: 3, image_side: 5 };
+    let config = ResNetConfig { depth: 8, width: 0.2, classes: 3, image_side: 5, ..ResNetConfig::default() };
     ResNet::new(&config, seed, &Device::Cpu).unwrap()
 }
 

@@ -59,7 +59,14 @@ impl Fixture {
 
     /// A network with the state under `prefix`.
     fn network(&self, prefix: &str) -> ResNet {
-        let config = ResNetConfig { depth: 8, width: 0.2, residual: self.residual, classes: 3, image_side: 9 };
+        let config = ResNetConfig {
+            depth: 8,
+            width: 0.2,
+            residual: self.residual,
+            classes: 3,
+            image_side: 9,
+            ..ResNetConfig::default()
+        };
         let network = ResNet::new(&config, 0, &Device::Cpu).unwrap();
         network.load_state(&self.part(prefix)).unwrap();
         network

@@ -1,4 +1,4 @@
-//! Global average pooling.
+//! Global average pooling, and max pooling over 3 x 3 pixels with stride 2.
 
 use crate::{Matrix, Tensor4};
 
@@ -24,4 +24,43 @@ pub fn backward(dy: &Matrix, h: usize, w: usize) -> Tensor4 {
         }
     }
     dx
+}
+
+/// The largest value in each window of 3 x 3 pixels, stride 2, with nothing outside the image: [n, h, w, c] to
+/// [n, ceil(h / 2), ceil(w / 2), c].
+pub fn max_forward(x: &Tensor4) -> Tensor4 {
+    let mut y = Tensor4::zeros(max_shape(x));
+    for index in indices(y.shape) {
+        *y.at(index) = x.get(largest(x, index));
+    }
+    y
+}
+
+/// dL/dx from dL/dy: all of it for the first of the largest values in a window, row by row.
+pub fn max_backward(x: &Tensor4, dy: &Tensor4) -> Tensor4 {
+    let mut dx = Tensor4::zeros(x.shape);
+    for index in indices(dy.shape) {
+        *dx.at(largest(x, index)) += dy.get(index);
+    }
+    dx
+}
+
+fn max_shape(x: &Tensor4) -> [usize; 4] {
+    let [n, h, w, c] = x.shape;
+    [n, h.div_ceil(2), w.div_ceil(2), c]
+}
+
+fn indices([n, h, w, c]: [usize; 4]) -> impl Iterator<Item = [usize; 4]> {
+    (0..n).flat_map(move |n| (0..h).flat_map(move |i| (0..w).flat_map(move |j| (0..c).map(move |c| [n, i, j, c]))))
+}
+
+/// Where the largest value of the window around pixel (2 i, 2 j) is.
+fn largest(x: &Tensor4, [n, i, j, c]: [usize; 4]) -> [usize; 4] {
+    let [_, h, w, _] = x.shape;
+    let window = |centre: usize, length: usize| centre.saturating_sub(1)..(centre + 2).min(length);
+    let pixels = window(2 * i, h).flat_map(|i| window(2 * j, w).map(move |j| [n, i, j, c]));
+    pixels.fold([n, 2 * i, 2 * j, c], |best, pixel| {
+        let (value, largest) = (x.get(pixel), x.get(best));
+        if value > largest || (value == largest && pixel < best) { pixel } else { best }
+    })
 }

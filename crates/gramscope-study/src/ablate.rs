@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
+use gramscope_nn::ResNetConfig;
 use gramscope_nn::ops::loss;
 use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, batches, evaluate};
@@ -97,6 +98,11 @@ impl AblateResult {
     pub fn baseline(&self) -> Option<f64> {
         self.stages.iter().find(|entry| entry.deleted == 0).map(|entry| entry.accuracy)
     }
+
+    /// The entries of each stage, one stage after the other: none of them is empty.
+    pub fn by_stage(&self) -> impl Iterator<Item = &[AblatedStage]> {
+        self.stages.chunk_by(|a, b| a.stage == b.stage)
+    }
 }
 
 /// Deletes blocks of `run` from the end of each stage, and those that `options` name alone.
@@ -131,7 +137,7 @@ pub fn ablate(
     }
     let names = network.config().block_names();
     let alone = alone(options, &name, &names)?;
-    let endings = endings(names.len());
+    let endings = endings(network.config());
     let only = |chosen: std::ops::Range<usize>| -> Vec<bool> {
         (0..names.len()).map(|block| chosen.contains(&block)).collect()
     };
@@ -176,14 +182,16 @@ struct Ending {
     blocks: std::ops::Range<usize>,
 }
 
-/// None, the last, the last two, ... of each of three stages that share `blocks` blocks.
-fn endings(blocks: usize) -> Vec<Ending> {
-    let per_stage = blocks / 3;
+/// None, the last, the last two, ... of each stage.
+fn endings(network: &ResNetConfig) -> Vec<Ending> {
+    let mut end = 0;
     let of_stage = |stage: usize| {
-        let end = stage * per_stage;
-        (0..=per_stage).map(move |deleted| Ending { stage, blocks: end - deleted..end })
+        let blocks = network.blocks_in(stage);
+        end += blocks;
+        let end = end;
+        (0..=blocks).map(move |deleted| Ending { stage, blocks: end - deleted..end })
     };
-    (1..=3).flat_map(of_stage).collect()
+    (1..=network.family.stages()).flat_map(of_stage).collect()
 }
 
 /// The blocks that are deleted alone, ascending.
@@ -241,6 +249,8 @@ pub(crate) mod tests {
 
     use std::fs;
 
+    use gramscope_nn::Family;
+
     use super::*;
 
     /// A made result with two blocks a stage.
@@ -258,10 +268,15 @@ pub(crate) mod tests {
 
     #[test]
     fn every_ending_of_every_stage_is_there_once() {
-        let found: Vec<_> = endings(6).into_iter().map(|ending| (ending.stage, ending.blocks)).collect();
+        let found = |network: ResNetConfig| -> Vec<_> {
+            endings(&network).into_iter().map(|ending| (ending.stage, ending.blocks)).collect()
+        };
         let expected =
             [(1, 2..2), (1, 1..2), (1, 0..2), (2, 4..4), (2, 3..4), (2, 2..4), (3, 6..6), (3, 5..6), (3, 4..6)];
-        assert_eq!(found, expected);
+        assert_eq!(found(ResNetConfig { depth: 14, ..ResNetConfig::default() }), expected);
+        let bottlenecks = found(ResNetConfig { family: Family::ImageNet, depth: 35, ..ResNetConfig::default() });
+        assert_eq!(bottlenecks.len(), 4 + 5 + 2 + 4);
+        assert_eq!(bottlenecks[9..13], [(3, 8..8), (3, 7..8), (4, 11..11), (4, 10..11)]);
     }
 
     #[test]

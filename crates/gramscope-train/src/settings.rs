@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use gramscope_nn::ResNetConfig;
+use gramscope_nn::{Family, ResNetConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -20,12 +20,18 @@ pub const CONFIG_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Number of weighted layers, 6m + 2. Default 38, the deepest of the paper's grid of widths.
+    /// The family of networks: `cifar` (the default) or `imagenet`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub family: Family,
+    /// Number of weighted layers; see [`Family`]. Default 38, the deepest of the paper's grid of widths.
     pub depth: usize,
-    /// Factor on all channel counts. Default 1.
+    /// Factor on channel counts, all of them or the third stage's; see [`Family`]. Default 1.
     pub width: f64,
     /// With additions and shortcuts. Default true.
     pub residual: bool,
+    /// With two residual branches in every block, mixed at random ([`gramscope_nn::ops::mixing`]). Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub shake_shake: bool,
     /// Seed of initial weights, order and augmentation. Default 0; at most 2^63 - 1, TOML's largest integer.
     pub seed: u64,
     /// Passes over the training images. Default 300.
@@ -53,7 +59,7 @@ pub struct TrainSettings {
     /// The directory of a finished run whose weights and batch-norm statistics this one starts with. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
-    /// Of that run, only the stem and the first so many stages, 0 to 3. Default: all of it.
+    /// Of that run, only the stem and the first so many stages. Default: all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_stages: Option<usize>,
     /// Factor on what the first principal components of the blocks' outputs explain beyond the threshold, in the loss
@@ -83,9 +89,11 @@ fn is_default_threshold(value: &f64) -> bool {
 impl Default for TrainSettings {
     fn default() -> Self {
         Self {
+            family: Family::Cifar,
             depth: 38,
             width: 1.0,
             residual: true,
+            shake_shake: false,
             seed: 0,
             epochs: 300,
             batch_size: 128,
@@ -108,10 +116,12 @@ impl Default for TrainSettings {
 
 impl TrainSettings {
     /// The keys of the \[train\] table, in the order of the fields.
-    pub const KEYS: [&'static str; 19] = [
+    pub const KEYS: [&'static str; 21] = [
+        "family",
         "depth",
         "width",
         "residual",
+        "shake_shake",
         "seed",
         "epochs",
         "batch_size",
@@ -175,9 +185,9 @@ impl TrainSettings {
             ),
             (
                 "init_stages",
-                self.init_stages.is_none_or(|stages| stages <= gramscope_nn::STAGES && self.init_from.is_some()),
+                self.init_stages.is_none_or(|stages| stages <= self.family.stages() && self.init_from.is_some()),
                 self.init_stages.map_or("not set".to_owned(), |stages| stages.to_string()),
-                "must be from 0 (the stem alone) to 3, and needs init_from (--init-from)",
+                "must be from 0 (the stem alone) to the network's number of stages, and needs init_from (--init-from)",
             ),
             (
                 "first_pc_penalty",
@@ -206,7 +216,8 @@ impl TrainSettings {
 
     /// The network these settings ask for, for images of this many classes and pixels a side.
     pub fn network(&self, classes: usize, image_side: usize) -> ResNetConfig {
-        ResNetConfig { depth: self.depth, width: self.width, residual: self.residual, classes, image_side }
+        let Self { family, depth, width, residual, shake_shake, .. } = *self;
+        ResNetConfig { family, depth, width, residual, shake_shake, classes, image_side }
     }
 }
 

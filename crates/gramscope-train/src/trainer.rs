@@ -9,7 +9,7 @@ use std::time::Instant;
 use candle_core::Device;
 use candle_nn::Optimizer;
 use gramscope_nn::random::{Philox, Stream};
-use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig};
+use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig, Shake, StepOptions};
 use md5::{Digest, Md5};
 
 use crate::augment::{self, Augmentation};
@@ -317,7 +317,9 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, indices: &[usize], epoch: u32) -> Result<(f32, f32)> {
         let images = self.augmentation.batch(&self.dataset.train, indices, epoch, self.device)?;
         let labels = batches::labels(&self.labels, indices, self.device)?;
-        let gradients = self.network.penalised_loss_and_gradients(&images, &labels, self.penalty)?;
+        let shake = self.settings.shake_shake.then_some(Shake { seed: self.settings.seed, epoch, images: indices });
+        let options = StepOptions { penalty: self.penalty, shake };
+        let gradients = self.network.loss_and_gradients_with(&images, &labels, options)?;
         self.sgd.step(&gradients.grads)?;
         Ok((gradients.loss.to_scalar()?, gradients.correct.to_scalar()?))
     }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::ResNet;
-use super::evaluation::forward_block;
+use super::evaluation::{forward_block, project};
 use super::modules::{Block, Shortcut};
 use super::workspace::Workspace;
 use crate::ops::elementwise;
@@ -73,11 +73,10 @@ impl Ablation<'_> {
 
 /// What is left of `block` without its residual branch; the memory of `x` is used again.
 fn forward_shortcut(block: &Block, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
-    let sum = match &block.shortcut {
-        Shortcut::None => return Err(Error::NoShortcuts),
-        Shortcut::Identity => x,
-        Shortcut::Projection(projection) => {
-            let projected = projection.forward_in(workspace, &x)?;
+    let sum = match (&block.shortcut, project(&block.shortcut, &x, workspace)?) {
+        (Shortcut::None, _) => return Err(Error::NoShortcuts),
+        (_, None) => x,
+        (_, Some(projected)) => {
             workspace.give(x);
             projected
         }

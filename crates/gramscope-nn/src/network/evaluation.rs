@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 
 use super::ResNet;
-use super::modules::{Block, Shortcut};
+use super::modules::{Block, Branch, Branches, Shortcut};
 use super::workspace::Workspace;
 use crate::Result;
-use crate::ops::{elementwise, pooling};
+use crate::ops::{elementwise, max_pooling, mixing, pooling};
 
 impl ResNet {
     /// The logits `[n, classes]` of `images` `[n, side, side, 3]`, f32 in `[0, 1]`. Frees the memory that training
@@ -27,8 +27,20 @@ impl ResNet {
 
     /// The input of the first block.
     pub(super) fn forward_stem(&self, images: &Tensor, workspace: &Workspace) -> Result<Tensor> {
-        let x = self.stem.convolution.forward_in(workspace, images)?;
-        Ok(self.stem.batch_norm.evaluate_in(workspace, x, None, true)?)
+        let x = self.stem.unit.convolution.forward_in(workspace, images)?;
+        let x = self.stem.unit.batch_norm.evaluate_in(workspace, x, None, true)?;
+        self.pool_stem(x, workspace)
+    }
+
+    /// The max pooling behind the stem, where there is one; the memory of `x` goes back to the workspace.
+    fn pool_stem(&self, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
+        if !self.stem.pools {
+            return Ok(x);
+        }
+        let y = workspace.take(&max_pooling::result_dims(&x)?, x.device())?;
+        max_pooling::forward_into(&y, &x)?;
+        workspace.give(x);
+        Ok(y)
     }
 
     /// The logits from the output of the last block.
@@ -51,9 +63,12 @@ impl ResNet {
         self.workspace.clear();
         let workspace = Workspace::default();
         let mut taps = Taps { observe, next: 0 };
-        let x = taps.tap(self.stem.convolution.forward_in(&workspace, images)?)?;
-        let x = taps.tap(self.stem.batch_norm.evaluate_in(&workspace, x, None, false)?)?;
+        let x = taps.tap(self.stem.unit.convolution.forward_in(&workspace, images)?)?;
+        let x = taps.tap(self.stem.unit.batch_norm.evaluate_in(&workspace, x, None, false)?)?;
         let mut x = taps.tap(elementwise::relu(x)?)?;
+        if self.stem.pools {
+            x = taps.tap(self.pool_stem(x, &workspace).map_err(candle_core::Error::from)?)?;
+        }
         for block in &self.blocks {
             x = observe_block(block, x, &workspace, &mut taps)?;
         }
@@ -64,24 +79,68 @@ impl ResNet {
 
 /// The output of `block`; the memory of `x` goes back to the workspace.
 pub(super) fn forward_block(block: &Block, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
-    let y = block.convolution1.forward_in(workspace, &x)?;
-    let hidden = block.batch_norm1.evaluate_in(workspace, y, None, true)?;
-    let y = block.convolution2.forward_in(workspace, &hidden)?;
-    workspace.give(hidden);
-    let projected = match &block.shortcut {
-        Shortcut::None | Shortcut::Identity => None,
-        Shortcut::Projection(projection) => Some(projection.forward_in(workspace, &x)?),
+    let y = match &block.branches {
+        Branches::Single(branch) => {
+            let y = forward_to_last(branch, &x, workspace)?;
+            let projected = project(&block.shortcut, &x, workspace)?;
+            let addend = addend(&block.shortcut, &x, projected.as_ref());
+            let y = branch.last.batch_norm.evaluate_in(workspace, y, addend, true)?;
+            projected.into_iter().for_each(|projected| workspace.give(projected));
+            y
+        }
+        Branches::Mixed(branches) => {
+            let [a, b] = [&branches[0], &branches[1]].map(|branch| {
+                let y = forward_to_last(branch, &x, workspace)?;
+                branch.last.batch_norm.evaluate_in(workspace, y, None, false)
+            });
+            let (a, b) = (a?, b?);
+            let mut sum = mixing::mix_evenly(a, &b)?;
+            workspace.give(b);
+            let projected = project(&block.shortcut, &x, workspace)?;
+            if let Some(addend) = addend(&block.shortcut, &x, projected.as_ref()) {
+                sum = elementwise::add(sum, addend)?;
+            }
+            projected.into_iter().for_each(|projected| workspace.give(projected));
+            elementwise::relu(sum)?
+        }
     };
-    let addend = match &block.shortcut {
-        Shortcut::None => None,
-        Shortcut::Identity => Some(&x),
-        Shortcut::Projection(_) => projected.as_ref(),
-    };
-    let y = block.batch_norm2.evaluate_in(workspace, y, addend, true)?;
-    projected.into_iter().for_each(|projected| workspace.give(projected));
     workspace.give(x);
     workspace.keep_shape(y.dims());
     Ok(y)
+}
+
+/// The result of the last convolution of `branch`.
+fn forward_to_last(branch: &Branch, x: &Tensor, workspace: &Workspace) -> candle_core::Result<Tensor> {
+    let mut hidden: Option<Tensor> = None;
+    for unit in &branch.hidden {
+        let y = unit.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?;
+        hidden.into_iter().for_each(|hidden| workspace.give(hidden));
+        hidden = Some(unit.batch_norm.evaluate_in(workspace, y, None, true)?);
+    }
+    let y = branch.last.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?;
+    hidden.into_iter().for_each(|hidden| workspace.give(hidden));
+    Ok(y)
+}
+
+/// The projection of a block's input, where there is one.
+pub(super) fn project(shortcut: &Shortcut, x: &Tensor, workspace: &Workspace) -> candle_core::Result<Option<Tensor>> {
+    match shortcut {
+        Shortcut::None | Shortcut::Identity => Ok(None),
+        Shortcut::Projection(projection) => projection.forward_in(workspace, x).map(Some),
+        Shortcut::NormalisedProjection(unit) => {
+            let y = unit.convolution.forward_in(workspace, x)?;
+            unit.batch_norm.evaluate_in(workspace, y, None, false).map(Some)
+        }
+    }
+}
+
+/// What is added to the result of the branches.
+pub(super) fn addend<'a>(shortcut: &Shortcut, x: &'a Tensor, projected: Option<&'a Tensor>) -> Option<&'a Tensor> {
+    match shortcut {
+        Shortcut::None => None,
+        Shortcut::Identity => Some(x),
+        Shortcut::Projection(_) | Shortcut::NormalisedProjection(_) => projected,
+    }
 }
 
 fn observe_block<E: From<candle_core::Error>>(
@@ -90,25 +149,59 @@ fn observe_block<E: From<candle_core::Error>>(
     workspace: &Workspace,
     taps: &mut Taps<'_, E>,
 ) -> Result<Tensor, E> {
-    let y = taps.tap(block.convolution1.forward_in(workspace, &x)?)?;
-    let y = taps.tap(block.batch_norm1.evaluate_in(workspace, y, None, false)?)?;
-    let hidden = taps.tap(elementwise::relu(y)?)?;
-    let y = taps.tap(block.convolution2.forward_in(workspace, &hidden)?)?;
-    workspace.give(hidden);
-    let y = taps.tap(block.batch_norm2.evaluate_in(workspace, y, None, false)?)?;
-    let sum = match &block.shortcut {
-        Shortcut::None => y,
-        Shortcut::Identity => taps.tap(elementwise::add(y, &x)?)?,
-        Shortcut::Projection(projection) => {
-            let addend = taps.tap(projection.forward_in(workspace, &x)?)?;
-            let sum = taps.tap(elementwise::add(y, &addend)?)?;
-            workspace.give(addend);
-            sum
+    let y = match &block.branches {
+        Branches::Single(branch) => observe_branch(branch, &x, workspace, taps)?,
+        Branches::Mixed(branches) => {
+            let a = observe_branch(&branches[0], &x, workspace, taps)?;
+            let b = observe_branch(&branches[1], &x, workspace, taps)?;
+            let mixed = taps.tap(mixing::mix_evenly(a, &b)?)?;
+            workspace.give(b);
+            mixed
         }
     };
+    let projected = observe_projection(&block.shortcut, &x, workspace, taps)?;
+    let sum = match addend(&block.shortcut, &x, projected.as_ref()) {
+        None => y,
+        Some(addend) => taps.tap(elementwise::add(y, addend)?)?,
+    };
+    projected.into_iter().for_each(|projected| workspace.give(projected));
     workspace.give(x);
     workspace.keep_shape(sum.dims());
     taps.tap(elementwise::relu(sum)?)
+}
+
+fn observe_branch<E: From<candle_core::Error>>(
+    branch: &Branch,
+    x: &Tensor,
+    workspace: &Workspace,
+    taps: &mut Taps<'_, E>,
+) -> Result<Tensor, E> {
+    let mut hidden: Option<Tensor> = None;
+    for unit in &branch.hidden {
+        let y = taps.tap(unit.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?)?;
+        hidden.into_iter().for_each(|hidden| workspace.give(hidden));
+        let y = taps.tap(unit.batch_norm.evaluate_in(workspace, y, None, false)?)?;
+        hidden = Some(taps.tap(elementwise::relu(y)?)?);
+    }
+    let y = taps.tap(branch.last.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?)?;
+    hidden.into_iter().for_each(|hidden| workspace.give(hidden));
+    taps.tap(branch.last.batch_norm.evaluate_in(workspace, y, None, false)?)
+}
+
+fn observe_projection<E: From<candle_core::Error>>(
+    shortcut: &Shortcut,
+    x: &Tensor,
+    workspace: &Workspace,
+    taps: &mut Taps<'_, E>,
+) -> Result<Option<Tensor>, E> {
+    match shortcut {
+        Shortcut::None | Shortcut::Identity => Ok(None),
+        Shortcut::Projection(projection) => taps.tap(projection.forward_in(workspace, x)?).map(Some),
+        Shortcut::NormalisedProjection(unit) => {
+            let y = taps.tap(unit.convolution.forward_in(workspace, x)?)?;
+            taps.tap(unit.batch_norm.evaluate_in(workspace, y, None, false)?).map(Some)
+        }
+    }
 }
 
 /// Hands out results and counts them.

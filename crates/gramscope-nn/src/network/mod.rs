@@ -11,10 +11,10 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::config::IMAGE_CHANNELS;
+use crate::topology::{IMAGE_CHANNELS, Topology};
 use crate::{Error, Layer, ResNetConfig, Result};
-use modules::{BatchNorm, Block, Builder, Convolution, Linear};
-pub use training::{FirstComponentPenalty, Gradients};
+use modules::{Block, Builder, Linear, Shortcut, Unit};
+pub use training::{FirstComponentPenalty, Gradients, Shake, StepOptions};
 use workspace::Workspace;
 
 /// A trained tensor of a network.
@@ -28,7 +28,7 @@ pub struct Parameter {
     pub decays: bool,
 }
 
-/// A network of the CIFAR residual family, with its parameters and running statistics on one device.
+/// A network of a residual family, with its parameters and running statistics on one device.
 #[derive(Debug)]
 pub struct ResNet {
     config: ResNetConfig,
@@ -45,8 +45,9 @@ pub struct ResNet {
 
 #[derive(Debug)]
 struct Stem {
-    convolution: Convolution,
-    batch_norm: BatchNorm,
+    unit: Unit,
+    /// Whether a max pooling follows.
+    pools: bool,
 }
 
 impl ResNet {
@@ -58,25 +59,36 @@ impl ResNet {
     /// Those of [`ResNetConfig::validate`], and [`Error::Candle`] when the device has no memory for it.
     pub fn new(config: &ResNetConfig, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
+        Self::build(config, &config.topology(), seed, device)
+    }
+
+    /// The network of `topology`, for images as `config` says.
+    fn build(config: &ResNetConfig, topology: &Topology, seed: u64, device: &Device) -> Result<Self> {
         let mut builder = Builder::new(seed, device);
         let stem = Stem {
-            convolution: builder.convolution("stem.conv", IMAGE_CHANNELS, config.channels(1), 3, 1)?,
-            batch_norm: builder.batch_norm("stem.bn", config.channels(1))?,
+            unit: builder.unit("stem.conv", "stem.bn", topology.stem.convolution)?,
+            pools: topology.stem.pooled_side.is_some(),
         };
-        let blocks = config.blocks().map(|place| builder.block(config, place)).collect::<Result<_>>()?;
-        let logits = builder.linear("logits", config.channels(3), config.classes)?;
+        let blocks = topology.blocks.iter().map(|plan| builder.block(plan)).collect::<Result<_>>()?;
+        let logits = builder.linear("logits", topology.features(), topology.classes)?;
         let Builder { parameters, state, .. } = builder;
-        let (config, device) = (config.clone(), device.clone());
+        let (config, layers, device) = (config.clone(), topology.layers(), device.clone());
         let workspace = Workspace::default();
-        Ok(Self { layers: config.layers(), config, device, parameters, state, stem, blocks, logits, workspace })
+        Ok(Self { config, layers, device, parameters, state, stem, blocks, logits, workspace })
     }
 
     /// The same network, whose evaluation normalises with the mean and variance of the batch it is given, as a training
     /// step does, instead of the running statistics. What an image's activations are then depends on the others.
     pub fn with_batch_statistics(mut self) -> Self {
-        let of_blocks = self.blocks.iter_mut().flat_map(|block| [&mut block.batch_norm1, &mut block.batch_norm2]);
-        for norm in std::iter::once(&mut self.stem.batch_norm).chain(of_blocks) {
-            norm.evaluates_batch = true;
+        self.stem.unit.batch_norm.evaluates_batch = true;
+        for block in &mut self.blocks {
+            for branch in block.branches.iter_mut() {
+                branch.hidden.iter_mut().for_each(|unit| unit.batch_norm.evaluates_batch = true);
+                branch.last.batch_norm.evaluates_batch = true;
+            }
+            if let Shortcut::NormalisedProjection(unit) = &mut block.shortcut {
+                unit.batch_norm.evaluates_batch = true;
+            }
         }
         self
     }
@@ -144,3 +156,6 @@ impl ResNet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,11 @@
 use candle_core::{Device, Tensor, Var};
 
 use super::workspace::Workspace;
-use crate::config::BlockPlace;
 use crate::ops::convolution::{self, Geometry};
 use crate::ops::{batch_norm, linear};
 use crate::random::{Philox, Stream};
-use crate::{Parameter, ResNetConfig, Result};
+use crate::topology::{BlockPlan, ConvolutionPlan, ShortcutPlan};
+use crate::{Parameter, Result};
 
 /// Standard deviation of a standard normal variable cut off at two standard deviations.
 const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_8;
@@ -73,14 +73,45 @@ impl BatchNorm {
     }
 }
 
-/// A block: conv - batch norm - ReLU - conv - batch norm - (+ shortcut) - ReLU.
+/// A convolution and the batch norm behind it.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) convolution: Convolution,
+    pub(super) batch_norm: BatchNorm,
+}
+
+/// A block: residual branches, their mixture where there are two, the addition of the shortcut, and a ReLU.
 #[derive(Debug)]
 pub(super) struct Block {
-    pub(super) convolution1: Convolution,
-    pub(super) batch_norm1: BatchNorm,
-    pub(super) convolution2: Convolution,
-    pub(super) batch_norm2: BatchNorm,
+    pub(super) branches: Branches,
     pub(super) shortcut: Shortcut,
+}
+
+/// The residual branches of a block.
+#[derive(Debug)]
+pub(super) enum Branches {
+    /// One.
+    Single(Branch),
+    /// Two, of which the sum of a share of the one and the rest of the other goes on (Shake-Shake).
+    Mixed([Branch; 2]),
+}
+
+impl Branches {
+    pub(super) fn iter_mut(&mut self) -> std::slice::IterMut<'_, Branch> {
+        match self {
+            Self::Single(branch) => std::slice::from_mut(branch).iter_mut(),
+            Self::Mixed(branches) => branches.iter_mut(),
+        }
+    }
+}
+
+/// A residual branch: units with ReLUs between them.
+#[derive(Debug)]
+pub(super) struct Branch {
+    /// All units but the last; a ReLU follows each.
+    pub(super) hidden: Vec<Unit>,
+    /// The last, behind which comes what the block has in common.
+    pub(super) last: Unit,
 }
 
 /// What is added before a block's last ReLU.
@@ -92,6 +123,8 @@ pub(super) enum Shortcut {
     Identity,
     /// A 1 x 1 convolution of the block's input, where the sizes change.
     Projection(Convolution),
+    /// The same with a batch norm.
+    NormalisedProjection(Unit),
 }
 
 /// The linear layer.
@@ -121,15 +154,9 @@ impl<'a> Builder<'a> {
         Self { generator, device, parameters: Vec::new(), state: Vec::new() }
     }
 
-    /// With a square kernel of `kernel` pixels and zeros around the image so that stride 1 keeps its size.
-    pub(super) fn convolution(
-        &mut self,
-        name: &str,
-        from: usize,
-        to: usize,
-        kernel: usize,
-        stride: usize,
-    ) -> Result<Convolution> {
+    /// With zeros around the image so that stride 1 keeps its size.
+    pub(super) fn convolution(&mut self, name: &str, plan: ConvolutionPlan) -> Result<Convolution> {
+        let ConvolutionPlan { kernel, from, to, stride } = plan;
         Ok(Convolution {
             weight: self.weight(name, &[to, kernel, kernel, from])?,
             bias: self.constant(name, "bias", to, 0.0)?,
@@ -148,26 +175,37 @@ impl<'a> Builder<'a> {
         })
     }
 
-    pub(super) fn block(&mut self, config: &ResNetConfig, place: BlockPlace) -> Result<Block> {
-        let prefix = place.prefix();
-        let (from, to) = (place.channels_in(config), config.channels(place.stage));
-        Ok(Block {
-            convolution1: self.convolution(&format!("{prefix}.conv1"), from, to, 3, place.stride())?,
-            batch_norm1: self.batch_norm(&format!("{prefix}.bn1"), to)?,
-            convolution2: self.convolution(&format!("{prefix}.conv2"), to, to, 3, 1)?,
-            batch_norm2: self.batch_norm(&format!("{prefix}.bn2"), to)?,
-            shortcut: match (config.residual, place.has_shortcut(config.residual)) {
-                (false, _) => Shortcut::None,
-                (true, false) => Shortcut::Identity,
-                (true, true) => Shortcut::Projection(self.convolution(
-                    &format!("{prefix}.shortcut"),
-                    from,
-                    to,
-                    1,
-                    place.stride(),
-                )?),
-            },
-        })
+    pub(super) fn unit(&mut self, convolution: &str, norm: &str, plan: ConvolutionPlan) -> Result<Unit> {
+        Ok(Unit { convolution: self.convolution(convolution, plan)?, batch_norm: self.batch_norm(norm, plan.to)? })
+    }
+
+    pub(super) fn block(&mut self, plan: &BlockPlan) -> Result<Block> {
+        let branches = match plan.branches {
+            1 => Branches::Single(self.branch(plan, 0)?),
+            _ => Branches::Mixed([self.branch(plan, 0)?, self.branch(plan, 1)?]),
+        };
+        let name = format!("{}.shortcut", plan.prefix());
+        let shortcut = match plan.shortcut {
+            ShortcutPlan::None => Shortcut::None,
+            ShortcutPlan::Identity => Shortcut::Identity,
+            ShortcutPlan::Projection { convolution, normalised: false } => {
+                Shortcut::Projection(self.convolution(&name, convolution)?)
+            }
+            ShortcutPlan::Projection { convolution, normalised: true } => {
+                Shortcut::NormalisedProjection(self.unit(&name, &format!("{name}_bn"), convolution)?)
+            }
+        };
+        Ok(Block { branches, shortcut })
+    }
+
+    fn branch(&mut self, plan: &BlockPlan, branch: usize) -> Result<Branch> {
+        let prefix = plan.branch_prefix(branch);
+        let units = (1..).zip(&plan.convolutions).map(|(number, convolution)| {
+            self.unit(&format!("{prefix}.conv{number}"), &format!("{prefix}.bn{number}"), *convolution)
+        });
+        let mut hidden: Vec<Unit> = units.collect::<Result<_>>()?;
+        let last = hidden.pop().expect("every block has a convolution");
+        Ok(Branch { hidden, last })
     }
 
     pub(super) fn linear(&mut self, name: &str, from: usize, to: usize) -> Result<Linear> {

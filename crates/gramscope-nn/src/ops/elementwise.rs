@@ -20,6 +20,19 @@ pub fn relu(x: Tensor) -> Result<Tensor> {
     Ok(x)
 }
 
+/// dL/dx of the ReLU from `dy` = dL/dy and its result `y`: `dy` where `y` is positive, 0 elsewhere. The result takes over
+/// the memory of `dy`, so nothing else may use it any more.
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
+pub fn relu_backward(dy: Tensor, y: &Tensor) -> Result<Tensor> {
+    values::check("ReLU, gradient: dy", &dy, dy.rank())?;
+    values::check_shape("ReLU, gradient: y", y, dy.dims())?;
+    let dy = dy.contiguous()?;
+    dy.inplace_op2(&y.contiguous()?, &ReluGradient)?;
+    Ok(dy)
+}
+
 /// a + b, of equal shapes. The result takes over the memory of `a`, so nothing else may use it any more.
 ///
 /// # Errors
@@ -43,6 +56,25 @@ impl InplaceOp1 for Relu {
         values::of_mut("ReLU: x", x, layout)?.par_chunks_mut(PIECE).for_each(|x| {
             for x in x {
                 *x = if *x < 0.0 { 0.0 } else { *x };
+            }
+        });
+        Ok(())
+    }
+}
+
+struct ReluGradient;
+
+impl InplaceOp2 for ReluGradient {
+    fn name(&self) -> &'static str {
+        "ReLU, gradient"
+    }
+
+    fn cpu_fwd(&self, dy: &mut CpuStorage, dy_layout: &Layout, y: &CpuStorage, y_layout: &Layout) -> Result<()> {
+        let dy = values::of_mut("ReLU, gradient: dy", dy, dy_layout)?;
+        let y = values::of("ReLU, gradient: y", y, y_layout)?;
+        dy.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(dy, y)| {
+            for (dy, y) in dy.iter_mut().zip(y) {
+                *dy = if *y > 0.0 { *dy } else { 0.0 };
             }
         });
         Ok(())

@@ -15,6 +15,8 @@ pub mod elementwise;
 pub mod first_component;
 pub mod linear;
 pub mod loss;
+pub mod max_pooling;
+pub mod mixing;
 pub mod pooling;
 pub mod sgd;
 

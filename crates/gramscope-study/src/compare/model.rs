@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn nan_in_a_network_is_named_by_run_layer_and_batch() {
-        let config = ResNetConfig { depth: 8, width: 0.2, residual: true, classes: 3, image_side: 8 };
+        let config = ResNetConfig { depth: 8, width: 0.2, classes: 3, image_side: 8, ..ResNetConfig::default() };
         let network = ResNet::new(&config, 0, &Device::Cpu).unwrap();
         let mut state: HashMap<String, Tensor> = network.state().into_iter().collect();
         let bias = &state["stage2.block1.conv1.bias"];

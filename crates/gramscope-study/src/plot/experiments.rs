@@ -45,11 +45,13 @@ struct Group {
 }
 
 /// In a network with additions, and in one without.
-fn groups(residual: bool) -> [Group; 3] {
+fn groups(result: &ProbeResult) -> [Group; 3] {
     let [before, after] = [colour::QUALITATIVE[1], colour::QUALITATIVE[0]];
-    let names = match residual {
-        true => [("bn2", "before the addition"), ("add", "after the addition")],
-        false => [("bn2", "batch norm at a block's end"), ("relu2", "ReLU after it")],
+    let end = result.branch_end();
+    let names = match (result.layers.iter().any(|layer| layer.part() == "add"), end) {
+        (true, _) => [(end, "before the addition"), ("add", "after the addition")],
+        (false, "bn3") => [(end, "batch norm at a block's end"), ("relu3", "ReLU after it")],
+        (false, _) => [(end, "batch norm at a block's end"), ("relu2", "ReLU after it")],
     };
     let [(first, first_label), (second, second_label)] = names;
     [
@@ -64,8 +66,7 @@ fn draw_probes(result: &ProbeResult, path: &Path) -> Result<Canvas> {
     if result.layers.is_empty() || info.indices.len() != result.layers.len() {
         return Err(Error::file(path, "no curve can be drawn, because there is no probe"));
     }
-    let part = |layer: &ProbedLayer| layer.layer.rsplit('.').next().unwrap_or_default().to_owned();
-    let groups = groups(result.layers.iter().any(|layer| part(layer) == "add"));
+    let groups = groups(result);
     let known: Vec<&str> = groups.iter().filter_map(|group| group.part).collect();
     let values = |layer: &ProbedLayer| [layer.accuracy_train, layer.accuracy_test].map(percent);
     let y = chart::round_range(result.layers.iter().flat_map(values));
@@ -75,8 +76,8 @@ fn draw_probes(result: &ProbeResult, path: &Path) -> Result<Canvas> {
     let mut legend = Vec::new();
     for group in &groups {
         let is_in = |layer: &&(usize, &ProbedLayer)| match group.part {
-            Some(wanted) => part(layer.1) == wanted,
-            None => !known.contains(&part(layer.1).as_str()),
+            Some(wanted) => layer.1.part() == wanted,
+            None => !known.contains(&layer.1.part()),
         };
         let layers: Vec<_> = info.indices.iter().copied().zip(&result.layers).collect();
         let members: Vec<_> = layers.iter().filter(is_in).collect();
@@ -96,7 +97,9 @@ fn draw_probes(result: &ProbeResult, path: &Path) -> Result<Canvas> {
     }
     let starts = [0].into_iter().chain(boundaries.iter().copied());
     let ends = boundaries.iter().copied().chain([info.stages.len()]);
-    let middle = |(start, end): (usize, usize)| ((start + end - 1) as f64 / 2.0, stage_name(info.stages[start]));
+    // What follows the stages counts as the last of them.
+    let head = info.stages.last().copied().unwrap_or(0);
+    let middle = |(start, end): (usize, usize)| ((start + end - 1) as f64 / 2.0, stage_name(info.stages[start], head));
     let panel = Panel {
         title: format!("{}: accuracy of linear probes, test (solid) and training (dashed)", info.model),
         x_title: "layer, first to last",
@@ -130,10 +133,9 @@ fn endings_panel(result: &AblateResult, baseline: f64, most: usize, y: &std::ops
     let x = -0.25..most as f64 + 0.25;
     let mut series = vec![level(baseline, &x)];
     let mut legend = vec![(ASIDE, "the whole network".to_owned())];
-    for (stage, colour) in (1..=3).zip(colour::QUALITATIVE) {
-        let entries = result.stages.iter().filter(|entry| entry.stage == stage);
-        let points: Vec<_> = entries.map(|entry| (entry.deleted as f64, 100.0 * entry.accuracy)).collect();
-        legend.push((colour, stage_name(stage)));
+    for (entries, colour) in result.by_stage().zip(colour::QUALITATIVE) {
+        let points: Vec<_> = entries.iter().map(|entry| (entry.deleted as f64, 100.0 * entry.accuracy)).collect();
+        legend.push((colour, format!("stage {}", entries[0].stage)));
         series.push(Series { colour, dashed: false, dots: points.len() <= MOST_DOTS, joined: true, points });
     }
     Panel {
@@ -196,11 +198,11 @@ fn percent_ticks(y: &std::ops::Range<f64>) -> Vec<(f64, String)> {
     chart::round_ticks(y, 6).into_iter().map(|tick| (tick, format!("{}%", (tick * 1e6).round() / 1e6))).collect()
 }
 
-fn stage_name(stage: usize) -> String {
+fn stage_name(stage: usize, head: usize) -> String {
     match stage {
         0 => "stem".to_owned(),
-        1..=3 => format!("stage {stage}"),
-        _ => "head".to_owned(),
+        stage if stage == head => "head".to_owned(),
+        _ => format!("stage {stage}"),
     }
 }
 

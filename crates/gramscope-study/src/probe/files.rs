@@ -35,6 +35,13 @@ impl ProbeResult {
         let accuracies = self.layers.iter().filter_map(|layer| Some((layer.layer.as_str(), layer.accuracy_test?)));
         accuracies.rev().max_by(|a, b| a.1.total_cmp(&b.1))
     }
+
+    /// The last part of the names of what goes into a block's addition, as far as the probed layers tell it: the mixture of
+    /// two branches, or a block's last batch norm.
+    pub(crate) fn branch_end(&self) -> &'static str {
+        let probed = |end: &&str| self.layers.iter().any(|layer| layer.part() == *end);
+        ["mix", "bn3"].into_iter().find(probed).unwrap_or("bn2")
+    }
 }
 
 /// How well a layer's probe does: an entry of probe.json.
@@ -46,6 +53,13 @@ pub struct ProbedLayer {
     pub accuracy_train: Option<f64>,
     /// Share of the test images that are right with the final weights; none where the probe diverged.
     pub accuracy_test: Option<f64>,
+}
+
+impl ProbedLayer {
+    /// The last part of its name.
+    pub(crate) fn part(&self) -> &str {
+        self.layer.rsplit('.').next().unwrap_or_default()
+    }
 }
 
 /// What was probed, and how: probe-about.json.

@@ -115,8 +115,9 @@ pub fn probe(
     let images = Images::of(run, options)?;
     let network = run.network(device)?;
     check_side(&images.dataset, &run.name(), &network)?;
-    let before_and_after = if network.config().residual { r"\.(bn2|add)$" } else { r"\.(bn2|relu2)$" };
-    let default = Regex::new(before_and_after).expect("a constant of this file");
+    let config = network.config();
+    let (before, after) = (config.branch_end(), if config.residual { "add" } else { config.block_end() });
+    let default = Regex::new(&format!(r"\.({before}|{after})$")).expect("names of layers are plain words");
     let stages = network.layers().iter().map(|layer| layer.stage).collect();
     let model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
 

@@ -1,7 +1,7 @@
 //! What can be said in words of linear probes and of deleted blocks, two sentences each.
 
-use crate::ablate::AblateResult;
-use crate::probe::{ProbeResult, ProbedLayer};
+use crate::ablate::{AblateResult, AblatedStage};
+use crate::probe::ProbeResult;
 
 /// A change of accuracy below this counts as none.
 const LITTLE: f64 = 0.01;
@@ -17,7 +17,7 @@ pub(crate) fn of_probes(result: &ProbeResult) -> String {
     );
     if !result.info.diverged.is_empty() {
         text += &format!(" {} of {} probes diverged.", result.info.diverged.len(), result.layers.len());
-    } else if let Some((gained, additions)) = gained_by_additions(&result.layers) {
+    } else if let Some((gained, additions)) = gained_by_additions(result) {
         text += &format!(
             " Right after an addition the probe is better than right before it in {gained} of {additions} blocks."
         );
@@ -26,31 +26,44 @@ pub(crate) fn of_probes(result: &ProbeResult) -> String {
 }
 
 /// Of so many blocks with probes on both sides of the addition, those in which the later probe does better.
-fn gained_by_additions(layers: &[ProbedLayer]) -> Option<(usize, usize)> {
+fn gained_by_additions(result: &ProbeResult) -> Option<(usize, usize)> {
+    let layers = &result.layers;
     let changes: Vec<f64> = layers
         .iter()
         .filter_map(|after| {
-            let block = after.layer.strip_suffix(".add")?;
-            let before = layers.iter().find(|layer| layer.layer.strip_suffix(".bn2") == Some(block))?;
+            let branch_end = format!("{}.{}", after.layer.strip_suffix(".add")?, result.branch_end());
+            let before = layers.iter().find(|layer| layer.layer == branch_end)?;
             Some(after.accuracy_test? - before.accuracy_test?)
         })
         .collect();
     (!changes.is_empty()).then(|| (changes.iter().filter(|&&change| change > 0.0).count(), changes.len()))
 }
 
+/// "1, 2 and 3".
+fn listed(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
 /// How many blocks each stage can lose from its end before accuracy falls; and the stage that costs most as a whole.
 pub(crate) fn of_ablations(result: &AblateResult) -> String {
     let Some(baseline) = result.baseline() else { return "Nothing was deleted.".to_owned() };
-    let of = |stage: usize| result.stages.iter().filter(move |entry| entry.stage == stage);
-    let spared =
-        |stage: usize| of(stage).take_while(|entry| entry.accuracy >= baseline - LITTLE).count().saturating_sub(1);
-    let [first, second, third] = [1, 2, 3].map(spared);
+    let spared = |entries: &[AblatedStage]| {
+        entries.iter().take_while(|entry| entry.accuracy >= baseline - LITTLE).count().saturating_sub(1)
+    };
+    let (counts, stages): (Vec<_>, Vec<_>) =
+        result.by_stage().map(|entries| (spared(entries).to_string(), entries[0].stage.to_string())).unzip();
     let mut text = format!(
-        "Of {:.1}%, less than {:.0} point is lost without the last {first}, {second} and {third} blocks of stages 1, 2 and 3.",
+        "Of {:.1}%, less than {:.0} point is lost without the last {} blocks of stages {}.",
         100.0 * baseline,
-        100.0 * LITTLE
+        100.0 * LITTLE,
+        listed(&counts),
+        listed(&stages)
     );
-    let whole = (1..=3).filter_map(|stage| of(stage).next_back());
+    let whole = result.by_stage().filter_map(<[_]>::last);
     if let Some(worst) = whole.min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)) {
         let (stage, count, left) = (worst.stage, worst.deleted, 100.0 * worst.accuracy);
         text += &format!(" Deleting all {count} blocks of a stage costs most in stage {stage}: {left:.1}% are left.");

@@ -7,14 +7,11 @@
 //! the passes over the test images s of them are made. The minibatch shrinks by the root of s, so that few images still make
 //! steps.
 
-use gramscope_nn::ResNetConfig;
+use gramscope_nn::{Family, ResNetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Convolutional layers that one more block a stage adds, and the layers outside the blocks: depth = 6 m + 2.
-const DEPTH_PER_BLOCK: usize = 6;
-const DEPTH_OUTSIDE: usize = 2;
 /// Widths are multiples of this, and at least this.
 const WIDTH_STEP: f64 = 0.25;
 /// Minibatches of training are multiples of this ...
@@ -74,13 +71,13 @@ impl Scale {
     }
 
     /// The nearest depth with this share of the blocks; a depth that is none of the family's stays, to be refused by name.
-    pub(super) fn depth(self, depth: usize) -> usize {
-        let network = ResNetConfig { depth, width: 1.0, residual: true, classes: 2, image_side: 1 };
+    pub(super) fn depth(self, family: Family, depth: usize) -> usize {
+        let network = ResNetConfig { family, depth, ..ResNetConfig::default() };
         if network.validate().is_err() {
             return depth;
         }
-        let blocks = (network.blocks_per_stage() as f64 * self.side()).round() as usize;
-        DEPTH_PER_BLOCK * blocks.max(1) + DEPTH_OUTSIDE
+        let blocks = (network.blocks_in(3) as f64 * self.side()).round() as usize;
+        family.depth_with(blocks.max(1))
     }
 
     pub(super) fn width(self, width: f64) -> f64 {
@@ -98,14 +95,14 @@ mod tests {
     use super::*;
 
     fn parameters(depth: usize, width: f64) -> f64 {
-        ResNetConfig { depth, width, residual: true, classes: 10, image_side: 32 }.parameter_count() as f64
+        ResNetConfig { depth, width, ..ResNetConfig::default() }.parameter_count() as f64
     }
 
     #[test]
     fn the_full_size_is_the_papers() {
         let full = Scale::FULL;
         for depth in [8, 14, 38, 164] {
-            assert_eq!(full.depth(depth), depth);
+            assert_eq!(full.depth(Family::Cifar, depth), depth);
         }
         assert_eq!(
             (full.width(10.0), full.width(0.3), full.batch_size(128), full.batch_size(20)),
@@ -119,7 +116,8 @@ mod tests {
         for scale in [0.5, 0.1, 0.05, 0.02] {
             let scale = Scale::new(scale).unwrap();
             for (depth, width) in [(164, 4.0), (110, 8.0), (38, 10.0)] {
-                let share = parameters(scale.depth(depth), scale.width(width)) / parameters(depth, width);
+                let share =
+                    parameters(scale.depth(Family::Cifar, depth), scale.width(width)) / parameters(depth, width);
                 // Blocks are rounded by at most half of one, widths by an eighth.
                 let blocks = scale.side() * (depth - 2) as f64 / 6.0;
                 let rounding = (1.0 + 0.5 / blocks) * (1.0 + 0.125 / (scale.side() * width)).powi(2);
@@ -136,10 +134,11 @@ mod tests {
     #[test]
     fn nothing_shrinks_to_nothing() {
         let tiny = Scale::new(1e-6).unwrap();
-        assert_eq!((tiny.share_of(300), tiny.depth(164), tiny.width(10.0)), (1, 8, 0.25));
+        assert_eq!((tiny.share_of(300), tiny.depth(Family::Cifar, 164), tiny.width(10.0)), (1, 8, 0.25));
         assert_eq!((tiny.seeds(10, 2), tiny.seeds(1, 2), tiny.seeds(100, 6)), (2, 1, 6));
         assert_eq!((tiny.batch_size(128), tiny.test_images(10_000), tiny.test_images(300)), (32, 1024, 300));
-        assert_eq!(tiny.depth(15), 15);
+        assert_eq!(tiny.depth(Family::Cifar, 15), 15);
+        assert_eq!(Scale::new(0.125).unwrap().depth(Family::ImageNet, 50), 41, "3 of 6 blocks in the third stage");
         for wrong in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
             assert!(Scale::new(wrong).unwrap_err().to_string().contains("--scale"), "{wrong}");
         }

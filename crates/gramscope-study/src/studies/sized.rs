@@ -1,5 +1,6 @@
 //! A study at a scale: which networks are trained on how much data.
 
+use gramscope_nn::Family;
 use gramscope_train::data::{self, DataConfig, DataName};
 use gramscope_train::sweep::Plan;
 use gramscope_train::{RunConfig, TrainSettings};
@@ -34,13 +35,16 @@ impl Sized {
         let wrong = |problem: String| Error::Incomparable(format!("the study {}: {problem}", plan.name));
         let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
         let data_table = Table::try_from(&data).map_err(unwritable)?;
-        let train = scaled_train(&plan.train, scale);
+        let train = scaled_train(&plan.train, network_family(&plan.train, &Table::new()), scale);
         let mut sweeps = Vec::new();
         for family in &plan.family {
             let mut file = Table::new();
             file.insert("data".to_owned(), Value::Table(data_table.clone()));
             file.insert("train".to_owned(), Value::Table(train.clone()));
-            file.insert("family".to_owned(), Value::Table(scaled_family(family, scale, plan.least_seeds)));
+            file.insert(
+                "family".to_owned(),
+                Value::Table(scaled_family(family, network_family(&plan.train, family), scale, plan.least_seeds)),
+            );
             let text = toml::to_string(&file).map_err(unwritable)?;
             sweeps.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
         }
@@ -119,7 +123,7 @@ fn scaled_data(config: &DataConfig, scale: Scale) -> Result<DataConfig> {
 }
 
 /// The settings of \[train\]; those that shrink are put there even where the plan leaves them at their defaults.
-fn scaled_train(train: &Table, scale: Scale) -> Table {
+fn scaled_train(train: &Table, networks: Family, scale: Scale) -> Table {
     let default = TrainSettings::default();
     let mut table = train.clone();
     for (key, default) in [("epochs", default.epochs), ("batch_size", default.batch_size), ("depth", default.depth)] {
@@ -127,18 +131,24 @@ fn scaled_train(train: &Table, scale: Scale) -> Table {
     }
     table.entry("width").or_insert(Value::Float(default.width));
     for (key, value) in &mut table {
-        *value = scaled(key, value, scale);
+        *value = scaled(key, value, networks, scale);
     }
     table
 }
 
+/// The family of networks that the lists of a \[family\] say, or \[train\]; of several in one list the first.
+fn network_family(train: &Table, family: &Table) -> Family {
+    let listed = family.get("family").and_then(|values| values.get(0));
+    listed.or(train.get("family")).and_then(|name| name.clone().try_into().ok()).unwrap_or_default()
+}
+
 /// The lists of \[family\]; values that become equal stand there once.
-fn scaled_family(family: &Table, scale: Scale, least_seeds: usize) -> Table {
+fn scaled_family(family: &Table, networks: Family, scale: Scale, least_seeds: usize) -> Table {
     let shrink = |(key, value): (&String, &Value)| {
         let Value::Array(values) = value else { return (key.clone(), value.clone()) };
         let mut kept: Vec<Value> = Vec::new();
         for value in values {
-            let value = scaled(key, value, scale);
+            let value = scaled(key, value, networks, scale);
             if !kept.contains(&value) {
                 kept.push(value);
             }
@@ -152,12 +162,12 @@ fn scaled_family(family: &Table, scale: Scale, least_seeds: usize) -> Table {
 }
 
 /// The value of a setting at a scale; one of the wrong kind stays, to be refused by name.
-fn scaled(key: &str, value: &Value, scale: Scale) -> Value {
+fn scaled(key: &str, value: &Value, networks: Family, scale: Scale) -> Value {
     let count = value.as_integer().and_then(|count| usize::try_from(count).ok());
     match (key, count) {
         ("epochs" | "checkpoint_every", Some(count)) => integer(scale.share_of(count)),
         ("batch_size", Some(count)) => integer(scale.batch_size(count)),
-        ("depth", Some(depth)) => integer(scale.depth(depth)),
+        ("depth", Some(depth)) => integer(scale.depth(networks, depth)),
         ("width", _) => {
             let width = value.as_float().or(value.as_integer().map(|width| width as f64));
             width.map_or(value.clone(), |width| Value::Float(scale.width(width)))

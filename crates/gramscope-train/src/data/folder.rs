@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{self, Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use image::error::{LimitError, LimitErrorKind};
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
@@ -22,8 +23,10 @@ const TRAIN: &str = "train";
 const TEST: &str = "test";
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// Larger images are refused: nothing a photographer makes, and a few of them at once would fill the memory.
+/// Larger images are refused: few photographers make them, and a few of them at once would fill the memory. The pixels are
+/// counted too, as a picture of one bit a pixel becomes three bytes a pixel.
 const LARGEST_SIDE: u32 = 30_000;
+const MOST_PIXELS: u64 = 100_000_000;
 const LARGEST_IMAGE_BYTES: u64 = 512 << 20;
 
 /// Whether `dir` has the two splits.
@@ -186,6 +189,10 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     let mut decoder = reader.into_decoder()?;
     // The decoder knows the image's size from its header now; nothing as large as the image has been allocated yet.
     limits.reserve(decoder.total_bytes())?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(ImageError::Limits(LimitError::from_kind(LimitErrorKind::DimensionError)));
+    }
     let orientation = decoder.orientation()?;
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);

@@ -222,7 +222,7 @@ fn settings_that_say_nothing_are_not_written_and_change_no_bit() {
     let dirs = [root.path().join("a"), root.path().join("b")];
     train_quietly(&(config.clone(), dataset.clone()), &dirs[0], Start::Fresh).unwrap();
     let text = fs::read_to_string(dirs[0].join("config.toml")).unwrap();
-    for key in ["colour", "random_labels", "init", "first_pc"] {
+    for key in ["family", "shake", "colour", "random_labels", "init", "first_pc"] {
         assert!(!text.contains(key), "{key} in {text}");
     }
     assert_eq!(RunConfig::parse(&text).unwrap().train, config.train);
@@ -254,6 +254,7 @@ fn every_variation_changes_the_run_and_survives_interruption() {
     for (name, settings) in [
         ("labels", TrainSettings { random_labels: true, ..base.clone() }),
         ("colour", TrainSettings { colour_distortion: 0.5, ..base.clone() }),
+        ("shake", TrainSettings { shake_shake: true, ..base.clone() }),
         ("penalty", TrainSettings { first_pc_penalty: 1.0, ..base.clone() }),
         ("init", TrainSettings { init_from: donor.clone(), ..base.clone() }),
         ("stages", TrainSettings { init_from: donor, init_stages: Some(1), ..base }),

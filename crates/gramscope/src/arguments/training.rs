@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use gramscope_nn::Family;
 
 use super::{DeviceArguments, MemoryArguments};
 
@@ -99,13 +100,24 @@ pub(crate) struct TrainArguments {
     pub(crate) device: DeviceArguments,
 }
 
+fn family(name: &str) -> Result<Family, String> {
+    match name {
+        "cifar" => Ok(Family::Cifar),
+        "imagenet" => Ok(Family::ImageNet),
+        _ => Err("the families are cifar and imagenet".to_owned()),
+    }
+}
+
 /// Every setting of a run; the defaults are the paper's.
 #[derive(Args, Debug)]
 pub(crate) struct SettingArguments {
-    /// Depth of the network, 6m + 2: 8, 14, 20, 26, 32, 38, 44, 56, 110, 164, ...
+    /// Family of the network: cifar, or imagenet, whose depth and width are those of its third stage
+    #[arg(long, value_name = "NAME", default_value = "cifar", value_parser = family)]
+    pub(crate) family: Family,
+    /// Depth of the network, 6m + 2: 8, 14, 20, 26, 32, 38, 44, 56, 110, 164, ...; of imagenet 3b + 32: 50, 101, ...
     #[arg(long)]
     pub(crate) depth: usize,
-    /// Width: the stages have 16, 32 and 64 times this many channels; fractions are allowed
+    /// Width: the stages have 16, 32 and 64 times this many channels, imagenet's third stage 1024; fractions are allowed
     #[arg(long, default_value_t = 1.0)]
     pub(crate) width: f64,
     /// Seed of the initial weights, the order of the images and the augmentation
@@ -132,6 +144,9 @@ pub(crate) struct SettingArguments {
     /// Leave out additions and shortcuts
     #[arg(long)]
     pub(crate) no_residual: bool,
+    /// Two residual branches in every block, mixed at random in training and evenly in evaluation (Shake-Shake)
+    #[arg(long)]
+    pub(crate) shake_shake: bool,
     /// Pixels reflected around an image before the random crop; 0 turns cropping off [default: 4]
     #[arg(long, value_name = "PIXELS")]
     pub(crate) crop_padding: Option<usize>,
@@ -147,7 +162,7 @@ pub(crate) struct SettingArguments {
     /// Start with the weights and batch-norm statistics of this finished run instead of random ones
     #[arg(long, value_name = "RUN")]
     pub(crate) init_from: Option<PathBuf>,
-    /// Of that run take only the stem and the first K stages, 0 to 3 [default: all of it]
+    /// Of that run take only the stem and the first K stages [default: all of it]
     #[arg(long, value_name = "K")]
     pub(crate) init_stages: Option<usize>,
     /// Add to the loss, for every block, this times what the first principal component of its output explains of the

@@ -26,7 +26,7 @@ pub(crate) fn run(
     gpu: Option<&Arc<gramscope_cuda::Device>>,
     rows: &mut Rows<'_>,
 ) -> anyhow::Result<()> {
-    let config = ResNetConfig { depth, width, residual: true, classes: 10, image_side: 32 };
+    let config = ResNetConfig { depth, width, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 0, &Device::Cpu)?;
     let images = Tensor::rand(0_f32, 1.0, (EXAMPLES, 32, 32, 3), &Device::Cpu)?;
     let layers = network.layers().len();

@@ -27,7 +27,7 @@ pub(crate) struct Subject {
 /// A network that does not exist; a file that cannot be written.
 pub(crate) fn run(subject: Subject, rows: &mut Rows<'_>) -> anyhow::Result<()> {
     let Subject { depth, width, batch_size } = subject;
-    let config = ResNetConfig { depth, width, residual: true, classes: 10, image_side: 32 };
+    let config = ResNetConfig { depth, width, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 0, &Device::Cpu)?;
     let mut optimiser =
         Sgd::for_network(&network, SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 1e-4 })?;

@@ -51,8 +51,8 @@ fn directories(runs: &[Run], arguments: &AblateArguments) -> Vec<PathBuf> {
 }
 
 fn describe(result: &AblateResult) -> String {
-    let ends: Vec<String> = (1..=3)
-        .filter_map(|stage| result.stages.iter().rfind(|entry| entry.stage == stage))
+    let whole_stages = result.by_stage().filter_map(<[_]>::last);
+    let ends: Vec<String> = whole_stages
         .map(|entry| format!("{:.1}% without stage {}'s blocks", 100.0 * entry.accuracy, entry.stage))
         .collect();
     let whole = result.baseline().map_or(f64::NAN, |accuracy| 100.0 * accuracy);

@@ -55,9 +55,11 @@ fn data_config(arguments: &DataArguments) -> anyhow::Result<DataConfig> {
 fn settings(arguments: &SettingArguments) -> TrainSettings {
     let default = TrainSettings::default();
     TrainSettings {
+        family: arguments.family,
         depth: arguments.depth,
         width: arguments.width,
         residual: !arguments.no_residual,
+        shake_shake: arguments.shake_shake,
         seed: arguments.seed,
         epochs: arguments.epochs.unwrap_or(default.epochs),
         batch_size: arguments.batch_size.unwrap_or(default.batch_size),

@@ -118,6 +118,17 @@ fn at_least(floor: f32, value: f32) -> f32 {
     if value < floor { floor } else { value }
 }
 
+/// dbeta and dgamma, given the gradient of the batch norm's result.
+pub(super) fn sums(x: &[f32], dy: &[f32], channels: &Channels) -> Vec<f32> {
+    let (run, piece) = (channels.run(), channels.piece());
+    let sums = sum_pieces(x.par_chunks(piece).zip(dy.par_chunks(piece)), run, |(x, dy): (&[f32], &[f32]), sums| {
+        for (x, dy) in x.chunks(run).zip(dy.chunks(run)) {
+            add(sums, dy.iter().zip(x).zip(&channels.mean).map(|((g, x), mean)| (*g, x - mean)));
+        }
+    });
+    sums.gradients(channels)
+}
+
 /// dbeta and dgamma, given the gradient of the ReLU after the batch norm.
 pub(super) fn relu_sums(x: &[f32], dy: &[f32], channels: &Channels) -> Vec<f32> {
     let (run, piece) = (channels.run(), channels.piece());

@@ -26,7 +26,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::values;
 use crate::Error;
-use operations::{InputGradient, MaskAndSum, Normalise, ReluInputGradient, ReluSums, Statistics, Track};
+use operations::{InputGradient, MaskAndSum, Normalise, ReluInputGradient, ReluSums, Statistics, Sums, Track};
 
 /// Added to the variance before the root (Keras's default).
 pub const EPSILON: f64 = 1e-3;
@@ -110,6 +110,20 @@ pub struct Gradients {
     pub dgamma: Tensor,
     /// dL/dbeta `[c]`.
     pub dbeta: Tensor,
+}
+
+/// The gradients of batch norm alone from `x`, its batch's `statistics` and `dy`, the gradient of its result. The memory of
+/// `x` becomes that of `dx`, so nothing else may use it any more.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn backward(x: Tensor, statistics: &Tensor, gamma: &Tensor, dy: &Tensor) -> Result<Gradients> {
+    check(&x, statistics, &[gamma])?;
+    values::check_shape("batch norm: dy", dy, x.dims())?;
+    let (x, statistics, dy) = (x.contiguous()?, statistics.contiguous()?, dy.contiguous()?);
+    let sums = x.apply_op3_no_bwd(&dy, &statistics, &Sums)?;
+    x.inplace_op3(&dy, &statistics, &InputGradient { gamma, sums: &sums })?;
+    Ok(Gradients { dx: x, dgamma: sums.get(1)?, dbeta: sums.get(0)? })
 }
 
 /// The gradients of batch norm and ReLU from `x`, its batch's `statistics` and `dy`, the gradient of the ReLU's result.

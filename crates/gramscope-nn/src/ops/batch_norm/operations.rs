@@ -123,6 +123,30 @@ impl CustomOp3 for ReluSums<'_> {
     }
 }
 
+/// x, dy and the statistics to dbeta and dgamma `[2, c]`.
+pub(super) struct Sums;
+
+impl CustomOp3 for Sums {
+    fn name(&self) -> &'static str {
+        "batch norm, parameter gradients"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let channels = Channels::plain(values::of("batch norm: statistics", statistics, statistics_layout)?, EPSILON);
+        let x = values::of("batch norm: x", x, x_layout)?;
+        let sums = cpu::sums(x, values::of("batch norm: dy", dy, dy_layout)?, &channels);
+        Ok((CpuStorage::F32(sums), statistics_layout.shape().clone()))
+    }
+}
+
 /// dy, with x and the statistics, into dx, behind a ReLU.
 pub(super) struct ReluInputGradient<'a> {
     pub(super) gamma: &'a Tensor,
