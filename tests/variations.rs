@@ -60,3 +60,40 @@ fn runs_with_variations_are_trained_compared_and_verified() {
     fs::write(&numbers, bytes).unwrap();
     fails(["verify", &path(".")], 1, &["sparsity.npz"]);
 }
+
+/// Networks of another family, and with two branches a block: trained, gone on with, and looked into by every command.
+#[test]
+fn bottlenecks_and_mixed_branches_are_trained_and_looked_into() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let data = ["--data", "builtin", "--train-images", "32", "--test-images", "20", "--batch-size", "16"];
+    let train = |out: &str, more: &[&str]| {
+        let out = path(out);
+        let command = [&["train", "--width", "0.25", "--out", &out], &data[..], more].concat();
+        command.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    fails(train("none", &["--family", "resnext", "--depth", "50"]), 2, &["cifar", "imagenet"]);
+    fails(train("none", &["--family", "imagenet", "--depth", "20"]), 1, &["3b + 32", "35"]);
+    fails(train("none", &["--shake-shake", "--no-residual", "--depth", "8"]), 1, &["shake_shake"]);
+    let bottlenecks = ["--family", "imagenet", "--depth", "35", "--epochs", "1"];
+    succeeds(train("bottlenecks", &bottlenecks));
+    succeeds(train("mixed", &["--shake-shake", "--depth", "8", "--epochs", "1"]));
+    // The first three of four stages of another run: more than the other family has.
+    let donor = path("bottlenecks");
+    fails(train("none", &["--depth", "8", "--init-from", &donor, "--init-stages", "4"]), 1, &["init_stages", "is 4"]);
+    succeeds(train("started", &[&bottlenecks[..], &["--init-from", &donor, "--init-stages", "3"]].concat()));
+
+    for (run, layers, blocks) in [("bottlenecks", 4 + 10 * 11 + 2 * 4 + 2, 11), ("mixed", 3 + 13 * 3 + 2 + 2, 3)] {
+        let place = path(run);
+        let out = |command: &str| path(&format!("{run}-{command}"));
+        let said = succeeds(["cka", &place, "--batch-size", "10", "--passes", "1", "--out", &out("cka")]);
+        assert!(said.contains(&format!("{layers} x {layers} layers")), "{said}");
+        succeeds(["probe", &place, "--epochs", "1", "--out", &out("probe")]);
+        let probes = fs::read_to_string(dir.path().join(format!("{run}-probe/probe.json"))).unwrap();
+        assert_eq!(probes.matches("\"layer\"").count(), 2 * blocks, "{probes}");
+        succeeds(["ablate", &place, "--each", "--out", &out("ablate")]);
+        succeeds(["sparsity", &place, "--out", &out("sparsity")]);
+    }
+    succeeds(["report", &path(".")]);
+    succeeds(["verify", &path(".")]);
+}

@@ -200,7 +200,7 @@ pub(super) fn round_range(values: impl Iterator<Item = f64>) -> Range<f64> {
     if least > greatest {
         return 0.0..1.0;
     }
-    let widened = (greatest - least).max(1e-3 * greatest.abs()).max(1e-9);
+    let widened = (greatest - least).max(1e-2 * greatest.abs()).max(1e-9);
     let step = {
         let ticks = round_ticks(&(0.0..widened), 5);
         ticks.get(1).copied().unwrap_or(widened)
