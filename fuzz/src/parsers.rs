@@ -113,8 +113,9 @@ pub fn images(bytes: &[u8]) -> u64 {
 
 /// A plan of a sweep.
 pub fn plan(bytes: &[u8]) -> u64 {
-    let _ = Plan::parse(&String::from_utf8_lossy(bytes));
-    0
+    let runs = Plan::parse(&String::from_utf8_lossy(bytes)).map_or(0, |plan| plan.runs().len());
+    // The settings of a run, and the few texts that they may hold.
+    1024 * runs as u64
 }
 
 /// A run's config.toml.

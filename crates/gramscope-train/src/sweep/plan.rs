@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::settings::{ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, parse_table, take_table, typed};
 
 /// More runs than anyone trains: a plan's lists multiply, and a slip, or a stranger, fills the memory with them.
-const LARGEST_FAMILY: usize = 100_000;
+const LARGEST_FAMILY: usize = 10_000;
+/// Bytes of a text, such as a path, of which every run may have a copy: as long as a path can be.
+const LONGEST_TEXT: usize = 4096;
 
 /// A family of runs: the product of the lists of \[family\], over what \[data\] and \[train\] say of all of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,27 +38,21 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut file = parse_table(text)?;
         check_keys(&file, None, &["data", "train", "family"])?;
-        let data: DataConfig = typed(&take_table(&mut file, "data")?, "data", &DATA_KEYS)?;
+        let data = take_table(&mut file, "data")?;
+        check_texts(&data, "data")?;
+        let data: DataConfig = typed(&data, "data", &DATA_KEYS)?;
         let data = data.resolved().map_err(ConfigError::Data)?;
         let shared = take_table(&mut file, "train")?;
+        check_texts(&shared, "train")?;
         typed::<TrainSettings>(&shared, "train", &TrainSettings::KEYS)?;
         let family = take_table(&mut file, "family")?;
+        check_texts(&family, "family")?;
         check_keys(&family, Some("family"), &TrainSettings::KEYS)?;
-        let mut tables = vec![shared];
-        let mut varied = Vec::new();
-        for key in TrainSettings::KEYS {
-            let Some(values) = family.get(key) else { continue };
-            let values = distinct_values(key, values)?;
-            if values.len() > 1 {
-                varied.push(key);
-            }
-            if tables.len().saturating_mul(values.len()) > LARGEST_FAMILY {
-                let problem = format!("makes the family larger than {LARGEST_FAMILY} runs; list fewer values");
-                return Err(ConfigError::Family { key: key.to_owned(), problem });
-            }
-            tables = tables.iter().flat_map(|table| values.iter().map(move |value| with(table, key, value))).collect();
-        }
-        let runs = tables.into_iter().map(|table| {
+        let lists = lists(&family)?;
+        let varied: Vec<&str> = lists.iter().filter(|(_, values)| values.len() > 1).map(|&(key, _)| key).collect();
+        let count: usize = lists.iter().map(|(_, values)| values.len()).product();
+        let runs = (0..count).map(|index| {
+            let table = chosen(&shared, &lists, index);
             let train: TrainSettings = typed(&table, "family", &TrainSettings::KEYS)?;
             let name = directory_name(&train, &table, &varied);
             match train.validate() {
@@ -81,6 +77,50 @@ impl Plan {
     }
 }
 
+/// The lists of \[family\] in the order of the keys, if their product is a family of a sensible size.
+fn lists(family: &Table) -> Result<Vec<(&'static str, &[Value])>, ConfigError> {
+    let mut lists = Vec::new();
+    let mut count: usize = 1;
+    for key in TrainSettings::KEYS {
+        let Some(values) = family.get(key) else { continue };
+        let values = distinct_values(key, values)?;
+        count = count.saturating_mul(values.len());
+        if count > LARGEST_FAMILY {
+            let problem = format!("makes the family larger than {LARGEST_FAMILY} runs; list fewer values");
+            return Err(ConfigError::Family { key: key.to_owned(), problem });
+        }
+        lists.push((key, values));
+    }
+    Ok(lists)
+}
+
+/// The settings of run number `index`: the values of the last list change fastest.
+fn chosen(shared: &Table, lists: &[(&'static str, &[Value])], index: usize) -> Table {
+    let mut table = shared.clone();
+    let mut left = index;
+    for (key, values) in lists.iter().rev() {
+        table.insert((*key).to_owned(), values[left % values.len()].clone());
+        left /= values.len();
+    }
+    table
+}
+
+/// Fails on a text that is too long to be copied to every run.
+fn check_texts(table: &Table, name: &'static str) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        if let Some(length) = values.iter().filter_map(Value::as_str).map(str::len).find(|&len| len > LONGEST_TEXT) {
+            return Err(ConfigError::Value {
+                table: name,
+                key: key.clone(),
+                value: format!("a text of {length} bytes"),
+                problem: format!("no name or path is longer than {LONGEST_TEXT}"),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], ConfigError> {
     let wrong = |problem: &str| Err(ConfigError::Family { key: key.to_owned(), problem: problem.to_owned() });
     let Some(values) = values.as_array() else { return wrong("must be a list, such as [1, 2]") };
@@ -95,12 +135,6 @@ fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], Conf
         return wrong("lists a value twice");
     }
     Ok(values)
-}
-
-fn with(table: &Table, key: &str, value: &Value) -> Table {
-    let mut table = table.clone();
-    table.insert(key.to_owned(), value.clone());
-    table
 }
 
 /// Such as `resnet14-w1-s0`, with every other setting that varies: `resnet14-w1-s0-fraction0.25`.
@@ -149,7 +183,14 @@ mod tests {
         let list = |count: usize| (0..count).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
         let text = format!("[family]\ndepth = [8]\nseed = [{}]\nepochs = [{}]\n", list(100_000), list(100_000));
         let message = Plan::parse(&text).unwrap_err().to_string();
-        assert!(message.contains("100000 runs"), "{message}");
+        assert!(message.contains("10000 runs"), "{message}");
+        let long = "a".repeat(4097);
+        for text in
+            [format!("[train]\ninit_from = \"{long}\"\n"), format!("[family]\ninit_from = [\"b\", \"{long}\"]\n")]
+        {
+            let message = Plan::parse(&text).unwrap_err().to_string();
+            assert!(message.contains("init_from") && message.contains("4097 bytes"), "{message}");
+        }
     }
 
     #[test]
