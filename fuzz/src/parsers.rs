@@ -14,6 +14,7 @@ use flate2::write::GzEncoder;
 use gramscope_study::activations::{ActivationFile, Rows};
 use gramscope_study::blocks::WithinMap;
 use gramscope_study::results;
+use gramscope_study::studies::StudyPlan;
 use gramscope_train::data::fetch::{self, Archive};
 use gramscope_train::data::{self, DataConfig, DataName};
 use gramscope_train::sweep::Plan;
@@ -111,8 +112,10 @@ pub fn images(bytes: &[u8]) -> u64 {
     4 << 30
 }
 
-/// A plan of a sweep.
+/// A plan of a sweep, and of a study.
 pub fn plan(bytes: &[u8]) -> u64 {
+    put("study.toml", bytes);
+    let _ = StudyPlan::named(&folder().join("study.toml").to_string_lossy());
     let runs = Plan::parse(&String::from_utf8_lossy(bytes)).map_or(0, |plan| plan.runs().len());
     // The settings of a run, and the few texts that they may hold.
     1024 * runs as u64

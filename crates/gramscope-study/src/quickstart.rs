@@ -25,14 +25,14 @@ pub struct Scale {
 impl Default for Scale {
     /// Minutes on two cores.
     fn default() -> Self {
-        Self { train_images: 2560, test_images: 1024, epochs: 6 }
+        Self { train_images: 2560, test_images: 512, epochs: 6 }
     }
 }
 
-/// The large network trains on this fraction of the family's images ...
-const LARGE_FRACTION: f64 = 0.1;
-/// ... for so many times the epochs, to see about as many batches.
-const LARGE_EPOCHS: usize = 3;
+/// The deep network trains on this fraction of the family's images, few enough for block structure to appear ...
+const DEEP_FRACTION: f64 = 0.05;
+/// ... for so many times the epochs.
+const DEEP_EPOCHS: usize = 5;
 /// File of the sheet with every network's map.
 const MAPS: &str = "maps.png";
 /// Passes over the test images when comparing.
@@ -58,7 +58,7 @@ pub struct Quickstart {
     pub findings: Vec<String>,
 }
 
-/// Trains the family (2 depths x 2 widths x 2 seeds, and two seeds of a network far larger than its training set needs) in
+/// Trains the family (2 depths x 2 widths x 2 seeds, and two seeds of a far deeper network on a few of the images) in
 /// DIR/runs, compares all layers of all networks in DIR/cka, and writes DIR/maps.png and DIR/report.html. What an earlier
 /// call finished is not trained again.
 ///
@@ -73,7 +73,7 @@ pub fn quickstart(
 ) -> Result<Quickstart> {
     let runs = dir.join("runs");
     let mut directories = Vec::new();
-    for text in [family_plan(scale), large_plan(scale)] {
+    for text in [family_plan(scale), deep_plan(scale)] {
         let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
         let summary = sweep(&plan, &runs, device, stop, &mut |event| progress(QuickstartEvent::Training(event)))?;
         if let Some((name, reason)) = summary.first_failure() {
@@ -106,10 +106,10 @@ fn family_plan(scale: Scale) -> String {
     format!("{}epochs = {epochs}\n[family]\ndepth = [8, 14]\nwidth = [0.5, 1]\nseed = [0, 1]\n", shared(scale))
 }
 
-fn large_plan(scale: Scale) -> String {
-    let epochs = scale.epochs * LARGE_EPOCHS;
+fn deep_plan(scale: Scale) -> String {
+    let epochs = scale.epochs * DEEP_EPOCHS;
     format!(
-        "{}epochs = {epochs}\nfraction = {LARGE_FRACTION}\n[family]\ndepth = [14]\nwidth = [3]\nseed = [0, 1]\n",
+        "{}epochs = {epochs}\nfraction = {DEEP_FRACTION}\n[family]\ndepth = [38]\nwidth = [0.5]\nseed = [0, 1]\n",
         shared(scale)
     )
 }

@@ -54,7 +54,7 @@ pub(crate) struct QuickstartArguments {
     /// Where runs, results and the report go; run again with the same directory to go on
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     pub(crate) out: PathBuf,
-    /// Training images of the family (the overparameterised network uses a tenth)
+    /// Training images of the family (the deep network uses a twentieth)
     #[arg(long, value_name = "N")]
     pub(crate) train_images: Option<usize>,
     /// Test images
