@@ -12,11 +12,13 @@ mod error;
 mod network;
 mod sgd;
 mod topology;
+mod work;
 
 pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
 pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
 pub use sgd::{Sgd, SgdConfig};
+pub use work::Work;
 
 // What the tests share names the crate as those outside do.
 #[cfg(test)]
