@@ -11,7 +11,7 @@
 //! up an entry for the sake of one example would lose what the others say. An entry without any example is NaN.
 //!
 //! Cosines need all layers of a shape at once, which nothing else here does. They are in memory for a small batch of
-//! examples, at most [`MOST_EXAMPLES`] and, where an example is large, as many as fit into [`BATCH_BYTES`] or the memory
+//! examples, at most `MOST_EXAMPLES` and, where an example is large, as many as fit into `BATCH_BYTES` or the memory
 //! limit, but at least one; they are dropped as soon as the last layer of the shape has been seen.
 
 mod files;

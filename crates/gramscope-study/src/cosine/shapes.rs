@@ -19,6 +19,9 @@ pub(super) struct Cosines {
     shapes: Vec<Shape>,
     /// For each layer, its shape and its place among the layers of that shape.
     places: Vec<(usize, usize)>,
+    /// The rows of the last shape that was complete, whose memory the next one takes: an allocator keeps what it is given back
+    /// for a while, and there would be two.
+    spare: Vec<f64>,
 }
 
 /// The layers of one shape.
@@ -26,7 +29,7 @@ struct Shape {
     /// Their numbers, ascending.
     layers: Vec<usize>,
     features: usize,
-    /// The batch at work, [examples, layers, features]; empty between batches.
+    /// The batch at work, [examples, layers, features], of which every value is written; empty between batches.
     rows: Vec<f64>,
     /// Layers of the batch that have been seen.
     seen: usize,
@@ -49,7 +52,11 @@ impl Cosines {
             places.push((index, layers.len()));
             layers.push(layer);
         }
-        Self { shapes: found.into_iter().map(|(shape, layers)| Shape::new(shape, layers)).collect(), places }
+        Self {
+            shapes: found.into_iter().map(|(shape, layers)| Shape::new(shape, layers)).collect(),
+            places,
+            spare: Vec::new(),
+        }
     }
 
     /// All layers, those of one shape together.
@@ -86,7 +93,7 @@ impl Cosines {
         view: Activation<'_>,
     ) -> Result<(), gramscope_cka::Error> {
         let (shape, place) = self.places[layer];
-        self.shapes[shape].observe(place, view).map_err(|example| gramscope_cka::Error::NonFinite {
+        self.shapes[shape].observe(place, view, &mut self.spare).map_err(|example| gramscope_cka::Error::NonFinite {
             model: 0,
             layer,
             batch,
@@ -120,10 +127,11 @@ impl Shape {
         Self { layers, features, rows: Vec::new(), seen: 0, sums: vec![0.0; pairs], counts: vec![0; pairs] }
     }
 
-    /// Takes in the activation of the layer at `place`; or else the first example that is not finite.
-    fn observe(&mut self, place: usize, view: Activation<'_>) -> Result<(), usize> {
+    /// Takes in the activation of the layer at `place`; or else the first example that is not finite. Rows begin in `spare` and
+    /// end there.
+    fn observe(&mut self, place: usize, view: Activation<'_>, spare: &mut Vec<f64>) -> Result<(), usize> {
         if self.seen == 0 {
-            self.rows = vec![0.0; view.examples() * self.layers.len() * self.features];
+            self.begin_batch(view.examples(), std::mem::take(spare));
         }
         match view.values().expect("what is handed over is in memory") {
             Values::F32(x) => self.fill(place, x, f64::from),
@@ -134,8 +142,21 @@ impl Shape {
         self.seen += 1;
         if self.seen == self.layers.len() {
             self.add_batch();
+            *spare = std::mem::take(&mut self.rows);
         }
         Ok(())
+    }
+
+    /// Makes room for so many examples, in `memory` if it is enough.
+    fn begin_batch(&mut self, examples: usize, mut memory: Vec<f64>) {
+        let values = examples * self.layers.len() * self.features;
+        if memory.capacity() < values {
+            // Before the new one is there.
+            drop(memory);
+            memory = Vec::with_capacity(values);
+        }
+        memory.resize(values, 0.0);
+        self.rows = memory;
     }
 
     fn fill<S: Copy + Sync>(&mut self, place: usize, x: &[S], to_f64: impl Fn(S) -> f64 + Sync) -> Result<(), usize> {
@@ -150,9 +171,8 @@ impl Shape {
     /// Adds the cosines of the batch, in the order of its examples.
     fn add_batch(&mut self) {
         let layers = self.layers.len();
-        let rows = std::mem::take(&mut self.rows);
-        let examples: Vec<_> =
-            rows.par_chunks_exact(layers * self.features).map(|rows| cosines(rows, layers)).collect();
+        let rows = self.rows.par_chunks_exact(layers * self.features);
+        let examples: Vec<_> = rows.map(|rows| cosines(rows, layers)).collect();
         for cosine in examples {
             for ((sum, count), cosine) in self.sums.iter_mut().zip(&mut self.counts).zip(cosine) {
                 if !cosine.is_nan() {
