@@ -29,6 +29,7 @@ fn help_shows_every_command_with_an_example() {
         "bench",
         "data",
         "pcs",
+        "cosine",
         "dominant",
         "sparsity",
         "probe",

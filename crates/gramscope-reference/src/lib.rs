@@ -14,6 +14,7 @@ pub mod batch_norm;
 pub mod cka;
 pub mod components;
 pub mod convolution;
+pub mod cosine;
 pub mod gram;
 pub mod hsic;
 pub mod linear;

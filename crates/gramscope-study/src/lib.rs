@@ -4,6 +4,7 @@ pub mod ablate;
 pub mod activations;
 pub mod blocks;
 pub mod compare;
+pub mod cosine;
 pub mod dominant;
 pub mod epochs;
 pub mod mean;

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{Error, Result, ablate, blocks, epochs, mean, pcs, predict, probe, results, sparsity, studies, tree};
+use crate::{
+    Error, Result, ablate, blocks, cosine, epochs, mean, pcs, predict, probe, results, sparsity, studies, tree,
+};
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -21,6 +23,9 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if pcs::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
+        }
+        if cosine::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(cosine::NUMBERS), cosine::load(&dir)));
         }
         if sparsity::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(sparsity::NUMBERS), sparsity::load(&dir)));

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::cosine::{self, CosineArguments};
 use crate::commands::predict::{self, PredictArguments};
 use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
 use crate::device::{DeviceChoice, Precision};
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// First principal components of every layer: what they explain, how alike they are, CKA without them
     #[command(after_help = PCS_HELP)]
     Pcs(PcsArguments),
+    /// Cosine similarity of the layers of one shape, coordinate by coordinate
+    #[command(after_help = cosine::HELP)]
+    Cosine(CosineArguments),
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
     Dominant(DominantArguments),

@@ -51,6 +51,7 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Blocks(arguments) => commands::blocks::run(&arguments, console),
         Command::Mean(arguments) => commands::mean::run(&arguments, console),
         Command::Pcs(arguments) => commands::pcs::run(&arguments, console),
+        Command::Cosine(arguments) => commands::cosine::run(&arguments, console),
         Command::Dominant(arguments) => commands::dominant::run(&arguments, console),
         Command::Probe(arguments) => commands::probe::run(&arguments, interrupt, console),
         Command::Ablate(arguments) => commands::ablate::run(&arguments, interrupt, console),

@@ -61,9 +61,39 @@ impl Needs {
         let needed = [least, taken].into_iter().fold(fixed, u64::saturating_add);
         if needed > limit {
             let Self { what, lower, .. } = self;
-            return Err(Error::Memory { what: what.clone(), needed, limit, lower });
+            return Err(Error::Memory { what: what.clone(), needed, limit, lower: Some(lower) });
         }
         Ok(Shares { panels: left - taken, layer })
+    }
+}
+
+/// What batches need memory for of which only one is in memory, and whose size does not matter to the result.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchNeeds {
+    /// What an example is, as an error's message calls several.
+    pub(crate) what: String,
+    /// Bytes of an example.
+    pub(crate) example: u64,
+    /// Entries of all maps.
+    pub(crate) entries: u64,
+    /// Bytes of everything else.
+    pub(crate) other: u64,
+}
+
+impl BatchNeeds {
+    /// How many examples, at most `most`, a batch may have within `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where it may not have one.
+    pub(crate) fn within(&self, limit: Option<u64>, most: usize) -> Result<usize> {
+        let Some(limit) = limit else { return Ok(most) };
+        let fixed = [self.entries.saturating_mul(ENTRY), self.other].into_iter().fold(PROCESS, u64::saturating_add);
+        let needed = fixed.saturating_add(self.example);
+        if needed > limit {
+            return Err(Error::Memory { what: self.what.clone(), needed, limit, lower: None });
+        }
+        let fitting = (limit - fixed) / self.example.max(1);
+        Ok(usize::try_from(fitting).map_or(most, |fitting| fitting.min(most)))
     }
 }
 
@@ -105,6 +135,20 @@ mod tests {
                 Err(error) => assert!(limit < fixed + reading.min(100 * MIB) + 2 * MIB, "{limit}: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn batches_have_as_many_examples_as_fit() {
+        let needs = BatchNeeds { what: "images".to_owned(), example: MIB, entries: 0, other: 4 * MIB };
+        let within = |mib: u64| needs.within(Some(PROCESS + mib * MIB), 64);
+        assert_eq!(needs.within(None, 64).unwrap(), 64);
+        for (mib, examples) in [(5, 1), (6, 2), (67, 63), (68, 64), (1000, 64)] {
+            assert_eq!(within(mib).unwrap(), examples, "{mib} MiB");
+        }
+        let message = within(4).unwrap_err().to_string();
+        assert!(message.contains("images need 101 MiB") && message.contains("100 MiB; choose fewer"), "{message}");
+        let huge = BatchNeeds { example: u64::MAX, entries: u64::MAX, ..needs };
+        assert!(huge.within(Some(u64::MAX - 1), 64).is_err());
     }
 
     #[test]

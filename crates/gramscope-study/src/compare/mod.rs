@@ -23,7 +23,7 @@ use regex::Regex;
 use batches::Batches;
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages, check_side};
-pub(crate) use memory::{Needs, forward_bytes};
+pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
 pub(crate) use model::Model;
 pub use runs::{Pairs, RunOptions, compare_runs};
 

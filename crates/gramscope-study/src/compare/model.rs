@@ -77,10 +77,15 @@ impl Model {
         (self.network.config().parameter_count() * size_of::<f32>()) as u64
     }
 
+    /// The shape of every chosen layer's output for one image, channels last.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = &[usize]> {
+        let layers = self.network.layers().iter().zip(&self.places).filter(|(_, place)| place.is_some());
+        layers.map(|(layer, _)| layer.shape.as_slice())
+    }
+
     /// The channels of every chosen layer, or its features where it has no channels.
     pub(crate) fn channels(&self) -> Vec<usize> {
-        let layers = self.network.layers().iter().zip(&self.places).filter(|(_, place)| place.is_some());
-        layers.map(|(layer, _)| layer.shape[layer.shape.len() - 1]).collect()
+        self.shapes().map(|shape| shape[shape.len() - 1]).collect()
     }
 
     /// Runs the network over `images` and hands the activation of every layer that `comparison` wants in this round to it, as

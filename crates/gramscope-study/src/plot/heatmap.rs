@@ -1,5 +1,6 @@
 //! The heatmap of a comparison: a crisp rectangle of whole pixels for every pair of layers.
 
+use std::ops::Range;
 use std::path::Path;
 
 use plotters::style::FontTransform;
@@ -55,7 +56,7 @@ pub fn heatmap(result: &PairResult, path: &Path) -> Result<()> {
         layers: [&info.layers_x, &info.layers_y],
         stages: [&info.stages_x, &info.stages_y],
         values: &result.similarity.cka,
-        greatest: 1.0,
+        scale: 0.0..1.0,
         blocks: &[],
     };
     picture.save(path)
@@ -79,7 +80,7 @@ pub(crate) fn blocks(map: &WithinMap, model: &str, found: &Blocks, path: &Path) 
         layers: [map.layers(), map.layers()],
         stages: [map.stages(), map.stages()],
         values: map.cka(),
-        greatest: 1.0,
+        scale: 0.0..1.0,
         blocks: &spans,
     };
     picture.save(path)
@@ -105,7 +106,7 @@ pub(crate) fn mean(mean: &Mean, path: &Path, variance_path: &Path) -> Result<()>
             layers: [&info.layers_x, &info.layers_y],
             stages: [&info.stages_x, &info.stages_y],
             values,
-            greatest,
+            scale: 0.0..greatest,
             blocks: &[],
         };
         picture.save(path)
@@ -126,8 +127,8 @@ pub(super) struct Picture<'a> {
     pub(super) stages: [&'a [usize]; 2],
     /// A row a layer of the horizontal axis.
     pub(super) values: &'a [f64],
-    /// The value that is drawn in the brightest colour; black is 0.
-    pub(super) greatest: f64,
+    /// The values that are drawn in black and in the brightest colour.
+    pub(super) scale: Range<f64>,
     /// First and last layer of the blocks, of a map within a model.
     pub(super) blocks: &'a [(usize, usize)],
 }
@@ -248,11 +249,12 @@ fn cells(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
     let (horizontal, vertical) = (frame.horizontal, frame.vertical);
     canvas.fill(frame.left, frame.top, horizontal.extent(), vertical.extent(), colour::BOUNDARY);
     let rows = vertical.names.len();
+    let Range { start, end } = picture.scale;
     for x in 0..horizontal.names.len() {
         let left = frame.left + horizontal.offset(x);
         for y in 0..rows {
             let top = frame.bottom() - vertical.offset(y) - vertical.cell;
-            let colour = colour::similarity(picture.values[x * rows + y] / picture.greatest);
+            let colour = colour::similarity((picture.values[x * rows + y] - start) / (end - start));
             canvas.fill(left, top, horizontal.cell, vertical.cell, colour);
         }
     }
@@ -371,6 +373,7 @@ fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
         let value = 1.0 - (row as f64 + 0.5) / height as f64;
         canvas.fill(left, top + row, BAR, 1, colour::similarity(value));
     }
+    let Range { start, end } = picture.scale;
     // Tenths where there is room for them.
     let ticks = if height >= 400 { 10 } else { 5 };
     for tick in 0..=ticks {
@@ -379,7 +382,7 @@ fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
         canvas.fill(left + BAR, y.round() as usize, TICK, 1, QUIET);
         let place = ((left + BAR + 2 * TICK) as f64, y);
         canvas.text(
-            &tick_label(picture.greatest * value, picture.greatest),
+            &tick_label(start + (end - start) * value, end - start),
             place,
             LABEL,
             INK,
@@ -396,8 +399,8 @@ fn colour_bar(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
     }
 }
 
-/// A number at the colour bar, with as many decimals as a tenth of the greatest needs.
-fn tick_label(value: f64, greatest: f64) -> String {
-    let decimals = (1.0 - greatest.log10()).ceil().clamp(1.0, 12.0) as usize;
+/// A number at the colour bar, with as many decimals as a tenth of its length needs.
+fn tick_label(value: f64, length: f64) -> String {
+    let decimals = (1.0 - length.log10()).ceil().clamp(1.0, 12.0) as usize;
     format!("{value:.decimals$}")
 }

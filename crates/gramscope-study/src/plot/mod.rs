@@ -1,5 +1,5 @@
 //! Pictures as PNG files: heatmaps of comparisons, one a file or many on a sheet, first principal components and the images
-//! that dominate them, predictions, sparsity, training curves, accuracy against depth and width, of linear probes and
+//! that dominate them, cosine similarities, predictions, sparsity, training curves, accuracy against depth and width, of linear probes and
 //! without blocks.
 //!
 //! Every picture is drawn with a font that lies in the repository and is written atomically.
@@ -10,6 +10,7 @@ mod cells;
 mod chart;
 pub(crate) mod colour;
 mod components;
+mod cosine;
 mod curves;
 mod dominant;
 mod epochs;
@@ -28,6 +29,7 @@ use std::path::Path;
 
 pub use accuracy::{FamilyMember, accuracy};
 pub use components::principal_components;
+pub use cosine::cosines;
 pub use curves::training_curves;
 pub use dominant::dominant_sheet;
 pub(crate) use epochs::epochs;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{of_ablations, of_probes};
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, ablate, epochs, mean, pcs, predict, probe, sparsity, studies};
+use crate::{Error, Result, ablate, cosine, epochs, mean, pcs, predict, probe, sparsity, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub(super) enum Kind {
     Study,
     Mean,
     Components,
+    Cosines,
     Epochs,
     Predictions,
     Sparsity,
@@ -21,10 +22,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Study,
         Self::Mean,
         Self::Components,
+        Self::Cosines,
         Self::Epochs,
         Self::Predictions,
         Self::Sparsity,
@@ -37,6 +39,7 @@ impl Kind {
             Self::Study => "Studies",
             Self::Mean => "Means over networks",
             Self::Components => "First principal components",
+            Self::Cosines => "Cosine similarity",
             Self::Epochs => "Over training",
             Self::Predictions => "Predictions",
             Self::Sparsity => "Sparsity",
@@ -55,6 +58,10 @@ impl Kind {
             Self::Components => {
                 "Of each network: CKA between its layers, the fraction of the variance that each layer's first principal \
                  component explains, the squared cosine between first components, and CKA without them."
+            }
+            Self::Cosines => {
+                "Of each network: the cosine between its layers of one shape, coordinate by coordinate and not centred, from -1 \
+                 in black to 1; grey: layers of different shapes. Residual connections hand coordinates on."
             }
             Self::Epochs => {
                 "Of each network, from epoch to epoch: how like each layer is to itself at the end, what its first principal \
@@ -83,6 +90,7 @@ impl Kind {
             Self::Study => studies::INFO,
             Self::Mean => mean::MEAN,
             Self::Components => pcs::INFO,
+            Self::Cosines => cosine::INFO,
             Self::Epochs => epochs::INFO,
             Self::Predictions => predict::INFO,
             Self::Sparsity => sparsity::INFO,
@@ -97,6 +105,7 @@ impl Kind {
             Self::Study => study(dir),
             Self::Mean => mean(dir),
             Self::Components => components(dir),
+            Self::Cosines => cosines(dir),
             Self::Epochs => over_training(dir),
             Self::Predictions => return predictions(dir),
             Self::Sparsity => sparse(dir),
@@ -180,6 +189,12 @@ fn components_summary(info: &PcsInfo, fractions: &[f64]) -> String {
         count => format!("; those of {count} layers are not well defined"),
     };
     format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples)
+}
+
+fn cosines(dir: &Path) -> Result<Figure> {
+    let result = cosine::load(dir)?;
+    let summary = result.summary();
+    figure(Kind::Cosines, (result.info.model, summary), dir, cosine::PICTURE)
 }
 
 fn over_training(dir: &Path) -> Result<Figure> {

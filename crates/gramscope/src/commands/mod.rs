@@ -5,6 +5,7 @@ pub(crate) mod activations;
 pub(crate) mod bench;
 pub(crate) mod blocks;
 pub(crate) mod cka;
+pub(crate) mod cosine;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod dominant;

@@ -1,0 +1,178 @@
+//! Cosine similarity of the layers of one shape: of a run, or of stored activations.
+//!
+//! cosine\[i\]\[j\] is the mean over the examples of <x, y> / (|x| |y|), x and y being what layers i and j make of the example.
+//! It is uncentred and compares coordinate with coordinate, unlike CKA, which no rotation of the features changes: layers that
+//! have no reason to put the same thing at the same place, of different networks for instance, are near 0 or, after a ReLU,
+//! near what any two non-negative vectors have in common. What it shows are residual connections, which hand coordinates on.
+//! Layers of different shapes cannot be compared: NaN.
+//!
+//! The cosine with a vector of zeros is undefined, and a dead ReLU makes such vectors. The mean is over the examples where it
+//! is defined, and `count` says how many those are: counting it as 0 would pull the mean to "nothing in common", and giving
+//! up an entry for the sake of one example would lose what the others say. An entry without any example is NaN.
+//!
+//! Cosines need all layers of a shape at once, which nothing else here does. They are in memory for a small batch of
+//! examples, at most `MOST_EXAMPLES` and, where an example is large, as many as fit into `BATCH_BYTES` or the memory
+//! limit, but at least one; they are dropped as soon as the last layer of the shape has been seen.
+
+mod files;
+mod shapes;
+
+use std::path::Path;
+
+use candle_core::Device;
+use gramscope_train::Run;
+use gramscope_train::batches::images;
+use gramscope_train::data::DataConfig;
+use regex::Regex;
+
+pub(crate) use files::FILES;
+pub use files::{CosineInfo, CosineResult, INFO, NUMBERS, PICTURE, check, load, save};
+
+use shapes::Cosines;
+
+use crate::activations::{ActivationFile, Rows};
+use crate::compare::{BatchNeeds, Limit, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer};
+use crate::pcs::{EXAMPLES, PcsData};
+use crate::results::Versions;
+use crate::{Error, Result, plot};
+
+/// The most examples of a batch: enough for the network to be fast.
+const MOST_EXAMPLES: usize = 64;
+/// Bytes that a batch takes at most, unless one example takes more.
+const BATCH_BYTES: u64 = 256 << 20;
+
+/// What is compared.
+#[derive(Clone, Debug, Default)]
+pub struct CosineOptions {
+    /// How many examples, the first in order (of test images, class-balanced); 1,024, or all where there are fewer, unless
+    /// told otherwise.
+    pub examples: Option<usize>,
+    /// Only the layers whose name matches.
+    pub layers: Option<Regex>,
+    /// Feed this data's test images instead of those of the data that the run was trained on.
+    pub data: Option<DataConfig>,
+    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
+    pub memory: Option<u64>,
+}
+
+impl CosineOptions {
+    /// The examples of a batch of so many layers, where one takes `example` bytes and everything else `other`.
+    fn batch(&self, layers: usize, example: u64, other: u64) -> Result<usize> {
+        let wanted = (BATCH_BYTES / example.max(1)).clamp(1, MOST_EXAMPLES as u64) as usize;
+        let entries = 2 * (layers as u64).pow(2);
+        let what = "the activations of an example in all layers of one shape".to_owned();
+        BatchNeeds { what, example, entries, other }.within(self.memory, wanted)
+    }
+}
+
+/// The cosine similarities of the layers of `run` over the first test images of its data, or of other data.
+///
+/// # Errors
+/// [`Error::Incomparable`] for more images than there are, or where no layer matches; [`Error::NonFinite`] for NaN or
+/// infinity in an activation; [`Error::Memory`] where not even one image fits; and what the run or its data may say.
+pub fn cosine_of_run(
+    run: &Run,
+    options: &CosineOptions,
+    device: &Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<CosineResult> {
+    let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
+    let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
+    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, device)?.remove(0);
+    let shapes: Vec<Vec<usize>> = model.shapes().map(<[usize]>::to_vec).collect();
+    let (mut cosines, layers) = (Cosines::new(&shapes), shapes.len());
+    let image = cosines.bytes(0..layers) + forward_bytes(std::slice::from_ref(&model), 1);
+    let size = options.batch(layers, image, data.bytes() + model.bytes())?;
+    let (name, names) = (&model.info.name, &model.info.layers);
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let (mut done, batches) = (0, data.len().div_ceil(size));
+    for (batch, indices) in indices.chunks(size).enumerate() {
+        let images = images(data.split(), indices, data.side(), device)?;
+        model.each_layer(&images, 0..layers, &mut |layer, view| {
+            let observed = view.and_then(|view| cosines.observe(layer, batch, view));
+            observed.map_err(in_layer(name, &names[layer], batch))?;
+            done += 1;
+            progress(Progress { done, total: batches * layers, batch: batch + 1, batches, subject: name });
+            Ok(())
+        })?;
+    }
+    let (source, dir) = data.source();
+    Ok(result(model.info, shapes, cosines, data.len(), PcsData::Images { name: source, dir }))
+}
+
+/// The cosine similarities of the layers of the activation file `path` over its first examples: those of as many features are
+/// of one shape.
+///
+/// # Errors
+/// What is wrong with the file ([`Error::Io`], [`Error::File`]); [`Error::Incomparable`] for more examples than it has or for
+/// none; [`Error::NonFinite`] for NaN or infinity; [`Error::Memory`] where not even one example fits.
+pub fn cosine_of_file(
+    path: &Path,
+    options: &CosineOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<CosineResult> {
+    let file = ActivationFile::open(path, options.layers.as_ref())?;
+    let found = file.examples();
+    let examples = options.examples.unwrap_or(EXAMPLES.min(found));
+    if examples == 0 || examples > found {
+        return Err(Error::Incomparable(format!(
+            "--examples {examples}: {} has {found} examples; ask for 1 to {found}",
+            path.display()
+        )));
+    }
+    let model = ModelInfo {
+        name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
+        stages: Vec::new(),
+        batch_statistics: false,
+    };
+    let shapes: Vec<Vec<usize>> = file.layers().iter().map(|layer| vec![layer.features]).collect();
+    let mut cosines = Cosines::new(&shapes);
+    let order: Vec<usize> = cosines.by_shape().collect();
+    let read = file.layers().iter().map(|layer| layer.bytes(1)).max().unwrap_or(0);
+    let size = options.batch(shapes.len(), cosines.bytes(order.iter().copied()) + read, 0)?;
+    let mut rows = Rows::default();
+    let (total, batches) = (order.len() * examples.div_ceil(size), examples.div_ceil(size));
+    let (mut done, subject) = (0, path.display().to_string());
+    for batch in 0..batches {
+        let first = batch * size;
+        for &layer in &order {
+            let activation = file.read(layer, first, size.min(examples - first), &mut rows)?;
+            let observed = cosines.observe(layer, batch, activation);
+            observed.map_err(in_layer(&subject, &model.layers[layer], batch))?;
+            done += 1;
+            progress(Progress { done, total, batch: batch + 1, batches, subject: &model.name });
+        }
+    }
+    Ok(result(model, shapes, cosines, examples, PcsData::Activations { file: path.to_owned() }))
+}
+
+fn result(model: ModelInfo, shapes: Vec<Vec<usize>>, cosines: Cosines, examples: usize, data: PcsData) -> CosineResult {
+    let (cosine, count) = cosines.finish();
+    let layers = model.layers.len();
+    let undefined = (0..layers).filter(|&layer| count[layer * layers + layer] == 0.0);
+    let info = CosineInfo {
+        undefined: undefined.map(|layer| model.layers[layer].clone()).collect(),
+        model: model.name,
+        layers: model.layers,
+        stages: model.stages,
+        shapes,
+        examples,
+        data,
+        versions: Versions::current(),
+    };
+    CosineResult { info, cosine, count }
+}
+
+/// Writes cosine.npz, cosine.json and cosine.png into `dir`; an earlier result there is replaced.
+///
+/// # Errors
+/// Those of [`check`], before anything is written, and [`Error::Io`].
+pub fn write(dir: &Path, result: &CosineResult) -> Result<()> {
+    check(dir)?;
+    save(dir, result)?;
+    plot::cosines(result, &dir.join(PICTURE))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
