@@ -39,6 +39,20 @@ fn comparisons() {
 }
 
 #[test]
+fn probes() {
+    let rows = rows(&["bench", "probe", "--depth", "8", "--width", "0.25", "--batch-size", "4"]);
+    let probes: Vec<_> =
+        rows.iter().map(|row| (row["variant"].as_str().unwrap(), row["probes"].as_u64().unwrap())).collect();
+    // ResNet-8: 28 layers, three additions.
+    assert_eq!(probes, [("plain", 0), ("observed", 0), ("additions", 6), ("all", 28)]);
+    for row in &rows {
+        let [ms, over] = ["ms", "over_forward"].map(|key| row[key].as_f64().unwrap());
+        assert!(ms > 0.0 && over > 0.0, "{row}");
+    }
+    assert_eq!(rows[0]["over_forward"], 1.0);
+}
+
+#[test]
 fn kernels_need_a_gpu() {
     fails(["bench", "kernels", "--device", "cpu"], 1, &["bench kernels", "GPU"]);
 }

@@ -15,27 +15,28 @@ mod testing {
     use std::io;
 
     thread_local! {
-        static UNTIL_FAILURE: Cell<Option<usize>> = const { Cell::new(None) };
+        /// Points that still pass, and what the disk says from then on.
+        static UNTIL_FAILURE: Cell<Option<(usize, io::ErrorKind)>> = const { Cell::new(None) };
         static FAILED: Cell<bool> = const { Cell::new(false) };
     }
 
     pub(crate) fn point() -> io::Result<()> {
         UNTIL_FAILURE.with(|left| match left.get() {
             None => Ok(()),
-            Some(0) => {
+            Some((0, failure)) => {
                 FAILED.set(true);
-                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the made-up device"))
+                Err(failure.into())
             }
-            Some(points) => {
-                left.set(Some(points - 1));
+            Some((points, failure)) => {
+                left.set(Some((points - 1, failure)));
                 Ok(())
             }
         })
     }
 
-    /// Calls `action` while every point of this thread fails but the first `points`; whether one did.
-    pub(crate) fn fail_from<T>(points: usize, action: impl FnOnce() -> T) -> (T, bool) {
-        UNTIL_FAILURE.set(Some(points));
+    /// Calls `action` while every point of this thread fails with `failure` but the first `points`; whether one did.
+    pub(crate) fn fail_from<T>(points: usize, failure: io::ErrorKind, action: impl FnOnce() -> T) -> (T, bool) {
+        UNTIL_FAILURE.set(Some((points, failure)));
         let result = action();
         UNTIL_FAILURE.set(None);
         (result, FAILED.take())

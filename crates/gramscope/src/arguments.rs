@@ -174,7 +174,8 @@ impl Arguments {
                 command:
                     BenchCommand::Kernels(arguments)
                     | BenchCommand::Cka { arguments, .. }
-                    | BenchCommand::Train { arguments, .. },
+                    | BenchCommand::Train { arguments, .. }
+                    | BenchCommand::Probe { arguments, .. },
             } => arguments.file.is_some(),
             _ => false,
         };

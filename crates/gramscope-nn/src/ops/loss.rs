@@ -60,10 +60,9 @@ impl CustomOp2 for LossAndCorrect {
     ) -> Result<(CpuStorage, Shape)> {
         let (mut loss, mut correct) = (0.0, 0.0);
         let examples = Examples::new(logits, logits_layout, labels, labels_layout)?;
-        for (logits, label) in examples.iter() {
-            let (largest, logarithm) = log_sum_exp(logits);
-            loss += logarithm - f64::from(logits[label]);
-            if label == largest {
+        for image in examples.iter() {
+            loss += image.loss();
+            if image.is_correct() {
                 correct += 1.0;
             }
         }
@@ -89,24 +88,68 @@ impl CustomOp2 for LogitGradient {
         let examples = Examples::new(logits, logits_layout, labels, labels_layout)?;
         let share = 1.0 / examples.labels.len() as f64;
         let mut gradient = Vec::with_capacity(examples.logits.len());
-        for (logits, label) in examples.iter() {
-            let (_, logarithm) = log_sum_exp(logits);
-            gradient.extend(logits.iter().enumerate().map(|(class, logit)| {
-                let target = if class == label { 1.0 } else { 0.0 };
-                (((f64::from(*logit) - logarithm).exp() - target) * share) as f32
-            }));
+        for image in examples.iter() {
+            gradient.extend(image.gradient(share));
         }
         Ok((CpuStorage::F32(gradient), logits_layout.shape().clone()))
     }
 }
 
-/// The place of the first largest logit, and log(sum exp).
-fn log_sum_exp(logits: &[f32]) -> (usize, f64) {
-    let largest =
-        (1..logits.len()).fold(0, |largest, class| if logits[class] > logits[largest] { class } else { largest });
-    let top = f64::from(logits[largest]);
-    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - top).exp()).sum();
-    (largest, top + sum.ln())
+/// One image's part of the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageLoss<'a> {
+    logits: &'a [f32],
+    label: usize,
+    /// The place of the first largest logit.
+    largest: usize,
+    /// log(sum exp).
+    logarithm: f64,
+}
+
+impl<'a> ImageLoss<'a> {
+    /// Of `logits` \[classes\].
+    ///
+    /// # Panics
+    /// If there are no logits.
+    pub fn new(logits: &'a [f32], label: usize) -> Self {
+        let largest =
+            (1..logits.len()).fold(0, |largest, class| if logits[class] > logits[largest] { class } else { largest });
+        let top = f64::from(logits[largest]);
+        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - top).exp()).sum();
+        Self { logits, label, largest, logarithm: top + sum.ln() }
+    }
+
+    /// Its cross-entropy.
+    ///
+    /// # Panics
+    /// If the label is not a class.
+    pub fn loss(&self) -> f64 {
+        self.logarithm - f64::from(self.logits[self.label])
+    }
+
+    /// Whether its largest logit (the first, of equals) is its label's.
+    pub fn is_correct(&self) -> bool {
+        self.largest == self.label
+    }
+
+    /// `share` times the gradient of its cross-entropy by each logit.
+    pub fn gradient(self, share: f64) -> impl Iterator<Item = f32> + 'a {
+        self.logits.iter().enumerate().map(move |(class, logit)| {
+            let target = if class == self.label { 1.0 } else { 0.0 };
+            (((f64::from(*logit) - self.logarithm).exp() - target) * share) as f32
+        })
+    }
+}
+
+/// Fails for a label that is not one of so many classes.
+///
+/// # Errors
+/// [`Error::Label`], wrapped in candle's.
+pub fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
+    match labels.iter().position(|label| *label as usize >= classes) {
+        Some(image) => Err(Error::Label { image, label: labels[image], classes }.into()),
+        None => Ok(()),
+    }
 }
 
 /// Rows of logits with their labels, all of which are classes.
@@ -127,13 +170,12 @@ impl<'a> Examples<'a> {
         let logits = values::of("loss: logits", logits, logits_layout)?;
         let (start, end) = values::range("loss: labels", labels_layout)?;
         let labels = &labels.as_slice::<u32>()?[start..end];
-        match labels.iter().position(|label| *label as usize >= classes) {
-            Some(image) => Err(Error::Label { image, label: labels[image], classes }.into()),
-            None => Ok(Self { logits, labels, classes }),
-        }
+        check_labels(labels, classes)?;
+        Ok(Self { logits, labels, classes })
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&'a [f32], usize)> {
-        self.logits.chunks_exact(self.classes).zip(self.labels.iter().map(|label| *label as usize))
+    fn iter(&self) -> impl Iterator<Item = ImageLoss<'a>> {
+        let labels = self.labels.iter().map(|label| *label as usize);
+        self.logits.chunks_exact(self.classes).zip(labels).map(|(logits, label)| ImageLoss::new(logits, label))
     }
 }

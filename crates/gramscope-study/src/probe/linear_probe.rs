@@ -6,7 +6,7 @@
 //! V = momentum V - rate X^T D          W = W + V
 //! ```
 //!
-//! Both products are faer's, in float32. The first is split over groups of examples, the second over groups of features,
+//! Both products are float32 (`products`). The first is split over groups of examples, the second over groups of features,
 //! and in the latter the momentum and the update of the weights are done while the group is in the cache. The groups do
 //! not depend on the number of threads, so neither does a bit of the result.
 //!
@@ -14,16 +14,20 @@
 //! largest feature over 1 - momentum: features of a large norm make the weights jump about, as a perceptron's do, but the
 //! weights grow no faster than linearly, which float32 has room for.
 
-use candle_core::{Device, Tensor};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-use gramscope_nn::ops::loss;
+mod products;
+
+use std::borrow::Cow;
+
+use candle_core::Tensor;
+use gramscope_nn::ops::loss::{self, ImageLoss};
 use rayon::prelude::*;
+
+use products::{Examples, LANES, Lanes};
 
 /// Examples whose logits are computed together.
 const EXAMPLES: usize = 16;
-/// Features whose weights are updated together: a slab of a batch of 128 fits a core's own cache.
-const FEATURES: usize = 512;
+/// Blocks of features whose weights are used together: for ten classes they fit a core's first cache.
+const BLOCKS: usize = 32;
 
 /// The settings of SGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,30 +52,35 @@ pub struct Outcome {
 pub struct LinearProbe {
     features: usize,
     classes: usize,
-    /// [features, classes].
-    weight: Vec<f32>,
+    /// [blocks of features, classes], with zeros for features that only fill the last block.
+    weight: Vec<Lanes>,
     /// \[classes\].
     bias: Vec<f32>,
-    weight_velocity: Vec<f32>,
+    weight_velocity: Vec<Lanes>,
     bias_velocity: Vec<f32>,
 }
 
 impl LinearProbe {
     /// All zeros.
     pub fn new(features: usize, classes: usize) -> Self {
+        let weights = features.div_ceil(LANES) * classes;
         Self {
             features,
             classes,
-            weight: vec![0.0; features * classes],
+            weight: vec![[0.0; LANES]; weights],
             bias: vec![0.0; classes],
-            weight_velocity: vec![0.0; features * classes],
+            weight_velocity: vec![[0.0; LANES]; weights],
             bias_velocity: vec![0.0; classes],
         }
     }
 
     /// W [features, classes], row-major.
-    pub fn weight(&self) -> &[f32] {
-        &self.weight
+    pub fn weight(&self) -> Vec<f32> {
+        let of_feature = |feature: usize| {
+            let block = &self.weight[feature / LANES * self.classes..][..self.classes];
+            block.iter().map(move |lanes| lanes[feature % LANES])
+        };
+        (0..self.features).flat_map(of_feature).collect()
     }
 
     /// b \[classes\].
@@ -84,7 +93,8 @@ impl LinearProbe {
     /// # Errors
     /// [`candle_core::Error`] for labels that are no classes, or not one an example.
     pub fn evaluate(&self, x: &[f32], labels: &Tensor) -> candle_core::Result<Outcome> {
-        outcome(&self.logits(x)?, labels)
+        let labels = self.labels(x, labels)?;
+        Ok(self.outcome(&self.in_blocks(x), &labels, &mut vec![0.0; labels.len() * self.classes]))
     }
 
     /// One step on `x` [n, features] and `labels` \[n\]; the outcome is that before it. Where the loss is not finite the
@@ -93,47 +103,91 @@ impl LinearProbe {
     /// # Errors
     /// As [`Self::evaluate`].
     pub fn step(&mut self, x: &[f32], labels: &Tensor, step: Step) -> candle_core::Result<Outcome> {
-        let logits = self.logits(x)?;
-        let outcome = outcome(&logits, labels)?;
-        if outcome.loss.is_finite() {
-            let gradient = loss::backward(&logits, labels)?.flatten_all()?.to_vec1::<f32>()?;
-            self.update(x, &gradient, step);
+        let labels = self.labels(x, labels)?;
+        let x = self.in_blocks(x);
+        let mut gradient = vec![0.0; labels.len() * self.classes];
+        // In a scope the two parts follow each other on the pool's threads, without a thread outside being woken in between.
+        Ok(rayon::scope(|_| {
+            let outcome = self.outcome(&x, &labels, &mut gradient);
+            if outcome.loss.is_finite() {
+                self.update(&x, &gradient, step);
+            }
+            outcome
+        }))
+    }
+
+    /// One label an example, all of them classes.
+    fn labels(&self, x: &[f32], labels: &Tensor) -> candle_core::Result<Vec<u32>> {
+        let labels = labels.to_vec1::<u32>()?;
+        let examples = x.len() / self.features;
+        if labels.len() != examples {
+            candle_core::bail!("{} labels for {examples} examples", labels.len());
         }
-        Ok(outcome)
+        loss::check_labels(&labels, self.classes)?;
+        Ok(labels)
     }
 
-    /// [n, classes].
-    fn logits(&self, x: &[f32]) -> candle_core::Result<Tensor> {
-        let (features, classes) = (self.features, self.classes);
-        let examples = x.len() / features;
-        let mut logits = vec![0.0; examples * classes];
-        let groups = logits.par_chunks_mut(EXAMPLES * classes).zip(x.par_chunks(EXAMPLES * features));
-        groups.for_each(|(logits, x)| {
-            logits.chunks_exact_mut(classes).for_each(|row| row.copy_from_slice(&self.bias));
-            let rows = x.len() / features;
-            let x = MatRef::from_row_major_slice(x, rows, features);
-            let weight = MatRef::from_row_major_slice(&self.weight, features, classes);
-            matmul(MatMut::from_row_major_slice_mut(logits, rows, classes), Accum::Add, x, weight, 1.0, Par::Seq);
+    /// `x` [n, features] as [n, blocks], with zeros where features only fill the last block.
+    fn in_blocks<'a>(&self, x: &'a [f32]) -> Cow<'a, [Lanes]> {
+        if self.features.is_multiple_of(LANES) {
+            return Cow::Borrowed(x.as_chunks().0);
+        }
+        let blocks = self.features.div_ceil(LANES);
+        let mut padded = vec![[0.0; LANES]; x.len() / self.features * blocks];
+        for (padded, row) in padded.chunks_exact_mut(blocks).zip(x.chunks_exact(self.features)) {
+            padded.as_flattened_mut()[..self.features].copy_from_slice(row);
+        }
+        Cow::Owned(padded)
+    }
+
+    /// How the probe does on `x` [n, blocks]; `gradient` [n, classes] becomes that of the loss by the logits.
+    fn outcome(&self, x: &[Lanes], labels: &[u32], gradient: &mut [f32]) -> Outcome {
+        let (blocks, classes, examples) = (self.features.div_ceil(LANES), self.classes, labels.len());
+        let share = 1.0 / examples as f64;
+        let groups = gradient.par_chunks_mut(EXAMPLES * classes).zip(x.par_chunks(EXAMPLES * blocks));
+        let groups = groups.zip(labels.par_chunks(EXAMPLES)).map(|((gradient, x), labels)| {
+            let logits = self.logits(x, blocks);
+            let mut outcome = Outcome { loss: 0.0, correct: 0 };
+            let examples = gradient.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(labels);
+            for ((gradient, logits), &label) in examples {
+                let image = ImageLoss::new(logits, label as usize);
+                outcome.loss += image.loss() * share;
+                outcome.correct += usize::from(image.is_correct());
+                gradient.iter_mut().zip(image.gradient(share)).for_each(|(to, from)| *to = from);
+            }
+            outcome
         });
-        Tensor::from_vec(logits, (examples, classes), &Device::Cpu)
+        let groups: Vec<Outcome> = groups.collect();
+        let loss: f64 = groups.iter().map(|group| group.loss).sum();
+        Outcome { loss, correct: groups.iter().map(|group| group.correct).sum() }
     }
 
-    /// Moves weights and bias by `gradient` [n, classes], that of the loss by the logits.
-    fn update(&mut self, x: &[f32], gradient: &[f32], step: Step) {
-        let (features, classes) = (self.features, self.classes);
-        let examples = x.len() / features;
+    /// [n, classes], of `x` [n, blocks].
+    fn logits(&self, x: &[Lanes], blocks: usize) -> Vec<f32> {
+        let classes = self.classes;
+        let mut sums = vec![[0.0; LANES]; x.len() / blocks * classes];
+        for (index, weights) in self.weight.chunks(BLOCKS * classes).enumerate() {
+            let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
+            products::add_products(&mut sums, examples, weights, classes);
+        }
+        sums.iter().zip(self.bias.iter().cycle()).map(|(sum, bias)| bias + sum.iter().sum::<f32>()).collect()
+    }
+
+    /// Moves weights and bias by `gradient` [n, classes], that of the loss by the logits; `x` is [n, blocks].
+    fn update(&mut self, x: &[Lanes], gradient: &[f32], step: Step) {
+        let (blocks, classes) = (self.features.div_ceil(LANES), self.classes);
         let (rate, momentum) = (step.learning_rate as f32, step.momentum as f32);
-        let x = MatRef::from_row_major_slice(x, examples, features);
-        let by_logits = MatRef::from_row_major_slice(gradient, examples, classes);
-        let group = FEATURES * classes;
+        let group = BLOCKS * classes;
         let groups = self.weight.par_chunks_mut(group).zip(self.weight_velocity.par_chunks_mut(group)).enumerate();
         groups.for_each(|(index, (weight, velocity))| {
-            velocity.iter_mut().for_each(|v| *v *= momentum);
-            let rows = weight.len() / classes;
-            let x = x.subcols(index * FEATURES, rows);
-            let result = MatMut::from_row_major_slice_mut(velocity, rows, classes);
-            matmul(result, Accum::Add, x.transpose(), by_logits, -rate, Par::Seq);
-            weight.iter_mut().zip(velocity).for_each(|(w, v)| *w += *v);
+            let mut by_weight = vec![[0.0; LANES]; weight.len()];
+            let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
+            products::add_outer_products(&mut by_weight, examples, gradient, classes);
+            let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
+            for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
+                *v = momentum * *v - rate * g;
+                *w += *v;
+            }
         });
         for (class, (b, v)) in self.bias.iter_mut().zip(&mut self.bias_velocity).enumerate() {
             let sum: f32 = gradient.iter().skip(class).step_by(classes).sum();
@@ -141,11 +195,6 @@ impl LinearProbe {
             *b += *v;
         }
     }
-}
-
-fn outcome(logits: &Tensor, labels: &Tensor) -> candle_core::Result<Outcome> {
-    let (loss, correct) = loss::forward(logits, labels)?;
-    Ok(Outcome { loss: loss.to_scalar::<f32>()?.into(), correct: correct.to_scalar::<f32>()? as usize })
 }
 
 #[cfg(test)]

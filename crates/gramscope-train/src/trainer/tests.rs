@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -94,8 +95,8 @@ fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
     assert!(bits(&dir) == bits(&whole));
 }
 
-/// The disk fails at every point in turn, and stays failed: what has its final name is whole, nothing else is left, and
-/// the run goes on once the disk is well again.
+/// The disk fails at every point in turn, full or beyond the user's quota, and stays failed: the message says which, what has
+/// its final name is whole, nothing else is left, and the run goes on once the disk is well again.
 #[test]
 fn a_full_disk_costs_nothing_but_time() {
     let setting = setting();
@@ -103,20 +104,21 @@ fn a_full_disk_costs_nothing_but_time() {
     let whole = root.path().join("whole");
     train_quietly(&setting, &whole, Start::Fresh).unwrap();
     let expected = bits(&whole);
-    for points in 0.. {
-        let dir = root.path().join(format!("failed-at-{points}"));
-        let (result, failed) = fault::fail_from(points, || train_quietly(&setting, &dir, Start::Fresh));
+    let failures = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+    for (points, failure) in (0..).flat_map(|points| failures.map(|failure| (points, failure))) {
+        let dir = root.path().join(format!("failed-at-{points}-{failure:?}"));
+        let (result, failed) = fault::fail_from(points, failure, || train_quietly(&setting, &dir, Start::Fresh));
         if !failed {
             assert!(points > 30, "only {points} points were passed");
             break;
         }
         let error = result.unwrap_err().to_string();
-        assert!(error.contains("no space left") && error.contains(dir.to_str().unwrap()), "{error}");
+        assert!(error.contains(&failure.to_string()) && error.contains(dir.to_str().unwrap()), "{error}");
         for checkpoint in RunDirectory::new(&dir).every_checkpoint().unwrap().iter().filter(|path| path.is_file()) {
             checkpoint::load(checkpoint, &Device::Cpu).unwrap();
         }
         train_quietly(&setting, &dir, Start::Resume).unwrap();
-        assert!(bits(&dir) == expected, "failed at point {points}");
+        assert!(bits(&dir) == expected, "failed at point {points}: {failure}");
     }
 }
 

@@ -7,8 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::device::DeviceChoice;
 
 pub(crate) const BENCH_HELP: &str = "\
-Example:
-  gramscope bench kernels --device cuda:0 --json kernels.jsonl";
+Examples:
+  gramscope bench kernels --device cuda:0 --json kernels.jsonl
+  gramscope bench probe --depth 20";
 
 pub(crate) const DOCTOR_HELP: &str = "\
 Compares everything that computes with plain float64 loops, on inputs that are meant to hurt, a line each; exits 1 if
@@ -43,6 +44,20 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         width: Option<f64>,
         /// Images a step
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        batch_size: usize,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
+    /// Linear probes on no layer, on those around the additions and on all layers, next to a plain forward pass
+    Probe {
+        /// Depth of the network
+        #[arg(long, default_value_t = 20)]
+        depth: usize,
+        /// Width of the network
+        #[arg(long, default_value_t = 1.0)]
+        width: f64,
+        /// Images a batch
         #[arg(long, value_name = "N", default_value_t = 128)]
         batch_size: usize,
         #[command(flatten)]

@@ -6,6 +6,7 @@
 pub(crate) mod cka;
 #[cfg(feature = "cuda")]
 pub(crate) mod kernels;
+pub(crate) mod probe;
 pub(crate) mod train;
 
 use std::fs::File;

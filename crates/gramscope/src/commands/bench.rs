@@ -1,7 +1,7 @@
 //! `gramscope bench`: how fast kernels, comparisons and training are here.
 
 use crate::arguments::{BenchArguments, BenchCommand};
-use crate::bench::{Rows, cka, train};
+use crate::bench::{Rows, cka, probe, train};
 use crate::console::Console;
 use crate::device;
 
@@ -20,6 +20,10 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
                 train::run(train::Subject { depth, width, batch_size: *batch_size }, &mut rows)?;
             }
             Ok(())
+        }
+        BenchCommand::Probe { depth, width, batch_size, arguments } => {
+            device::open(arguments.device, device::Precision::F32)?;
+            probe::run(*depth, *width, *batch_size, &mut Rows::new(console, arguments.file.as_deref())?)
         }
     }
 }

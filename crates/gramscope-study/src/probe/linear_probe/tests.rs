@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use candle_core::Device;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_reference::softmax_regression::SoftmaxRegression;
 use gramscope_reference::{Matrix, largest_difference, sgd};
@@ -54,7 +55,7 @@ fn steps_are_the_references() {
         }
         let weight = Matrix::from_fn(features, classes, |feature, class| reference.weight.get(class, feature));
         let found = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| value.into()).collect() };
-        let difference = largest_difference(&found(probe.weight()), &weight.data);
+        let difference = largest_difference(&found(&probe.weight()), &weight.data);
         assert!(difference <= tolerance, "{examples} x {features}: {difference:e} > {tolerance:e}");
         let moved = weight.data.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
         assert!(moved > 100.0 * tolerance, "weights of {moved} would hide an error of {tolerance}");
