@@ -22,7 +22,7 @@ const CLASSES: usize = 10;
 /// # Errors
 /// A network that does not exist; a file that cannot be written.
 pub(crate) fn run(depth: usize, width: f64, batch_size: usize, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-    let config = ResNetConfig { depth, width, residual: true, classes: CLASSES, image_side: 32 };
+    let config = ResNetConfig { depth, width, classes: CLASSES, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 0, &Device::Cpu)?;
     let images = Tensor::rand(0_f32, 1.0, (batch_size, 32, 32, 3), &Device::Cpu)?;
     let labels: Vec<u32> = (0..batch_size).map(|image| (image % CLASSES) as u32).collect();
