@@ -77,6 +77,23 @@ fn peak_within(arguments: &[&str], limit: &str) -> u64 {
     peak
 }
 
+/// A network that is given no more than it says it needs, over its images, its activations and the panel.
+#[test]
+fn a_network_stays_within_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (run, out) = (path("run"), path("out"));
+    let images = ["--train-images", "64", "--test-images", "256", "--batch-size", "64", "--epochs", "1"];
+    let network = ["--data", "builtin", "--depth", "8", "--width", "2", "--out", &run];
+    succeeds([&["train"][..], &images, &network].concat());
+    let compare = ["cka", &run, "--batch-size", "256", "--passes", "1", "--out", &out];
+    let needed = needed(&fails([&compare[..], &["--memory-limit", "1M"]].concat(), 1, &["--batch-size"]));
+    let peak = peak_within(&compare, &format!("{needed}M"));
+    assert!(peak <= needed << 20, "{} MiB resident of {needed}", peak >> 20);
+    // What is said to be needed is no wild guess, or the test would pass with any.
+    assert!(peak > (needed << 20) / 3, "{} MiB resident of {needed}", peak >> 20);
+}
+
 /// A safetensors file of float32 layers of `examples`, (name, features), nothing in it yet but a header; returns where each
 /// layer begins.
 fn sparse(path: &Path, examples: u64, layers: &[(String, u64)]) -> (File, Vec<u64>) {
