@@ -4,9 +4,8 @@
 
 Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
 ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
-cpu_ms_per_step is PyTorch's median and of ours the CPU time of the whole process over all its steps; it depends little on
-what else the machine does, as long as PyTorch has one thread (of several, those that wait spin). Rows go to
-benches/results/train_pytorch.jsonl.
+cpu_ms_per_step, a median too, depends little on what else the machine does, as long as PyTorch has one thread (of several,
+those that wait spin). Rows go to benches/results/train_pytorch.jsonl.
 """
 
 import argparse
@@ -44,8 +43,7 @@ def main():
 
     def side(name, network):
         text, process = measure.run(command(name, network), arguments.threads)
-        cpu_ms = process["process_cpu_ms"] / (WARM_UP + STEPS)
-        return process | {"cpu_ms_per_step": cpu_ms} | json.loads(text)
+        return process | json.loads(text)
 
     _, process = measure.run(command("pytorch", "none"), arguments.threads)
     rows.write({"implementation": "pytorch", "what": "import alone", **process})

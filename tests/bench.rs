@@ -24,6 +24,10 @@ fn training_steps() {
     );
     let (ms, rate) = (rows[0]["ms_per_step"].as_f64().unwrap(), rows[0]["images_per_second"].as_f64().unwrap());
     assert!(ms > 0.0 && (rate * ms / 4e3 - 1.0).abs() < 1e-9, "{}", rows[0]);
+    let field = |name: &str| rows[0][name].as_f64().unwrap();
+    assert!(field("multiply_adds") > 0.0 && field("bytes") > 0.0 && field("cpu_ms_per_step") > 0.0, "{}", rows[0]);
+    assert!((field("floor_ms") / ms / field("share_of_floor") - 1.0).abs() < 1e-9, "{}", rows[0]);
+    fails(["bench", "train", "--all", "--depth", "8"], 2, &["--all", "--depth"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A row says how long something took (the median of several measurements after a warm-up), what it moved and computed, and
 //! what share that is of what the machine can do at best, measured in the same run.
 
+pub(crate) mod ceilings;
 pub(crate) mod cka;
 #[cfg(feature = "cuda")]
 pub(crate) mod kernels;

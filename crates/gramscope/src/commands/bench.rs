@@ -1,6 +1,7 @@
 //! `gramscope bench`: how fast kernels, comparisons and training are here.
 
 use crate::arguments::{BenchArguments, BenchCommand};
+use crate::bench::ceilings::Ceilings;
 use crate::bench::{Rows, cka, probe, train};
 use crate::console::Console;
 use crate::device;
@@ -13,11 +14,12 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let gpu = device::gpu(arguments.device, console)?;
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
-        BenchCommand::Train { depth, width, batch_size, arguments } => {
+        BenchCommand::Train { depth, width, all, batch_size, arguments } => {
             device::open(arguments.device, device::Precision::F32)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
-            for (depth, width) in networks(*depth, *width) {
-                train::run(train::Subject { depth, width, batch_size: *batch_size }, &mut rows)?;
+            let ceilings = Ceilings::measure()?;
+            for (depth, width) in networks(*depth, *width, *all) {
+                train::run(train::Subject { depth, width, batch_size: *batch_size }, ceilings, &mut rows)?;
             }
             Ok(())
         }
@@ -28,9 +30,10 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
     }
 }
 
-/// Depths and widths of the networks to train: the one that is named, or a few small ones.
-fn networks(depth: Option<usize>, width: Option<f64>) -> Vec<(usize, f64)> {
+/// Depths and widths of the networks to train: the one that is named, all of them, or a few small ones.
+fn networks(depth: Option<usize>, width: Option<f64>, all: bool) -> Vec<(usize, f64)> {
     match (depth, width) {
+        _ if all => [14, 20, 38, 110].into_iter().flat_map(|d| [1.0, 2.0, 4.0, 10.0].map(|w| (d, w))).collect(),
         (None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
         (depth, width) => vec![(depth.unwrap_or(20), width.unwrap_or(1.0))],
     }

@@ -1,0 +1,79 @@
+//! What this machine's processor does at best, measured: what counted work is held against.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use gramscope_nn::Work;
+use gramscope_nn::ops::elementwise;
+
+use super::median;
+
+/// Side of the matrices whose product shows the rate of multiply-adds.
+const SIDE: usize = 1536;
+/// Values of the two tensors whose addition shows the memory's rate: 64 MiB each, more than most caches hold, and less than a
+/// training step takes, whose memory is measured in the same process.
+const VALUES: usize = 16 << 20;
+/// Measurements of which the first does not count.
+const ROUNDS: usize = 6;
+
+/// Rates that nothing on this processor exceeds by much, all its cores together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceilings {
+    /// float32 multiply-adds a second, in a large matrix product.
+    pub(crate) multiply_adds: f64,
+    /// Bytes a second, in an addition in memory: two reads and a write a value.
+    pub(crate) bytes: f64,
+}
+
+impl Ceilings {
+    /// Measures both, in a few seconds.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub(crate) fn measure() -> anyhow::Result<Self> {
+        let matrix = Tensor::rand(-1_f32, 1.0, (SIDE, SIDE), &Device::Cpu)?;
+        let product = seconds(|| {
+            matrix.matmul(&matrix)?;
+            Ok(())
+        })?;
+        let addend = Tensor::rand(-1_f32, 1.0, VALUES, &Device::Cpu)?;
+        let mut sum = addend.copy()?;
+        let addition = seconds(|| {
+            sum = elementwise::add(sum.clone(), &addend)?;
+            Ok(())
+        })?;
+        Ok(Self { multiply_adds: (SIDE as f64).powi(3) / product, bytes: 3.0 * 4.0 * VALUES as f64 / addition })
+    }
+
+    /// The milliseconds that operations take at least if each is done on its own: what takes longer of its products and its
+    /// bytes, summed.
+    pub(crate) fn floor_ms(self, operations: &[Work]) -> f64 {
+        let seconds =
+            |work: &Work| (work.multiply_adds as f64 / self.multiply_adds).max(work.bytes as f64 / self.bytes);
+        1e3 * operations.iter().map(seconds).sum::<f64>()
+    }
+}
+
+/// The median of what `work` takes.
+fn seconds(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(median(times.split_off(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One operation is bound by its products (2 s against 1), the other by its bytes (3 s against 1).
+    #[test]
+    fn what_takes_longer_counts() {
+        let ceilings = Ceilings { multiply_adds: 10.0, bytes: 100.0 };
+        let operations = [Work { multiply_adds: 20, bytes: 100 }, Work { multiply_adds: 10, bytes: 300 }];
+        assert!((ceilings.floor_ms(&operations) - 5000.0).abs() < 1e-9);
+    }
+}
