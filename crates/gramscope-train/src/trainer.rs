@@ -229,9 +229,14 @@ impl<'a> Trainer<'a> {
             self.position = checkpoint.position;
             if path != interrupted {
                 remove(&interrupted)?;
-                // Where the latest was damaged or lost, an older one takes its place.
-                if path != self.directory.latest() {
-                    self.write(&self.directory.latest())?;
+                let latest = self.directory.latest();
+                if path != latest {
+                    // A good one is older only if an epoch's end was cut short between the one it keeps and the latest. Where
+                    // the latest was damaged or lost, an older one takes its place.
+                    if checkpoint::load(&latest, self.device).is_ok() {
+                        self.set_latest_aside()?;
+                    }
+                    self.write(&latest)?;
                 }
             }
         }
@@ -330,13 +335,19 @@ impl<'a> Trainer<'a> {
         if self.settings.checkpoint_every.is_some_and(|every| epoch.is_multiple_of(every)) {
             self.write(&directory.kept(epoch))?;
         }
-        let latest = directory.latest();
-        if latest.is_file() {
-            let rename = fault::point().and_then(|()| fs::rename(&latest, directory.previous()));
-            rename.map_err(Error::io("rename", &latest))?;
-        }
-        self.write(&latest)?;
+        self.set_latest_aside()?;
+        self.write(&directory.latest())?;
         remove(&directory.interrupted())
+    }
+
+    /// Makes the latest checkpoint, if there is one, the previous one.
+    fn set_latest_aside(&self) -> Result<()> {
+        let latest = self.directory.latest();
+        if !latest.is_file() {
+            return Ok(());
+        }
+        let rename = fault::point().and_then(|()| fs::rename(&latest, self.directory.previous()));
+        rename.map_err(Error::io("rename", &latest))
     }
 
     fn write(&self, path: &Path) -> Result<()> {

@@ -99,17 +99,25 @@ fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
 /// its final name is whole, nothing else is left, and the run goes on once the disk is well again.
 #[test]
 fn a_full_disk_costs_nothing_but_time() {
-    let setting = setting();
+    // The last epoch is one that is kept, and one that is not.
+    for epochs in [2, 3] {
+        let (mut config, dataset) = setting();
+        config.train.epochs = epochs;
+        fail_at_every_point(&(config, dataset));
+    }
+}
+
+fn fail_at_every_point(setting: &(RunConfig, Dataset)) {
     let root = tempfile::tempdir().unwrap();
     let whole = root.path().join("whole");
-    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    train_quietly(setting, &whole, Start::Fresh).unwrap();
     let expected = bits(&whole);
     let failures = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
     for (points, failure) in (0..).flat_map(|points| failures.map(|failure| (points, failure))) {
         let dir = root.path().join(format!("failed-at-{points}-{failure:?}"));
-        let (result, failed) = fault::fail_from(points, failure, || train_quietly(&setting, &dir, Start::Fresh));
+        let (result, failed) = fault::fail_from(points, failure, || train_quietly(setting, &dir, Start::Fresh));
         if !failed {
-            assert!(points > 30, "only {points} points were passed");
+            assert!(points > 20, "only {points} points were passed");
             break;
         }
         let error = result.unwrap_err().to_string();
@@ -117,7 +125,7 @@ fn a_full_disk_costs_nothing_but_time() {
         for checkpoint in RunDirectory::new(&dir).every_checkpoint().unwrap().iter().filter(|path| path.is_file()) {
             checkpoint::load(checkpoint, &Device::Cpu).unwrap();
         }
-        train_quietly(&setting, &dir, Start::Resume).unwrap();
+        train_quietly(setting, &dir, Start::Resume).unwrap();
         assert!(bits(&dir) == expected, "failed at point {points}: {failure}");
     }
 }
