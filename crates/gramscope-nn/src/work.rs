@@ -17,7 +17,7 @@ pub struct Work {
 
 impl ResNetConfig {
     /// The operations of a training step on `images` images, forward and backward, but for what is small beside them: the
-    /// head, the optimiser and Shake-Shake's mixtures.
+    /// head, the optimiser, and of Shake-Shake all between its branches and the next block.
     ///
     /// A convolution has its result, the gradient of its weights and that of its input (not of the images), k^2 · from · to
     /// products a pixel each. Batch norm, fused with what follows it, computes nothing worth counting; it reads its input
@@ -54,7 +54,7 @@ impl Count {
             let mut before = side;
             for (number, (convolution, &after)) in (1..).zip(block.convolutions.iter().zip(&block.sides)) {
                 self.convolution(convolution, before, after, true);
-                self.batch_norm(convolution, after, adds && number == block.convolutions.len());
+                self.batch_norm(convolution, after, adds && block.branches == 1 && number == block.convolutions.len());
                 before = after;
             }
         }

@@ -2,11 +2,11 @@
 //! figure 5; Veit, Wilber and Belongie 2016).
 //!
 //! Of a deleted block the residual branch contributes nothing. Its shortcut stays, and so does the ReLU after the addition:
-//! y = relu(shortcut(x)). The first block of stages 2 and 3, whose shortcut is a projection, can therefore be deleted like
+//! y = relu(shortcut(x)). The first block of a stage, whose shortcut is a projection, can therefore be deleted like
 //! any other. Nothing is trained anew, and batch norm keeps its running statistics.
 //!
 //! All choices of deleted blocks share one pass over the test images: up to the first block in which two of them differ
-//! they are computed once ([`gramscope_nn::ResNet::forward_without`]). With m blocks a stage, every ending of every stage
+//! they are computed once ([`gramscope_nn::ResNet::forward_without`]). With m blocks in each of three stages, every ending
 //! costs about 1 + m forward passes in place of 1 + 3m.
 
 use std::path::Path;

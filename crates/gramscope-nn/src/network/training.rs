@@ -28,7 +28,7 @@ pub struct Gradients {
 }
 
 /// A penalty on dominant first principal components: `weight` times the sum over all blocks of what the first component
-/// of the block's output (`relu2`) explains of its variance over the batch beyond `threshold`; see
+/// of the block's output ([`crate::ResNetConfig::block_end`]) explains of its variance over the batch beyond `threshold`; see
 /// [`first_component`](crate::ops::first_component).
 ///
 /// Nguyen, Raghu and Kornblith penalise so to train networks without a block structure (*On the origins of the block

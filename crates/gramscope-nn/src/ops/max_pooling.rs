@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::values;
+use crate::Error;
 
 const WINDOW: usize = 3;
 const STRIDE: usize = 2;
@@ -20,6 +21,10 @@ const STRIDE: usize = 2;
 pub fn result_dims(x: &Tensor) -> Result<[usize; 4]> {
     values::check("max pooling: x", x, 4)?;
     let (n, h, w, c) = x.dims4()?;
+    if h * w * c == 0 {
+        let expected = "images with at least one pixel and channel".to_owned();
+        return Err(Error::Shape { what: "max pooling: x", expected, got: x.dims().to_vec() }.into());
+    }
     Ok([n, h.div_ceil(STRIDE), w.div_ceil(STRIDE), c])
 }
 

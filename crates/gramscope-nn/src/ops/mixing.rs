@@ -36,7 +36,7 @@ fn share(word: u32) -> f32 {
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
 pub fn mix(a: Tensor, b: &Tensor, shares: &Tensor) -> Result<Tensor> {
-    values::check("mixing: first branch", &a, a.rank())?;
+    values::check("mixing: first branch", &a, a.rank().max(1))?;
     values::check_shape("mixing: second branch", b, a.dims())?;
     values::check_shape("mixing: shares", shares, &a.dims()[..1])?;
     let a = a.contiguous()?;
@@ -59,7 +59,7 @@ pub fn mix_evenly(a: Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `part` that is not contiguous is one.
 pub fn part_into(part: &Tensor, dm: &Tensor, shares: &Tensor, first: bool) -> Result<()> {
-    values::check("mixing, gradient: part", part, part.rank())?;
+    values::check("mixing, gradient: part", part, part.rank().max(1))?;
     values::check_shape("mixing, gradient: dm", dm, part.dims())?;
     values::check_shape("mixing, gradient: shares", shares, &part.dims()[..1])?;
     part.inplace_op3(&dm.contiguous()?, &shares.contiguous()?, &Part { first })

@@ -60,24 +60,34 @@ impl Cosines {
     }
 
     /// All layers, those of one shape together.
-    pub(super) fn by_shape(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn by_shape(&self) -> impl Iterator<Item = usize> + Clone {
         self.shapes.iter().flat_map(|shape| shape.layers.iter().copied())
     }
 
-    /// The most bytes that an example takes at once where layers are observed in this order.
-    pub(super) fn bytes(&self, order: impl Iterator<Item = usize>) -> u64 {
+    /// The most bytes that an example takes at once where layers are observed in this order, batch after batch.
+    pub(super) fn bytes(&self, order: impl Iterator<Item = usize> + Clone) -> u64 {
         let mut seen = vec![0; self.shapes.len()];
-        let (mut held, mut most) = (0, 0);
-        for layer in order {
+        // What each shape has taken, and what lies idle: the memory of the shape before, which may be far larger.
+        let mut taken = vec![0; self.shapes.len()];
+        let (mut spare, mut held, mut most) = (0, 0, 0);
+        // The first shape of a batch finds the memory of the last one of the batch before.
+        for layer in order.clone().chain(order) {
             let index = self.places[layer].0;
             let shape = &self.shapes[index];
             let count = shape.layers.len();
-            let rows = (count * shape.features * size_of::<f64>()) as u64;
-            held += if seen[index] == 0 { rows } else { 0 };
+            if seen[index] == 0 {
+                let rows = (count * shape.features * size_of::<f64>()) as u64;
+                taken[index] = rows.max(std::mem::take(&mut spare));
+                held += taken[index];
+            }
             seen[index] += 1;
             let complete = seen[index] == count;
-            most = most.max(held + if complete { (MAP_ENTRY * count * count) as u64 } else { 0 });
-            held -= if complete { rows } else { 0 };
+            most = most.max(held + spare + if complete { (MAP_ENTRY * count * count) as u64 } else { 0 });
+            if complete {
+                held -= taken[index];
+                spare = taken[index];
+                seen[index] = 0;
+            }
         }
         most
     }

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// What a picture of a family needs to know of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FamilyMember {
-    /// Depth, 6m + 2.
+    /// Depth.
     pub depth: usize,
     /// Width, as a multiple of 16 channels in the first stage.
     pub width: f64,

@@ -3,7 +3,8 @@
 //! What decides whether a block appears is how large a network is beside the data it learns (Nguyen, Raghu and Kornblith
 //! 2021, section 4). A study at scale s therefore keeps the ratio of parameters to images: it has s times the training
 //! images, and networks with s times the parameters. These go as blocks times width squared, so that blocks a stage and
-//! width both shrink by the cube root of s. Epochs shrink by s too. Of the seeds, the first s of them are trained, and of
+//! width both shrink by the cube root of s. (Of the ImageNet family they are those of the third stage, and the rest stays:
+//! its parameters shrink by less.) Epochs shrink by s too. Of the seeds, the first s of them are trained, and of
 //! the passes over the test images s of them are made. The minibatch shrinks by the root of s, so that few images still make
 //! steps.
 

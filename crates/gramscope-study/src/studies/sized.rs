@@ -35,16 +35,13 @@ impl Sized {
         let wrong = |problem: String| Error::Incomparable(format!("the study {}: {problem}", plan.name));
         let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
         let data_table = Table::try_from(&data).map_err(unwritable)?;
-        let train = scaled_train(&plan.train, network_family(&plan.train, &Table::new()), scale);
         let mut sweeps = Vec::new();
         for family in &plan.family {
+            let networks = network_family(&plan.train, family);
             let mut file = Table::new();
             file.insert("data".to_owned(), Value::Table(data_table.clone()));
-            file.insert("train".to_owned(), Value::Table(train.clone()));
-            file.insert(
-                "family".to_owned(),
-                Value::Table(scaled_family(family, network_family(&plan.train, family), scale, plan.least_seeds)),
-            );
+            file.insert("train".to_owned(), Value::Table(scaled_train(&plan.train, networks, scale)));
+            file.insert("family".to_owned(), Value::Table(scaled_family(family, networks, scale, plan.least_seeds)));
             let text = toml::to_string(&file).map_err(unwritable)?;
             sweeps.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
         }
@@ -202,6 +199,19 @@ mod tests {
         assert!(sized.runs().iter().all(|(_, config)| config.train.epochs == 300 && config.train.batch_size == 128));
         assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(50_000), Some(10_000), 10));
         assert!(!sized.describe().contains("times"), "{}", sized.describe());
+    }
+
+    /// Whether the family is named for all or in one list of networks, it says how depths shrink: 6 blocks to 2.
+    #[test]
+    fn bottlenecks_shrink_by_their_own_rule() {
+        for text in [
+            "[train]\nfamily = \"imagenet\"\ndepth = 50\n[[family]]\nseed = [0]\n",
+            "[train]\ndepth = 50\n[[family]]\nfamily = [\"imagenet\"]\nseed = [0]\n",
+            "[train]\nfamily = \"imagenet\"\n[[family]]\ndepth = [50]\nseed = [0]\n",
+        ] {
+            let sized = sized(&format!("[data]\nname = \"cifar10\"\n{text}"), 0.05).unwrap();
+            assert_eq!(sized.runs()[0].1.train.depth, 38, "{text}");
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct DataConfig {
     pub image_side: Option<usize>,
 }
 
-/// Image sides that networks of three stages and memory can take.
+/// Image sides that make sense for networks that halve them twice or more, and that memory can take.
 const SIDES: std::ops::RangeInclusive<usize> = 8..=1024;
 const DEFAULT_SIDE: usize = 32;
 

@@ -35,7 +35,7 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         arguments: BenchArguments,
     },
-    /// A training step, beside what its counted work takes at least: of ResNet-14 and -20 at width 1 and of ResNet-14 at
+    /// A training step, beside what its counted work would take at measured rates: of ResNet-14 and -20 at width 1 and of ResNet-14 at
     /// width 2, or of the network that is named
     Train {
         /// Depth of the network [default: 20 where a width is named]

@@ -16,7 +16,7 @@ const VALUES: usize = 16 << 20;
 /// Measurements of which the first does not count.
 const ROUNDS: usize = 6;
 
-/// Rates that nothing on this processor exceeds by much, all its cores together.
+/// Rates of simple work that keeps all cores busy; what stays in a cache moves faster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceilings {
     /// float32 multiply-adds a second, in a large matrix product.

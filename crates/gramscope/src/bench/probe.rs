@@ -27,7 +27,8 @@ pub(crate) fn run(depth: usize, width: f64, batch_size: usize, rows: &mut Rows<'
     let images = Tensor::rand(0_f32, 1.0, (batch_size, 32, 32, 3), &Device::Cpu)?;
     let labels: Vec<u32> = (0..batch_size).map(|image| (image % CLASSES) as u32).collect();
     let labels = Tensor::new(labels, &Device::Cpu)?;
-    let around_additions = |name: &str| name.ends_with(".bn2") || name.ends_with(".add");
+    let before = format!(".{}", config.branch_end());
+    let around_additions = |name: &str| name.ends_with(&before) || name.ends_with(".add");
     let mut subjects = [
         Subject::new("plain", &network, |_| false),
         Subject::new("observed", &network, |_| false),
