@@ -31,6 +31,8 @@ impl Default for Scale {
 
 /// The deep network trains on this fraction of the family's images, few enough for block structure to appear ...
 const DEEP_FRACTION: f64 = 0.05;
+/// ... but at least so many, which make a minibatch in equal parts of ten classes ...
+const DEEP_LEAST: f64 = 40.0;
 /// ... for so many times the epochs.
 const DEEP_EPOCHS: usize = 5;
 /// File of the sheet with every network's map.
@@ -108,8 +110,9 @@ fn family_plan(scale: Scale) -> String {
 
 fn deep_plan(scale: Scale) -> String {
     let epochs = scale.epochs * DEEP_EPOCHS;
+    let fraction = DEEP_FRACTION.max(DEEP_LEAST / scale.train_images as f64).min(1.0);
     format!(
-        "{}epochs = {epochs}\nfraction = {DEEP_FRACTION}\n[family]\ndepth = [38]\nwidth = [0.5]\nseed = [0, 1]\n",
+        "{}epochs = {epochs}\nfraction = {fraction:?}\n[family]\ndepth = [38]\nwidth = [0.5]\nseed = [0, 1]\n",
         shared(scale)
     )
 }
