@@ -7,6 +7,8 @@ use crate::{Error, Result};
 
 /// Weighted layers that are not in a block: the stem and the linear layer.
 const DEPTH_OUTSIDE: usize = 2;
+/// Deeper than anyone trains: what a network is made of is listed, and a slip would fill the memory with the list.
+const LARGEST_DEPTH: usize = 100_000;
 /// Beyond this no layer's size fits the arithmetic (and no machine's memory).
 const LARGEST_WIDTH: f64 = 1024.0;
 
@@ -65,7 +67,8 @@ impl Family {
     }
 
     fn has_depth(self, depth: usize) -> bool {
-        depth >= self.smallest_depth() && (depth - self.smallest_depth()).is_multiple_of(self.depth_step())
+        (self.smallest_depth()..=LARGEST_DEPTH).contains(&depth)
+            && (depth - self.smallest_depth()).is_multiple_of(self.depth_step())
     }
 
     /// The depths next to one that there is not, in words.
@@ -74,10 +77,11 @@ impl Family {
         if depth < smallest {
             return smallest.to_string();
         }
-        let below = depth - (depth - smallest) % self.depth_step();
-        match below.checked_add(self.depth_step()) {
-            Some(above) => format!("{below} or {above}"),
-            None => below.to_string(),
+        let nearest = depth.min(LARGEST_DEPTH);
+        let below = nearest - (nearest - smallest) % self.depth_step();
+        match below + self.depth_step() {
+            above if above <= LARGEST_DEPTH => format!("{below} or {above}"),
+            _ => below.to_string(),
         }
     }
 }
@@ -432,7 +436,9 @@ mod tests {
         assert!(error(config(15, true)).ends_with("the nearest is 14 or 20"), "{}", error(config(15, true)));
         assert!(error(config(0, true)).ends_with("the nearest is 8"));
         assert!(error(config(2, true)).ends_with("the nearest is 8"));
-        assert!(config(usize::MAX, true).validate().is_err());
+        for depth in [usize::MAX, 600_000_002] {
+            assert!(error(config(depth, true)).ends_with("the nearest is 99998"), "{}", error(config(depth, true)));
+        }
         for width in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
             assert!(error(ResNetConfig { width, ..config(8, true) }).contains("width"), "{width}");
         }

@@ -13,6 +13,7 @@ pub mod batch_norm;
 pub mod convolution;
 pub mod elementwise;
 pub mod first_component;
+pub mod lanes;
 pub mod linear;
 pub mod loss;
 pub mod max_pooling;

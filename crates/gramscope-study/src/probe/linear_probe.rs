@@ -19,10 +19,11 @@ mod products;
 use std::borrow::Cow;
 
 use candle_core::Tensor;
+use gramscope_nn::ops::lanes::{LANES, Lanes};
 use gramscope_nn::ops::loss::{self, ImageLoss};
 use rayon::prelude::*;
 
-use products::{Examples, LANES, Lanes};
+use products::Examples;
 
 /// Examples whose logits are computed together.
 const EXAMPLES: usize = 16;

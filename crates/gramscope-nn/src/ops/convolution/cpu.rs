@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use super::super::scratch::Scratch;
-use super::product::{self, LANES, Lanes, Pixels, Rows, Start};
+use super::product::{self, Pixels, Rows, Start};
 use super::shape::Convolution;
 use super::weights::{self, Gradients, Phase};
+use crate::ops::lanes::{LANES, Lanes};
 
 /// Gradients of the weights are summed over groups of images, at most this many groups, and then over the groups.
 const GROUPS: usize = 16;

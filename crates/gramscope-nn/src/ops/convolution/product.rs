@@ -9,11 +9,7 @@ use std::array;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Output channels that are computed together.
-pub(super) const LANES: usize = 16;
-
-/// One value for each of [`LANES`] channels.
-pub(super) type Lanes = [f32; LANES];
+use crate::ops::lanes::{LANES, Lanes, load, store};
 
 /// A matrix whose rows overlap: row p is `values[p * step..][..depth]`, the depth being that of what it is multiplied
 /// by.
@@ -198,19 +194,4 @@ fn outer_tile<'a, S: Simd, const K: usize, const V: usize>(
         }
     }
     *sums = array::from_fn(|k| store::<S, V>(&tile[k]));
-}
-
-/// 16 values as V vectors.
-#[inline(always)]
-fn load<S: Simd, const V: usize>(lanes: &Lanes) -> [S::f32s; V] {
-    let (vectors, _) = S::as_simd_f32s(lanes);
-    array::from_fn(|v| vectors[v])
-}
-
-/// V vectors as 16 values.
-#[inline(always)]
-fn store<S: Simd, const V: usize>(vectors: &[S::f32s; V]) -> Lanes {
-    let mut lanes = [0.0; LANES];
-    S::as_mut_simd_f32s(&mut lanes).0.copy_from_slice(vectors);
-    lanes
 }

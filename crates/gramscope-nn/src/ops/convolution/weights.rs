@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::product::{LANES, Lanes};
 use super::shape::Convolution;
+use crate::ops::lanes::{LANES, Lanes};
 
 /// `[out, kh, kw, in]` as `[block of 16 out][kh][kw x in][16 out]`, the last block filled up with zeros.
 pub(super) fn for_forward(convolution: &Convolution, weight: &[f32]) -> Vec<Lanes> {

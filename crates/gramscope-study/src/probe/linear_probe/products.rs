@@ -7,13 +7,8 @@
 
 use std::array;
 
+use gramscope_nn::ops::lanes::{LANES, Lanes, load, store};
 use pulp::{Arch, Simd, WithSimd};
-
-/// Features of a block.
-pub(super) const LANES: usize = 16;
-
-/// A value for each feature of a block.
-pub(super) type Lanes = [f32; LANES];
 
 /// Classes that are computed together: data sets of 10 and of 100 have no rest.
 const CLASSES: usize = 5;
@@ -202,19 +197,4 @@ fn outer_tile<S: Simd, const E: usize, const V: usize>(
             *sum = store::<S, V>(&lanes);
         }
     }
-}
-
-/// A block as V vectors.
-#[inline(always)]
-fn load<S: Simd, const V: usize>(lanes: &Lanes) -> [S::f32s; V] {
-    let (vectors, _) = S::as_simd_f32s(lanes);
-    array::from_fn(|v| vectors[v])
-}
-
-/// V vectors as a block.
-#[inline(always)]
-fn store<S: Simd, const V: usize>(vectors: &[S::f32s; V]) -> Lanes {
-    let mut lanes = [0.0; LANES];
-    S::as_mut_simd_f32s(&mut lanes).0.copy_from_slice(vectors);
-    lanes
 }
