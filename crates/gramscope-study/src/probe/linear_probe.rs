@@ -6,6 +6,9 @@
 //! V = momentum V - rate X^T D          W = W + V
 //! ```
 //!
+//! An example's gradients by its logits sum to 0, so that from zero the weights of all classes do too, and the biases, after any
+//! number of steps: those of the last class are minus the sum of the others', and are neither stored nor multiplied with.
+//!
 //! Both products are float32 (`products`). The first is split over groups of examples, the second over groups of features,
 //! and in the latter the momentum and the update of the weights are done while the group is in the cache. The groups do
 //! not depend on the number of threads, so neither does a bit of the result.
@@ -53,9 +56,9 @@ pub struct Outcome {
 pub struct LinearProbe {
     features: usize,
     classes: usize,
-    /// [blocks of features, classes], with zeros for features that only fill the last block.
+    /// [blocks of features, classes - 1], with zeros for features that only fill the last block.
     weight: Vec<Lanes>,
-    /// \[classes\].
+    /// \[classes - 1\].
     bias: Vec<f32>,
     weight_velocity: Vec<Lanes>,
     bias_velocity: Vec<f32>,
@@ -64,29 +67,36 @@ pub struct LinearProbe {
 impl LinearProbe {
     /// All zeros.
     pub fn new(features: usize, classes: usize) -> Self {
-        let weights = features.div_ceil(LANES) * classes;
+        let free = classes - 1;
+        let weights = features.div_ceil(LANES) * free;
         Self {
             features,
             classes,
             weight: vec![[0.0; LANES]; weights],
-            bias: vec![0.0; classes],
+            bias: vec![0.0; free],
             weight_velocity: vec![[0.0; LANES]; weights],
-            bias_velocity: vec![0.0; classes],
+            bias_velocity: vec![0.0; free],
         }
     }
 
     /// W [features, classes], row-major.
     pub fn weight(&self) -> Vec<f32> {
+        let free = self.free();
         let of_feature = |feature: usize| {
-            let block = &self.weight[feature / LANES * self.classes..][..self.classes];
-            block.iter().map(move |lanes| lanes[feature % LANES])
+            let block = &self.weight[feature / LANES * free..][..free];
+            with_last(block.iter().map(move |lanes| lanes[feature % LANES]))
         };
         (0..self.features).flat_map(of_feature).collect()
     }
 
     /// b \[classes\].
-    pub fn bias(&self) -> &[f32] {
-        &self.bias
+    pub fn bias(&self) -> Vec<f32> {
+        with_last(self.bias.iter().copied()).collect()
+    }
+
+    /// Classes whose weights are stored.
+    fn free(&self) -> usize {
+        self.classes - 1
     }
 
     /// How the probe does on `x` [n, features], row-major, of `labels` \[n\] below the number of classes.
@@ -95,7 +105,7 @@ impl LinearProbe {
     /// [`candle_core::Error`] for labels that are no classes, or not one an example.
     pub fn evaluate(&self, x: &[f32], labels: &Tensor) -> candle_core::Result<Outcome> {
         let labels = self.labels(x, labels)?;
-        Ok(self.outcome(&self.in_blocks(x), &labels, &mut vec![0.0; labels.len() * self.classes]))
+        Ok(self.outcome(&self.in_blocks(x), &labels, &mut vec![0.0; labels.len() * self.free()]))
     }
 
     /// One step on `x` [n, features] and `labels` \[n\]; the outcome is that before it. Where the loss is not finite the
@@ -106,7 +116,7 @@ impl LinearProbe {
     pub fn step(&mut self, x: &[f32], labels: &Tensor, step: Step) -> candle_core::Result<Outcome> {
         let labels = self.labels(x, labels)?;
         let x = self.in_blocks(x);
-        let mut gradient = vec![0.0; labels.len() * self.classes];
+        let mut gradient = vec![0.0; labels.len() * self.free()];
         // In a scope the two parts follow each other on the pool's threads, without a thread outside being woken in between.
         Ok(rayon::scope(|_| {
             let outcome = self.outcome(&x, &labels, &mut gradient);
@@ -141,15 +151,16 @@ impl LinearProbe {
         Cow::Owned(padded)
     }
 
-    /// How the probe does on `x` [n, blocks]; `gradient` [n, classes] becomes that of the loss by the logits.
+    /// How the probe does on `x` [n, blocks]; `gradient` [n, classes - 1] becomes that of the loss by all
+    /// logits but the last.
     fn outcome(&self, x: &[Lanes], labels: &[u32], gradient: &mut [f32]) -> Outcome {
-        let (blocks, classes, examples) = (self.features.div_ceil(LANES), self.classes, labels.len());
+        let (blocks, free, examples) = (self.features.div_ceil(LANES), self.free(), labels.len());
         let share = 1.0 / examples as f64;
-        let groups = gradient.par_chunks_mut(EXAMPLES * classes).zip(x.par_chunks(EXAMPLES * blocks));
+        let groups = gradient.par_chunks_mut(EXAMPLES * free).zip(x.par_chunks(EXAMPLES * blocks));
         let groups = groups.zip(labels.par_chunks(EXAMPLES)).map(|((gradient, x), labels)| {
             let logits = self.logits(x, blocks);
             let mut outcome = Outcome { loss: 0.0, correct: 0 };
-            let examples = gradient.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(labels);
+            let examples = gradient.chunks_exact_mut(free).zip(logits.chunks_exact(self.classes)).zip(labels);
             for ((gradient, logits), &label) in examples {
                 let image = ImageLoss::new(logits, label as usize);
                 outcome.loss += image.loss() * share;
@@ -165,25 +176,29 @@ impl LinearProbe {
 
     /// [n, classes], of `x` [n, blocks].
     fn logits(&self, x: &[Lanes], blocks: usize) -> Vec<f32> {
-        let classes = self.classes;
-        let mut sums = vec![[0.0; LANES]; x.len() / blocks * classes];
-        for (index, weights) in self.weight.chunks(BLOCKS * classes).enumerate() {
+        let free = self.free();
+        let mut sums = vec![[0.0; LANES]; x.len() / blocks * free];
+        for (index, weights) in self.weight.chunks(BLOCKS * free).enumerate() {
             let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
-            products::add_products(&mut sums, examples, weights, classes);
+            products::add_products(&mut sums, examples, weights, free);
         }
-        sums.iter().zip(self.bias.iter().cycle()).map(|(sum, bias)| bias + sum.iter().sum::<f32>()).collect()
+        let logits = |sums: &[Lanes]| {
+            let logits = sums.iter().zip(&self.bias).map(|(sum, bias)| bias + sum.iter().sum::<f32>());
+            with_last(logits.collect::<Vec<f32>>().into_iter())
+        };
+        sums.chunks_exact(free).flat_map(logits).collect()
     }
 
-    /// Moves weights and bias by `gradient` [n, classes], that of the loss by the logits; `x` is [n, blocks].
+    /// Moves weights and bias by `gradient` [n, classes - 1], that of the loss by the logits; `x` is [n, blocks].
     fn update(&mut self, x: &[Lanes], gradient: &[f32], step: Step) {
-        let (blocks, classes) = (self.features.div_ceil(LANES), self.classes);
+        let (blocks, free) = (self.features.div_ceil(LANES), self.free());
         let (rate, momentum) = (step.learning_rate as f32, step.momentum as f32);
-        let group = BLOCKS * classes;
+        let group = BLOCKS * free;
         let groups = self.weight.par_chunks_mut(group).zip(self.weight_velocity.par_chunks_mut(group)).enumerate();
         groups.for_each(|(index, (weight, velocity))| {
             let mut by_weight = vec![[0.0; LANES]; weight.len()];
             let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
-            products::add_outer_products(&mut by_weight, examples, gradient, classes);
+            products::add_outer_products(&mut by_weight, examples, gradient, free);
             let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
             for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
                 *v = momentum * *v - rate * g;
@@ -191,11 +206,17 @@ impl LinearProbe {
             }
         });
         for (class, (b, v)) in self.bias.iter_mut().zip(&mut self.bias_velocity).enumerate() {
-            let sum: f32 = gradient.iter().skip(class).step_by(classes).sum();
+            let sum: f32 = gradient.iter().skip(class).step_by(free).sum();
             *v = momentum * *v - rate * sum;
             *b += *v;
         }
     }
+}
+
+/// The values of all classes from those of all but the last: they sum to 0.
+fn with_last(values: impl Iterator<Item = f32> + Clone) -> impl Iterator<Item = f32> {
+    let last = -values.clone().sum::<f32>();
+    values.chain([last])
 }
 
 #[cfg(test)]

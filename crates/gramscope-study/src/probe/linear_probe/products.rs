@@ -10,8 +10,8 @@ use std::array;
 use gramscope_nn::ops::lanes::{LANES, Lanes, load, store};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Classes that are computed together: data sets of 10 and of 100 have no rest.
-const CLASSES: usize = 5;
+/// Classes that are computed together: data sets of 10 and of 100, whose last class is not computed, have no rest.
+const CLASSES: usize = 3;
 
 /// Some blocks of every example: those of example e begin at `values[e * step]`.
 #[derive(Clone, Copy)]
@@ -52,9 +52,9 @@ impl WithSimd for Products<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
-            16 => self.run::<S, 4, 1>(simd),
-            8 => self.run::<S, 1, 2>(simd),
-            4 => self.run::<S, 1, 4>(simd),
+            16 => self.run::<S, 8, 1>(simd),
+            8 => self.run::<S, 2, 2>(simd),
+            4 => self.run::<S, 2, 4>(simd),
             _ => self.run::<S, 1, LANES>(simd),
         }
     }

@@ -21,13 +21,14 @@ fn labels(examples: usize, classes: usize) -> Tensor {
 }
 
 fn bits(probe: &LinearProbe) -> Vec<u32> {
-    probe.weight().iter().chain(probe.bias()).map(|value| value.to_bits()).collect()
+    probe.weight().iter().chain(&probe.bias()).map(|value| value.to_bits()).collect()
 }
 
 /// Features and examples on both sides of the groups, and one of each.
 ///
 /// In float32 a logit is a sum of p + 1 terms and a gradient one of n, so that a step's error is at most (p + n + 4) roundings
-/// of the largest feature (1) times the rate; momentum keeps ten times as many. The problem is convex and the rate small, so
+/// of the largest feature (1) times the rate, and that of the last class, whose weights and logits are minus the sum of the
+/// others', as many times that as there are others; momentum keeps ten times as many. The problem is convex and the rate small, so
 /// that errors add up over the steps and grow no faster.
 #[test]
 fn steps_are_the_references() {
@@ -43,7 +44,7 @@ fn steps_are_the_references() {
         let step = Step { learning_rate: rate, ..STEP };
         let settings = sgd::Settings { learning_rate: rate, momentum: 0.9, weight_decay: 0.0 };
         let rounding = f64::from(f32::EPSILON) / 2.0;
-        let tolerance = STEPS as f64 * 10.0 * rate * (features + examples + 4) as f64 * rounding;
+        let tolerance = (classes - 1) as f64 * STEPS as f64 * 10.0 * rate * (features + examples + 4) as f64 * rounding;
         for round in 0..STEPS {
             let x = noise(round, examples * features);
             let wide = Matrix::new(examples, features, x.iter().map(|&value| value.into()).collect());
@@ -58,8 +59,8 @@ fn steps_are_the_references() {
         let difference = largest_difference(&found(&probe.weight()), &weight.data);
         assert!(difference <= tolerance, "{examples} x {features}: {difference:e} > {tolerance:e}");
         let moved = weight.data.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
-        assert!(moved > 100.0 * tolerance, "weights of {moved} would hide an error of {tolerance}");
-        assert!(largest_difference(&found(probe.bias()), &reference.bias) <= tolerance);
+        assert!(moved > 50.0 * tolerance, "weights of {moved} would hide an error of {tolerance}");
+        assert!(largest_difference(&found(&probe.bias()), &reference.bias) <= tolerance);
     }
 }
 
