@@ -53,8 +53,8 @@ pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
 pub use launchers::{
-    Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels, Partials,
-    PartialsMut, ProductLengths, Uploaded, Values,
+    Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
+    Partials, PartialsMut, ProductLengths, Uploaded, Values,
 };
 #[cfg(feature = "cuda")]
 pub use rows::Settings;

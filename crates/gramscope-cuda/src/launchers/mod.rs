@@ -1,11 +1,13 @@
 //! One safe launcher a kernel. What a kernel computes, and what its buffers hold, stands at its head in kernels/.
 
+mod activation;
 mod eigen;
 mod gram;
 mod hsic;
 mod rbf;
 mod ucenter;
 
+pub use activation::Activation;
 pub use eigen::Grams;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};

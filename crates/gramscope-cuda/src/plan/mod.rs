@@ -2,7 +2,11 @@
 //!
 //! The numbers come from kernels/common/constants.cuh, read when this crate is compiled; no other place repeats one.
 
-const SOURCE: &str = include_str!("../../../kernels/common/constants.cuh");
+mod convolution;
+
+pub use convolution::{Arithmetic, Convolution};
+
+const SOURCE: &str = include_str!("../../../../kernels/common/constants.cuh");
 
 /// A warp.
 pub const WARP: usize = constant("WARP");

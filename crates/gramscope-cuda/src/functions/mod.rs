@@ -17,6 +17,12 @@ pub(crate) struct Kernel {
     pub(crate) function: CudaFunction,
 }
 
+/// A family's kernels for each type that activations are stored as.
+pub(crate) struct Typed<K> {
+    pub(crate) f32: K,
+    pub(crate) bf16: K,
+}
+
 /// The Gram kernels of one type of stored values.
 pub(crate) struct GramFunctions {
     pub(crate) shift: Kernel,
