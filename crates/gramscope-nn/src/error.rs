@@ -102,6 +102,26 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
+    /// The network cannot be put on a GPU.
+    #[error("{what} networks run on the CPU alone so far; use --device cpu")]
+    NotOnDevice {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A network on a device was asked for a training step before it was made ready for training.
+    #[error("the network on the device was not made ready to be trained")]
+    NotTraining,
+    /// Two values of a program that are needed at once share memory.
+    #[error(
+        "the values {values:?} of a network's program share memory; this is a defect of Gramscope, please report it"
+    )]
+    SharedSlot {
+        /// Their numbers.
+        values: Vec<usize>,
+    },
+    /// The GPU.
+    #[error(transparent)]
+    Device(#[from] gramscope_cuda::Error),
     /// candle failed, or one of the above occurred inside a candle operation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -4,12 +4,16 @@
 //! output as it is made, and computes the gradients of a training step. [`Sgd`] makes the step. The operations themselves
 //! are in [`ops`], the random numbers of initial weights and of everything else that is random in [`random`].
 
+pub mod device;
 pub mod ops;
 pub mod random;
 
 mod config;
 mod error;
 mod network;
+mod processor;
+#[cfg(any(feature = "cuda", test))]
+mod program;
 mod sgd;
 mod topology;
 mod work;
@@ -17,6 +21,7 @@ mod work;
 pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
 pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
+pub use processor::Processor;
 pub use sgd::{Sgd, SgdConfig};
 pub use work::Work;
 

@@ -59,6 +59,11 @@ impl Sgd {
         Ok(Self { slots, config })
     }
 
+    /// Its settings.
+    pub fn config(&self) -> SgdConfig {
+        self.config
+    }
+
     /// The velocities, by the names of their parameters. They share the optimiser's memory: a later step changes them.
     pub fn velocities(&self) -> Vec<(String, Tensor)> {
         self.slots.iter().map(|slot| (slot.name.clone(), slot.velocity.clone())).collect()

@@ -7,6 +7,7 @@
 //! epoch. That is all a resumed run, or a kernel on a GPU, needs to see the same images.
 
 use candle_core::{Device, Tensor};
+use gramscope_cuda::plan::Placing;
 use gramscope_nn::random::{Philox, Stream};
 
 use crate::batches::{self, CHANNELS, unit};
@@ -34,16 +35,21 @@ pub struct Placement {
 /// The augmentation of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Augmentation {
+    seed: u64,
     generator: Philox,
     padding: usize,
     flip: bool,
     colour: Option<ColourDistortion>,
 }
 
+/// How a GPU places images that are to stay as they are.
+pub(crate) const UNPLACED: Placing = Placing { seed: 0, epoch: 0, padding: 0, flip: false };
+
 impl Augmentation {
     /// With the seed, padding, flip and colour distortion of `settings`. The padding must be smaller than the image side.
     pub fn new(settings: &TrainSettings) -> Self {
         Self {
+            seed: settings.seed,
             generator: Philox::new(settings.seed, Stream::Augmentation),
             padding: settings.crop_padding,
             flip: settings.flip,
@@ -58,6 +64,11 @@ impl Augmentation {
         let offsets = 2 * self.padding as u64 + 1;
         let offset = |word: u32| ((u64::from(word) * offsets) >> 32) as usize;
         Placement { top: offset(words[0]), left: offset(words[1]), flipped: self.flip && words[2] >> 31 == 1 }
+    }
+
+    /// How a GPU places the images of `epoch`, by the same random numbers.
+    pub(crate) fn placing(&self, epoch: u32) -> Placing {
+        Placing { seed: self.seed, epoch, padding: self.padding, flip: self.flip }
     }
 
     /// Writes an image of [side, side, 3] bytes to `pixels`, placed as `placement` says, as f32 in [0, 1].

@@ -33,16 +33,22 @@ pub fn evaluate(network: &ResNet, split: &Split, device: &Device) -> Result<Eval
         let images = batches::images(split, batch, network.config().image_side, device)?;
         logits.extend(network.forward(&images)?.flatten_all()?.to_vec1::<f32>()?);
     }
-    let rows = logits.chunks_exact(classes).zip(split.labels());
-    let (mut loss, mut correct) = (0.0, 0);
-    for (row, &label) in rows {
-        loss += cross_entropy(row, label as usize);
-        // The first of equal logits counts, as everywhere.
-        let largest = row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        correct += usize::from(largest.is_some_and(|(class, _)| class == label as usize));
+    Ok(Evaluation::new(logits, split.labels(), classes))
+}
+
+impl Evaluation {
+    /// Of `logits` [images, classes], given every image's label.
+    pub(crate) fn new(logits: Vec<f32>, labels: &[u32], classes: usize) -> Self {
+        let (mut loss, mut correct) = (0.0, 0);
+        for (row, &label) in logits.chunks_exact(classes).zip(labels) {
+            loss += cross_entropy(row, label as usize);
+            // The first of equal logits counts, as everywhere.
+            let largest = row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+            correct += usize::from(largest.is_some_and(|(class, _)| class == label as usize));
+        }
+        let images = labels.len() as f64;
+        Self { loss: loss / images, accuracy: correct as f64 / images, logits }
     }
-    let images = split.len() as f64;
-    Ok(Evaluation { loss: loss / images, accuracy: correct as f64 / images, logits })
 }
 
 /// -log softmax(logits)_label, in float64.

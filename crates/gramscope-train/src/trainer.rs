@@ -1,5 +1,7 @@
 //! The training loop.
 
+mod on_device;
+
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -8,8 +10,9 @@ use std::time::Instant;
 
 use candle_core::Device;
 use candle_nn::Optimizer;
+use gramscope_nn::device::Totals;
 use gramscope_nn::random::{Philox, Stream};
-use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig, Shake, StepOptions};
+use gramscope_nn::{FirstComponentPenalty, Processor, ResNet, Sgd, SgdConfig, Shake, StepOptions};
 use md5::{Digest, Md5};
 
 use crate::augment::{self, Augmentation};
@@ -18,11 +21,17 @@ use crate::data::{Dataset, Split};
 use crate::digest::hexadecimal;
 use crate::directory::{self, Contents, RunDirectory, Start};
 use crate::error::{Error, Result};
-use crate::evaluate::evaluate;
+use crate::evaluate::{Evaluation, evaluate};
 use crate::metrics::{self, EpochMetrics};
 use crate::run::Run;
 use crate::settings::{RunConfig, TrainSettings};
 use crate::{batches, checkpoint, fault, predictions, schedule};
+use on_device::OnDevice;
+
+/// Where tensors are: those of a network on a GPU too, whenever it is written down.
+const HOST: Device = Device::Cpu;
+/// Steps on a GPU between one look at their losses and the next: each look waits for the device.
+const STEPS_UNSEEN: usize = 32;
 
 /// What happens while a run is trained.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +49,7 @@ pub enum Event<'a> {
         /// Trainable numbers in the network.
         parameters: usize,
     },
-    /// A step was made.
+    /// A step was made; on a GPU, some were.
     Step {
         /// The epoch, from 1.
         epoch: usize,
@@ -60,7 +69,7 @@ pub enum Event<'a> {
 }
 
 /// Trains a run into `dir` (or goes on with the one that is there), with the recipe of the module documentation of
-/// [`crate::settings`]. A run that is finished is returned at once when it is to be resumed.
+/// [`crate::settings`], where `processor` says. A run that is finished is returned at once when it is to be resumed.
 ///
 /// After every epoch its line is appended to metrics.jsonl and checkpoints/latest.safetensors is replaced; a run that is
 /// killed and resumed goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
@@ -73,7 +82,7 @@ pub fn train(
     config: &RunConfig,
     dataset: &Dataset,
     dir: &Path,
-    device: &Device,
+    processor: &Processor,
     start: Start,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Event<'_>),
@@ -90,14 +99,15 @@ pub fn train(
     }
     let indices = training_images(&config.train, dataset)?;
     let network =
-        ResNet::new(&config.train.network(dataset.classes.len(), dataset.image_side), config.train.seed, device)?;
+        ResNet::new(&config.train.network(dataset.classes.len(), dataset.image_side), config.train.seed, &HOST)?;
     // What there is a checkpoint of no longer asks where it began.
     if !RunDirectory::new(dir).every_checkpoint()?.iter().any(|path| path.is_file()) {
-        initialise(&network, &config.train, device)?;
+        initialise(&network, &config.train)?;
     }
     let claim = directory::claim(dir, &config, start)?;
-    let mut trainer = Trainer::new(&config.train, dataset, indices, network, &claim.directory, device)?;
+    let mut trainer = Trainer::new(&config.train, dataset, indices, network, &claim.directory)?;
     trainer.resume()?;
+    trainer.move_to(processor)?;
     trainer.run(stop, progress)?;
     Run::open(dir)
 }
@@ -115,14 +125,14 @@ fn training_images(settings: &TrainSettings, dataset: &Dataset) -> Result<Vec<us
 }
 
 /// Takes over what the run starts with of another, where its settings name one.
-fn initialise(network: &ResNet, settings: &TrainSettings, device: &Device) -> Result<()> {
+fn initialise(network: &ResNet, settings: &TrainSettings) -> Result<()> {
     let Some(dir) = &settings.init_from else { return Ok(()) };
     let unusable = |problem: String| Error::InitialRun { dir: dir.clone(), problem };
     let run = Run::open(dir).map_err(|reason| unusable(reason.to_string()))?;
     if !run.is_finished() {
         return Err(unusable("it is not finished; go on with it first (--resume)".to_owned()));
     }
-    let state = run.network(device)?.state().into_iter().collect();
+    let state = run.network(&HOST)?.state().into_iter().collect();
     network.load_stages(&state, settings.init_stages).map_err(|problem| unusable(problem.to_string()))
 }
 
@@ -177,7 +187,10 @@ struct Trainer<'a> {
     sgd: Sgd,
     augmentation: Augmentation,
     directory: &'a RunDirectory,
-    device: &'a Device,
+    /// The network and the data where a GPU trains; `network` and `sgd` are then what they were when it last wrote back.
+    on_device: Option<OnDevice>,
+    /// Loss and number of correct images of the steps on the CPU that are not in the position yet.
+    unseen: Totals,
     /// Tells the training images from others.
     data: String,
     position: Position,
@@ -190,7 +203,6 @@ impl<'a> Trainer<'a> {
         indices: Vec<usize>,
         network: ResNet,
         directory: &'a RunDirectory,
-        device: &'a Device,
     ) -> Result<Self> {
         let TrainSettings { learning_rate, momentum, weight_decay, .. } = *settings;
         let sgd = Sgd::for_network(&network, SgdConfig { learning_rate, momentum, weight_decay })?;
@@ -208,7 +220,8 @@ impl<'a> Trainer<'a> {
             sgd,
             augmentation,
             directory,
-            device,
+            on_device: None,
+            unseen: Totals::default(),
             data,
             position: Position::default(),
         })
@@ -216,7 +229,7 @@ impl<'a> Trainer<'a> {
 
     /// Takes up the newest good checkpoint, if there is one.
     fn resume(&mut self) -> Result<()> {
-        let found = checkpoint::newest(&self.directory.every_checkpoint()?, self.device)?;
+        let found = checkpoint::newest(&self.directory.every_checkpoint()?, &HOST)?;
         let interrupted = self.directory.interrupted();
         if let Some((path, checkpoint)) = found {
             if checkpoint.data != self.data {
@@ -233,7 +246,7 @@ impl<'a> Trainer<'a> {
                 if path != latest {
                     // A good one is older only if an epoch's end was cut short between the one it keeps and the latest. Where
                     // the latest was damaged or lost, an older one takes its place.
-                    if checkpoint::load(&latest, self.device).is_ok() {
+                    if checkpoint::load(&latest, &HOST).is_ok() {
                         self.set_latest_aside()?;
                     }
                     self.write(&latest)?;
@@ -241,6 +254,13 @@ impl<'a> Trainer<'a> {
             }
         }
         metrics::rewind(&self.directory.metrics(), self.position.epochs)
+    }
+
+    /// Puts the network where it is to be trained.
+    fn move_to(&mut self, processor: &Processor) -> Result<()> {
+        let Self { settings, dataset, labels, network, sgd, .. } = self;
+        self.on_device = OnDevice::new(processor, settings, dataset, labels, network, sgd)?;
+        Ok(())
     }
 
     fn run(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(Event<'_>)) -> Result<()> {
@@ -255,6 +275,7 @@ impl<'a> Trainer<'a> {
             let metrics = self.epoch(stop, progress)?;
             metrics::append(&self.directory.metrics(), &metrics)?;
             self.position = Position { epochs: metrics.epoch, partial: Partial::default() };
+            self.write_back()?;
             self.save()?;
             progress(Event::Epoch(&metrics));
         }
@@ -275,26 +296,25 @@ impl<'a> Trainer<'a> {
         let earlier = self.position.partial.seconds;
         let number = u32::try_from(epoch).expect("settings allow no more than 2^32 - 1 epochs");
         let learning_rate = schedule::learning_rate(self.settings.learning_rate, epoch, self.settings.epochs);
-        self.sgd.set_learning_rate(learning_rate);
+        self.set_learning_rate(learning_rate)?;
         let order = augment::order(self.settings.seed, number, self.indices.len());
         let order: Vec<usize> = order.into_iter().map(|position| self.indices[position]).collect();
         let batch_size = self.settings.batch_size;
         for indices in order.chunks_exact(batch_size).skip(self.position.partial.steps) {
-            let (loss, right) = self.step(indices, number)?;
-            let partial = &mut self.position.partial;
-            if !loss.is_finite() {
-                return Err(Error::Diverged { epoch, step: partial.steps + 1, loss });
+            self.step(indices, number)?;
+            self.position.partial.steps += 1;
+            let stops = stop.load(Ordering::Relaxed);
+            if stops || self.looks_at_losses() {
+                self.take_losses(epoch)?;
+                let partial = &mut self.position.partial;
+                partial.seconds = earlier + started.elapsed().as_secs_f64();
+                progress(partial.event(epoch, batch_size));
             }
-            partial.steps += 1;
-            partial.loss_sum += f64::from(loss);
-            partial.correct += f64::from(right);
-            partial.seconds = earlier + started.elapsed().as_secs_f64();
-            progress(partial.event(epoch, batch_size));
-            if stop.load(Ordering::Relaxed) {
+            if stops {
                 return self.interrupt(epoch);
             }
         }
-        let test = evaluate(&self.network, &self.dataset.test, self.device)?;
+        let test = self.evaluate()?;
         if !test.loss.is_finite() {
             return Err(Error::DivergedInTest { epoch, loss: test.loss });
         }
@@ -312,21 +332,70 @@ impl<'a> Trainer<'a> {
     }
 
     /// Writes down where the epoch was left.
-    fn interrupt<T>(&self, epoch: usize) -> Result<T> {
+    fn interrupt<T>(&mut self, epoch: usize) -> Result<T> {
+        self.write_back()?;
         self.write(&self.directory.interrupted())?;
         let dir = self.directory.root().to_path_buf();
         Err(Error::Interrupted { dir, epoch, steps: self.position.partial.steps })
     }
 
-    /// One step on these images: the loss before it, and how many were right.
-    fn step(&mut self, indices: &[usize], epoch: u32) -> Result<(f32, f32)> {
-        let images = self.augmentation.batch(&self.dataset.train, indices, epoch, self.device)?;
-        let labels = batches::labels(&self.labels, indices, self.device)?;
+    fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        self.sgd.set_learning_rate(rate);
+        self.on_device.as_mut().map_or(Ok(()), |on_device| on_device.set_learning_rate(rate))
+    }
+
+    /// One step on these images.
+    fn step(&mut self, indices: &[usize], epoch: u32) -> Result<()> {
+        if let Some(on_device) = &mut self.on_device {
+            return on_device.step(&self.augmentation, &self.dataset.train, &self.labels, indices, epoch);
+        }
+        let images = self.augmentation.batch(&self.dataset.train, indices, epoch, &HOST)?;
+        let labels = batches::labels(&self.labels, indices, &HOST)?;
         let shake = self.settings.shake_shake.then_some(Shake { seed: self.settings.seed, epoch, images: indices });
         let options = StepOptions { penalty: self.penalty, shake };
         let gradients = self.network.loss_and_gradients_with(&images, &labels, options)?;
         self.sgd.step(&gradients.grads)?;
-        Ok((gradients.loss.to_scalar()?, gradients.correct.to_scalar()?))
+        self.unseen.loss += f64::from(gradients.loss.to_scalar::<f32>()?);
+        self.unseen.correct += f64::from(gradients.correct.to_scalar::<f32>()?);
+        Ok(())
+    }
+
+    /// Whether the losses are looked at after the step that was just made: on the CPU after each.
+    fn looks_at_losses(&self) -> bool {
+        let steps = self.position.partial.steps;
+        self.on_device.is_none() || steps.is_multiple_of(STEPS_UNSEEN) || steps == self.steps()
+    }
+
+    /// Adds the losses of the steps since this was last done to those of the epoch.
+    fn take_losses(&mut self, epoch: usize) -> Result<()> {
+        let Totals { loss, correct } = match &mut self.on_device {
+            Some(on_device) => on_device.take_totals()?,
+            None => std::mem::take(&mut self.unseen),
+        };
+        let partial = &mut self.position.partial;
+        if !loss.is_finite() {
+            return Err(Error::Diverged { epoch, step: partial.steps, loss });
+        }
+        partial.loss_sum += loss;
+        partial.correct += correct;
+        Ok(())
+    }
+
+    /// How the network does on the test images.
+    fn evaluate(&mut self) -> Result<Evaluation> {
+        let test = &self.dataset.test;
+        match &mut self.on_device {
+            Some(on_device) => on_device.evaluate(test, self.dataset.classes.len()),
+            None => evaluate(&self.network, test, &HOST),
+        }
+    }
+
+    /// Brings what a GPU has learnt to the host.
+    fn write_back(&mut self) -> Result<()> {
+        match &self.on_device {
+            Some(on_device) => on_device.write_back(&self.network, &mut self.sgd),
+            None => Ok(()),
+        }
     }
 
     /// Writes the checkpoints of the epoch that has just ended; the latest last, because resuming relies on it.
@@ -355,10 +424,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Writes the test images' logits and labels.
-    fn predict(&self) -> Result<()> {
-        let split = &self.dataset.test;
-        let logits = evaluate(&self.network, split, self.device)?.logits;
-        predictions::save(&self.directory.predictions(), &logits, split)
+    fn predict(&mut self) -> Result<()> {
+        let logits = self.evaluate()?.logits;
+        predictions::save(&self.directory.predictions(), &logits, &self.dataset.test)
     }
 }
 

@@ -93,6 +93,12 @@ impl ResNet {
         self
     }
 
+    /// Whether [`Self::with_batch_statistics`] made it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn evaluates_batch(&self) -> bool {
+        self.stem.unit.batch_norm.evaluates_batch
+    }
+
     /// What network it is.
     pub fn config(&self) -> &ResNetConfig {
         &self.config

@@ -82,6 +82,11 @@ impl Split {
         self.image_side
     }
 
+    /// Every image, `[images, side, side, 3]` bytes.
+    pub fn pixels(&self) -> &[u8] {
+        &self.images
+    }
+
     /// Image `index` as `[side, side, 3]` bytes. Panics when there is no such image, as a slice does.
     pub fn image(&self, index: usize) -> &[u8] {
         let bytes = image_bytes(self.image_side);

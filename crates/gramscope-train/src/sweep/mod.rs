@@ -5,7 +5,7 @@ mod plan;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 
 pub use plan::Plan;
 
@@ -84,14 +84,14 @@ impl SweepSummary {
 pub fn sweep(
     plan: &Plan,
     dir: &Path,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(SweepEvent<'_>),
 ) -> Result<SweepSummary> {
     if dir.join(crate::directory::CONFIG).exists() {
         return Err(Error::SweepInRun { dir: dir.to_path_buf() });
     }
-    let mut family = Family { plan, dir, device, stop, loaded: None };
+    let mut family = Family { plan, dir, processor, stop, loaded: None };
     let mut outcomes = vec![Outcome::Elsewhere; plan.runs().len()];
     loop {
         let mut taken = 0;
@@ -114,7 +114,7 @@ pub fn sweep(
 struct Family<'a> {
     plan: &'a Plan,
     dir: &'a Path,
-    device: &'a Device,
+    processor: &'a Processor,
     stop: &'a AtomicBool,
     /// The data of the run before, which are most likely those of the next.
     loaded: Option<(DataConfig, Dataset)>,
@@ -130,7 +130,7 @@ impl Family<'_> {
             _ => data::load(&config.data)?,
         };
         let training = &mut |event: Event<'_>| progress(SweepEvent::Training(event));
-        let run = train(config, &dataset, &self.dir.join(name), self.device, Start::Resume, self.stop, training);
+        let run = train(config, &dataset, &self.dir.join(name), self.processor, Start::Resume, self.stop, training);
         self.loaded = Some((config.data.clone(), dataset));
         match run.and_then(last_epoch) {
             Ok(metrics) => Ok(Outcome::Done(metrics)),

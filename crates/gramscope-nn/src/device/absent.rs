@@ -1,0 +1,105 @@
+//! What stands for a network on a device in a build without CUDA.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use gramscope_cuda::Device;
+use gramscope_cuda::plan::Arithmetic;
+
+use super::{Images, Totals};
+use crate::{Error, ResNet, Result, Sgd};
+
+/// A copy of a network on a device. A build without CUDA has none.
+pub struct DeviceNetwork(Infallible);
+
+impl DeviceNetwork {
+    /// A copy of `network` on `device`.
+    ///
+    /// # Errors
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
+    pub fn new(network: &ResNet, device: Arc<Device>, arithmetic: Arithmetic) -> Result<Self> {
+        let _ = (network, device, arithmetic);
+        Err(gramscope_cuda::Error::NotBuilt.into())
+    }
+
+    /// The logits of a batch.
+    ///
+    /// # Errors
+    /// None.
+    pub fn forward(&mut self, images: Images<'_>) -> Result<Vec<f32>> {
+        let _ = images;
+        match self.0 {}
+    }
+
+    /// Hands a copy of every layer that is wanted to `take`.
+    ///
+    /// # Errors
+    /// None.
+    pub fn forward_copied<E: From<Error>>(
+        &mut self,
+        images: Images<'_>,
+        wanted: &dyn Fn(usize) -> bool,
+        take: &mut dyn FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _ = (images, wanted, take);
+        match self.0 {}
+    }
+
+    /// Makes it ready to be trained.
+    ///
+    /// # Errors
+    /// None.
+    pub fn learn(&mut self, sgd: &Sgd) -> Result<()> {
+        let _ = sgd;
+        match self.0 {}
+    }
+
+    /// Changes the learning rate.
+    ///
+    /// # Errors
+    /// None.
+    pub fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        let _ = rate;
+        match self.0 {}
+    }
+
+    /// A training step.
+    ///
+    /// # Errors
+    /// None.
+    pub fn step(&mut self, images: Images<'_>) -> Result<()> {
+        let _ = images;
+        match self.0 {}
+    }
+
+    /// The sums over the steps.
+    ///
+    /// # Errors
+    /// None.
+    pub fn take_totals(&mut self) -> Result<Totals> {
+        match self.0 {}
+    }
+
+    /// Copies everything to the host.
+    ///
+    /// # Errors
+    /// None.
+    pub fn write_back(&self, network: &ResNet, sgd: &mut Sgd) -> Result<()> {
+        let _ = (network, sgd);
+        match self.0 {}
+    }
+}
+
+/// A data set's images and labels on a device. A build without CUDA has none.
+pub struct StoredImages(#[allow(dead_code, reason = "there are no values of it")] Infallible);
+
+impl StoredImages {
+    /// A copy of `pixels` and labels.
+    ///
+    /// # Errors
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
+    pub fn new(device: &Device, pixels: &[u8], labels: &[u32], side: usize) -> Result<Self> {
+        let _ = (device, pixels, labels, side);
+        Err(gramscope_cuda::Error::NotBuilt.into())
+    }
+}

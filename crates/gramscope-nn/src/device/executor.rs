@@ -1,0 +1,161 @@
+//! A program on a device, with the memory that it runs in.
+
+use std::sync::Arc;
+
+use gramscope_cuda::plan::Arithmetic;
+use gramscope_cuda::{Device, Values};
+use half::bf16;
+
+use super::Images;
+use super::memory::{Lengths, Memory, Places};
+use super::pass::{Pass, State, Statistics, Targets};
+use super::stored::Stored;
+use crate::program::{IMAGES, Program, Slots, Step, Tapped};
+use crate::{Error, Result};
+
+/// A program on a device, whatever its activations are stored as.
+pub(super) enum AnyExecutor {
+    Single(Executor<f32>),
+    Half(Executor<bf16>),
+}
+
+impl AnyExecutor {
+    pub(super) fn new(device: &Arc<Device>, arithmetic: Arithmetic, program: Program) -> Self {
+        match arithmetic {
+            Arithmetic::Float32 | Arithmetic::Tf32 => Self::Single(Executor::new(device, arithmetic, program)),
+            Arithmetic::Bf16 => Self::Half(Executor::new(device, arithmetic, program)),
+        }
+    }
+
+    /// Bytes of device memory that batches of `images` take, beside the parameters.
+    pub(super) fn bytes(&self, images: usize) -> u64 {
+        match self {
+            Self::Single(executor) => executor.bytes(images),
+            Self::Half(executor) => executor.bytes(images),
+        }
+    }
+
+    /// Runs the program over `images`, and hands what it taps to `observe`. Returns the number of images.
+    pub(super) fn run<E: From<Error>>(
+        &mut self,
+        images: Images<'_>,
+        state: &mut State,
+        statistics: Statistics,
+        targets: Option<&mut Targets>,
+        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        match self {
+            Self::Single(executor) => executor.run(images, state, statistics, targets, observe),
+            Self::Half(executor) => executor.run(images, state, statistics, targets, observe),
+        }
+    }
+
+    /// The logits of the `images` that were run last. Waits for them.
+    pub(super) fn logits(&self, images: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Single(executor) => executor.logits(images),
+            Self::Half(executor) => executor.logits(images),
+        }
+    }
+}
+
+/// A program, ready to run over batches of any size.
+pub(super) struct Executor<T> {
+    device: Arc<Device>,
+    arithmetic: Arithmetic,
+    program: Program,
+    slots: Slots,
+    memory: Option<Memory<T>>,
+}
+
+impl<T: Stored> Executor<T> {
+    fn new(device: &Arc<Device>, arithmetic: Arithmetic, program: Program) -> Self {
+        let slots = program.slots();
+        Self { device: device.clone(), arithmetic, program, slots, memory: None }
+    }
+
+    fn bytes(&self, images: usize) -> u64 {
+        let head = 2 * (self.program.features + self.program.classes) * size_of::<f32>();
+        let each = self.slots.length() * size_of::<T>() + head + 2 * size_of::<u32>();
+        (each * images) as u64 + self.lengths(images).bytes()
+    }
+
+    fn run<E: From<Error>>(
+        &mut self,
+        images: Images<'_>,
+        state: &mut State,
+        statistics: Statistics,
+        targets: Option<&mut Targets>,
+        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let count = images.count(self.program.values[IMAGES].length())?;
+        self.reserve(count)?;
+        let memory = self.memory.as_mut().ok_or(Error::NotTraining)?;
+        let places = Places { program: &self.program, slots: &self.slots, images: count };
+        images.place(&self.device, memory, places)?;
+        let launcher = self.device.launcher();
+        let mut pass = Pass { launcher, arithmetic: self.arithmetic, places, memory, state, statistics, targets };
+        for &step in &self.program.steps {
+            match step {
+                Step::Tap { layer, of } => observe(layer, &tapped(pass.memory, places, of))?,
+                step => pass.step(step)?,
+            }
+        }
+        Ok(count)
+    }
+
+    fn logits(&self, images: usize) -> Result<Vec<f32>> {
+        let Some(memory) = &self.memory else { return Ok(Vec::new()) };
+        Ok(self.device.download(&memory.head.logits.slice(..images * self.program.classes))?)
+    }
+
+    /// Sees to it that there is memory for `images`.
+    fn reserve(&mut self, images: usize) -> Result<()> {
+        if self.memory.as_ref().is_some_and(|memory| memory.images >= images) {
+            return Ok(());
+        }
+        // Give back the old first, so that both need not fit at once.
+        self.memory = None;
+        let lengths = self.lengths(images);
+        self.memory = Some(Memory::new(&self.device, &self.program, &self.slots, lengths, images)?);
+        Ok(())
+    }
+
+    /// What the kernels want for batches of `images`.
+    fn lengths(&self, images: usize) -> Lengths {
+        let launcher = self.device.launcher();
+        let places = Places { program: &self.program, slots: &self.slots, images };
+        let mut lengths = Lengths { statistics: 0, partials: 0, sums: 0 };
+        for norm in &self.program.norms {
+            lengths.statistics += 2 * norm.channels;
+        }
+        for step in &self.program.steps {
+            match *step {
+                Step::WeightGradient { convolution, .. } => {
+                    let shape = self.program.convolution(convolution, images);
+                    lengths.partials = lengths.partials.max(launcher.convolution_scratch(&shape, self.arithmetic));
+                }
+                Step::LogitsBackward => {
+                    let needed = launcher.convolution_scratch(&self.program.linear(images), Arithmetic::Float32);
+                    lengths.partials = lengths.partials.max(needed);
+                }
+                Step::Normalise { x, .. } | Step::NormaliseBackward { x, .. } => {
+                    let (rows, channels) = places.rows(x);
+                    lengths.sums = lengths.sums.max(launcher.batch_norm_scratch(rows, channels));
+                }
+                _ => {}
+            }
+        }
+        lengths
+    }
+}
+
+/// A layer's output, as it is now.
+fn tapped<'a, T: Stored>(memory: &'a Memory<T>, places: Places<'_>, of: Tapped) -> Values<'a> {
+    let Places { program, slots, images } = places;
+    match of {
+        Tapped::Value(value) => T::values(memory.slots[slots.of[value]].slice(..places.length(value))),
+        Tapped::Pooled => Values::F32(memory.head.pooled.slice(..program.features * images)),
+        Tapped::Logits => Values::F32(memory.head.logits.slice(..program.classes * images)),
+    }
+}

@@ -1,0 +1,67 @@
+//! A batch's images, on their way into a program.
+
+use gramscope_cuda::{Device, Slice};
+
+use super::Images;
+use super::memory::{Memory, Places};
+use super::stored::Stored;
+use crate::program::{IMAGES, ValueId};
+use crate::topology::IMAGE_CHANNELS;
+use crate::{Error, Result};
+
+/// A data set's images and labels on a device, as bytes.
+pub struct StoredImages {
+    pixels: Slice<u8>,
+    labels: Slice<u32>,
+    side: usize,
+}
+
+impl StoredImages {
+    /// A copy of `pixels` `[images, side, side, 3]` and of a label for each.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn new(device: &Device, pixels: &[u8], labels: &[u32], side: usize) -> Result<Self> {
+        let pixels = device.upload("the data set's images", pixels)?;
+        let labels = device.upload("the data set's labels", labels)?;
+        Ok(Self { pixels, labels, side })
+    }
+}
+
+impl Images<'_> {
+    /// How many there are, each of so many numbers.
+    pub(super) fn count(&self, length: usize) -> Result<usize> {
+        match *self {
+            Self::Host { pixels, .. } => Ok(pixels.len() / length),
+            Self::Stored { images, order, .. } if images.side * images.side * IMAGE_CHANNELS == length => {
+                Ok(order.len())
+            }
+            Self::Stored { images, .. } => Err(Error::Shape {
+                what: "the data set's images",
+                expected: format!("{length} bytes an image"),
+                got: vec![images.side, images.side, IMAGE_CHANNELS],
+            }),
+        }
+    }
+
+    /// Puts them where the program of `places` expects them, and their labels beside.
+    pub(super) fn place<T: Stored>(&self, device: &Device, memory: &mut Memory<T>, places: Places<'_>) -> Result<()> {
+        const TO: [ValueId; 1] = [IMAGES];
+        let count = places.images;
+        let [mut to] = places.of(&mut memory.slots, TO)?;
+        let to = &mut to.view_mut();
+        match *self {
+            Self::Host { pixels, labels } => {
+                device.copy_to("the images of a batch", &T::from_host(pixels), to)?;
+                device.copy_to("the labels of a batch", labels, &mut memory.labels.slice_mut(..labels.len()))?;
+            }
+            Self::Stored { images, order, placing } => {
+                device.copy_to("the order of a batch", order, &mut memory.order.slice_mut(..count))?;
+                let (pixels, all_labels) = (images.pixels.as_view(), images.labels.as_view());
+                let (order, labels) = (memory.order.slice(..count), &mut memory.labels.slice_mut(..count));
+                device.launcher().augment(to, labels, &pixels, &all_labels, &order, placing, images.side)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! The memory that a program runs in.
+
+use gramscope_cuda::{Device, Slice, View, ViewMut};
+
+use super::stored::Stored;
+use crate::program::{Program, Slots, ValueId};
+use crate::{Error, Result};
+
+/// Memory for batches of up to so many images.
+pub(super) struct Memory<T> {
+    pub(super) images: usize,
+    pub(super) slots: Vec<Slice<T>>,
+    /// The images' places in their data set.
+    pub(super) order: Slice<u32>,
+    pub(super) labels: Slice<u32>,
+    /// Means and variances over the batch, of every batch norm.
+    pub(super) statistics: Slice<f32>,
+    /// What moves instead of the running statistics where these are to stay.
+    pub(super) unmoved: Slice<f32>,
+    pub(super) head: Head,
+    /// Partial sums of weight gradients.
+    pub(super) partials: Slice<f32>,
+    /// Partial sums of batch norms.
+    pub(super) sums: Slice<f64>,
+}
+
+/// What lies behind the last activation, always in float32.
+pub(super) struct Head {
+    pub(super) pooled: Slice<f32>,
+    pub(super) logits: Slice<f32>,
+    pub(super) dpooled: Slice<f32>,
+    pub(super) dlogits: Slice<f32>,
+}
+
+/// How long what does not depend on the activations alone is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lengths {
+    pub(super) statistics: usize,
+    pub(super) partials: usize,
+    pub(super) sums: usize,
+}
+
+impl Lengths {
+    /// Bytes of device memory.
+    pub(super) fn bytes(self) -> u64 {
+        ((self.statistics + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>()) as u64
+    }
+}
+
+impl<T: Stored> Memory<T> {
+    pub(super) fn new(
+        device: &Device,
+        program: &Program,
+        slots: &Slots,
+        lengths: Lengths,
+        images: usize,
+    ) -> Result<Self> {
+        let what = format!("the activations of a batch of {images} images");
+        // A length of 0 would be no allocation at all, and a null pointer.
+        let floats = |length: usize| device.zeros::<f32>(&what, length.max(1));
+        let numbers = || device.zeros::<u32>(&what, images);
+        let slots = slots.lengths.iter().map(|length| device.zeros(&what, length * images));
+        let widest = program.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
+        Ok(Self {
+            images,
+            slots: slots.collect::<Result<_, _>>()?,
+            order: numbers()?,
+            labels: numbers()?,
+            statistics: floats(lengths.statistics)?,
+            unmoved: floats(2 * widest)?,
+            head: Head {
+                pooled: floats(program.features * images)?,
+                logits: floats(program.classes * images)?,
+                dpooled: floats(program.features * images)?,
+                dlogits: floats(program.classes * images)?,
+            },
+            partials: floats(lengths.partials)?,
+            sums: device.zeros(&what, lengths.sums.max(1))?,
+        })
+    }
+}
+
+/// A value of a batch, where it lies.
+pub(super) struct Held<'a, T> {
+    slot: &'a mut Slice<T>,
+    pub(super) length: usize,
+}
+
+impl<T> Held<'_, T> {
+    pub(super) fn view(&self) -> View<'_, T> {
+        self.slot.slice(..self.length)
+    }
+
+    pub(super) fn view_mut(&mut self) -> ViewMut<'_, T> {
+        self.slot.slice_mut(..self.length)
+    }
+}
+
+/// Finds values of a batch of `images`.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    pub(super) program: &'a Program,
+    pub(super) slots: &'a Slots,
+    pub(super) images: usize,
+}
+
+impl Places<'_> {
+    /// Numbers of a value.
+    pub(super) fn length(&self, value: ValueId) -> usize {
+        self.program.values[value].length() * self.images
+    }
+
+    /// Pixels of all images, and channels.
+    pub(super) fn rows(&self, value: ValueId) -> (usize, usize) {
+        let value = self.program.values[value];
+        (value.pixels() * self.images, value.channels)
+    }
+
+    /// The values, which are all different.
+    pub(super) fn of<'m, T, const N: usize>(
+        &self,
+        slots: &'m mut [Slice<T>],
+        values: [ValueId; N],
+    ) -> Result<[Held<'m, T>; N]> {
+        let places = values.map(|value| self.slots.of[value]);
+        let found = slots.get_disjoint_mut(places).map_err(|_| Error::SharedSlot { values: values.to_vec() })?;
+        let mut lengths = values.map(|value| self.length(value)).into_iter();
+        Ok(found.map(|slot| Held { slot, length: lengths.next().unwrap_or(0) }))
+    }
+}

@@ -1,0 +1,63 @@
+//! Networks on a GPU.
+//!
+//! A [`DeviceNetwork`] is a copy of a [`ResNet`](crate::ResNet) on a device: its parameters in one buffer, its running
+//! statistics in another, and its programs (`crate::program`), whose steps are launched one after the other on one stream.
+//! Memory is taken when a batch of a size is first seen, not in a step; nothing comes to the host but logits and, when they
+//! are asked for, the sums of the losses. What is trained comes back with [`DeviceNetwork::write_back`].
+//!
+//! candle's tensors stay the currency at the border: what a network starts from and ends in are its `Var`s.
+
+#[cfg(not(feature = "cuda"))]
+mod absent;
+#[cfg(feature = "cuda")]
+mod executor;
+#[cfg(feature = "cuda")]
+mod images;
+#[cfg(feature = "cuda")]
+mod layout;
+#[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
+mod network;
+#[cfg(feature = "cuda")]
+mod pass;
+#[cfg(feature = "cuda")]
+mod stored;
+
+#[cfg(not(feature = "cuda"))]
+pub use absent::{DeviceNetwork, StoredImages};
+use gramscope_cuda::plan::Placing;
+#[cfg(feature = "cuda")]
+pub use images::StoredImages;
+#[cfg(feature = "cuda")]
+pub use network::DeviceNetwork;
+
+/// Where the images of a batch come from.
+#[derive(Clone, Copy)]
+pub enum Images<'a> {
+    /// From the host.
+    Host {
+        /// `[n, side, side, 3]`, in `[0, 1]`.
+        pixels: &'a [f32],
+        /// One an image, or none where nothing is learnt.
+        labels: &'a [u32],
+    },
+    /// From a data set on the device.
+    Stored {
+        /// The data set.
+        images: &'a StoredImages,
+        /// The places in it.
+        order: &'a [u32],
+        /// How they are cropped and flipped.
+        placing: Placing,
+    },
+}
+
+/// Sums over training steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Of the steps' mean cross-entropies.
+    pub loss: f64,
+    /// Images that were classified correctly, before the step.
+    pub correct: f64,
+}

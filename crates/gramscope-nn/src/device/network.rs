@@ -1,0 +1,252 @@
+//! A network on a device: evaluated, observed, trained.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use gramscope_cuda::plan::Arithmetic;
+use gramscope_cuda::{Device, Slice, Values};
+
+use super::executor::AnyExecutor;
+use super::layout::{Layout, Place};
+use super::pass::{State, Statistics, Targets};
+use super::{Images, Totals};
+use crate::program::Program;
+use crate::{Error, ResNet, Result, Sgd, SgdConfig};
+
+/// A copy of a network on a device.
+///
+/// What is enqueued runs in order on the device's own stream; only what returns numbers waits for it.
+pub struct DeviceNetwork {
+    device: Arc<Device>,
+    arithmetic: Arithmetic,
+    state: State,
+    /// What batch norms take where nothing is learnt.
+    statistics: Statistics,
+    evaluation: AnyExecutor,
+    observation: AnyExecutor,
+    training: AnyExecutor,
+    learning: Option<Learning>,
+}
+
+/// What training adds.
+struct Learning {
+    targets: Targets,
+    velocities: Slice<f32>,
+    /// On the device, where a step reads it when it runs.
+    rate: Slice<f32>,
+    config: SgdConfig,
+}
+
+impl DeviceNetwork {
+    /// A copy of `network` on `device`, whose products are computed as `arithmetic` says.
+    ///
+    /// # Errors
+    /// [`Error::NotOnDevice`] for a Shake-Shake network; [`Error::Device`], [`Error::Candle`].
+    pub fn new(network: &ResNet, device: Arc<Device>, arithmetic: Arithmetic) -> Result<Self> {
+        let (topology, side) = (network.config().topology(), network.config().image_side);
+        let unknown = || Error::NotOnDevice { what: "Shake-Shake" };
+        let evaluation = Program::evaluation(&topology, side).ok_or_else(unknown)?;
+        let observation = Program::observation(&topology, side).ok_or_else(unknown)?;
+        let training = Program::training(&topology, side).ok_or_else(unknown)?;
+        let layout = Layout::new(&evaluation, network.parameters());
+        let (parameters, running) = gather(&layout, &network.state())?;
+        let state = State {
+            parameters: device.upload("the parameters", &parameters)?,
+            running: device.upload("the running statistics", &running)?,
+            layout,
+        };
+        let statistics = if network.evaluates_batch() { Statistics::Batch } else { Statistics::Running };
+        let executor = |program| AnyExecutor::new(&device, arithmetic, program);
+        Ok(Self {
+            state,
+            statistics,
+            evaluation: executor(evaluation),
+            observation: executor(observation),
+            training: executor(training),
+            learning: None,
+            arithmetic,
+            device,
+        })
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// How its products are computed.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// Bytes of device memory that looking at every layer of a batch of `images` takes, beside the parameters.
+    pub fn observation_bytes(&self, images: usize) -> u64 {
+        self.observation.bytes(images)
+    }
+
+    /// Bytes of device memory that a training step of `images` takes, beside parameters, gradients and velocities.
+    pub fn training_bytes(&self, images: usize) -> u64 {
+        self.training.bytes(images)
+    }
+
+    /// The logits `[n, classes]` of a batch, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::Shape`].
+    pub fn forward(&mut self, images: Images<'_>) -> Result<Vec<f32>> {
+        let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
+        let count = self.evaluation.run(images, &mut self.state, self.statistics, None, nothing)?;
+        self.evaluation.logits(count)
+    }
+
+    /// Enqueues a batch and hands every layer's output to `observe` as it is made, on the device, with its index in
+    /// [`ResNet::layers`]. Its memory is used again by later layers, behind whatever `observe` enqueues on the device's
+    /// stream.
+    ///
+    /// # Errors
+    /// Those of `observe`; [`Error::Device`] and [`Error::Shape`].
+    pub fn forward_observed<E: From<Error>>(
+        &mut self,
+        images: Images<'_>,
+        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.observation.run(images, &mut self.state, self.statistics, None, observe).map(drop)
+    }
+
+    /// The same with a copy on the host, in float32, of every layer that is `wanted`. Waits for each.
+    ///
+    /// # Errors
+    /// Those of `take`; [`Error::Device`] and [`Error::Shape`].
+    pub fn forward_copied<E: From<Error>>(
+        &mut self,
+        images: Images<'_>,
+        wanted: &dyn Fn(usize) -> bool,
+        take: &mut dyn FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let device = self.device.clone();
+        self.forward_observed(images, &mut |layer, values| match wanted(layer) {
+            true => take(layer, &copied(&device, values)?),
+            false => Ok(()),
+        })
+    }
+
+    /// Makes it ready to be trained, from where `sgd` is.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::Candle`].
+    pub fn learn(&mut self, sgd: &Sgd) -> Result<()> {
+        let layout = &self.state.layout;
+        let (velocities, _) = gather(layout, &sgd.velocities())?;
+        let what = "the gradients";
+        self.learning = Some(Learning {
+            targets: Targets {
+                gradients: self.device.zeros(what, layout.parameters)?,
+                totals: self.device.zeros(what, 2)?,
+            },
+            velocities: self.device.upload("the velocities", &velocities)?,
+            rate: self.device.upload("the learning rate", &[sgd.config().learning_rate as f32])?,
+            config: sgd.config(),
+        });
+        Ok(())
+    }
+
+    /// Changes the learning rate of the steps that follow.
+    ///
+    /// # Errors
+    /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`].
+    pub fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        let learning = self.learning.as_mut().ok_or(Error::NotTraining)?;
+        learning.config.learning_rate = rate;
+        Ok(self.device.copy_to("the learning rate", &[rate as f32], &mut learning.rate.as_view_mut())?)
+    }
+
+    /// Enqueues a training step on a batch: batch norms take the batch's statistics, and the running ones move.
+    ///
+    /// # Errors
+    /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`], [`Error::Shape`].
+    pub fn step(&mut self, images: Images<'_>) -> Result<()> {
+        let learning = self.learning.as_mut().ok_or(Error::NotTraining)?;
+        let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
+        let targets = Some(&mut learning.targets);
+        self.training.run(images, &mut self.state, Statistics::Moving, targets, nothing)?;
+        let SgdConfig { momentum, weight_decay, .. } = learning.config;
+        Ok(self.device.launcher().sgd(
+            &mut self.state.parameters.as_view_mut(),
+            &mut learning.velocities.as_view_mut(),
+            &learning.targets.gradients.as_view(),
+            &learning.rate.as_view(),
+            momentum,
+            weight_decay,
+            self.state.layout.decaying,
+        )?)
+    }
+
+    /// The sums over the steps since this was last asked for. Waits for them.
+    ///
+    /// # Errors
+    /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`].
+    pub fn take_totals(&mut self) -> Result<Totals> {
+        let totals = &mut self.learning.as_mut().ok_or(Error::NotTraining)?.targets.totals;
+        let found = self.device.download(totals)?;
+        self.device.copy_to("the sums of losses", &[0.0; 2], &mut totals.as_view_mut())?;
+        let [loss, correct] = found[..] else { return Ok(Totals::default()) };
+        Ok(Totals { loss, correct })
+    }
+
+    /// Copies parameters and running statistics to `network`, which it was made from, and velocities to `sgd`. Waits for all
+    /// steps.
+    ///
+    /// # Errors
+    /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`], [`Error::Candle`].
+    pub fn write_back(&self, network: &ResNet, sgd: &mut Sgd) -> Result<()> {
+        let learning = self.learning.as_ref().ok_or(Error::NotTraining)?;
+        let parameters = self.device.download(&self.state.parameters)?;
+        let running = self.device.download(&self.state.running)?;
+        let state = scatter(&self.state.layout, &network.state(), &parameters, &running)?;
+        network.load_state(&state.into_iter().collect())?;
+        let velocities = self.device.download(&learning.velocities)?;
+        let velocities = scatter(&self.state.layout, &sgd.velocities(), &velocities, &running)?;
+        sgd.load_velocities(&velocities.into_iter().collect())
+    }
+}
+
+/// `values` on the host, as float32, which holds them all exactly.
+fn copied(device: &Device, values: &Values<'_>) -> Result<Vec<f32>> {
+    Ok(match values {
+        Values::F32(values) => device.download(values)?,
+        Values::Bf16(values) => device.download(values)?.into_iter().map(f32::from).collect(),
+        Values::F16(values) => device.download(values)?.into_iter().map(f32::from).collect(),
+    })
+}
+
+/// The values of named tensors where the layout has them: in the buffer of parameters and in that of statistics.
+fn gather(layout: &Layout, tensors: &[(String, Tensor)]) -> Result<(Vec<f32>, Vec<f32>)> {
+    let (mut parameters, mut statistics) = (vec![0.0; layout.parameters], vec![0.0; layout.statistics]);
+    for (name, tensor) in tensors {
+        let Some(place) = layout.places.get(name) else { continue };
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        match place {
+            Place::Parameter(range) => parameters[range.clone()].copy_from_slice(&values),
+            Place::Statistic(range) => statistics[range.clone()].copy_from_slice(&values),
+        }
+    }
+    Ok((parameters, statistics))
+}
+
+/// The reverse: tensors of the shapes of `tensors`.
+fn scatter(
+    layout: &Layout,
+    tensors: &[(String, Tensor)],
+    parameters: &[f32],
+    statistics: &[f32],
+) -> Result<Vec<(String, Tensor)>> {
+    let named = tensors.iter().filter_map(|(name, tensor)| Some((name, tensor, layout.places.get(name)?)));
+    let of = |(name, tensor, place): (&String, &Tensor, &Place)| {
+        let values = match place {
+            Place::Parameter(range) => &parameters[range.clone()],
+            Place::Statistic(range) => &statistics[range.clone()],
+        };
+        Ok((name.clone(), Tensor::from_slice(values, tensor.shape(), tensor.device())?))
+    };
+    named.map(of).collect()
+}

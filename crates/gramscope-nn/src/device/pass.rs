@@ -1,0 +1,89 @@
+//! One pass of a program over a batch: a launch or two a step.
+
+mod backward;
+mod forward;
+
+use gramscope_cuda::plan::{Arithmetic, Convolution};
+use gramscope_cuda::{Launcher, Slice};
+
+use super::layout::Layout;
+use super::memory::{Memory, Places};
+use super::stored::Stored;
+use crate::Result;
+use crate::program::Step;
+
+/// Which statistics batch norms take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Statistics {
+    /// The running ones.
+    Running,
+    /// The batch's.
+    Batch,
+    /// The batch's, and the running ones move towards them.
+    Moving,
+}
+
+/// A network's parameters and running statistics, where `layout` says.
+pub(super) struct State {
+    pub(super) layout: Layout,
+    pub(super) parameters: Slice<f32>,
+    pub(super) running: Slice<f32>,
+}
+
+/// What a backward pass gives.
+pub(super) struct Targets {
+    /// As the parameters.
+    pub(super) gradients: Slice<f32>,
+    /// The sum of the batches' losses, and of how many images were right.
+    pub(super) totals: Slice<f64>,
+}
+
+/// A pass under way.
+pub(super) struct Pass<'a, T> {
+    pub(super) launcher: Launcher<'a>,
+    pub(super) arithmetic: Arithmetic,
+    pub(super) places: Places<'a>,
+    pub(super) memory: &'a mut Memory<T>,
+    pub(super) state: &'a mut State,
+    pub(super) statistics: Statistics,
+    /// There are some in training.
+    pub(super) targets: Option<&'a mut Targets>,
+}
+
+impl<T: Stored> Pass<'_, T> {
+    /// Enqueues a step.
+    pub(super) fn step(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Convolution { convolution, x, y } => self.convolution(convolution, x, y),
+            Step::Normalise { norm, x, addend, relu, y } => {
+                if self.statistics != Statistics::Running {
+                    self.take_statistics(norm, x)?;
+                }
+                self.normalise(norm, x, addend, relu, y)
+            }
+            Step::Add { sum, addend } => self.add(sum, addend),
+            Step::Relu { x } => self.relu(x),
+            Step::MaxPool { x, y } => self.max_pool(x, y),
+            Step::AveragePool { x } => self.average_pool(x),
+            Step::Logits => self.logits(),
+            Step::Loss => self.loss(),
+            Step::LogitsBackward => self.logits_backward(),
+            Step::AveragePoolBackward { dx } => self.average_pool_backward(dx),
+            Step::MaxPoolBackward { x, y, dy, dx } => self.max_pool_backward(x, y, dy, dx),
+            Step::NormaliseBackward { norm, x, dy, dx, added, relu } => {
+                self.normalise_backward(norm, [x, dy, dx], added, relu)
+            }
+            Step::WeightGradient { convolution, x, dy } => self.weight_gradient(convolution, x, dy),
+            Step::InputGradient { convolution, dy, dx, adds } => self.input_gradient(convolution, dy, dx, adds),
+            Step::Tap { .. } => Ok(()),
+        }
+    }
+
+    fn shape(&self, convolution: usize) -> Convolution {
+        self.places.program.convolution(convolution, self.places.images)
+    }
+
+    fn linear(&self) -> Convolution {
+        self.places.program.linear(self.places.images)
+    }
+}

@@ -1,0 +1,108 @@
+//! The steps of a backward pass.
+
+use gramscope_cuda::plan::Arithmetic;
+
+use super::Pass;
+use crate::device::layout::Weights;
+use crate::device::memory::Head;
+use crate::device::stored::Stored;
+use crate::program::{Added, Value, ValueId};
+use crate::{Error, Result};
+
+impl<T: Stored> Pass<'_, T> {
+    pub(super) fn logits_backward(&mut self) -> Result<()> {
+        let shape = self.linear();
+        let Weights { weight, bias } = self.state.layout.logits.clone();
+        let Head { pooled, dpooled, dlogits, .. } = &mut self.memory.head;
+        let (x, dy) = (pooled.as_view(), dlogits.as_view());
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let (mut before, mut behind) = gradients.split_at_mut(bias.start);
+        let dweight = &mut before.slice_mut(weight.clone());
+        let dbias = &mut behind.slice_mut(..bias.len());
+        let partials = &mut self.memory.partials.as_view_mut();
+        self.launcher.convolution_weight_gradient(dweight, dbias, partials, &x, &dy, &shape, Arithmetic::Float32)?;
+        let (weight, dx) = (self.state.parameters.slice(weight), &mut dpooled.as_view_mut());
+        Ok(self.launcher.convolution_input_gradient(dx, &dy, &weight, &shape, Arithmetic::Float32, false)?)
+    }
+
+    pub(super) fn average_pool_backward(&mut self, dx: ValueId) -> Result<()> {
+        let value = self.places.program.values[dx];
+        let [mut dx] = self.places.of(&mut self.memory.slots, [dx])?;
+        let (images, pixels) = (self.places.images, value.pixels());
+        let dpooled = self.memory.head.dpooled.as_view();
+        Ok(self.launcher.average_pool_backward(&mut dx.view_mut(), &dpooled, images, pixels, value.channels)?)
+    }
+
+    pub(super) fn max_pool_backward(&mut self, x: ValueId, y: ValueId, dy: ValueId, dx: ValueId) -> Result<()> {
+        let Value { side, channels } = self.places.program.values[x];
+        let [x, y, dy, mut dx] = self.places.of(&mut self.memory.slots, [x, y, dy, dx])?;
+        let (x, y, dy, dx) = (x.view(), y.view(), dy.view(), &mut dx.view_mut());
+        Ok(self.launcher.max_pool_backward(dx, &x, &y, &dy, self.places.images, side, side, channels)?)
+    }
+
+    pub(super) fn normalise_backward(
+        &mut self,
+        norm: usize,
+        [x, dy, dx]: [ValueId; 3],
+        added: Option<Added>,
+        relu: bool,
+    ) -> Result<()> {
+        let (rows, channels) = self.places.rows(x);
+        let norm = &self.state.layout.norms[norm];
+        let parameters = &self.state.parameters;
+        let (gamma, beta) = (parameters.slice(norm.gamma.clone()), parameters.slice(norm.beta.clone()));
+        let statistics = self.memory.statistics.slice(norm.statistics.clone());
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let (mut before, mut behind) = gradients.split_at_mut(norm.beta.start);
+        let slots = &mut self.memory.slots;
+        let ([x, dy, mut dx], mut added) = match added {
+            None => (self.places.of(slots, [x, dy, dx])?, None),
+            Some(Added { y, daddend }) => {
+                let [x, dy, dx, y, daddend] = self.places.of(slots, [x, dy, dx, y, daddend])?;
+                ([x, dy, dx], Some((y, daddend)))
+            }
+        };
+        let (y, mut daddend) = match &mut added {
+            None => (None, None),
+            Some((y, daddend)) => (Some(y.view()), Some(daddend.view_mut())),
+        };
+        self.launcher.batch_norm_backward(
+            &mut dx.view_mut(),
+            daddend.as_mut(),
+            &mut before.slice_mut(norm.gamma.clone()),
+            &mut behind.slice_mut(..norm.beta.len()),
+            &mut self.memory.sums.as_view_mut(),
+            &x.view(),
+            y.as_ref(),
+            &dy.view(),
+            &statistics,
+            &gamma,
+            &beta,
+            relu,
+            rows,
+            channels,
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn weight_gradient(&mut self, convolution: usize, x: ValueId, dy: ValueId) -> Result<()> {
+        let shape = self.shape(convolution);
+        let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();
+        let [x, dy] = self.places.of(&mut self.memory.slots, [x, dy])?;
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let (mut before, mut behind) = gradients.split_at_mut(bias.start);
+        let dweight = &mut before.slice_mut(weight);
+        let dbias = &mut behind.slice_mut(..bias.len());
+        let partials = &mut self.memory.partials.as_view_mut();
+        let (x, dy) = (x.view(), dy.view());
+        Ok(self.launcher.convolution_weight_gradient(dweight, dbias, partials, &x, &dy, &shape, self.arithmetic)?)
+    }
+
+    pub(super) fn input_gradient(&mut self, convolution: usize, dy: ValueId, dx: ValueId, adds: bool) -> Result<()> {
+        let shape = self.shape(convolution);
+        let weight = self.state.parameters.slice(self.state.layout.convolutions[convolution].weight.clone());
+        let [dy, mut dx] = self.places.of(&mut self.memory.slots, [dy, dx])?;
+        let dx = &mut dx.view_mut();
+        Ok(self.launcher.convolution_input_gradient(dx, &dy.view(), &weight, &shape, self.arithmetic, adds)?)
+    }
+}

@@ -1,0 +1,423 @@
+//! A network as a list of steps over numbered values: what a device runs, launch after launch, without deciding anything.
+//!
+//! [`Program`] is made from a network's [`Topology`], in one of three forms: evaluation, with what follows a batch norm fused
+//! into it; observation, where every layer of [`Topology::layers`] exists for a moment and is handed out; and training, whose
+//! backward steps are derived from the forward ones, last first. A value is `[images, side, side, channels]`. Values that are
+//! never there at the same time share a slot of memory.
+
+use std::collections::{BTreeSet, HashMap};
+
+#[cfg(feature = "cuda")]
+use gramscope_cuda::plan::Convolution;
+
+use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, Topology};
+
+/// The place of a value among a program's.
+pub(crate) type ValueId = usize;
+
+/// The value that the images are.
+pub(crate) const IMAGES: ValueId = 0;
+
+/// What a value is for one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Value {
+    /// Height and width.
+    pub(crate) side: usize,
+    pub(crate) channels: usize,
+}
+
+impl Value {
+    pub(crate) fn pixels(self) -> usize {
+        self.side * self.side
+    }
+
+    /// Numbers an image.
+    pub(crate) fn length(self) -> usize {
+        self.pixels() * self.channels
+    }
+}
+
+/// What is computed next. Convolutions and batch norms are numbered in the order of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// y = convolution(x).
+    Convolution { convolution: usize, x: ValueId, y: ValueId },
+    /// y = batch norm(x), then + addend, then ReLU, as far as there are such. In training the batch's statistics are taken
+    /// first, and kept.
+    Normalise { norm: usize, x: ValueId, addend: Option<ValueId>, relu: bool, y: ValueId },
+    /// sum += addend.
+    Add { sum: ValueId, addend: ValueId },
+    /// Negative values of x become 0.
+    Relu { x: ValueId },
+    /// y = max pooling(x).
+    MaxPool { x: ValueId, y: ValueId },
+    /// The pooled features are the means of x over its pixels.
+    AveragePool { x: ValueId },
+    /// The logits, from the pooled features.
+    Logits,
+    /// The loss, and its gradient by the logits.
+    Loss,
+    /// The gradients of the logits' weights and biases, and of the pooled features.
+    LogitsBackward,
+    /// dx, from the gradient of the pooled features.
+    AveragePoolBackward { dx: ValueId },
+    /// dx, from that of the max pooling's result y.
+    MaxPoolBackward { x: ValueId, y: ValueId, dy: ValueId, dx: ValueId },
+    /// The gradients of gamma and beta, of x, and of the addend where there was one.
+    NormaliseBackward { norm: usize, x: ValueId, dy: ValueId, dx: ValueId, added: Option<Added>, relu: bool },
+    /// The gradients of weights and biases.
+    WeightGradient { convolution: usize, x: ValueId, dy: ValueId },
+    /// dx, or what is added to it.
+    InputGradient { convolution: usize, dy: ValueId, dx: ValueId, adds: bool },
+    /// The layer of this number is what `of` says, now.
+    Tap { layer: usize, of: Tapped },
+}
+
+/// What the backward pass of a batch norm with an addition has to do beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// What the ReLU gave: with an addend, x does not tell where it let through.
+    pub(crate) y: ValueId,
+    /// The gradient of the addend.
+    pub(crate) daddend: ValueId,
+}
+
+/// What a layer's output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tapped {
+    Value(ValueId),
+    Pooled,
+    Logits,
+}
+
+/// A convolution of the network, and what it is given.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedConvolution {
+    /// The first part of its parameters' names.
+    pub(crate) name: String,
+    pub(crate) plan: ConvolutionPlan,
+    /// Height and width of its input.
+    pub(crate) side: usize,
+}
+
+/// A batch norm of the network.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedNorm {
+    /// The first part of its parameters' names.
+    pub(crate) name: String,
+    pub(crate) channels: usize,
+}
+
+/// A network in one of its forms.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) values: Vec<Value>,
+    pub(crate) convolutions: Vec<NamedConvolution>,
+    pub(crate) norms: Vec<NamedNorm>,
+    /// Pooled features.
+    pub(crate) features: usize,
+    pub(crate) classes: usize,
+}
+
+impl Program {
+    /// What gives the logits, and nothing beside.
+    ///
+    /// None for Shake-Shake networks: mixing branches is not a step yet.
+    pub(crate) fn evaluation(topology: &Topology, image_side: usize) -> Option<Self> {
+        Some(Builder::new(topology, image_side, false).network(topology)?.program)
+    }
+
+    /// The same with a tap behind every layer, in the order of [`Topology::layers`].
+    pub(crate) fn observation(topology: &Topology, image_side: usize) -> Option<Self> {
+        Some(Builder::new(topology, image_side, true).network(topology)?.program)
+    }
+
+    /// What gives the loss and every parameter's gradient.
+    pub(crate) fn training(topology: &Topology, image_side: usize) -> Option<Self> {
+        let mut program = Self::evaluation(topology, image_side)?;
+        let forward = program.steps.clone();
+        program.steps.push(Step::Loss);
+        let mut gradients = Gradients { program: &mut program, of: HashMap::new() };
+        forward.iter().rev().for_each(|step| gradients.add_backward(step));
+        Some(program)
+    }
+
+    /// The shape of convolution number `convolution` of so many images.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn convolution(&self, convolution: usize, images: usize) -> Convolution {
+        let NamedConvolution { plan, side, .. } = &self.convolutions[convolution];
+        let ConvolutionPlan { kernel, from, to, stride } = *plan;
+        Convolution { images, height: *side, width: *side, from, to, kernel, stride, padding: kernel / 2 }
+    }
+
+    /// The linear layer, as a convolution of images of one pixel.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn linear(&self, images: usize) -> Convolution {
+        let (from, to) = (self.features, self.classes);
+        Convolution { images, height: 1, width: 1, from, to, kernel: 1, stride: 1, padding: 0 }
+    }
+
+    /// Where values lie, so that those that are needed at the same time lie apart.
+    pub(crate) fn slots(&self) -> Slots {
+        let mut last = vec![0; self.values.len()];
+        for (place, step) in self.steps.iter().enumerate() {
+            step.values().for_each(|value| last[value] = place);
+        }
+        // Whoever runs the program may look at the images at any time.
+        last[IMAGES] = self.steps.len();
+        let mut slots = Slots { of: vec![usize::MAX; self.values.len()], lengths: Vec::new() };
+        let mut free = Vec::new();
+        slots.give(IMAGES, self.values[IMAGES].length(), &mut free);
+        for (place, step) in self.steps.iter().enumerate() {
+            for value in step.values().filter(|&value| slots.of[value] == usize::MAX).collect::<Vec<_>>() {
+                slots.give(value, self.values[value].length(), &mut free);
+            }
+            let done: BTreeSet<ValueId> = step.values().filter(|&value| last[value] == place).collect();
+            free.extend(done.into_iter().map(|value| slots.of[value]));
+        }
+        slots
+    }
+}
+
+impl Step {
+    /// Every value it reads or writes.
+    pub(crate) fn values(&self) -> impl Iterator<Item = ValueId> {
+        let some = |values: [ValueId; 2]| values.map(Some).into_iter().chain([None; 3]).collect::<Vec<_>>();
+        let values = match *self {
+            Self::Convolution { x, y, .. } | Self::MaxPool { x, y } => some([x, y]),
+            Self::Normalise { x, addend, y, .. } => vec![Some(x), addend, Some(y)],
+            Self::Add { sum, addend } => some([sum, addend]),
+            Self::Relu { x } | Self::AveragePool { x } | Self::Tap { of: Tapped::Value(x), .. } => vec![Some(x)],
+            Self::AveragePoolBackward { dx } => vec![Some(dx)],
+            Self::MaxPoolBackward { x, y, dy, dx } => vec![Some(x), Some(y), Some(dy), Some(dx)],
+            Self::NormaliseBackward { x, dy, dx, added, .. } => {
+                let (y, daddend) = (added.map(|added| added.y), added.map(|added| added.daddend));
+                vec![Some(x), y, Some(dy), Some(dx), daddend]
+            }
+            Self::WeightGradient { x, dy, .. } => some([x, dy]),
+            Self::InputGradient { dy, dx, .. } => some([dy, dx]),
+            Self::Logits | Self::Loss | Self::LogitsBackward | Self::Tap { .. } => vec![],
+        };
+        values.into_iter().flatten()
+    }
+}
+
+/// Memory that values share.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    /// Of each value, its slot.
+    pub(crate) of: Vec<usize>,
+    /// Of each slot, its numbers an image.
+    pub(crate) lengths: Vec<usize>,
+}
+
+impl Slots {
+    /// Gives `value` the free slot that fits best: the smallest that is large enough, else the largest, which grows, else a
+    /// new one.
+    fn give(&mut self, value: ValueId, length: usize, free: &mut Vec<usize>) {
+        let fit = |&place: &usize| {
+            let has = self.lengths[free[place]];
+            if has >= length { (0, has - length) } else { (1, length - has) }
+        };
+        let slot = match (0..free.len()).min_by_key(fit) {
+            Some(place) => free.swap_remove(place),
+            None => {
+                self.lengths.push(0);
+                self.lengths.len() - 1
+            }
+        };
+        self.lengths[slot] = self.lengths[slot].max(length);
+        self.of[value] = slot;
+    }
+
+    /// Numbers an image, of all slots.
+    pub(crate) fn length(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+}
+
+/// Puts the forward steps together.
+struct Builder {
+    program: Program,
+    /// Whether every layer is to be seen.
+    observed: bool,
+    /// Layers so far.
+    layers: usize,
+}
+
+impl Builder {
+    fn new(topology: &Topology, image_side: usize, observed: bool) -> Self {
+        let program = Program {
+            steps: Vec::new(),
+            values: vec![Value { side: image_side, channels: IMAGE_CHANNELS }],
+            convolutions: Vec::new(),
+            norms: Vec::new(),
+            features: topology.features(),
+            classes: topology.classes,
+        };
+        Self { program, observed, layers: 0 }
+    }
+
+    fn network(mut self, topology: &Topology) -> Option<Self> {
+        let stem = &topology.stem;
+        let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
+        let mut x = self.normalise("stem.bn".to_owned(), convolved, None, true);
+        if let Some(side) = stem.pooled_side {
+            let y = self.value(side, stem.convolution.to);
+            self.step(Step::MaxPool { x, y });
+            self.tap(Tapped::Value(y));
+            x = y;
+        }
+        for block in &topology.blocks {
+            x = self.block(block, x)?;
+        }
+        self.step(Step::AveragePool { x });
+        self.tap(Tapped::Pooled);
+        self.step(Step::Logits);
+        self.tap(Tapped::Logits);
+        Some(self)
+    }
+
+    fn block(&mut self, plan: &BlockPlan, input: ValueId) -> Option<ValueId> {
+        if plan.branches > 1 {
+            return None;
+        }
+        let prefix = plan.branch_prefix(0);
+        let mut x = input;
+        let all = plan.convolutions.len();
+        for (number, (convolution, &side)) in (1..).zip(plan.convolutions.iter().zip(&plan.sides)) {
+            x = self.convolution(format!("{prefix}.conv{number}"), *convolution, x, side);
+            if number < all {
+                x = self.normalise(format!("{prefix}.bn{number}"), x, None, true);
+            }
+        }
+        let norm = format!("{prefix}.bn{all}");
+        // Layers are counted in the order in which they are there one by one: the branch, the shortcut, the addition.
+        if self.observed {
+            let branch = self.normalise(norm, x, None, false);
+            if let Some(addend) = self.shortcut(plan, input) {
+                self.step(Step::Add { sum: branch, addend });
+                self.tap(Tapped::Value(branch));
+            }
+            self.relu(branch);
+            return Some(branch);
+        }
+        let addend = self.shortcut(plan, input);
+        Some(self.normalise(norm, x, addend, true))
+    }
+
+    /// What is added to the branch's result.
+    fn shortcut(&mut self, plan: &BlockPlan, input: ValueId) -> Option<ValueId> {
+        match plan.shortcut {
+            ShortcutPlan::None => None,
+            ShortcutPlan::Identity => Some(input),
+            ShortcutPlan::Projection { convolution, normalised } => {
+                let name = format!("{}.shortcut", plan.prefix());
+                let side = plan.sides.last().copied().unwrap_or(0);
+                let projected = self.convolution(name.clone(), convolution, input, side);
+                match normalised {
+                    false => Some(projected),
+                    true => Some(self.normalise(format!("{name}_bn"), projected, None, false)),
+                }
+            }
+        }
+    }
+
+    fn convolution(&mut self, name: String, plan: ConvolutionPlan, x: ValueId, side: usize) -> ValueId {
+        let y = self.value(side, plan.to);
+        let convolution = self.program.convolutions.len();
+        self.program.convolutions.push(NamedConvolution { name, plan, side: self.program.values[x].side });
+        self.step(Step::Convolution { convolution, x, y });
+        self.tap(Tapped::Value(y));
+        y
+    }
+
+    /// What follows the batch norm is fused into it, unless every layer is to be seen.
+    fn normalise(&mut self, name: String, x: ValueId, addend: Option<ValueId>, relu: bool) -> ValueId {
+        let Value { side, channels } = self.program.values[x];
+        let y = self.value(side, channels);
+        let norm = self.program.norms.len();
+        self.program.norms.push(NamedNorm { name, channels });
+        self.step(Step::Normalise { norm, x, addend, relu: relu && !self.observed, y });
+        self.tap(Tapped::Value(y));
+        if relu && self.observed {
+            self.relu(y);
+        }
+        y
+    }
+
+    fn relu(&mut self, x: ValueId) {
+        self.step(Step::Relu { x });
+        self.tap(Tapped::Value(x));
+    }
+
+    fn value(&mut self, side: usize, channels: usize) -> ValueId {
+        self.program.values.push(Value { side, channels });
+        self.program.values.len() - 1
+    }
+
+    fn step(&mut self, step: Step) {
+        self.program.steps.push(step);
+    }
+
+    fn tap(&mut self, of: Tapped) {
+        if self.observed {
+            self.step(Step::Tap { layer: self.layers, of });
+            self.layers += 1;
+        }
+    }
+}
+
+/// Puts the backward steps together.
+struct Gradients<'a> {
+    program: &'a mut Program,
+    /// The gradients there are, by what they are the gradients of.
+    of: HashMap<ValueId, ValueId>,
+}
+
+impl Gradients<'_> {
+    /// The steps that give the gradients of what `step` reads from those of what it gives.
+    fn add_backward(&mut self, step: &Step) {
+        match *step {
+            Step::Logits => self.program.steps.push(Step::LogitsBackward),
+            Step::AveragePool { x } => {
+                let dx = self.fresh(x);
+                self.program.steps.push(Step::AveragePoolBackward { dx });
+            }
+            Step::MaxPool { x, y } => {
+                let (dy, dx) = (self.of[&y], self.fresh(x));
+                self.program.steps.push(Step::MaxPoolBackward { x, y, dy, dx });
+            }
+            Step::Normalise { norm, x, addend, relu, y } => {
+                let dy = self.of[&y];
+                // The last to read it, and so the first to say what its gradient is.
+                let added = addend.map(|addend| Added { y, daddend: self.fresh(addend) });
+                let dx = self.fresh(x);
+                self.program.steps.push(Step::NormaliseBackward { norm, x, dy, dx, added, relu });
+            }
+            Step::Convolution { convolution, x, y } => {
+                let dy = self.of[&y];
+                self.program.steps.push(Step::WeightGradient { convolution, x, dy });
+                if x != IMAGES {
+                    let adds = self.of.contains_key(&x);
+                    let dx = if adds { self.of[&x] } else { self.fresh(x) };
+                    self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds });
+                }
+            }
+            _ => unreachable!("no other step is in the forward part of a training program"),
+        }
+    }
+
+    /// The gradient of `value`, which nothing has been written to yet.
+    fn fresh(&mut self, value: ValueId) -> ValueId {
+        self.program.values.push(self.program.values[value]);
+        let gradient = self.program.values.len() - 1;
+        let before = self.of.insert(value, gradient);
+        assert!(before.is_none(), "value {value} has a gradient already, which would be lost");
+        gradient
+    }
+}
+
+#[cfg(test)]
+mod tests;

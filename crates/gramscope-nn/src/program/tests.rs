@@ -1,0 +1,180 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+
+use candle_core::Device;
+
+use super::*;
+use crate::{Family, ResNet, ResNetConfig};
+
+/// Every kind of network that has a program.
+fn configs() -> Vec<ResNetConfig> {
+    let cifar = ResNetConfig { depth: 14, width: 0.5, image_side: 9, classes: 3, ..ResNetConfig::default() };
+    vec![
+        cifar.clone(),
+        ResNetConfig { residual: false, ..cifar.clone() },
+        ResNetConfig { family: Family::ImageNet, depth: 35, image_side: 33, width: 0.25, ..cifar.clone() },
+        ResNetConfig { family: Family::ImageNet, depth: 35, image_side: 32, residual: false, ..cifar },
+    ]
+}
+
+/// What a step reads, and what it writes.
+fn accesses(step: &Step) -> (Vec<ValueId>, Vec<ValueId>) {
+    match *step {
+        Step::Convolution { x, y, .. } | Step::MaxPool { x, y } => (vec![x], vec![y]),
+        Step::Normalise { x, addend, y, .. } => ([x].into_iter().chain(addend).collect(), vec![y]),
+        Step::Add { sum, addend } => (vec![sum, addend], vec![sum]),
+        Step::Relu { x } => (vec![x], vec![x]),
+        Step::AveragePool { x } | Step::Tap { of: Tapped::Value(x), .. } => (vec![x], vec![]),
+        Step::AveragePoolBackward { dx } => (vec![], vec![dx]),
+        Step::MaxPoolBackward { x, y, dy, dx } => (vec![x, y, dy], vec![dx]),
+        Step::NormaliseBackward { x, dy, dx, added: None, .. } => (vec![x, dy], vec![dx]),
+        Step::NormaliseBackward { x, dy, dx, added: Some(Added { y, daddend }), .. } => {
+            (vec![x, dy, y], vec![dx, daddend])
+        }
+        Step::WeightGradient { x, dy, .. } => (vec![x, dy], vec![]),
+        Step::InputGradient { dy, dx, adds: false, .. } => (vec![dy], vec![dx]),
+        Step::InputGradient { dy, dx, adds: true, .. } => (vec![dy, dx], vec![dx]),
+        Step::Logits | Step::Loss | Step::LogitsBackward | Step::Tap { .. } => (vec![], vec![]),
+    }
+}
+
+/// Runs the program with nothing but the names of values: whoever reads a value must find it where it was written, whole.
+fn check_memory(program: &Program) {
+    let slots = program.slots();
+    let mut held: Vec<Option<ValueId>> = vec![None; slots.lengths.len()];
+    held[slots.of[IMAGES]] = Some(IMAGES);
+    for step in &program.steps {
+        let (reads, writes) = accesses(step);
+        let touched: Vec<ValueId> = step.values().collect();
+        assert!(reads.iter().chain(&writes).all(|value| touched.contains(value)), "{step:?}");
+        for &value in &reads {
+            assert_eq!(held[slots.of[value]], Some(value), "{step:?} reads what is not there");
+        }
+        for &value in &writes {
+            held[slots.of[value]] = Some(value);
+            assert!(slots.lengths[slots.of[value]] >= program.values[value].length());
+        }
+        for value in touched {
+            assert_eq!(held[slots.of[value]], Some(value), "{step:?} has overwritten one of its own");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_read_that_is_not_there() {
+    for config in configs() {
+        let (topology, side) = (config.topology(), config.image_side);
+        for program in [Program::evaluation, Program::observation, Program::training] {
+            check_memory(&program(&topology, side).unwrap());
+        }
+    }
+}
+
+#[test]
+fn taps_are_the_layers_in_their_order() {
+    for config in configs() {
+        let program = Program::observation(&config.topology(), config.image_side).unwrap();
+        let layers = config.layers();
+        let taps: Vec<(usize, Vec<usize>)> = program
+            .steps
+            .iter()
+            .filter_map(|step| match *step {
+                Step::Tap { layer, of: Tapped::Value(value) } => {
+                    let Value { side, channels } = program.values[value];
+                    Some((layer, vec![side, side, channels]))
+                }
+                Step::Tap { layer, of: Tapped::Pooled } => Some((layer, vec![program.features])),
+                Step::Tap { layer, of: Tapped::Logits } => Some((layer, vec![program.classes])),
+                _ => None,
+            })
+            .collect();
+        let expected: Vec<_> = layers.iter().enumerate().map(|(place, layer)| (place, layer.shape.clone())).collect();
+        assert_eq!(taps, expected);
+    }
+}
+
+/// Where a device looks for parameters and statistics, and which shapes it expects there.
+#[test]
+fn names_and_shapes_are_the_networks() {
+    for config in configs() {
+        let network = ResNet::new(&config, 0, &Device::Cpu).unwrap();
+        let program = Program::evaluation(&config.topology(), config.image_side).unwrap();
+        let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
+        for NamedConvolution { name, plan, .. } in &program.convolutions {
+            expected.push((format!("{name}.weight"), vec![plan.to, plan.kernel, plan.kernel, plan.from]));
+            expected.push((format!("{name}.bias"), vec![plan.to]));
+        }
+        for NamedNorm { name, channels } in &program.norms {
+            for part in ["weight", "bias", "running_mean", "running_var"] {
+                expected.push((format!("{name}.{part}"), vec![*channels]));
+            }
+        }
+        expected.push(("logits.weight".to_owned(), vec![program.classes, program.features]));
+        expected.push(("logits.bias".to_owned(), vec![program.classes]));
+        let mut found: Vec<_> =
+            network.state().into_iter().map(|(name, tensor)| (name, tensor.dims().to_vec())).collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+        for step in &program.steps {
+            if let Step::Convolution { convolution, x, y } = *step {
+                let NamedConvolution { plan, side, .. } = &program.convolutions[convolution];
+                assert_eq!((program.values[x].side, program.values[x].channels), (*side, plan.from));
+                assert_eq!((program.values[y].side, program.values[y].channels), (side.div_ceil(plan.stride), plan.to));
+            }
+        }
+    }
+}
+
+#[test]
+fn training_gives_every_gradient_once() {
+    for config in configs() {
+        let program = Program::training(&config.topology(), config.image_side).unwrap();
+        let (mut convolutions, mut norms, mut heads) = (HashSet::new(), HashSet::new(), 0);
+        for step in &program.steps {
+            match *step {
+                Step::WeightGradient { convolution, .. } => assert!(convolutions.insert(convolution)),
+                Step::NormaliseBackward { norm, .. } => assert!(norms.insert(norm)),
+                Step::LogitsBackward => heads += 1,
+                _ => {}
+            }
+        }
+        assert_eq!((convolutions.len(), norms.len()), (program.convolutions.len(), program.norms.len()));
+        assert_eq!(heads, 1);
+        assert!(program.steps.iter().filter(|step| matches!(step, Step::Loss)).count() == 1);
+    }
+}
+
+/// A value that no step of the backward pass wants is let go at once: evaluation needs three values of the largest size (a
+/// block's input, which is its shortcut, and what a convolution reads and writes) and the images, whatever the depth.
+#[test]
+fn memory_of_an_evaluation_does_not_grow_with_depth() {
+    let at_depth = |depth: usize| {
+        let config = ResNetConfig { depth, ..ResNetConfig::default() };
+        Program::evaluation(&config.topology(), config.image_side).unwrap().slots().length()
+    };
+    assert_eq!(at_depth(110), at_depth(20));
+    assert!(at_depth(20) <= 3 * 32 * 32 * 16 + 32 * 32 * 3, "{}", at_depth(20));
+}
+
+/// Training keeps two values a batch norm, its input and what follows it, and beside them few: no gradient is kept longer
+/// than it is wanted.
+#[test]
+fn memory_of_training_is_what_has_to_be_kept() {
+    let config = ResNetConfig { depth: 56, ..ResNetConfig::default() };
+    let program = Program::training(&config.topology(), config.image_side).unwrap();
+    let of = |step: &Step| match *step {
+        Step::Normalise { x, y, .. } => program.values[x].length() + program.values[y].length(),
+        _ => 0,
+    };
+    let kept: usize = program.steps.iter().map(of).sum();
+    let found = program.slots().length();
+    assert!(found <= kept + 4 * 32 * 32 * 16 + 32 * 32 * 3, "{found} numbers an image, {kept} are kept");
+}
+
+#[test]
+fn shake_shake_has_no_program_yet() {
+    let config = ResNetConfig { shake_shake: true, ..ResNetConfig::default() };
+    assert!(Program::training(&config.topology(), config.image_side).is_none());
+}

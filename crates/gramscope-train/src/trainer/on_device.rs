@@ -1,0 +1,93 @@
+//! A run's steps on a GPU.
+//!
+//! The data set lies there as bytes, and a batch is cropped and flipped where it is; only the order of its images goes to
+//! the device. Where the host has to draw it, because its colours are distorted, it goes as float32.
+
+use candle_core::Device;
+use gramscope_nn::device::{DeviceNetwork, Images, StoredImages, Totals};
+use gramscope_nn::{Processor, ResNet, Sgd};
+
+use crate::augment::{Augmentation, UNPLACED};
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluate::{self, Evaluation};
+use crate::settings::TrainSettings;
+
+/// A run's network and data on a GPU.
+pub(super) struct OnDevice {
+    network: DeviceNetwork,
+    /// The training images, unless the host draws them.
+    train: Option<StoredImages>,
+    test: StoredImages,
+}
+
+impl OnDevice {
+    /// For the run of `settings`, from where `network` and `sgd` are; none where the CPU trains.
+    pub(super) fn new(
+        processor: &Processor,
+        settings: &TrainSettings,
+        dataset: &Dataset,
+        labels: &[u32],
+        network: &ResNet,
+        sgd: &Sgd,
+    ) -> Result<Option<Self>> {
+        let Processor::Gpu { device, arithmetic } = processor else { return Ok(None) };
+        if settings.first_pc_penalty > 0.0 {
+            return Err(Error::OnCpuOnly { setting: "first_pc_penalty" });
+        }
+        let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
+        on_device.learn(sgd)?;
+        let stored = |split: &Split, labels: &[u32]| StoredImages::new(device, split.pixels(), labels, split.image_side());
+        let is_drawn_here = settings.colour_distortion > 0.0;
+        let train = if is_drawn_here { None } else { Some(stored(&dataset.train, labels)?) };
+        Ok(Some(Self { network: on_device, train, test: stored(&dataset.test, dataset.test.labels())? }))
+    }
+
+    pub(super) fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
+        Ok(self.network.set_learning_rate(rate)?)
+    }
+
+    /// Enqueues a step on the images at `indices` of the training split, of these `labels`.
+    pub(super) fn step(
+        &mut self,
+        augmentation: &Augmentation,
+        split: &Split,
+        labels: &[u32],
+        indices: &[usize],
+        epoch: u32,
+    ) -> Result<()> {
+        if let Some(images) = &self.train {
+            let (order, placing) = (places(indices), augmentation.placing(epoch));
+            return Ok(self.network.step(Images::Stored { images, order: &order, placing })?);
+        }
+        let pixels = augmentation.batch(split, indices, epoch, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
+        Ok(self.network.step(Images::Host { pixels: &pixels, labels: &labels })?)
+    }
+
+    /// The losses and the correct images of the steps since this was last asked for.
+    pub(super) fn take_totals(&mut self) -> Result<Totals> {
+        Ok(self.network.take_totals()?)
+    }
+
+    /// How the network does on the test images.
+    pub(super) fn evaluate(&mut self, split: &Split, classes: usize) -> Result<Evaluation> {
+        let indices: Vec<usize> = (0..split.len()).collect();
+        let mut logits = Vec::with_capacity(split.len() * classes);
+        for batch in indices.chunks(evaluate::BATCH) {
+            let (images, order) = (&self.test, places(batch));
+            logits.extend(self.network.forward(Images::Stored { images, order: &order, placing: UNPLACED })?);
+        }
+        Ok(Evaluation::new(logits, split.labels(), classes))
+    }
+
+    /// Brings what has been learnt to the host.
+    pub(super) fn write_back(&self, network: &ResNet, sgd: &mut Sgd) -> Result<()> {
+        Ok(self.network.write_back(network, sgd)?)
+    }
+}
+
+/// Places in a split, as a device takes them: no split has as many as 2^32 images.
+fn places(indices: &[usize]) -> Vec<u32> {
+    indices.iter().map(|&index| u32::try_from(index).unwrap_or(u32::MAX)).collect()
+}
