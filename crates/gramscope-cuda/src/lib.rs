@@ -56,6 +56,7 @@ pub use launchers::{
     Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
     Partials, PartialsMut, ProductLengths, Uploaded, Values,
 };
+pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
 pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};

@@ -67,6 +67,36 @@ pub struct HsicShape {
     pub padding: i32,
 }
 
+/// convolution.cu's `ConvolutionShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConvolutionShape {
+    /// Images of a batch.
+    pub images: i32,
+    /// Rows of an image of x.
+    pub height: i32,
+    /// Columns of an image of x.
+    pub width: i32,
+    /// Channels of x.
+    pub from: i32,
+    /// Rows of an image of y.
+    pub out_height: i32,
+    /// Columns of an image of y.
+    pub out_width: i32,
+    /// Channels of y.
+    pub to: i32,
+    /// Side of the kernel.
+    pub kernel: i32,
+    /// Pixels of x from one pixel of y to the next.
+    pub stride: i32,
+    /// Zeros on all four sides of an image of x.
+    pub padding: i32,
+    /// 1 where the input gradient is added to what dx holds, 0 where it replaces it.
+    pub adds: i32,
+    /// Parts of the pixels of y whose weight gradients are summed apart.
+    pub groups: i32,
+}
+
 /// What one layer's Gram matrix came to in one batch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -173,7 +203,8 @@ mod crossing {
     use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
     use super::{
-        CentreShape, EigenShape, EigenSummary, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Selection, Weight,
+        CentreShape, ConvolutionShape, EigenShape, EigenSummary, GramShape, HsicShape, LayerSum, RbfShape, RowSummary,
+        Selection, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -190,6 +221,6 @@ mod crossing {
     }
 
     crosses!(
-        GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24
+        GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48
     );
 }

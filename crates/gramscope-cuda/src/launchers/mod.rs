@@ -1,6 +1,7 @@
 //! One safe launcher a kernel. What a kernel computes, and what its buffers hold, stands at its head in kernels/.
 
 mod activation;
+mod convolution;
 mod eigen;
 mod gram;
 mod hsic;
