@@ -1,6 +1,7 @@
 //! Every kernel, loaded once a device.
 
 mod convolution;
+mod training;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::device::refused;
 use crate::error::Error;
 use crate::images::{self, Image};
 pub(crate) use convolution::ConvolutionFunctions;
+pub(crate) use training::{BatchNormFunctions, TrainingFunctions};
 
 /// A kernel and its name.
 pub(crate) struct Kernel {
@@ -61,6 +63,7 @@ pub(crate) struct Functions {
     pub(crate) eigen_deflate: Kernel,
     pub(crate) eigen_naive: Kernel,
     pub(crate) convolution: Typed<ConvolutionFunctions>,
+    pub(crate) training: TrainingFunctions,
 }
 
 impl Functions {
@@ -93,6 +96,7 @@ impl Functions {
             eigen_deflate: eigen.kernel("gs_eigen_deflate")?,
             eigen_naive: eigen.kernel("gs_eigen_naive")?,
             convolution: convolution::load(&Family::load(stream, &images::CONVOLUTION, shared_bytes)?)?,
+            training: TrainingFunctions::load(stream, shared_bytes)?,
         })
     }
 }
