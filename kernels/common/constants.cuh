@@ -24,6 +24,14 @@ constexpr int MAX_BUFFERS = 6;
 // Threads of the kernels that take a column each, and of those that take an entry or a row each.
 constexpr int COLUMN_THREADS = 128;
 constexpr int ENTRY_THREADS = 256;
+// Bytes that a thread of training's kernels loads at once, where it can: a run of 4 float32 or 8 bfloat16 values.
+constexpr int RUN_BYTES = 16;
+// Rows that a thread of gs_batch_norm_* has in flight together.
+constexpr int BATCH_NORM_ROWS = 4;
+// Threads of the block of gs_loss_softmax_cross_entropy: a warp an image, as many warps as there may be.
+constexpr int LOSS_THREADS = 1024;
+// Threads of gs_pooling_average_*, whose results are few: small blocks reach more multiprocessors.
+constexpr int POOLING_THREADS = 64;
 // Groups of threads of gs_ucenter_reduce_*: each adds up a part of the splits.
 constexpr int REDUCE_GROUPS = 4;
 // Side of the tile, and features of the slab, of the float64 Gram kernel.

@@ -27,6 +27,17 @@ __device__ __forceinline__ float to_float(F16 value) {
 #endif
 }
 
+__device__ __forceinline__ void store(float* to, float value) { *to = value; }
+
+// To nearest, ties to even.
+__device__ __forceinline__ void store(BF16* to, float value) {
+#if GS_DEVICE
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+#else
+    to->bits = emulation::to_bf16(value);
+#endif
+}
+
 // Two float16 values in a register, `low` in its lower half; to nearest, ties to even.
 __device__ __forceinline__ unsigned pack_f16(float low, float high) {
 #if GS_DEVICE

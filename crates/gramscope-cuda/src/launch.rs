@@ -52,6 +52,20 @@ impl<'a> Arguments<'a> {
         self.add(argument, buffer, length, true)
     }
 
+    /// `buffer` begins at a multiple of `bytes`.
+    pub(crate) fn aligned<T>(
+        &self,
+        argument: &'static str,
+        buffer: &impl DevicePtr<T>,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        let (start, _record) = buffer.device_ptr(self.stream);
+        if start.is_multiple_of(bytes as u64) {
+            return Ok(());
+        }
+        Err(wrong(self.kernel, argument, format!("at {start:#x}"), format!("aligned to {bytes} bytes")))
+    }
+
     fn add<T>(
         &mut self,
         argument: &'static str,

@@ -54,8 +54,9 @@ pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Versi
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
-    Partials, PartialsMut, ProductLengths, Uploaded, Values,
+    Partials, PartialsMut, Placing, ProductLengths, Uploaded, Values,
 };
+pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
 pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};

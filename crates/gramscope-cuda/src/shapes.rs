@@ -67,6 +67,122 @@ pub struct HsicShape {
     pub padding: i32,
 }
 
+/// convolution.cu's `ConvolutionShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConvolutionShape {
+    /// Images of a batch.
+    pub images: i32,
+    /// Rows of an image of x.
+    pub height: i32,
+    /// Columns of an image of x.
+    pub width: i32,
+    /// Channels of x.
+    pub from: i32,
+    /// Rows of an image of y.
+    pub out_height: i32,
+    /// Columns of an image of y.
+    pub out_width: i32,
+    /// Channels of y.
+    pub to: i32,
+    /// Side of the kernel.
+    pub kernel: i32,
+    /// Pixels of x from one pixel of y to the next.
+    pub stride: i32,
+    /// Zeros on all four sides of an image of x.
+    pub padding: i32,
+    /// 1 where the input gradient is added to what dx holds, 0 where it replaces it.
+    pub adds: i32,
+    /// Parts of the pixels of y whose weight gradients are summed apart.
+    pub groups: i32,
+}
+
+/// batch_norm.cu's `BatchNormShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchNormShape {
+    /// Images times pixels.
+    pub rows: i32,
+    /// Channels.
+    pub channels: i32,
+    /// Columns of a block's tile.
+    pub tile: i32,
+    /// Parts that the rows are split into.
+    pub splits: i32,
+    /// 1 where a ReLU follows.
+    pub relu: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// elementwise.cu's `ElementwiseShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ElementwiseShape {
+    /// Values.
+    pub length: i64,
+}
+
+/// pooling.cu's `PoolingShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolingShape {
+    /// Images of a batch.
+    pub images: i32,
+    /// Rows of an image.
+    pub height: i32,
+    /// Columns of an image.
+    pub width: i32,
+    /// Channels.
+    pub channels: i32,
+}
+
+/// loss.cu's `LossShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossShape {
+    /// Images of a batch.
+    pub images: i32,
+    /// Classes.
+    pub classes: i32,
+}
+
+/// sgd.cu's `SgdShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SgdShape {
+    /// Parameters.
+    pub length: i64,
+    /// How many of them, the first ones, decay.
+    pub decaying: i64,
+    /// Share of the velocity that is kept.
+    pub momentum: f32,
+    /// Twice the weight decay.
+    pub twice_decay: f32,
+}
+
+/// augment.cu's `AugmentShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AugmentShape {
+    /// The run's seed.
+    pub seed: u64,
+    /// Images of the data set.
+    pub count: i64,
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// Images of a batch.
+    pub batch: i32,
+    /// Rows, and columns, of an image.
+    pub side: i32,
+    /// Reflected pixels on each side.
+    pub padding: i32,
+    /// 1 where images are flipped at random.
+    pub flip: i32,
+    /// 0.
+    pub unused: i32,
+}
+
 /// What one layer's Gram matrix came to in one batch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -173,7 +289,8 @@ mod crossing {
     use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
     use super::{
-        CentreShape, EigenShape, EigenSummary, GramShape, HsicShape, LayerSum, RbfShape, RowSummary, Selection, Weight,
+        AugmentShape, BatchNormShape, CentreShape, ConvolutionShape, EigenShape, EigenSummary, ElementwiseShape,
+        GramShape, HsicShape, LayerSum, LossShape, PoolingShape, RbfShape, RowSummary, Selection, SgdShape, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -190,6 +307,7 @@ mod crossing {
     }
 
     crosses!(
-        GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24
+        GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
+        BatchNormShape: 24, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40
     );
 }

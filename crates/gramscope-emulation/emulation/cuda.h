@@ -38,6 +38,10 @@ inline float __uint_as_float(unsigned bits) { return emulated_bits<float>(bits);
 inline long long __double_as_longlong(double value) { return emulated_bits<long long>(value); }
 inline double __longlong_as_double(long long bits) { return emulated_bits<double>(bits); }
 
+// Rounded once each, and never contracted with what follows.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+
 inline void __syncthreads() { emulation::barrier_all(); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
@@ -46,4 +50,5 @@ using std::fabs;
 using std::fma;
 using std::fmax;
 using std::fmin;
+using std::log;
 using std::sqrt;

@@ -1,5 +1,8 @@
 //! Every kernel, loaded once a device.
 
+mod convolution;
+mod training;
+
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -10,6 +13,8 @@ use crate::constants;
 use crate::device::refused;
 use crate::error::Error;
 use crate::images::{self, Image};
+pub(crate) use convolution::ConvolutionFunctions;
+pub(crate) use training::{BatchNormFunctions, TrainingFunctions};
 
 /// A kernel and its name.
 pub(crate) struct Kernel {
@@ -57,6 +62,8 @@ pub(crate) struct Functions {
     pub(crate) eigen_subspace: Kernel,
     pub(crate) eigen_deflate: Kernel,
     pub(crate) eigen_naive: Kernel,
+    pub(crate) convolution: Typed<ConvolutionFunctions>,
+    pub(crate) training: TrainingFunctions,
 }
 
 impl Functions {
@@ -88,6 +95,8 @@ impl Functions {
             eigen_subspace: eigen.kernel("gs_eigen_subspace")?,
             eigen_deflate: eigen.kernel("gs_eigen_deflate")?,
             eigen_naive: eigen.kernel("gs_eigen_naive")?,
+            convolution: convolution::load(&Family::load(stream, &images::CONVOLUTION, shared_bytes)?)?,
+            training: TrainingFunctions::load(stream, shared_bytes)?,
         })
     }
 }

@@ -1,13 +1,21 @@
 //! One safe launcher a kernel. What a kernel computes, and what its buffers hold, stands at its head in kernels/.
 
 mod activation;
+mod augment;
+mod batch_norm;
+mod convolution;
 mod eigen;
+mod elementwise;
 mod gram;
 mod hsic;
+mod loss;
+mod pooling;
 mod rbf;
+mod sgd;
 mod ucenter;
 
 pub use activation::Activation;
+pub use augment::Placing;
 pub use eigen::Grams;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
@@ -30,6 +38,12 @@ pub const MOST_EXAMPLES: usize = 32_768;
 pub const MOST_FEATURES: usize = 1 << 31;
 /// The most layers a panel may have.
 pub const MOST_LAYERS: usize = 1 << 20;
+
+/// Fewer than so many values may an activation have that is addressed in 31 bits; a block of threads more must fit, too.
+const MOST_VALUES: usize = (1 << 31) - plan::ENTRY_THREADS;
+
+/// The most values of an array that is taken value by value.
+const MOST_LENGTH: usize = 1 << 40;
 
 /// A device's kernels, about to be launched on a stream.
 #[derive(Clone, Copy)]
@@ -84,6 +98,28 @@ fn checked_examples(kernel: &Kernel, examples: usize) -> Result<i32, Error> {
 fn checked_count(kernel: &Kernel, what: &'static str, count: usize, most: usize) -> Result<i32, Error> {
     let small = i32::try_from(count).ok().filter(|_| (1..=most).contains(&count));
     small.ok_or_else(|| wrong(kernel.name, what, count, format!("from 1 to {most}")))
+}
+
+/// `count` values that the kernels address in 31 bits.
+fn checked_values(kernel: &Kernel, what: &'static str, dimensions: &[usize]) -> Result<usize, Error> {
+    let product = dimensions.iter().try_fold(1usize, |product, dimension| product.checked_mul(*dimension));
+    let count = product.filter(|count| (1..MOST_VALUES).contains(count));
+    count.ok_or_else(|| wrong(kernel.name, what, format!("{dimensions:?}"), format!("from 1 to {MOST_VALUES} values")))
+}
+
+/// The length of an array whose runs are counted in 31 bits.
+fn checked_length(kernel: &Kernel, length: usize) -> Result<i64, Error> {
+    let expected = || format!("from 1 to {MOST_LENGTH}");
+    let small = i64::try_from(length).ok().filter(|_| (1..=MOST_LENGTH).contains(&length));
+    small.ok_or_else(|| wrong(kernel.name, "length", length, expected()))
+}
+
+/// The view, or a null pointer.
+fn push_view<'a, 'b: 'a, T>(arguments: &mut LaunchArgs<'a>, view: Option<&'b CudaView<'b, T>>) {
+    match view {
+        Some(view) => arguments.arg(view),
+        None => arguments.arg(&NULL),
+    };
 }
 
 /// The flag, or a null pointer.

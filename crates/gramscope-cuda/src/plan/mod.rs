@@ -2,7 +2,8 @@
 //!
 //! The numbers come from kernels/common/constants.cuh, read when this crate is compiled; no other place repeats one.
 
-mod convolution;
+pub mod convolution;
+pub mod training;
 
 pub use convolution::{Arithmetic, Convolution};
 
@@ -125,7 +126,12 @@ pub fn gram_shift(features: usize) -> Geometry {
 
 /// `gs_gram_naive_*`, `gs_rbf_apply` and `gs_rbf_naive`: a thread an entry of [examples, examples].
 pub fn entries(examples: usize) -> Geometry {
-    Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+    each(examples * examples)
+}
+
+/// A thread for each of `count` things.
+fn each(count: usize) -> Geometry {
+    Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
 /// `gs_gram_fused_*`; none where there are more than [`FUSED_ROWS`] examples or the device lacks the shared memory.

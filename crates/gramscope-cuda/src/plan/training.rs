@@ -1,0 +1,84 @@
+//! Training's kernels but the convolutions: how they are launched.
+
+use super::{ENTRY_THREADS, Geometry, REDUCTION_BYTES, WARP, constant};
+
+/// Bytes that a thread loads at once where it can: a run of values.
+pub const RUN_BYTES: usize = constant("RUN_BYTES");
+
+const BATCH_NORM_ROWS: usize = constant("BATCH_NORM_ROWS");
+const LOSS_THREADS: usize = constant("LOSS_THREADS");
+const POOLING_THREADS: usize = constant("POOLING_THREADS");
+/// Blocks of a pass of batch norm, at most: enough for some eight on each multiprocessor, and few partial sums. The number
+/// depends on the shape alone, so that sums do not depend on the device.
+const BATCH_NORM_BLOCKS: usize = 1024;
+
+/// A pass of batch norm over the rows of its activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchNorm {
+    /// The launch.
+    pub geometry: Geometry,
+    /// Columns (runs of channels) of a block's tile: the field `tile` of the shape.
+    pub tile: usize,
+    /// Parts that the rows are split into: the field `splits`.
+    pub splits: usize,
+    /// Values of the buffer of partial sums (float64).
+    pub partials: usize,
+}
+
+/// `gs_batch_norm_{moments,normalise,sums,input_gradient}_*` of values of `value_bytes`.
+pub fn batch_norm(rows: usize, channels: usize, value_bytes: usize) -> BatchNorm {
+    let run = run_of_channels(channels, value_bytes);
+    let columns = channels / run;
+    let tile = columns.next_power_of_two().min(WARP);
+    let tiles = columns.div_ceil(tile);
+    let together = ENTRY_THREADS / tile;
+    let splits = rows.div_ceil(together * BATCH_NORM_ROWS).min(BATCH_NORM_BLOCKS / tiles).max(1);
+    let shared = 2 * (ENTRY_THREADS / WARP) * tile * run * size_of::<f64>();
+    BatchNorm {
+        geometry: Geometry::new([tiles, splits, 1], ENTRY_THREADS, shared),
+        tile,
+        splits,
+        partials: 2 * channels * splits,
+    }
+}
+
+/// Channels that a thread of batch norm holds at once.
+pub fn run_of_channels(channels: usize, value_bytes: usize) -> usize {
+    let run = RUN_BYTES / value_bytes;
+    if channels.is_multiple_of(run) { run } else { 1 }
+}
+
+/// Values (float64) of the scratch of batch norm, whatever its activations are stored as.
+pub fn batch_norm_scratch(rows: usize, channels: usize) -> usize {
+    [size_of::<f32>(), size_of::<u16>()].map(|bytes| batch_norm(rows, channels, bytes).partials).into_iter().max().unwrap_or(0)
+}
+
+/// `gs_batch_norm_{statistics,gradients,naive}_*`: a block a channel.
+pub fn batch_norm_channels(channels: usize) -> Geometry {
+    Geometry::new([channels, 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
+}
+
+/// `gs_elementwise_*` and `gs_sgd_step`: a thread a run of values of `value_bytes`.
+pub fn runs(length: usize, value_bytes: usize) -> Geometry {
+    Geometry::new([length.div_ceil(RUN_BYTES / value_bytes * ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_pooling_average_backward_*`, `gs_pooling_max_*` and `gs_augment_*`: a thread a value (augment: a pixel).
+pub fn values(count: usize) -> Geometry {
+    Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_pooling_average_*`: a thread a result.
+pub fn average_pool(images: usize, channels: usize) -> Geometry {
+    Geometry::new([(images * channels).div_ceil(POOLING_THREADS), 1, 1], POOLING_THREADS, 0)
+}
+
+/// `gs_loss_softmax_cross_entropy`: one block; two sums a warp.
+pub fn loss() -> Geometry {
+    Geometry::new([1, 1, 1], LOSS_THREADS, 2 * (LOSS_THREADS / WARP) * size_of::<f64>())
+}
+
+/// Rows (or columns) that max pooling leaves of `length`.
+pub fn max_pooled(length: usize) -> usize {
+    length.div_ceil(2)
+}
