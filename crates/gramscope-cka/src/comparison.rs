@@ -142,6 +142,12 @@ impl Comparison {
         Ok(())
     }
 
+    /// Whether [`Self::observe_on_device`] may be called: it compares on a GPU, and does not normalise.
+    #[cfg(feature = "cuda")]
+    pub fn takes_device_values(&self) -> bool {
+        matches!(self.place, Place::Device(_)) && !self.options.normalise_examples
+    }
+
     /// The same for an output that is on the GPU already, where `examples` rows of equal length lie one after the other.
     /// It is read by what is enqueued here on the device's stream; nothing is waited for.
     ///

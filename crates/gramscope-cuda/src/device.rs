@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, ValidAsZeroBits,
+    CudaContext, CudaEvent, CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, DriverError, ValidAsZeroBits,
 };
 
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
@@ -124,6 +124,27 @@ impl Device {
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn upload<T: DeviceRepr>(&self, what: &str, values: &[T]) -> Result<CudaSlice<T>, Error> {
         self.stream.clone_htod(values).map_err(|error| self.out_of_memory(what, bytes::<T>(values.len()), error))
+    }
+
+    /// Copies `values` to device memory that is there already, of their length, in the order of the stream; `what` is what a
+    /// message calls them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another length, [`Error::Driver`].
+    pub fn copy_to<T: DeviceRepr>(
+        &self,
+        what: &'static str,
+        values: &[T],
+        to: &mut CudaViewMut<'_, T>,
+    ) -> Result<(), Error> {
+        if values.len() != to.len() {
+            let (found, expected) = (format!("{} values", values.len()), to.len().to_string());
+            return Err(Error::Argument { kernel: "copying to the device", argument: what, found, expected });
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.stream.memcpy_htod(values, to).map_err(|error| refused(&format!("copying {what}"), error))
     }
 
     /// A copy of device memory on the host. Waits for everything before it on the stream.

@@ -48,13 +48,19 @@ pub use comparison::{DeviceComparison, Sums};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
+/// A part of device memory, to be read.
+#[cfg(feature = "cuda")]
+pub use cudarc::driver::CudaView as View;
+/// A part of device memory, to be written.
+#[cfg(feature = "cuda")]
+pub use cudarc::driver::CudaViewMut as ViewMut;
 #[cfg(feature = "cuda")]
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
-    Partials, PartialsMut, Placing, ProductLengths, Uploaded, Values,
+    Partials, PartialsMut, ProductLengths, Uploaded, Values,
 };
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]

@@ -12,7 +12,6 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
 use gramscope_nn::ResNetConfig;
 use gramscope_nn::ops::loss;
 use gramscope_train::data::DataConfig;
@@ -24,7 +23,7 @@ use crate::output::check_place;
 use crate::pcs::PcsData;
 use crate::results::Versions;
 use crate::stored::ListFiles;
-use crate::{Error, Result, plot};
+use crate::{Error, HOST, Result, plot};
 
 /// File of the accuracies: a list with an entry for every stage and number of blocks.
 pub const ABLATIONS: &str = "ablate.json";
@@ -113,7 +112,6 @@ impl AblateResult {
 pub fn ablate(
     run: &Run,
     options: &AblateOptions,
-    device: &Device,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<AblateResult> {
@@ -127,7 +125,7 @@ pub fn ablate(
     }
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let network = run.network(device)?;
+    let network = run.network(&HOST)?;
     data.check_side(&name, &network)?;
     let (classes, found) = (network.config().classes, data.classes().len());
     if classes != found {
@@ -151,8 +149,8 @@ pub fn ablate(
         if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let images = batches::images(data.split(), indices, data.side(), device)?;
-        let labels = batches::labels(data.split().labels(), indices, device)?;
+        let images = batches::images(data.split(), indices, data.side(), &HOST)?;
+        let labels = batches::labels(data.split().labels(), indices, &HOST)?;
         for (correct, logits) in correct.iter_mut().zip(network.forward_without(&images, &variants)?) {
             *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
         }

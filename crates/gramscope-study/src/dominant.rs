@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::Device;
 use gramscope_cka::{Estimator, FirstComponent};
+use gramscope_nn::Processor;
 use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,6 @@ impl Ranking {
         model: &Model,
         layer: Option<&str>,
         data: &TestImages,
-        device: &Device,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         let names = &model.info.layers;
@@ -104,7 +103,7 @@ impl Ranking {
         // What is defined for the biased estimator is all that one component needs.
         let mut components = components(&model.info, data.len(), Estimator::Biased)?;
         let mut best: Option<(usize, FirstComponent)> = None;
-        each_layer(model, data, device, 0..names.len(), progress, &mut |layer, activation| {
+        each_layer(model, data, 0..names.len(), progress, &mut |layer, activation| {
             if chosen.is_none_or(|chosen| chosen == layer)
                 && let Some(found) = components.first(layer, activation)?
                 && best.as_ref().is_none_or(|(_, best)| found.variance_explained > best.variance_explained)
@@ -134,7 +133,7 @@ impl DroppedDominant {
         runs: &[Run],
         fraction: f64,
         data: &TestImages,
-        device: &Device,
+        processor: &Processor,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         if !(fraction > 0.0 && fraction < 1.0) {
@@ -143,8 +142,8 @@ impl DroppedDominant {
         let count = ((fraction * data.len() as f64).round() as usize).max(1);
         let (mut layers, mut examples) = (Vec::new(), Vec::new());
         // Of all layers, whichever are compared: what dominates a network does not depend on that.
-        for model in Model::open_all(runs, None, data, device)? {
-            let ranking = Ranking::of(&model, None, data, device, progress)?;
+        for model in Model::open_all(runs, None, data, processor)? {
+            let ranking = Ranking::of(&model, None, data, progress)?;
             layers.push(format!("{}: {}", model.info.name, ranking.layer));
             examples.extend_from_slice(&ranking.order[..count.min(data.len())]);
         }
@@ -173,7 +172,7 @@ fn position(layer: &str, model: &str, names: &[String]) -> Result<usize> {
 pub fn dominant(
     run: &Run,
     options: &DominantOptions,
-    device: &Device,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Dominant> {
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
@@ -185,8 +184,8 @@ pub fn dominant(
             "--top {top}: {found} test images are looked at; ask for 1 to {found}"
         )));
     }
-    let model = Model::open_all(std::slice::from_ref(run), None, &data, device)?.remove(0);
-    let Ranking { layer, component, order } = Ranking::of(&model, options.layer.as_deref(), &data, device, progress)?;
+    let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
+    let Ranking { layer, component, order } = Ranking::of(&model, options.layer.as_deref(), &data, progress)?;
     let example = |&index: &usize| {
         let (coordinate, label) = (component.vector[index], data.split().label(index));
         DominantExample {

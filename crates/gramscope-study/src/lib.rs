@@ -25,4 +25,7 @@ mod family;
 mod stored;
 mod tree;
 
+/// Where tensors are that are on their way into a network, wherever that is.
+pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
+
 pub use error::{Error, Result};

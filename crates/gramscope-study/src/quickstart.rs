@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 
@@ -69,7 +69,7 @@ pub struct Quickstart {
 pub fn quickstart(
     dir: &Path,
     scale: Scale,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(QuickstartEvent<'_>),
 ) -> Result<Quickstart> {
@@ -77,7 +77,7 @@ pub fn quickstart(
     let mut directories = Vec::new();
     for text in [family_plan(scale), deep_plan(scale)] {
         let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
-        let summary = sweep(&plan, &runs, device, stop, &mut |event| progress(QuickstartEvent::Training(event)))?;
+        let summary = sweep(&plan, &runs, processor, stop, &mut |event| progress(QuickstartEvent::Training(event)))?;
         if let Some((name, reason)) = summary.first_failure() {
             return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
         }
@@ -94,7 +94,7 @@ pub fn quickstart(
     output::check(&results_dir)?;
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
     let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
-    let results = compare_runs(&trained, &options, &run_options, device, stop, &mut |compared| {
+    let results = compare_runs(&trained, &options, &run_options, processor, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
     })?;
     output::write(&results_dir, &results)?;

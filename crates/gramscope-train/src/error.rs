@@ -187,7 +187,7 @@ pub enum Error {
         /// The step in it, from 1.
         step: usize,
         /// The loss.
-        loss: f32,
+        loss: f64,
     },
     /// The network's outputs for the test images are NaN or infinite.
     #[error(

@@ -5,9 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use candle_core::Device;
+use gramscope_cuda::plan::Arithmetic;
+use gramscope_nn::Processor;
 use serde_json::json;
 
+use crate::arguments::DeviceArguments;
 use crate::console::Console;
 
 /// What `--device` names.
@@ -75,30 +77,45 @@ pub(crate) fn gpu(choice: DeviceChoice, console: &Console) -> anyhow::Result<Opt
         Err(gramscope_cuda::Error::NotBuilt) if choice == DeviceChoice::Auto => Ok(None),
         Err(reason) if choice == DeviceChoice::Auto => {
             let fields = json!({ "device": "cpu", "reason": reason.to_string() });
-            console.note("device", &format!("comparing on the CPU: {reason}"), fields);
+            console.note("device", &format!("on the CPU: {reason}"), fields);
             Ok(None)
         }
         Err(reason) => Err(reason).with_context(|| format!("--device {choice}")),
     }
 }
 
-/// Where the networks that `choice` asks for run: candle's CPU, in every build so far.
+/// Where the networks run that a command is asked for.
 ///
 /// # Errors
-/// A CUDA device, or a precision only GPUs have.
-pub(crate) fn open(choice: DeviceChoice, precision: Precision) -> anyhow::Result<Device> {
+/// A GPU that was named and cannot be had, or a precision that only GPUs have.
+pub(crate) fn processor(arguments: &DeviceArguments, console: &Console) -> anyhow::Result<Processor> {
+    let Some(device) = gpu(arguments.device, console)? else {
+        return only_f32(arguments.precision).map(|()| Processor::Cpu);
+    };
+    let arithmetic = match arguments.precision {
+        Precision::F32 => Arithmetic::Float32,
+        Precision::Tf32 => Arithmetic::Tf32,
+        Precision::Bf16 => Arithmetic::Bf16,
+    };
+    Ok(Processor::Gpu { device, arithmetic })
+}
+
+/// For `what`, which runs its networks on the CPU alone.
+///
+/// # Errors
+/// A GPU that was named, or a precision that only GPUs have.
+pub(crate) fn on_cpu(choice: DeviceChoice, precision: Precision, what: &str) -> anyhow::Result<()> {
     if let DeviceChoice::Cuda(number) = choice {
-        if !cfg!(feature = "cuda") {
-            bail!("--device cuda:{number}: this gramscope was built without CUDA; use --device cpu");
-        }
-        bail!(
-            "--device cuda:{number}: networks run on the CPU so far, only stored activations are compared on a GPU with CUDA; use --device cpu"
-        );
+        bail!("--device cuda:{number}: {what} runs its networks on the CPU so far; use --device cpu");
     }
-    if precision != Precision::F32 {
-        bail!("--precision: the CPU computes in float32 only; leave the flag out or pass --precision f32");
+    only_f32(precision)
+}
+
+fn only_f32(precision: Precision) -> anyhow::Result<()> {
+    match precision {
+        Precision::F32 => Ok(()),
+        _ => bail!("--precision: the CPU computes in float32 only; leave the flag out or pass --precision f32"),
     }
-    Ok(Device::Cpu)
 }
 
 #[cfg(test)]

@@ -5,24 +5,11 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 use super::{Activation, Launcher, MOST_VALUES, checked_count, checked_values, enqueue};
 use crate::error::Error;
 use crate::launch::{Arguments, wrong};
-use crate::plan::training as plan;
+use crate::plan::{Placing, training as plan};
 use crate::shapes::AugmentShape;
 
 /// Colours of a pixel.
 const COLOURS: usize = 3;
-
-/// What decides where an image's crop lies and whether it is flipped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placing {
-    /// The run's seed.
-    pub seed: u64,
-    /// The epoch, from 1.
-    pub epoch: u32,
-    /// Reflected pixels on each side of an image, fewer than its side; 0: no crop.
-    pub padding: usize,
-    /// Whether images are flipped at random.
-    pub flip: bool,
-}
 
 impl Launcher<'_> {
     /// The images at `order` `[batch]` of a data set, `pixels` `[N, side, side, 3]` and `labels` `[N]`, as they are in an

@@ -15,7 +15,6 @@ mod sgd;
 mod ucenter;
 
 pub use activation::Activation;
-pub use augment::Placing;
 pub use eigen::Grams;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};

@@ -6,6 +6,7 @@ pub mod convolution;
 pub mod training;
 
 pub use convolution::{Arithmetic, Convolution};
+pub use training::Placing;
 
 const SOURCE: &str = include_str!("../../../../kernels/common/constants.cuh");
 

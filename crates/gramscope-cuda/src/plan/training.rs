@@ -12,6 +12,19 @@ const POOLING_THREADS: usize = constant("POOLING_THREADS");
 /// depends on the shape alone, so that sums do not depend on the device.
 const BATCH_NORM_BLOCKS: usize = 1024;
 
+/// What decides where an image's crop lies and whether it is flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placing {
+    /// The run's seed.
+    pub seed: u64,
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// Reflected pixels on each side of an image, fewer than its side; 0: no crop.
+    pub padding: usize,
+    /// Whether images are flipped at random.
+    pub flip: bool,
+}
+
 /// A pass of batch norm over the rows of its activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchNorm {
@@ -50,7 +63,11 @@ pub fn run_of_channels(channels: usize, value_bytes: usize) -> usize {
 
 /// Values (float64) of the scratch of batch norm, whatever its activations are stored as.
 pub fn batch_norm_scratch(rows: usize, channels: usize) -> usize {
-    [size_of::<f32>(), size_of::<u16>()].map(|bytes| batch_norm(rows, channels, bytes).partials).into_iter().max().unwrap_or(0)
+    [size_of::<f32>(), size_of::<u16>()]
+        .map(|bytes| batch_norm(rows, channels, bytes).partials)
+        .into_iter()
+        .max()
+        .unwrap_or(0)
 }
 
 /// `gs_batch_norm_{statistics,gradients,naive}_*`: a block a channel.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use gramscope_nn::ResNet;
 use gramscope_train::Run;
 use gramscope_train::batches::images;
@@ -11,7 +11,7 @@ use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
 use crate::compare::{Limit, Progress, TestImages};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Images that go through the network at once.
 const BATCH: usize = 256;
@@ -37,7 +37,6 @@ pub fn export(
     run: &Run,
     path: &Path,
     options: &ExportOptions,
-    device: &Device,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<usize> {
     if path.exists() && ActivationFile::open(path, None).is_err() {
@@ -45,7 +44,7 @@ pub fn export(
     }
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::load(&run.config().data, limit)?;
-    let network = run.network(device)?;
+    let network = run.network(&HOST)?;
     data.check_side(&run.name(), &network)?;
     let indices: Vec<usize> = (0..data.len()).collect();
     write_activations(path, &run.name(), &network, data.split(), &indices, options.layers.as_ref(), progress)?;
@@ -83,7 +82,7 @@ pub fn write_activations(
     let mut writer = ActivationWriter::create(path, &layers, indices.len(), &about)?;
     let total = indices.len().div_ceil(BATCH);
     for (batch, indices) in indices.chunks(BATCH).enumerate() {
-        let images = images(split, indices, network.config().image_side, network.device())?;
+        let images = images(split, indices, network.config().image_side, &HOST)?;
         network.forward_observed::<Error>(&images, &mut |layer, activation: &Tensor| match places[layer] {
             Some(place) => writer.append(place, &activation.flatten_all()?.to_vec1::<f32>()?),
             None => Ok(()),

@@ -33,7 +33,7 @@ pub fn compare_files(
     let largest = all_layers.map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
     let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory)?;
 
-    let mut comparison = options.begin(&layers, &[(x, y)])?;
+    let mut comparison = options.begin(options.device.as_ref(), &layers, &[(x, y)])?;
     comparison.limit_panels(shares.panels);
     let mut rows = Rows::default();
     let mut done = 0;

@@ -41,16 +41,21 @@ pub struct CompareOptions {
     pub keep_partial: bool,
     /// Only the layers whose name matches.
     pub layers: Option<Regex>,
-    /// The GPU that compares; the CPU where there is none.
+    /// The GPU that compares what files hold; the CPU where there is none. Networks are compared where they run.
     pub device: Option<Arc<Device>>,
     /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
     pub memory: Option<u64>,
 }
 
 impl CompareOptions {
-    /// The comparison of models with so many layers each, where it is to be made.
-    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)]) -> Result<Comparison, Error> {
-        Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)
+    /// The comparison of models with so many layers each, on `device`, or on the CPU where that is none.
+    fn begin(
+        &self,
+        device: Option<&Arc<Device>>,
+        layers: &[usize],
+        pairs: &[(usize, usize)],
+    ) -> Result<Comparison, Error> {
+        Comparison::on(device.cloned(), layers, pairs, self.cka).map_err(in_whole)
     }
 
     /// What it needs memory for.

@@ -1,17 +1,19 @@
 //! A run's network under observation.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
-use gramscope_nn::ResNet;
+use gramscope_nn::device::{DeviceNetwork, Images};
+use gramscope_nn::{Processor, ResNet};
 use gramscope_train::Run;
 use regex::Regex;
 
 use super::{ModelInfo, TestImages, in_layer};
 use crate::output::unused;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// What there is to see of an activation.
 pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
@@ -20,6 +22,8 @@ pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
     pub(crate) network: ResNet,
+    /// Its copy on a GPU, where one runs it. A pass changes nothing but its memory.
+    on_device: Option<RefCell<DeviceNetwork>>,
     /// For each layer of the network, its place among those compared.
     places: Vec<Option<usize>>,
 }
@@ -30,13 +34,14 @@ impl Model {
         runs: &[Run],
         pattern: Option<&Regex>,
         images: &TestImages,
-        device: &Device,
+        processor: &Processor,
     ) -> Result<Vec<Self>> {
         let mut taken = HashSet::new();
         let open = |run: &Run| {
-            let mut model = Self::open(unused(&run.name(), &mut taken), run.network(device)?, pattern)?;
+            let mut model = Self::open(unused(&run.name(), &mut taken), run.network(&HOST)?, pattern)?;
             model.info.batch_statistics = run.has_batch_statistics();
             images.check_side(&model.info.name, &model.network)?;
+            model.move_to(processor)?;
             Ok(model)
         };
         runs.iter().map(open).collect()
@@ -58,8 +63,17 @@ impl Model {
             Some(pattern) if info.layers.is_empty() => {
                 Err(Error::Incomparable(format!("--layers {pattern} matches none of the layers of {}", info.name)))
             }
-            _ => Ok(Self { info, network, places }),
+            _ => Ok(Self { info, network, on_device: None, places }),
         }
+    }
+
+    /// Puts the network where it is to run.
+    fn move_to(&mut self, processor: &Processor) -> Result<()> {
+        if let Processor::Gpu { device, arithmetic } = processor {
+            let network = DeviceNetwork::new(&self.network, device.clone(), *arithmetic)?;
+            self.on_device = Some(RefCell::new(network));
+        }
+        Ok(())
     }
 
     /// The places of the chosen layers among the network's, ascending.
@@ -89,7 +103,8 @@ impl Model {
     }
 
     /// Runs the network over `images` and hands the activation of every layer that `comparison` wants in this round to it, as
-    /// it is made; this is its model number `index`. `batch` counts from 0.
+    /// it is made; this is its model number `index`. `batch` counts from 0. Where both are on one GPU, the activation does not
+    /// leave it.
     pub(super) fn observe(
         &self,
         index: usize,
@@ -97,6 +112,10 @@ impl Model {
         batch: usize,
         comparison: &mut Comparison,
     ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(network) = self.on_device.as_ref().filter(|_| comparison.takes_device_values()) {
+            return self.observe_on_device(&mut network.borrow_mut(), index, images, batch, comparison);
+        }
         self.each_layer(images, comparison.wanted(index), &mut |place, view| {
             view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
                 &self.info.name,
@@ -114,22 +133,51 @@ impl Model {
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.network.forward_observed::<Error>(images, &mut |layer, activation| match self.places[layer]
-            .filter(|place| wanted.contains(place))
-        {
+        let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
+        if let Some(network) = &self.on_device {
+            let (examples, pixels) = (images.dim(0)?, images.flatten_all()?.to_vec1::<f32>()?);
+            let images = Images::Host { pixels: &pixels, labels: &[] };
+            let is_wanted = |layer: usize| place_of(layer).is_some();
+            return network.borrow_mut().forward_copied(
+                images,
+                &is_wanted,
+                &mut |layer, values| match place_of(layer) {
+                    Some(place) => take(place, Activation::new(Values::F32(values), examples)),
+                    None => Ok(()),
+                },
+            );
+        }
+        self.network.forward_observed::<Error>(images, &mut |layer, activation| match place_of(layer) {
             Some(place) => with_view(activation, |view| take(place, view)),
             None => Ok(()),
         })?;
         Ok(())
     }
+
+    /// Runs the network on its GPU and hands activations to `comparison`, on the same one, as they are made.
+    #[cfg(feature = "cuda")]
+    fn observe_on_device(
+        &self,
+        network: &mut DeviceNetwork,
+        index: usize,
+        images: &Tensor,
+        batch: usize,
+        comparison: &mut Comparison,
+    ) -> Result<()> {
+        let (examples, pixels) = (images.dim(0)?, images.flatten_all()?.to_vec1::<f32>()?);
+        let wanted = comparison.wanted(index);
+        let images = Images::Host { pixels: &pixels, labels: &[] };
+        network.forward_observed(images, &mut |layer, values| {
+            let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
+            let observed = comparison.observe_on_device(index, place, values, examples);
+            observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+        })
+    }
 }
 
 /// Calls `use_view` with `activation`, [examples, ...], as a view of its values.
-///
-/// Values on another device are copied to the host first: this is where a view of device memory goes once gramscope-cka
-/// takes one.
 fn with_view(activation: &Tensor, use_view: impl FnOnce(View<'_>) -> Result<()>) -> Result<()> {
-    let activation = activation.to_device(&Device::Cpu)?.contiguous()?;
+    let activation = activation.contiguous()?;
     let examples = activation.dim(0)?;
     let (storage, layout) = activation.storage_and_layout();
     let start = layout.start_offset();
@@ -150,6 +198,7 @@ mod tests {
 
     use std::collections::HashMap;
 
+    use candle_core::Device;
     use gramscope_cka::Options;
     use gramscope_nn::ResNetConfig;
 

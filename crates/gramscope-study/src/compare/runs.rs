@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::batches::images;
@@ -14,7 +14,7 @@ use super::{Batches, CompareOptions, Limit, Progress, TestImages, forward_bytes,
 use crate::family;
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
     run_options: &RunOptions,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<PairResult>> {
@@ -124,19 +124,19 @@ pub fn compare_runs(
     let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
     let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
     let dropped = match run_options.drop_dominant {
-        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, device, progress)?),
+        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, processor, progress)?),
         None => None,
     };
     let kept = kept(data.len(), dropped.as_ref());
     let batches = Batches::cut(kept.len(), options)?;
-    let models = Model::open_all(runs, options.layers.as_ref(), &data, device)?;
+    let models = Model::open_all(runs, options.layers.as_ref(), &data, processor)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
     let other =
         data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
     let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
 
-    let mut comparison = options.begin(&layers, &pairs)?;
+    let mut comparison = options.begin(processor.gpu(), &layers, &pairs)?;
     comparison.limit_panels(shares.panels);
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
     let mut done = 0;
@@ -146,7 +146,7 @@ pub fn compare_runs(
             orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
         for range in &batches.ranges {
             let batch = comparison.batches();
-            let images = images(data.split(), &order[range.clone()], data.side(), device)?;
+            let images = images(data.split(), &order[range.clone()], data.side(), &HOST)?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
             let total = all_batches * comparison.observations();
             loop {

@@ -19,7 +19,7 @@ mod shapes;
 
 use std::path::Path;
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
@@ -34,7 +34,7 @@ use crate::activations::{ActivationFile, Rows};
 use crate::compare::{BatchNeeds, Limit, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer};
 use crate::pcs::{EXAMPLES, PcsData};
 use crate::results::Versions;
-use crate::{Error, Result, plot};
+use crate::{Error, HOST, Result, plot};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -73,12 +73,12 @@ impl CosineOptions {
 pub fn cosine_of_run(
     run: &Run,
     options: &CosineOptions,
-    device: &Device,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<CosineResult> {
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, device)?.remove(0);
+    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
     let shapes: Vec<Vec<usize>> = model.shapes().map(<[usize]>::to_vec).collect();
     let (mut cosines, layers) = (Cosines::new(&shapes), shapes.len());
     let image = cosines.bytes(0..layers) + forward_bytes(std::slice::from_ref(&model), 1);
@@ -87,7 +87,7 @@ pub fn cosine_of_run(
     let indices: Vec<usize> = (0..data.len()).collect();
     let (mut done, batches) = (0, data.len().div_ceil(size));
     for (batch, indices) in indices.chunks(size).enumerate() {
-        let images = images(data.split(), indices, data.side(), device)?;
+        let images = images(data.split(), indices, data.side(), &HOST)?;
         model.each_layer(&images, 0..layers, &mut |layer, view| {
             let observed = view.and_then(|view| cosines.observe(layer, batch, view));
             observed.map_err(in_layer(name, &names[layer], batch))?;

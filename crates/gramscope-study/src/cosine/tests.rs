@@ -79,10 +79,10 @@ fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
     let dataset = data::load(&config.data).unwrap();
     let stop = AtomicBool::new(false);
     let run =
-        train(&config, &dataset, &dir.path().join("run"), &Device::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
+        train(&config, &dataset, &dir.path().join("run"), &Processor::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
     let within = |memory: Option<u64>, steps: &mut Vec<(usize, usize)>| {
         let options = CosineOptions { memory, ..CosineOptions::default() };
-        cosine_of_run(&run, &options, &Device::Cpu, &mut |step| steps.push((step.done, step.total)))
+        cosine_of_run(&run, &options, &Processor::Cpu, &mut |step| steps.push((step.done, step.total)))
     };
     let mut steps = Vec::new();
     let result = within(None, &mut steps).unwrap();
@@ -99,10 +99,10 @@ fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
         assert_eq!(bits(&found.cosine), bits(&result.cosine), "{more} bytes more");
     }
 
-    let network = run.network(&Device::Cpu).unwrap();
+    let network = run.network(&HOST).unwrap();
     let names: Vec<String> = network.layers().iter().map(|layer| layer.name.clone()).collect();
     let all: Vec<usize> = (0..dataset.test.len()).collect();
-    let images = images(&dataset.test, &all, 9, &Device::Cpu).unwrap();
+    let images = images(&dataset.test, &all, 9, &HOST).unwrap();
     let mut outputs: HashMap<String, Matrix> = HashMap::new();
     network
         .forward_observed::<candle_core::Error>(&images, &mut |layer, output| {

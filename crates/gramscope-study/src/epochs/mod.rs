@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ pub fn over_epochs(
     run: &Run,
     options: &CompareOptions,
     run_options: &RunOptions,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<EpochsResult> {
@@ -123,7 +123,7 @@ pub fn over_epochs(
 
     let end = runs.len() - 1;
     let pairs = Pairs::These((0..=end).map(|epoch| (epoch, end)).collect());
-    let maps = compare_runs(&runs, options, &RunOptions { pairs, ..run_options.clone() }, device, stop, progress)?;
+    let maps = compare_runs(&runs, options, &RunOptions { pairs, ..run_options.clone() }, processor, stop, progress)?;
     let pcs_options = PcsOptions {
         examples: run_options.examples,
         layers: options.layers.clone(),
@@ -136,7 +136,7 @@ pub fn over_epochs(
         if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        components.push(pcs_of_run(run, &pcs_options, device, progress)?);
+        components.push(pcs_of_run(run, &pcs_options, processor, progress)?);
     }
     Ok(result(run, epochs, &maps, &components))
 }

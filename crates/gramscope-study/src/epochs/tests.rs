@@ -19,13 +19,13 @@ fn trained(dir: &Path, checkpoint_every: Option<usize>) -> Run {
     };
     let config = RunConfig::new(data, settings);
     let dataset = data::load(&config.data).unwrap();
-    train(&config, &dataset, dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
+    train(&config, &dataset, dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
 }
 
 fn over(run: &Run) -> Result<EpochsResult> {
     let options = CompareOptions { batch_size: 8, ..CompareOptions::default() };
     let run_options = RunOptions { passes: 1, ..RunOptions::default() };
-    over_epochs(run, &options, &run_options, &Device::Cpu, &AtomicBool::new(false), &mut |_| ())
+    over_epochs(run, &options, &run_options, &Processor::Cpu, &AtomicBool::new(false), &mut |_| ())
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
         &[second.clone(), run.clone()],
         &options,
         &run_options,
-        &Device::Cpu,
+        &Processor::Cpu,
         &AtomicBool::new(false),
         &mut |_| (),
     );
@@ -54,7 +54,7 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
     let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&found.cka[layers * layers..2 * layers * layers]), bits(&pair.similarity.cka));
 
-    let of_second = pcs_of_run(&second, &PcsOptions::default(), &Device::Cpu, &mut |_| ()).unwrap();
+    let of_second = pcs_of_run(&second, &PcsOptions::default(), &Processor::Cpu, &mut |_| ()).unwrap();
     assert_eq!(bits(&found.variance_explained[layers..2 * layers]), bits(&of_second.similarity.variance_explained));
     for layer in 0..layers {
         let end = found.cosine_sq[3 * layers + layer];

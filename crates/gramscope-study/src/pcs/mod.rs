@@ -9,8 +9,8 @@ mod files;
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::Device;
 use gramscope_cka::{ComponentSimilarity, Components, Estimator};
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
@@ -22,7 +22,7 @@ pub use files::{INFO, NUMBERS, PICTURE, PcsData, PcsInfo, PcsResult, check, load
 use crate::activations::{ActivationFile, Rows};
 use crate::compare::{Limit, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole};
 use crate::results::Versions;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Examples that are used unless told otherwise.
 pub(crate) const EXAMPLES: usize = 1024;
@@ -80,11 +80,11 @@ impl PcsOptions {
 pub fn pcs_of_run(
     run: &Run,
     options: &PcsOptions,
-    device: &Device,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PcsResult> {
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
-    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, device)?.remove(0);
+    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
     let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len());
     let (mut components, _) = options.begin(&model.info, data.len(), 0, other)?;
     let total = components.observations();
@@ -95,7 +95,6 @@ pub fn pcs_of_run(
         each_layer(
             &model,
             &data,
-            device,
             wanted.clone(),
             &mut |step| progress(Progress { done: from + step.done, total, ..step }),
             &mut |layer, activation| components.observe(layer, activation),
@@ -168,13 +167,12 @@ pub(crate) fn components(model: &ModelInfo, examples: usize, estimator: Estimato
 pub(crate) fn each_layer(
     model: &Model,
     data: &TestImages,
-    device: &Device,
     wanted: Range<usize>,
     progress: &mut dyn FnMut(Progress<'_>),
     take: &mut dyn FnMut(usize, gramscope_cka::Activation<'_>) -> Result<(), gramscope_cka::Error>,
 ) -> Result<()> {
     let indices: Vec<usize> = (0..data.len()).collect();
-    let images = images(data.split(), &indices, data.side(), device)?;
+    let images = images(data.split(), &indices, data.side(), &HOST)?;
     let (name, layers) = (&model.info.name, &model.info.layers);
     let (mut done, total) = (0, wanted.len());
     model.each_layer(&images, wanted, &mut |layer, view| {

@@ -18,7 +18,7 @@ mod pooling;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use gramscope_cka::{Activation, Values};
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::data::{self, DataConfig, Dataset, Split, balanced_prefix};
@@ -31,7 +31,7 @@ pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedL
 use crate::compare::{Model, Progress, check_side, in_layer};
 use crate::pcs::PcsData;
 use crate::results::Versions;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 use linear_probe::{LinearProbe, Outcome, Step};
 use pooling::Pooling;
 
@@ -107,13 +107,12 @@ impl ProbeOptions {
 pub fn probe(
     run: &Run,
     options: &ProbeOptions,
-    device: &Device,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ProbeResult> {
     options.check()?;
     let images = Images::of(run, options)?;
-    let network = run.network(device)?;
+    let network = run.network(&HOST)?;
     check_side(&images.dataset, &run.name(), &network)?;
     let config = network.config();
     let (before, after) = (config.branch_end(), if config.residual { "add" } else { config.block_end() });
@@ -138,14 +137,14 @@ pub fn probe(
         let order: Vec<usize> =
             orders.sequence(place).permutation(images.train.len()).into_iter().map(|i| images.train[i]).collect();
         for (batch, indices) in order.chunks(options.batch_size).enumerate() {
-            work.pass(&images.dataset.train, indices, device, (epoch, batch), Some(options.step()))?;
+            work.pass(&images.dataset.train, indices, (epoch, batch), Some(options.step()))?;
             go_on()?;
         }
     }
     let train = work.accuracies(images.train.len());
     work.probes.iter_mut().for_each(|probe| probe.correct = 0);
     for (batch, indices) in test.chunks(evaluate::BATCH).enumerate() {
-        work.pass(&images.dataset.test, indices, device, (options.epochs, batch), None)?;
+        work.pass(&images.dataset.test, indices, (options.epochs, batch), None)?;
         go_on()?;
     }
     let tested = work.accuracies(test.len());
@@ -241,12 +240,11 @@ impl<'a> Work<'a> {
         &mut self,
         split: &Split,
         indices: &[usize],
-        device: &Device,
         (epoch, batch): (usize, usize),
         step: Option<Step>,
     ) -> Result<()> {
-        let images = batches::images(split, indices, self.model.network.config().image_side, device)?;
-        let labels = batches::labels(split.labels(), indices, &Device::Cpu)?;
+        let images = batches::images(split, indices, self.model.network.config().image_side, &HOST)?;
+        let labels = batches::labels(split.labels(), indices, &HOST)?;
         let info = &self.model.info;
         self.model.each_layer(&images, 0..self.model.info.layers.len(), &mut |place, view| {
             let probing = &mut self.probes[place];

@@ -8,8 +8,8 @@ mod files;
 
 use std::path::Path;
 
-use candle_core::Device;
 use gramscope_cka::{Activation, Values};
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
@@ -21,7 +21,7 @@ pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, sav
 use crate::compare::{Limit, Model, Progress, TestImages, in_layer};
 use crate::pcs::PcsData;
 use crate::results::Versions;
-use crate::{Error, Result, plot};
+use crate::{Error, HOST, Result, plot};
 
 /// Images that go through the network together.
 const BATCH: usize = 250;
@@ -45,19 +45,19 @@ pub struct SparsityOptions {
 pub fn sparsity(
     run: &Run,
     options: &SparsityOptions,
-    device: &Device,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Sparsity> {
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
     let relu = Regex::new(RELU).map_err(|reason| Error::Incomparable(reason.to_string()))?;
-    let model = Model::open_all(std::slice::from_ref(run), Some(&relu), &data, device)?.remove(0);
+    let model = Model::open_all(std::slice::from_ref(run), Some(&relu), &data, processor)?.remove(0);
     let mut layers: Vec<Units> = model.channels().into_iter().map(Units::new).collect();
     let (name, names) = (&model.info.name, &model.info.layers);
     let indices: Vec<usize> = (0..data.len()).collect();
     let (mut done, batches) = (0, data.len().div_ceil(BATCH));
     for (batch, indices) in indices.chunks(BATCH).enumerate() {
-        let images = images(data.split(), indices, data.side(), device)?;
+        let images = images(data.split(), indices, data.side(), &HOST)?;
         model.each_layer(&images, 0..names.len(), &mut |layer, view| {
             let counted = view.and_then(|view| layers[layer].count(layer, batch, view));
             counted.map_err(in_layer(name, &names[layer], batch))?;

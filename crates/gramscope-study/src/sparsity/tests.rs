@@ -66,20 +66,20 @@ fn zeros_of_a_run_are_counted() {
     let dataset = data::load(&config.data).unwrap();
     let stop = AtomicBool::new(false);
     let run =
-        train(&config, &dataset, &dir.path().join("run"), &Device::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
+        train(&config, &dataset, &dir.path().join("run"), &Processor::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
     let mut steps = Vec::new();
-    let found = sparsity(&run, &SparsityOptions::default(), &Device::Cpu, &mut |step| {
+    let found = sparsity(&run, &SparsityOptions::default(), &Processor::Cpu, &mut |step| {
         steps.push((step.done, step.total));
     })
     .unwrap();
     assert_eq!(steps, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
 
-    let network = run.network(&Device::Cpu).unwrap();
+    let network = run.network(&HOST).unwrap();
     let names: Vec<String> = network.layers().iter().map(|layer| layer.name.clone()).collect();
     let all: Vec<usize> = (0..dataset.test.len()).collect();
     let mut outputs: HashMap<String, Vec<Vec<f32>>> = HashMap::new();
     for indices in all.chunks(BATCH) {
-        let images = images(&dataset.test, indices, 9, &Device::Cpu).unwrap();
+        let images = images(&dataset.test, indices, 9, &HOST).unwrap();
         network
             .forward_observed::<candle_core::Error>(&images, &mut |layer, output: &Tensor| {
                 if names[layer].contains("relu") {
@@ -108,6 +108,6 @@ fn zeros_of_a_run_are_counted() {
     }
     assert!(found.zeros.iter().any(|&zeros| zeros > 0.0));
     let few = SparsityOptions { examples: Some(271), ..SparsityOptions::default() };
-    let error = sparsity(&run, &few, &Device::Cpu, &mut |_| ()).unwrap_err().to_string();
+    let error = sparsity(&run, &few, &Processor::Cpu, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("--examples 271") && error.contains("270"), "{error}");
 }

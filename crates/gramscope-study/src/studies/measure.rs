@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_train::Run;
 
 use super::plan::{Measures, ProbeMeasure};
@@ -58,7 +58,7 @@ pub(super) struct Bench<'a> {
     pub(super) memory: Option<u64>,
     /// Below which the results lie.
     pub(super) dir: &'a Path,
-    pub(super) device: &'a Device,
+    pub(super) processor: &'a Processor,
     pub(super) stop: &'a AtomicBool,
     pub(super) progress: &'a mut dyn FnMut(StudyEvent<'_>),
 }
@@ -103,7 +103,7 @@ impl Bench<'_> {
         }
         let options = self.options();
         let run_options = RunOptions { pairs: pairs.clone(), passes: self.passes, ..RunOptions::default() };
-        let maps = compare_runs(self.runs, &options, &run_options, self.device, self.stop, &mut |progress| {
+        let maps = compare_runs(self.runs, &options, &run_options, self.processor, self.stop, &mut |progress| {
             (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
         })?;
         for (map, directory) in maps.iter().zip(&directories) {
@@ -165,8 +165,8 @@ impl Bench<'_> {
 
     fn components(&mut self, run: &Run, dir: &Path) -> Result<PcsResult> {
         self.check_stop()?;
-        let (device, options) = (self.device, PcsOptions { memory: self.memory, ..PcsOptions::default() });
-        let result = pcs::pcs_of_run(run, &options, device, &mut self.shows("decomposing"))?;
+        let (processor, options) = (self.processor, PcsOptions { memory: self.memory, ..PcsOptions::default() });
+        let result = pcs::pcs_of_run(run, &options, processor, &mut self.shows("decomposing"))?;
         pcs::write(dir, &result)?;
         Ok(result)
     }
@@ -174,24 +174,24 @@ impl Bench<'_> {
     fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
         let epochs = self.scale.share_of(how.epochs);
         let options = ProbeOptions { epochs, pool: how.pool, ..ProbeOptions::default() };
-        let (device, stop) = (self.device, self.stop);
-        let result = probe::probe(run, &options, device, stop, &mut self.shows("probing"))?;
+        let stop = self.stop;
+        let result = probe::probe(run, &options, stop, &mut self.shows("probing"))?;
         probe::write(dir, &result)?;
         Ok(result)
     }
 
     fn ablations(&mut self, run: &Run, dir: &Path) -> Result<AblateResult> {
         let options = AblateOptions { each: true, ..AblateOptions::default() };
-        let (device, stop) = (self.device, self.stop);
-        let result = ablate::ablate(run, &options, device, stop, &mut self.shows("deleting"))?;
+        let stop = self.stop;
+        let result = ablate::ablate(run, &options, stop, &mut self.shows("deleting"))?;
         ablate::write(dir, &result)?;
         Ok(result)
     }
 
     fn sparsity(&mut self, run: &Run, dir: &Path) -> Result<Sparsity> {
         self.check_stop()?;
-        let (device, options) = (self.device, SparsityOptions::default());
-        let result = sparsity::sparsity(run, &options, device, &mut self.shows("counting"))?;
+        let (processor, options) = (self.processor, SparsityOptions::default());
+        let result = sparsity::sparsity(run, &options, processor, &mut self.shows("counting"))?;
         sparsity::write(dir, &result)?;
         Ok(result)
     }
@@ -209,8 +209,8 @@ impl Bench<'_> {
 
     fn epochs(&mut self, run: &Run, dir: &Path) -> Result<EpochsResult> {
         let (options, run_options) = (self.options(), RunOptions { passes: self.passes, ..RunOptions::default() });
-        let (device, stop) = (self.device, self.stop);
-        let result = epochs::over_epochs(run, &options, &run_options, device, stop, &mut self.shows("comparing"))?;
+        let (processor, stop) = (self.processor, self.stop);
+        let result = epochs::over_epochs(run, &options, &run_options, processor, stop, &mut self.shows("comparing"))?;
         epochs::write(dir, &result)?;
         Ok(result)
     }

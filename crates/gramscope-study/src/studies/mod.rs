@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Device;
+use gramscope_nn::Processor;
 use gramscope_train::data::DataConfig;
 use gramscope_train::sweep::{Plan, SweepEvent, sweep};
 use gramscope_train::{Run, atomic};
@@ -111,20 +111,20 @@ pub fn study(
     plan: &StudyPlan,
     options: &StudyOptions,
     dir: &Path,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(StudyEvent<'_>),
 ) -> Result<Outcome> {
     let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
     claim(dir, plan, &sized)?;
     for family in &sized.sweeps {
-        train(family, &dir.join(RUNS), device, stop, progress)?;
+        train(family, &dir.join(RUNS), processor, stop, progress)?;
     }
     let names: Vec<String> = sized.runs().iter().map(|(name, _)| (*name).to_owned()).collect();
     let runs = names.iter().map(|name| Run::open(&dir.join(RUNS).join(name))).collect::<Result<Vec<_>, _>>()?;
     plot::family_pictures(&dir.join(RUNS), &runs);
     let (scale, passes, memory) = (options.scale, sized.passes, options.memory);
-    let bench = Bench { runs: &runs, scale, passes, memory, dir, device, stop, progress };
+    let bench = Bench { runs: &runs, scale, passes, memory, dir, processor, stop, progress };
     let measured = bench.measure(&plan.measure)?;
 
     let info = StudyInfo {
@@ -199,11 +199,11 @@ fn describe(plan: &StudyPlan, sized: &Sized) -> Result<String> {
 fn train(
     family: &Plan,
     dir: &Path,
-    device: &Device,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(StudyEvent<'_>),
 ) -> Result<()> {
-    let summary = sweep(family, dir, device, stop, &mut |event| progress(StudyEvent::Training(event)))?;
+    let summary = sweep(family, dir, processor, stop, &mut |event| progress(StudyEvent::Training(event)))?;
     if let Some((name, reason)) = summary.first_failure() {
         return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
     }

@@ -166,17 +166,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::parse(PLAN).unwrap();
         let family = dir.path().join("family");
-        let summary = sweep(&plan, &family, &Device::Cpu, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let summary = sweep(&plan, &family, &Processor::Cpu, &AtomicBool::new(false), &mut |_| {}).unwrap();
         let failed: Vec<bool> = summary.runs.iter().map(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).collect();
         assert_eq!(failed, [false, true, false, true]);
         assert!(summary.first_failure().unwrap().1.contains("learning_rate"));
         let mut steps = 0;
-        sweep(&plan, &family, &Device::Cpu, &AtomicBool::new(false), &mut |event| {
+        sweep(&plan, &family, &Processor::Cpu, &AtomicBool::new(false), &mut |event| {
             steps += usize::from(matches!(event, SweepEvent::Training(Event::Epoch(_))));
         })
         .unwrap();
         assert_eq!(steps, 0, "a finished run was trained again");
-        let inside = sweep(&plan, &family.join(&plan.runs()[0].0), &Device::Cpu, &AtomicBool::new(false), &mut |_| {});
+        let inside =
+            sweep(&plan, &family.join(&plan.runs()[0].0), &Processor::Cpu, &AtomicBool::new(false), &mut |_| {});
         assert!(matches!(inside, Err(Error::SweepInRun { .. })));
     }
 }

@@ -37,7 +37,8 @@ impl OnDevice {
         }
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
-        let stored = |split: &Split, labels: &[u32]| StoredImages::new(device, split.pixels(), labels, split.image_side());
+        let stored =
+            |split: &Split, labels: &[u32]| StoredImages::new(device, split.pixels(), labels, split.image_side());
         let is_drawn_here = settings.colour_distortion > 0.0;
         let train = if is_drawn_here { None } else { Some(stored(&dataset.train, labels)?) };
         Ok(Some(Self { network: on_device, train, test: stored(&dataset.test, dataset.test.labels())? }))

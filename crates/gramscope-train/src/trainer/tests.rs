@@ -39,7 +39,7 @@ fn bits(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn train_quietly(setting: &(RunConfig, Dataset), dir: &Path, start: Start) -> Result<Run> {
-    train(&setting.0, &setting.1, dir, &Device::Cpu, start, &AtomicBool::new(false), &mut |_| {})
+    train(&setting.0, &setting.1, dir, &Processor::Cpu, start, &AtomicBool::new(false), &mut |_| {})
 }
 
 /// The steps of all epochs of [`setting`].
@@ -61,7 +61,7 @@ fn a_run_broken_off_anywhere_ends_with_the_same_bits() {
             assert!(step < stop, "stopped");
         };
         let stopped = AssertUnwindSafe(|| {
-            train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut progress)
+            train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut progress)
         });
         assert!(catch_unwind(stopped).is_err());
         assert!(train_quietly(&setting, &dir, Start::Resume).unwrap().is_finished());
@@ -79,7 +79,7 @@ fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
     let stop = AtomicBool::new(true);
     for step in 1..=STEPS {
         let mut made = 0;
-        let error = train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Resume, &stop, &mut |event| {
+        let error = train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Resume, &stop, &mut |event| {
             made += usize::from(matches!(event, Event::Step { .. }));
         })
         .unwrap_err();
@@ -87,7 +87,7 @@ fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
         assert_eq!((made, 2 * (epoch - 1) + steps), (1, step));
     }
     let mut made = 0;
-    train(&setting.0, &setting.1, &dir, &Device::Cpu, Start::Resume, &stop, &mut |event| {
+    train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Resume, &stop, &mut |event| {
         made += usize::from(matches!(event, Event::Step { .. }));
     })
     .unwrap();
@@ -147,7 +147,7 @@ fn a_damaged_checkpoint_costs_the_epochs_after_the_newest_good_one() {
         }
         assert!(!Run::open(&whole).unwrap().is_finished());
         let mut epochs = 0;
-        train(&setting.0, &setting.1, &whole, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |event| {
+        train(&setting.0, &setting.1, &whole, &Processor::Cpu, Start::Resume, &AtomicBool::new(false), &mut |event| {
             epochs += usize::from(matches!(event, Event::Epoch(_)));
         })
         .unwrap();
@@ -167,11 +167,12 @@ fn a_finished_run_is_not_trained_again() {
     let (config, dataset) = setting();
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("run");
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
-    let fresh = train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {});
+    train(&config, &dataset, &dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let fresh = train(&config, &dataset, &dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {});
     assert!(matches!(fresh, Err(Error::Occupied { .. })));
     let mut events = 0;
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| events += 1).unwrap();
+    train(&config, &dataset, &dir, &Processor::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| events += 1)
+        .unwrap();
     assert_eq!(events, 0);
 }
 
@@ -180,13 +181,13 @@ fn other_images_and_damaged_checkpoints_are_refused() {
     let (config, dataset) = setting();
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("run");
-    train(&config, &dataset, &dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    train(&config, &dataset, &dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| {}).unwrap();
     fs::remove_file(dir.join("predictions.safetensors")).unwrap();
     let mut other = dataset.clone();
     std::mem::swap(&mut other.train, &mut other.test);
     let larger = RunConfig::new(config.data.clone(), TrainSettings { batch_size: 16, ..config.train.clone() });
     let error =
-        train(&larger, &other, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+        train(&larger, &other, &dir, &Processor::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::OtherData { .. }), "{error}");
     let latest = dir.join("checkpoints/latest.safetensors");
     let bytes = fs::read(&latest).unwrap();
@@ -194,7 +195,7 @@ fn other_images_and_damaged_checkpoints_are_refused() {
     for other in ["previous.safetensors", "epoch-0002.safetensors"] {
         fs::remove_file(dir.join("checkpoints").join(other)).unwrap();
     }
-    let error = train(&config, &dataset, &dir, &Device::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {})
+    let error = train(&config, &dataset, &dir, &Processor::Cpu, Start::Resume, &AtomicBool::new(false), &mut |_| {})
         .unwrap_err()
         .to_string();
     assert!(error.contains("latest.safetensors"), "{error}");
@@ -209,7 +210,7 @@ fn a_run_learns_and_its_network_can_be_read() {
         &config,
         &dataset,
         &root.path().join("run"),
-        &Device::Cpu,
+        &Processor::Cpu,
         Start::Fresh,
         &AtomicBool::new(false),
         &mut |_| {},
@@ -275,7 +276,7 @@ fn every_variation_changes_the_run_and_survives_interruption() {
         assert_ne!(state(&run), state(&plain), "{name}");
         let stop = AtomicBool::new(true);
         for _ in 0..2 {
-            let stopped = train(&setting.0, &setting.1, &dirs[1], &Device::Cpu, Start::Resume, &stop, &mut |_| {});
+            let stopped = train(&setting.0, &setting.1, &dirs[1], &Processor::Cpu, Start::Resume, &stop, &mut |_| {});
             assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{name}");
         }
         train_quietly(&setting, &dirs[1], Start::Resume).unwrap();
@@ -315,7 +316,7 @@ fn a_run_starts_where_another_ended() {
         let network = ResNet::new(&settings.network(classes, 8), settings.seed, &Device::Cpu).unwrap();
         let fresh =
             network.state().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<Vec<_>>();
-        initialise(&network, settings, &Device::Cpu).map(|()| (fresh, network.state()))
+        initialise(&network, settings).map(|()| (fresh, network.state()))
     };
     let classes = finished["logits.bias"].len();
     for stages in [None, Some(0), Some(2), Some(3)] {

@@ -15,7 +15,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
         BenchCommand::Train { depth, width, all, batch_size, arguments } => {
-            device::open(arguments.device, device::Precision::F32)?;
+            device::on_cpu(arguments.device, device::Precision::F32, "bench train")?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             let ceilings = Ceilings::measure()?;
             for (depth, width) in networks(*depth, *width, *all) {
@@ -24,7 +24,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             Ok(())
         }
         BenchCommand::Probe { depth, width, batch_size, arguments } => {
-            device::open(arguments.device, device::Precision::F32)?;
+            device::on_cpu(arguments.device, device::Precision::F32, "bench probe")?;
             probe::run(*depth, *width, *batch_size, &mut Rows::new(console, arguments.file.as_deref())?)
         }
     }

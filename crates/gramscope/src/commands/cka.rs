@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use gramscope_cka::Options;
+use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::results::PairResult;
 use gramscope_study::{mean, output};
@@ -27,7 +28,6 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
-        // Runs go through their networks where candle is, which is the CPU; see `device::open`.
         device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
         memory: memory::limit(arguments.memory.memory_limit),
     };
@@ -37,7 +37,10 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let results = match arguments.activations.as_slice() {
-        [] => compare_runs(&runs, arguments, &options, &mut progress)?,
+        [] => {
+            let processor = device::processor(&arguments.device, console)?;
+            compare_runs(&runs, arguments, &options, &processor, &mut progress)?
+        }
         [x, others @ ..] => {
             let y = others.first().map(PathBuf::as_path);
             vec![compare::compare_files(x, y, &options, &mut progress)?]
@@ -80,9 +83,9 @@ fn compare_runs(
     runs: &[Run],
     arguments: &CkaArguments,
     options: &CompareOptions,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
     let pairs = match arguments.pairs {
         Some(PairsArgument::Within) => Pairs::Within,
         Some(PairsArgument::Across) => Pairs::Across,
@@ -102,7 +105,7 @@ fn compare_runs(
         data,
         noise: arguments.input == InputArgument::Noise,
     };
-    Ok(compare::compare_runs(runs, options, &run_options, &device, &AtomicBool::new(false), progress)?)
+    Ok(compare::compare_runs(runs, options, &run_options, processor, &AtomicBool::new(false), progress)?)
 }
 
 /// Moves the bar of a pass over examples.

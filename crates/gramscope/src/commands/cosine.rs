@@ -64,8 +64,8 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let result = match (&arguments.run, &arguments.activations) {
         (Some(name), _) => {
-            let device = device::open(arguments.device.device, arguments.device.precision)?;
-            cosine::cosine_of_run(&Run::named(name)?, &options, &device, &mut progress)?
+            let processor = device::processor(&arguments.device, console)?;
+            cosine::cosine_of_run(&Run::named(name)?, &options, &processor, &mut progress)?
         }
         (None, Some(file)) => cosine::cosine_of_file(file, &options, &mut progress)?,
         (None, None) => anyhow::bail!("name a run, or a file with --activations"),

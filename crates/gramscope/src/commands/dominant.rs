@@ -14,7 +14,7 @@ use crate::device;
 /// Finds the images and writes them.
 pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::Result<()> {
     dominant::check(&arguments.out)?;
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = DominantOptions {
         examples: arguments.examples,
         layer: arguments.layer.clone(),
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
     let mut bar = console.progress(Unit::Passes, 0);
-    let found = dominant::dominant(&Run::named(&arguments.run)?, &options, &device, &mut |progress| {
+    let found = dominant::dominant(&Run::named(&arguments.run)?, &options, &processor, &mut |progress| {
         show_progress(&mut bar, "decomposing", progress);
     })?;
     drop(bar);

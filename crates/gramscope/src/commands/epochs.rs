@@ -16,7 +16,7 @@ use crate::{device, memory};
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
     epochs::check(&arguments.out)?;
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let run = super::opened(&arguments.run, arguments.batch_statistics)?;
     let options = CompareOptions {
         cka: Options { estimator: arguments.estimator, ..Options::default() },
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
-    let result = epochs::over_epochs(&run, &options, &run_options, &device, &AtomicBool::new(false), &mut progress)?;
+    let result = epochs::over_epochs(&run, &options, &run_options, &processor, &AtomicBool::new(false), &mut progress)?;
     drop(bar);
     epochs::write(&arguments.out, &result)?;
     let info = &result.info;

@@ -24,9 +24,9 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);
     let result = match (&arguments.run, &arguments.activations) {
         (Some(dir), _) => {
-            let device = device::open(arguments.device.device, arguments.device.precision)?;
+            let processor = device::processor(&arguments.device, console)?;
             let run = super::opened(dir, arguments.batch_statistics)?;
-            pcs::pcs_of_run(&run, &options, &device, &mut progress)?
+            pcs::pcs_of_run(&run, &options, &processor, &mut progress)?
         }
         (None, Some(file)) => pcs::pcs_of_file(file, &options, &mut progress)?,
         (None, None) => anyhow::bail!("name a run, or a file with --activations"),

@@ -11,7 +11,7 @@ use crate::interrupt::Interrupt;
 
 /// Trains, compares, reports, and says what was found and where to look.
 pub(crate) fn run(arguments: &QuickstartArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let default = Scale::default();
     let scale = Scale {
         train_images: arguments.train_images.unwrap_or(default.train_images),
@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &QuickstartArguments, interrupt: &Interrupt, consol
     };
     let mut training = SweepProgress::new(console);
     let mut comparing = None;
-    let result = quickstart(&arguments.out, scale, &device, interrupt.requested(), &mut |event| match event {
+    let result = quickstart(&arguments.out, scale, &processor, interrupt.requested(), &mut |event| match event {
         QuickstartEvent::Training(event) => training.show(event),
         QuickstartEvent::Comparing(progress) => show_progress(
             comparing.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64)),

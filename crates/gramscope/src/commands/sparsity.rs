@@ -48,10 +48,10 @@ pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::R
         examples: arguments.examples,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "counting", progress);
-    let result = sparsity::sparsity(&Run::named(&arguments.run)?, &options, &device, &mut progress)?;
+    let result = sparsity::sparsity(&Run::named(&arguments.run)?, &options, &processor, &mut progress)?;
     drop(bar);
     sparsity::write(&arguments.out, &result)?;
     console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), arguments.out.display()));

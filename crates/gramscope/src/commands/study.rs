@@ -26,10 +26,10 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
         memory: memory::limit(arguments.memory.memory_limit),
     };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&plan.name));
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let mut training = SweepProgress::new(console);
     let mut measuring = None;
-    let outcome = studies::study(&plan, &options, &out, &device, interrupt.requested(), &mut |event| match event {
+    let outcome = studies::study(&plan, &options, &out, &processor, interrupt.requested(), &mut |event| match event {
         StudyEvent::Training(event) => training.show(event),
         StudyEvent::Measuring { what, progress } => {
             let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));

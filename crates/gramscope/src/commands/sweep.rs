@@ -19,11 +19,11 @@ use crate::interrupt::Interrupt;
 /// # Errors
 /// One run that failed makes the command fail, after the others have been trained.
 pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let plan = Plan::read(&arguments.plan)?;
     let mut progress = SweepProgress::new(console);
     let summary =
-        sweep::sweep(&plan, &arguments.out, &device, interrupt.requested(), &mut |event| progress.show(event))?;
+        sweep::sweep(&plan, &arguments.out, &processor, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
     console.result(&table(&summary));
     draw(&arguments.out, &summary)?;

@@ -13,7 +13,7 @@ use crate::interrupt::Interrupt;
 
 /// Trains the network the arguments describe.
 pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let device = device::open(arguments.device.device, arguments.device.precision)?;
+    let processor = device::processor(&arguments.device, console)?;
     let config = RunConfig::new(data_config(&arguments.data)?, settings(&arguments.settings));
     let dataset = data::load(&config.data)?;
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &C
         &config,
         &dataset,
         &arguments.out,
-        &device,
+        &processor,
         start,
         interrupt.requested(),
         &mut |event| {

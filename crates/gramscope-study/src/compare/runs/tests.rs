@@ -18,7 +18,7 @@ fn no_progress(_: Progress<'_>) {}
 fn run(dir: &Path, settings: TrainSettings, data: DataConfig) -> Run {
     let config = RunConfig::new(data, settings);
     let dataset = data::load(&config.data).unwrap();
-    train(&config, &dataset, dir, &Device::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
+    train(&config, &dataset, dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
 }
 
 fn tiny(seed: u64) -> TrainSettings {
@@ -47,7 +47,7 @@ fn one_pass() -> RunOptions {
 fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
     let dataset = data::load(&run.config().data).unwrap();
     let order = Philox::new(5, Stream::Evaluation).sequence(0).permutation(TEST_IMAGES);
-    let network = run.network(&Device::Cpu).unwrap();
+    let network = run.network(&HOST).unwrap();
     write_activations(&path, &run.name(), &network, &dataset.test, &order, None, &mut no_progress).unwrap();
     path
 }
@@ -66,7 +66,7 @@ fn runs_compare_like_their_stored_activations() {
             &runs,
             &options(batch_size),
             &one_pass(),
-            &Device::Cpu,
+            &Processor::Cpu,
             &AtomicBool::new(false),
             &mut no_progress,
         )
@@ -96,7 +96,7 @@ fn every_pass_has_its_own_order_and_the_seed_decides_it() {
     let compare = |passes, seed| {
         let run_options = RunOptions { passes, seed, ..RunOptions::default() };
         let mut results =
-            compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
+            compare_runs(&runs, &options(8), &run_options, &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
                 .unwrap();
         results.remove(0)
     };
@@ -139,7 +139,7 @@ fn options_choose_layers_images_and_pairs() {
     let options = CompareOptions { layers: Some(Regex::new("relu2$|pool").unwrap()), ..options(5) };
     let run_options = RunOptions { pairs: Pairs::Across, examples: Some(11), passes: 3, ..RunOptions::default() };
     let mut steps = Vec::new();
-    let results = compare_runs(&runs, &options, &run_options, &Device::Cpu, &AtomicBool::new(false), &mut |step| {
+    let results = compare_runs(&runs, &options, &run_options, &Processor::Cpu, &AtomicBool::new(false), &mut |step| {
         steps.push((step.done, step.total))
     })
     .unwrap();
@@ -152,7 +152,7 @@ fn options_choose_layers_images_and_pairs() {
     let expected = (0..6).flat_map(|batch| [(11 * batch + 4, 66), (11 * batch + 11, 66)]);
     assert_eq!(steps, expected.collect::<Vec<_>>());
     let message = |options: &CompareOptions, run_options: &RunOptions, runs: &[Run]| {
-        compare_runs(runs, options, run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
+        compare_runs(runs, options, run_options, &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
             .map(drop)
             .unwrap_err()
             .to_string()
@@ -176,7 +176,8 @@ fn runs_of_equal_names_get_a_number() {
     let runs =
         [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
     let results =
-        compare_runs(&runs, &options(8), &one_pass(), &Device::Cpu, &AtomicBool::new(false), &mut no_progress).unwrap();
+        compare_runs(&runs, &options(8), &one_pass(), &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
+            .unwrap();
     let names: Vec<_> = results.iter().map(|result| (&result.info.model_x[..], &result.info.model_y[..])).collect();
     assert_eq!(names, [("run", "run"), ("run", "run-2"), ("run-2", "run-2")]);
 }
@@ -194,7 +195,7 @@ fn runs_of_different_data_need_a_word() {
         .collect::<Vec<_>>();
     let compare = |chosen: [usize; 2], run_options: &RunOptions| {
         let runs: Vec<Run> = chosen.iter().map(|&index| Run::open(runs[index].dir()).unwrap()).collect();
-        compare_runs(&runs, &options(8), run_options, &Device::Cpu, &AtomicBool::new(false), &mut no_progress)
+        compare_runs(&runs, &options(8), run_options, &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
     };
     // Other training images, the same test images.
     compare([0, 1], &one_pass()).unwrap();
@@ -215,7 +216,7 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let run = run(&dir.path().join("run"), tiny(0), small_data());
     let path = dir.path().join("out.safetensors");
-    let export = |options: &ExportOptions| export(&run, &path, options, &Device::Cpu, &mut no_progress);
+    let export = |options: &ExportOptions| export(&run, &path, options, &mut no_progress);
     assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
     let some = ExportOptions { examples: Some(10), layers: Some(Regex::new("^(pool|logits)$").unwrap()) };
     assert_eq!(export(&some).unwrap(), 10);
@@ -252,7 +253,7 @@ fn a_limit_on_memory_changes_no_bit() {
             steps += 1;
             assert!(progress.done <= progress.total);
         };
-        let results = compare_runs(&runs, &options, &one_pass(), &Device::Cpu, &stop, &mut count)?;
+        let results = compare_runs(&runs, &options, &one_pass(), &Processor::Cpu, &stop, &mut count)?;
         let numbers = results.iter().flat_map(|result| [&result.similarity.cka, &result.similarity.hsic_xy]);
         Ok::<_, Error>((numbers.flatten().map(|value| value.to_bits()).collect::<Vec<_>>(), steps))
     };
@@ -276,7 +277,7 @@ fn noise_takes_the_place_of_images_and_depends_on_the_seed() {
     let compare = |noise, seed| {
         let run_options = RunOptions { passes: 1, seed, noise, ..RunOptions::default() };
         let stop = AtomicBool::new(false);
-        compare_runs(&runs, &options(8), &run_options, &Device::Cpu, &stop, &mut no_progress).unwrap().remove(0)
+        compare_runs(&runs, &options(8), &run_options, &Processor::Cpu, &stop, &mut no_progress).unwrap().remove(0)
     };
     let (noise, again, other, images) = (compare(true, 5), compare(true, 5), compare(true, 6), compare(false, 5));
     let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
