@@ -5,31 +5,11 @@
 
 mod support;
 
-use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use support::{command, noise, text, write_activations};
-use tempfile::TempDir;
-
-/// Links the fake driver into this program's build, which puts its shared library beside it.
-use gramscope_fake_driver as _;
-
-/// A folder with the fake driver under the names that the program looks for.
-fn driver() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let library = std::env::current_exe().unwrap().with_file_name("libgramscope_fake_driver.so");
-    assert!(library.is_file(), "{} has not been built", library.display());
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        symlink(&library, folder.path().join(name)).unwrap();
-    }
-    folder
-}
-
-/// Runs the binary where libraries are looked for in `folder` first, on the machine that `machine` describes.
-fn run(folder: &Path, machine: &str, arguments: &[&str]) -> Output {
-    command(arguments).env("LD_LIBRARY_PATH", folder).env("GRAMSCOPE_FAKE_DRIVER", machine).output().unwrap()
-}
+use support::driver::{driver, run};
+use support::{noise, text, write_activations};
 
 /// Fails with one message that has every one of `parts`.
 fn fails_on(machine: &str, arguments: &[&str], parts: &[&str]) {

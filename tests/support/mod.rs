@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 pub mod activations;
+#[cfg(feature = "cuda")]
+pub mod driver;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

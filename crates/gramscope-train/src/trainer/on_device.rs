@@ -22,6 +22,17 @@ pub(super) struct OnDevice {
 }
 
 impl OnDevice {
+    /// Fails for settings that only the CPU trains with.
+    pub(super) fn check(processor: &Processor, settings: &TrainSettings) -> Result<()> {
+        let on_cpu_only = |setting| Err(Error::OnCpuOnly { setting });
+        match processor {
+            Processor::Cpu => Ok(()),
+            Processor::Gpu { .. } if settings.first_pc_penalty > 0.0 => on_cpu_only("first_pc_penalty"),
+            Processor::Gpu { .. } if settings.shake_shake => on_cpu_only("shake_shake"),
+            Processor::Gpu { .. } => Ok(()),
+        }
+    }
+
     /// For the run of `settings`, from where `network` and `sgd` are; none where the CPU trains.
     pub(super) fn new(
         processor: &Processor,
@@ -32,9 +43,6 @@ impl OnDevice {
         sgd: &Sgd,
     ) -> Result<Option<Self>> {
         let Processor::Gpu { device, arithmetic } = processor else { return Ok(None) };
-        if settings.first_pc_penalty > 0.0 {
-            return Err(Error::OnCpuOnly { setting: "first_pc_penalty" });
-        }
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
         let stored =
