@@ -12,7 +12,7 @@ use crate::constants;
 use crate::device::refused;
 use crate::error::Error;
 use crate::images::{self, Image};
-pub(crate) use convolution::ConvolutionFunctions;
+pub(crate) use convolution::{ConvolutionFunctions, TileFunctions};
 
 /// A kernel and its name.
 pub(crate) struct Kernel {

@@ -1,6 +1,6 @@
 //! Convolutions: what they are, and how their kernels are launched.
 
-use super::{Geometry, each};
+use super::{Geometry, constant, each};
 use crate::shapes::ConvolutionShape;
 
 /// How products are computed.
@@ -14,8 +14,31 @@ pub enum Arithmetic {
     Bf16,
 }
 
-/// The most rows or columns of an image.
+/// The most rows or columns of an image, and the largest stride.
 const MOST_SIDE: usize = 1 << 14;
+const MOST_STRIDE: usize = 64;
+/// What pixels, and weights, are fewer than.
+const MOST: i32 = 1 << 30;
+
+const THREADS: usize = constant("CONVOLUTION_THREADS");
+const ROWS: usize = constant("CONVOLUTION_ROWS");
+const BUFFERS: usize = constant("CONVOLUTION_BUFFERS");
+const PAD: usize = constant("CONVOLUTION_PAD");
+const WIDE_PAD: usize = constant("CONVOLUTION_WIDE_PAD");
+const REDUCE_VALUES: usize = constant("CONVOLUTION_REDUCE_VALUES");
+const REDUCE_PARTS: usize = constant("CONVOLUTION_REDUCE_PARTS");
+/// A row of a tile: its window's first pixel and place, and the pixel of the result.
+const ROW_BYTES: usize = 12;
+/// The same without the result.
+const ORIGIN_BYTES: usize = 8;
+
+/// Blocks that the groups of a weight gradient make together, if each group has pixels enough: what keeps 132
+/// multiprocessors busy. It is not the device's own number, so that every device gives the same bits.
+const WEIGHT_BLOCKS: usize = 512;
+/// Pixels that a group has at least: it costs a set of partial sums whatever their number.
+const GROUP_PIXELS: usize = 256;
+/// What a slab's rows cost beside its columns, in columns.
+const COST_OF_ROWS: usize = 32;
 
 /// y[n, i, j, o] = b\[o\] + sum over u, v, c of x[n, i s + u - p, j s + v - p, c] w[o, u, v, c], x being zero outside the
 /// image; x `[images, height, width, from]`, w `[to, kernel, kernel, from]`, y `[images, out_height, out_width, to]`.
@@ -80,18 +103,17 @@ impl Convolution {
         self.kernel * self.kernel
     }
 
-    /// As kernels take it; none where it is empty, its kernel does not fit into an image, or it is too large for them: they
-    /// count pixels, and weights, in 31 bits, and rows and columns in 15.
+    /// As kernels take it; none where it is empty, its kernel does not fit into an image, its stride is above 64, an image has
+    /// more than 2^14 rows or columns, or there are 2^30 pixels or weights or more.
     pub fn shape(&self) -> Option<ConvolutionShape> {
         let Self { images, height, width, from, to, kernel, stride, padding } = *self;
-        let sides = |side: usize| (1..=MOST_SIDE).contains(&side);
-        let small = [height, width, kernel, stride, padding + 1].into_iter().all(sides);
-        if !small || height.min(width) + 2 * padding < kernel {
+        let small = [height, width, kernel, padding.checked_add(1)?].into_iter().all(|side| side <= MOST_SIDE);
+        if !small || !(1..=MOST_STRIDE).contains(&stride) || height.min(width) + 2 * padding < kernel {
             return None;
         }
         let counted =
             |factors: &[usize]| factors.iter().try_fold(1, |product: usize, &factor| product.checked_mul(factor));
-        let narrow = |count: Option<usize>| i32::try_from(count?).ok().filter(|&count| count > 0);
+        let narrow = |count: Option<usize>| i32::try_from(count?).ok().filter(|count| (1..MOST).contains(count));
         narrow(counted(&[images, height + 2 * padding, width + 2 * padding]))?;
         narrow(counted(&[to, kernel, kernel, from]))?;
         Some(ConvolutionShape {
@@ -128,4 +150,87 @@ pub fn input_gradient_naive(convolution: &Convolution) -> Geometry {
 /// `gs_convolution_weight_gradient_naive_*`: a thread a weight or bias.
 pub fn weight_gradient_naive(convolution: &Convolution) -> Geometry {
     each(convolution.weight_length() + convolution.to)
+}
+
+/// The tile's columns that cost `columns` outputs (or inputs) least.
+pub fn tile_columns(columns: usize) -> usize {
+    let cost = |width: &usize| columns.div_ceil(*width) * (width + COST_OF_ROWS);
+    [64, 32, 16].into_iter().min_by_key(cost).unwrap_or(64)
+}
+
+/// Bytes of a slab of `rows` rows (kernels/common/fragments.cuh): `along` the summed dimension or across it, as float32 or in
+/// two bytes, for products of this arithmetic.
+fn slab_bytes(along: bool, rows: usize, is_float: bool, arithmetic: Arithmetic) -> usize {
+    let depth = arithmetic.depth();
+    let (lines, length) = if along { (rows, depth) } else { (depth, rows) };
+    let wide = is_float && along == (arithmetic == Arithmetic::Bf16);
+    lines * (length * if is_float { 4 } else { 2 } + if wide { WIDE_PAD } else { PAD })
+}
+
+impl Arithmetic {
+    /// Values of the summed dimension in a slab.
+    fn depth(self) -> usize {
+        match self {
+            Self::Float32 | Self::Tf32 => constant("CONVOLUTION_DEPTH_F32"),
+            Self::Bf16 => constant("CONVOLUTION_DEPTH_BF16"),
+        }
+    }
+
+    fn has_float_activations(self) -> bool {
+        self != Self::Bf16
+    }
+}
+
+/// `gs_convolution_forward_tile*` and `gs_convolution_input_gradient_tile*`: tiles of `rows` rows and `columns` columns.
+fn pixel_product(rows: usize, columns: usize, phases: usize, along: bool, arithmetic: Arithmetic) -> Geometry {
+    let tile = tile_columns(columns);
+    let buffer = slab_bytes(true, ROWS, arithmetic.has_float_activations(), arithmetic)
+        + slab_bytes(along, tile, true, arithmetic);
+    let shared = BUFFERS * buffer + ROWS * ROW_BYTES;
+    Geometry::new([rows.div_ceil(ROWS) * columns.div_ceil(tile), 1, phases], THREADS, shared)
+}
+
+/// `gs_convolution_forward_tile*`, whose tile has [`tile_columns`] of `to` columns.
+pub fn forward(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
+    pixel_product(convolution.out_pixels(), convolution.to, 1, true, arithmetic)
+}
+
+/// `gs_convolution_input_gradient_tile*`, whose tile has [`tile_columns`] of `from` columns.
+pub fn input_gradient(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
+    let Convolution { images, height, width, from, stride, .. } = *convolution;
+    // The first phase has the most pixels.
+    let rows = images * height.div_ceil(stride) * width.div_ceil(stride);
+    pixel_product(rows, from, stride * stride, false, arithmetic)
+}
+
+/// Parts of the pixels whose weight gradients are summed apart: they follow from the convolution alone.
+pub fn groups(convolution: &Convolution) -> usize {
+    let Convolution { from, to, .. } = *convolution;
+    let tiles = (convolution.taps() * from).div_ceil(ROWS) * to.div_ceil(tile_columns(to));
+    (WEIGHT_BLOCKS / tiles).clamp(1, convolution.out_pixels().div_ceil(GROUP_PIXELS))
+}
+
+/// `gs_convolution_weight_gradient_tile*`, whose tile has [`tile_columns`] of `to` columns.
+pub fn weight_gradient(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
+    let tile = tile_columns(convolution.to);
+    let tiles = (convolution.taps() * convolution.from).div_ceil(ROWS) * convolution.to.div_ceil(tile);
+    let floats = arithmetic.has_float_activations();
+    let buffer = slab_bytes(false, ROWS, floats, arithmetic) + slab_bytes(false, tile, floats, arithmetic);
+    let shared = BUFFERS * (buffer + arithmetic.depth() * ORIGIN_BYTES);
+    Geometry::new([tiles, 1, groups(convolution)], THREADS, shared)
+}
+
+/// `gs_convolution_reduce`.
+pub fn reduce(convolution: &Convolution) -> Geometry {
+    let blocks = (convolution.weight_length() + convolution.to).div_ceil(REDUCE_VALUES);
+    let threads = REDUCE_VALUES * REDUCE_PARTS;
+    Geometry::new([blocks, 1, 1], threads, threads * size_of::<f64>())
+}
+
+/// Partial sums of a weight gradient: none where there is one group.
+pub fn scratch(convolution: &Convolution) -> usize {
+    match groups(convolution) {
+        1 => 0,
+        groups => groups * (convolution.weight_length() + convolution.to),
+    }
 }
