@@ -47,14 +47,19 @@ struct alignas(8) Two {
 // Registers i of the fragments below are those of A [16, k] in multiply_add_*; of B [k, 16], 0 and 2 belong to the first
 // eight columns, 1 and 3 to the others.
 
-// 16 rows by 8 k, rounded to TF32.
+// 16 rows by 8 k, rounded to TF32, from lines along k; lane i and lane i + 16 bring the address of row i's first.
+__device__ __forceinline__ void load_tf32_lines(unsigned (&registers)[4], const void* line) {
+    // To ldmatrix a float32 value is two of 16 bits.
+    load_matrices(registers, static_cast<const unsigned char*>(line) + lane_of_warp() / 16 * 16);
+    for (unsigned& bits : registers) bits = round_to_tf32(__uint_as_float(bits));
+}
+
+// The same from a slab.
 template <class S>
 __device__ __forceinline__ void load_tf32(unsigned (&registers)[4], const unsigned char* slab, int row, int k) {
     int lane = lane_of_warp();
     if constexpr (S::ALONG) {
-        // To ldmatrix a float32 value is two of 16 bits.
-        load_matrices(registers, S::at(slab, row + lane % 16, k + lane / 16 * 4));
-        for (unsigned& bits : registers) bits = round_to_tf32(__uint_as_float(bits));
+        load_tf32_lines(registers, S::at(slab, row + lane % 16, k));
     } else {
         for (int i = 0; i < 4; ++i) {
             registers[i] = round_to_tf32(*S::at(slab, row + lane / 4 + 8 * (i % 2), k + lane % 4 + 4 * (i / 2)));
@@ -62,13 +67,18 @@ __device__ __forceinline__ void load_tf32(unsigned (&registers)[4], const unsign
     }
 }
 
-// 16 rows by 16 k, rounded to bfloat16 where they are not.
+// 16 rows by 16 k of bfloat16 in lines along k, as load_tf32_lines.
+__device__ __forceinline__ void load_bf16_lines(unsigned (&registers)[4], const void* line) {
+    load_matrices(registers, static_cast<const unsigned char*>(line) + lane_of_warp() / 16 * 16);
+}
+
+// The same from a slab, rounded to bfloat16 where it is float32.
 template <class S>
 __device__ __forceinline__ void load_bf16(unsigned (&registers)[4], const unsigned char* slab, int row, int k) {
     int lane = lane_of_warp();
     if constexpr (sizeof(typename S::Value) == sizeof(BF16)) {
         if constexpr (S::ALONG) {
-            load_matrices(registers, S::at(slab, row + lane % 16, k + lane / 16 * 8));
+            load_bf16_lines(registers, S::at(slab, row + lane % 16, k));
         } else {
             load_matrices_transposed(registers, S::at(slab, row + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
         }
@@ -114,6 +124,26 @@ __device__ __forceinline__ void load_float32(float (&values)[4][COUNT], const un
     }
 }
 
+// An operand's rows, from `row` on, as a warp multiplies them.
+template <class S>
+struct SlabRows {
+    // Whether a lane's rows come in fours where it holds float32 values.
+    static constexpr bool FOURS = !S::ALONG;
+
+    const unsigned char* slab;
+    int row;
+
+    template <class PRODUCT>
+    __device__ __forceinline__ void load(unsigned (&registers)[4], int strip, int k) const {
+        PRODUCT::template load<S>(registers, slab, row + 16 * strip, k);
+    }
+
+    template <int PARTS, bool IN_FOURS, int COUNT>
+    __device__ __forceinline__ void load_float32(float (&values)[4][COUNT], int part, int k) const {
+        ::load_float32<S, PARTS, IN_FOURS>(values, slab, row, part, k);
+    }
+};
+
 // --- a warp's sums -----------------------------------------------------------------------------------------------------
 
 // A kind of product on the tensor cores: what it takes, and how many k a step.
@@ -124,6 +154,10 @@ struct Tf32 {
     template <class S>
     static __device__ __forceinline__ void load(unsigned (&registers)[4], const unsigned char* slab, int row, int k) {
         load_tf32<S>(registers, slab, row, k);
+    }
+
+    static __device__ __forceinline__ void load_lines(unsigned (&registers)[4], const void* line) {
+        load_tf32_lines(registers, line);
     }
 
     static __device__ __forceinline__ void multiply_add(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
@@ -140,6 +174,10 @@ struct Bf16 {
         load_bf16<S>(registers, slab, row, k);
     }
 
+    static __device__ __forceinline__ void load_lines(unsigned (&registers)[4], const void* line) {
+        load_bf16_lines(registers, line);
+    }
+
     static __device__ __forceinline__ void multiply_add(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
         multiply_add_bf16(d, a, b0, b1);
     }
@@ -151,21 +189,25 @@ struct Sums {
     // Results that a lane holds side by side.
     static constexpr int RUN = 2;
 
+    // Rows of A that a lane brings as lines.
+    static constexpr int LINES = DOWN;
+
     float tiles[DOWN][ACROSS][8] = {};
 
-    // Adds the products of slabs A and B, from these rows of theirs on.
-    template <class A, class B>
-    __device__ __forceinline__ void multiply(const unsigned char* left, int row, const unsigned char* right,
-                                             int column) {
+    static __device__ __forceinline__ int row_of_line(int index) { return 16 * index + lane_of_warp() % 16; }
+
+    // Adds the products of DEPTH k of two operands.
+    template <int DEPTH, class A, class B>
+    __device__ __forceinline__ void multiply(const A& left, const B& right) {
 #pragma unroll
-        for (int k = 0; k < A::DEPTH; k += PRODUCT::STEP) {
+        for (int k = 0; k < DEPTH; k += PRODUCT::STEP) {
             unsigned b[ACROSS][4];
 #pragma unroll
-            for (int j = 0; j < ACROSS; ++j) PRODUCT::template load<B>(b[j], right, column + 16 * j, k);
+            for (int j = 0; j < ACROSS; ++j) right.template load<PRODUCT>(b[j], j, k);
 #pragma unroll
             for (int i = 0; i < DOWN; ++i) {
                 unsigned a[4];
-                PRODUCT::template load<A>(a, left, row + 16 * i, k);
+                left.template load<PRODUCT>(a, i, k);
 #pragma unroll
                 for (int j = 0; j < ACROSS; ++j) {
                     PRODUCT::multiply_add(tiles[i][j], a, b[j][0], b[j][2]);
@@ -175,8 +217,8 @@ struct Sums {
         }
     }
 
-    // Calls visit(row, column, values) for each run of this lane's results; rows count from the warp's first.
-    template <class A, class Visit>
+    // Calls visit(row, column, values) for each run of this lane's results; rows and columns count from the warp's first.
+    template <bool FOURS, class Visit>
     __device__ __forceinline__ void for_runs(const Visit& visit) {
         int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
 #pragma unroll
@@ -206,17 +248,22 @@ struct Sums<Float32, DOWN, ACROSS> {
     static constexpr int PARTS_DOWN = 8, PARTS_ACROSS = 4, HEIGHT = 16 * DOWN / PARTS_DOWN,
                          WIDTH = 16 * ACROSS / PARTS_ACROSS;
 
+    static constexpr int LINES = HEIGHT;
+
     float sums[HEIGHT][WIDTH] = {};
 
-    template <class A, class B>
-    __device__ __forceinline__ void multiply(const unsigned char* left, int row, const unsigned char* right,
-                                             int column) {
+    static __device__ __forceinline__ int row_of_line(int index) {
+        return row_of_part<PARTS_DOWN, false>(lane_of_warp() / PARTS_ACROSS, index);
+    }
+
+    template <int DEPTH, class A, class B>
+    __device__ __forceinline__ void multiply(const A& left, const B& right) {
         int lane = lane_of_warp();
 #pragma unroll
-        for (int k = 0; k < A::DEPTH; k += 4) {
+        for (int k = 0; k < DEPTH; k += 4) {
             float a[4][HEIGHT], b[4][WIDTH];
-            load_float32<A, PARTS_DOWN, !A::ALONG>(a, left, row, lane / PARTS_ACROSS, k);
-            load_float32<B, PARTS_ACROSS, true>(b, right, column, lane % PARTS_ACROSS, k);
+            left.template load_float32<PARTS_DOWN, A::FOURS>(a, lane / PARTS_ACROSS, k);
+            right.template load_float32<PARTS_ACROSS, true>(b, lane % PARTS_ACROSS, k);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
 #pragma unroll
@@ -228,12 +275,12 @@ struct Sums<Float32, DOWN, ACROSS> {
         }
     }
 
-    template <class A, class Visit>
+    template <bool FOURS, class Visit>
     __device__ __forceinline__ void for_runs(const Visit& visit) {
         int lane = lane_of_warp();
 #pragma unroll
         for (int y = 0; y < HEIGHT; ++y) {
-            int row = row_of_part<PARTS_DOWN, !A::ALONG>(lane / PARTS_ACROSS, y);
+            int row = row_of_part<PARTS_DOWN, FOURS>(lane / PARTS_ACROSS, y);
 #pragma unroll
             for (int x = 0; x < WIDTH; x += RUN) {
                 float values[RUN] = {sums[y][x], sums[y][x + 1], sums[y][x + 2], sums[y][x + 3]};

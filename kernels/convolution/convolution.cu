@@ -26,37 +26,16 @@
 //                    (implicit GEMM). Rows are pixels, columns outputs, k = (u, v, c); input gradient: pixels of x that
 //                    the same taps reach (stride^2 phases), inputs, (u, v, o); weight gradient: (u, v, c), outputs,
 //                    pixels of a group
+//           patch16, patch32   256 by 16 or 128 by 32, for kernels of 3 x 3 with stride 1, padding 1, images up to 64 wide and
+//                    summed channels in multiples of 16; forward and input gradient
 //           f32      products on the ordinary units; tf32, bf16: on the tensor cores
 //           reduce   partials to dw and db
-#include "common/async_copy.cuh"
-#include "common/fragments.cuh"
 #include "common/part.cuh"
-
-struct ConvolutionShape {
-    int32_t images, height, width, from;  // x [images, height, width, from]
-    int32_t out_height, out_width, to;    // y [images, out_height, out_width, to]
-    int32_t kernel, stride, padding;
-    int32_t adds;    // input gradient: to what dx holds, instead of replacing it
-    int32_t groups;  // weight gradient: parts of the pixels of y
-};
+#include "convolution/patch_product.cuh"
+#include "convolution/pixel_product.cuh"
+#include "convolution/weight_product.cuh"
 
 // --- naive -----------------------------------------------------------------------------------------------------------
-
-struct Pixel {
-    int image, row, column;
-};
-
-__device__ __forceinline__ Pixel pixel_of(int64_t index, int height, int width) {
-    int column = static_cast<int>(index % width);
-    index /= width;
-    return {static_cast<int>(index / height), static_cast<int>(index % height), column};
-}
-
-__device__ __forceinline__ int64_t index_of(int image, int row, int column, int height, int width) {
-    return (static_cast<int64_t>(image) * height + row) * width + column;
-}
-
-__device__ __forceinline__ bool is_inside(int position, int side) { return position >= 0 && position < side; }
 
 // This thread's entry of an output with one thread an entry.
 __device__ __forceinline__ int64_t own_entry() {
@@ -68,7 +47,7 @@ __device__ void forward_naive(T* y, const T* x, const float* weight, const float
     int64_t index = own_entry(), pixels = static_cast<int64_t>(shape.images) * shape.out_height * shape.out_width;
     if (index >= pixels * shape.to) return;
     int o = static_cast<int>(index % shape.to);
-    Pixel pixel = pixel_of(index / shape.to, shape.out_height, shape.out_width);
+    Pixel pixel = pixel_of(static_cast<int>(index / shape.to), shape.out_height, shape.out_width);
     const float* w = weight + static_cast<int64_t>(o) * shape.kernel * shape.kernel * shape.from;
     double sum = bias[o];
     for (int u = 0; u < shape.kernel; ++u) {
@@ -88,7 +67,7 @@ __device__ void input_gradient_naive(T* dx, const T* dy, const float* weight, co
     int64_t index = own_entry(), pixels = static_cast<int64_t>(shape.images) * shape.height * shape.width;
     if (index >= pixels * shape.from) return;
     int c = static_cast<int>(index % shape.from);
-    Pixel pixel = pixel_of(index / shape.from, shape.height, shape.width);
+    Pixel pixel = pixel_of(static_cast<int>(index / shape.from), shape.height, shape.width);
     double sum = shape.adds ? to_float(dx[index]) : 0.0f;
     for (int u = 0; u < shape.kernel; ++u) {
         for (int v = 0; v < shape.kernel; ++v) {
@@ -114,11 +93,11 @@ __device__ void weight_gradient_naive(float* dweight, float* dbias, const T* x, 
     if (index >= weights + shape.to) return;
     bool is_weight = index < weights;
     int c = static_cast<int>(index % shape.from);
-    Pixel place = pixel_of(index / shape.from, shape.kernel, shape.kernel);
+    Pixel place = pixel_of(static_cast<int>(index / shape.from), shape.kernel, shape.kernel);
     int o = is_weight ? place.image : static_cast<int>(index - weights);
-    int64_t pixels = static_cast<int64_t>(shape.images) * shape.out_height * shape.out_width;
+    int pixels = shape.images * shape.out_height * shape.out_width;
     double sum = 0.0;
-    for (int64_t i = 0; i < pixels; ++i) {
+    for (int i = 0; i < pixels; ++i) {
         double factor = 1.0;
         if (is_weight) {
             Pixel pixel = pixel_of(i, shape.out_height, shape.out_width);
@@ -127,312 +106,20 @@ __device__ void weight_gradient_naive(float* dweight, float* dbias, const T* x, 
             if (!is_inside(row, shape.height) || !is_inside(column, shape.width)) continue;
             factor = to_float(x[index_of(pixel.image, row, column, shape.height, shape.width) * shape.from + c]);
         }
-        sum += to_float(dy[i * shape.to + o]) * factor;
+        sum += to_float(dy[static_cast<int64_t>(i) * shape.to + o]) * factor;
     }
     *(is_weight ? dweight + index : dbias + o) = static_cast<float>(sum);
 }
 
-// --- tiles -----------------------------------------------------------------------------------------------------------
+// --- products ---
 
-constexpr int ROWS = CONVOLUTION_ROWS, THREADS = CONVOLUTION_THREADS, BUFFERS = CONVOLUTION_BUFFERS;
-constexpr int PIECE_BYTES = 16;
-
-__device__ __forceinline__ bool is_whole(const void* address, int64_t bytes_of_line) {
-    return (reinterpret_cast<uintptr_t>(address) | static_cast<uintptr_t>(bytes_of_line)) % PIECE_BYTES == 0;
-}
-
-__device__ __forceinline__ int divided_up(int count, int unit) { return (count + unit - 1) / unit; }
-
-// Values that are copied at a time: 16 bytes of them, or one.
-template <class T, bool WHOLE>
-constexpr int PIECE = WHOLE ? PIECE_BYTES / static_cast<int>(sizeof(T)) : 1;
-
-// Starts a piece's copy; zeros where it is not `valid`, and then `global` is not read.
-template <bool WHOLE, class T>
-__device__ __forceinline__ void copy_piece(unsigned char* shared, const T* global, bool valid) {
-    if constexpr (WHOLE) {
-        copy_16_cached(shared, global, valid ? PIECE_BYTES : 0);
-    } else {
-        copy_value(shared, global, valid);
-    }
-}
-
-// Calls visit(line, place) for this thread's pieces of a slab. A thread's place is the same in all its lines.
-template <class S, bool WHOLE, class Visit>
-__device__ __forceinline__ void for_pieces(const Visit& visit) {
-    constexpr int WIDTH = PIECE<typename S::Value, WHOLE>, PER_LINE = S::LENGTH / WIDTH;
-    int place = thread_of_block() % PER_LINE * WIDTH;
-#pragma unroll
-    for (int line = thread_of_block() / PER_LINE; line < S::LINES; line += THREADS / PER_LINE) visit(line, place);
-}
-
-// The window of the source that one row of the product is made of: its first pixel and where that lies in its image. Far
-// outside where there is no such row.
-struct Origin {
-    int pixel;
-    int16_t row, column;
-};
-
-constexpr int16_t NOWHERE = -32768;
-
-// Where in the window, and in which channel.
-struct Tap {
-    int down, across, channel;
-};
-
-// Images [.., height, width, channels] whose windows are `taps_across` pixels wide.
-template <class T>
-struct Source {
-    const T* values;
-    int height, width, channels, taps_across;
-
-    __device__ __forceinline__ Tap tap_of(int k) const {
-        int tap = k / channels;
-        return {tap / taps_across, tap % taps_across, k % channels};
-    }
-
-    __device__ __forceinline__ bool has(const Origin& origin, const Tap& tap) const {
-        return is_inside(origin.row + tap.down, height) && is_inside(origin.column + tap.across, width);
-    }
-
-    __device__ __forceinline__ const T* at(const Origin& origin, const Tap& tap) const {
-        int pixel = origin.pixel + tap.down * width + tap.across;
-        return values + static_cast<int64_t>(pixel) * channels + tap.channel;
-    }
-
-    __device__ __forceinline__ Origin origin(int image, int row, int column) const {
-        return {static_cast<int>(index_of(image, row, column, height, width)), static_cast<int16_t>(row),
-                static_cast<int16_t>(column)};
-    }
-};
-
-__device__ __forceinline__ Origin nowhere() { return {0, NOWHERE, NOWHERE}; }
-
-// What blocks of all three products have in common: four warps, in a column or two by two.
-template <class PRODUCT, int COLUMNS>
-struct Warps {
-    static constexpr int COUNT = THREADS / WARP, ACROSS = COLUMNS == 64 ? 2 : 1, DOWN = COUNT / ACROSS;
-    using OwnSums = Sums<PRODUCT, ROWS / 16 / DOWN, COLUMNS / 16 / ACROSS>;
-
-    static __device__ __forceinline__ int row() { return warp_of_block() / ACROSS * (ROWS / DOWN); }
-    static __device__ __forceinline__ int column() { return warp_of_block() % ACROSS * (COLUMNS / ACROSS); }
-};
-
-// Streams `slabs` slabs through a ring of BUFFERS buffers, which `work` copies to and multiplies from. While one is being
-// multiplied, the copies of the next are under way.
-template <class Work>
-__device__ __forceinline__ void stream(Work& work, int slabs) {
-    for (int slab = 0; slab < BUFFERS - 1; ++slab) {
-        if (slab < slabs) work.copy(slab);
-        copies_commit();
-    }
-#pragma unroll 1
-    for (int slab = 0; slab < slabs; ++slab) {
-        // This slab has arrived, this thread's share by the wait, the others' by the barrier; and all warps are done with
-        // the one before it, whose buffer is free.
-        copies_wait<BUFFERS - 2>();
-        __syncthreads();
-        if (slab + BUFFERS - 1 < slabs) work.copy(slab + BUFFERS - 1);
-        copies_commit();
-        work.prepare(slab + BUFFERS);
-        work.multiply(slab);
-    }
-}
-
-// A run of results, rounded; `whole`: all at once, else the first `count`.
-template <class T, int RUN>
-__device__ __forceinline__ void store_run(T* to, const float (&values)[RUN], int count, bool whole) {
-    struct alignas(RUN * sizeof(T)) Run {
-        T values[RUN];
-    };
-    Run run;
-#pragma unroll
-    for (int i = 0; i < RUN; ++i) store(&run.values[i], values[i]);
-    if (whole) {
-        *reinterpret_cast<Run*>(to) = run;
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < RUN; ++i) {
-        if (i < count) to[i] = run.values[i];
-    }
-}
-
-// --- products whose rows are pixels: forward and input gradient --------------------------------------------------------
-
-// GRADIENT: of the input. Block x is a tile (columns fastest, so that those that read the same pixels run together), z a
-// phase: pixels of x whose rows and columns leave the same remainders to the stride are reached by the same taps.
-template <class PRODUCT, int COLUMNS, bool GRADIENT>
-struct PixelProduct {
-    using T = typename PRODUCT::Value;
-    using Left = Slab<T, T, true, ROWS, PRODUCT::DEPTH>;
-    using Right = Slab<float, T, !GRADIENT, COLUMNS, PRODUCT::DEPTH>;
-    using Own = Warps<PRODUCT, COLUMNS>;
-    static constexpr int BYTES = Left::BYTES + Right::BYTES;
-
-    // Of each row of the tile: its window, and the pixel of the result, -1 where there is none.
-    struct Row {
-        Origin origin;
-        int pixel;
-    };
-
-    ConvolutionShape shape;
-    Source<T> source;
-    const float* weight;
-    int depth, columns;              // k, and columns of the whole product
-    int first_column;                // of this tile
-    int last_down, last_across;      // GRADIENT: the last taps of this phase
-    bool source_whole, weight_whole;
-    typename Own::OwnSums sums;
-
-    __device__ __forceinline__ Row* rows() const {
-        return reinterpret_cast<Row*>(shared_memory() + BUFFERS * BYTES);
-    }
-
-    static __device__ __forceinline__ unsigned char* left(int slab) {
-        return shared_memory() + slab % BUFFERS * BYTES;
-    }
-
-    static __device__ __forceinline__ unsigned char* right(int slab) { return left(slab) + Left::BYTES; }
-
-    // Returns whether this block has anything to do.
-    __device__ __forceinline__ bool place(const T* values, const float* weights, const ConvolutionShape& given) {
-        shape = given;
-        weight = weights;
-        columns = GRADIENT ? shape.from : shape.to;
-        int tiles = divided_up(columns, COLUMNS);
-        first_column = static_cast<int>(blockIdx.x) % tiles * COLUMNS;
-        int first_row = static_cast<int>(blockIdx.x) / tiles * ROWS;
-        bool any = GRADIENT ? place_gradient(values, first_row) : place_forward(values, first_row);
-        int64_t line = GRADIENT ? shape.from : depth;
-        source_whole = is_whole(values, static_cast<int64_t>(source.channels) * static_cast<int64_t>(sizeof(T)));
-        weight_whole = is_whole(weights, line * static_cast<int64_t>(sizeof(float)));
-        // The table of rows is complete.
-        __syncthreads();
-        return any;
-    }
-
-    __device__ __forceinline__ bool place_forward(const T* values, int first_row) {
-        source = {values, shape.height, shape.width, shape.from, shape.kernel};
-        depth = shape.kernel * shape.kernel * shape.from;
-        int count = shape.images * shape.out_height * shape.out_width;
-        for (int index = thread_of_block(); index < ROWS; index += THREADS) {
-            int row = first_row + index;
-            Pixel pixel = pixel_of(row, shape.out_height, shape.out_width);
-            Origin origin = source.origin(pixel.image, pixel.row * shape.stride - shape.padding,
-                                          pixel.column * shape.stride - shape.padding);
-            rows()[index] = row < count ? Row{origin, row} : Row{nowhere(), -1};
-        }
-        return first_row < count;
-    }
-
-    __device__ __forceinline__ bool place_gradient(const T* values, int first_row) {
-        int s = shape.stride, first_down = static_cast<int>(blockIdx.z) / s, first_across = static_cast<int>(blockIdx.z) % s;
-        // The phase has pixels (first_down + s i, first_across + s j), and taps (tap_down + s t, tap_across + s t').
-        int height = divided_up(shape.height - first_down, s), width = divided_up(shape.width - first_across, s);
-        int tap_down = (first_down + shape.padding) % s, tap_across = (first_across + shape.padding) % s;
-        int taps_down = divided_up(shape.kernel - tap_down, s), taps_across = divided_up(shape.kernel - tap_across, s);
-        bool has_taps = tap_down < shape.kernel && tap_across < shape.kernel;
-        source = {values, shape.out_height, shape.out_width, shape.to, has_taps ? taps_across : 1};
-        depth = has_taps ? taps_down * taps_across * shape.to : 0;
-        last_down = tap_down + (taps_down - 1) * s;
-        last_across = tap_across + (taps_across - 1) * s;
-        bool any = first_down < shape.height && first_across < shape.width;
-        int count = any ? shape.images * height * width : 0;
-        for (int index = thread_of_block(); index < ROWS; index += THREADS) {
-            int row = first_row + index;
-            if (row >= count) {
-                rows()[index] = {nowhere(), -1};
-                continue;
-            }
-            Pixel pixel = pixel_of(row, height, width);
-            int down = first_down + pixel.row * s, across = first_across + pixel.column * s;
-            // Windows run down dy as taps run up: the window's first pixel goes with the last tap.
-            Origin origin = source.origin(pixel.image, (down + shape.padding - last_down) / s,
-                                          (across + shape.padding - last_across) / s);
-            int target = static_cast<int>(index_of(pixel.image, down, across, shape.height, shape.width));
-            rows()[index] = {origin, target};
-        }
-        // Where no tap reaches, there is nothing to add.
-        return first_row < count && (depth > 0 || !shape.adds);
-    }
-
-    __device__ __forceinline__ void copy(int slab) const {
-        if (source_whole) {
-            copy_left<true>(slab);
-        } else {
-            copy_left<false>(slab);
-        }
-        if (weight_whole) {
-            copy_right<true>(slab);
-        } else {
-            copy_right<false>(slab);
-        }
-    }
-
-    template <bool WHOLE>
-    __device__ __forceinline__ void copy_left(int slab) const {
-        constexpr int WIDTH = PIECE<T, WHOLE>;
-        // A thread's place in a line, and so its k, is the same in all lines.
-        int k = slab * PRODUCT::DEPTH + thread_of_block() % (Left::LENGTH / WIDTH) * WIDTH;
-        Tap tap = source.tap_of(k);
-        const Row* table = rows();
-        for_pieces<Left, WHOLE>([&](int line, int place) {
-            Origin origin = table[line].origin;
-            bool valid = k < depth && source.has(origin, tap);
-            const T* from = valid ? source.at(origin, tap) : source.values;
-            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), from, valid);
-        });
-    }
-
-    template <bool WHOLE>
-    __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>([&](int line, int place) {
-            int k = slab * PRODUCT::DEPTH + (GRADIENT ? line : place);
-            int column = first_column + (GRADIENT ? place : line);
-            bool valid = k < depth && column < columns;
-            const float* from = valid ? weight + weight_at(k, column) : weight;
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, valid);
-        });
-    }
-
-    __device__ __forceinline__ int64_t weight_at(int k, int column) const {
-        if (!GRADIENT) return static_cast<int64_t>(column) * depth + k;
-        Tap tap = source.tap_of(k);
-        int u = last_down - tap.down * shape.stride, v = last_across - tap.across * shape.stride;
-        return index_of(tap.channel, u, v, shape.kernel, shape.kernel) * shape.from + column;
-    }
-
-    __device__ __forceinline__ void prepare(int) const {}
-
-    __device__ __forceinline__ void multiply(int slab) {
-        if (first_column + Own::column() >= columns) return;
-        sums.template multiply<Left, Right>(left(slab), Own::row(), right(slab), Own::column());
-    }
-
-    // Calls visit(values, place, count, whole) for each run of results that is there; place counts from the result's first
-    // value.
-    template <class Visit>
-    __device__ __forceinline__ void for_results(const T* result, const Visit& visit) {
-        constexpr int RUN = Own::OwnSums::RUN;
-        bool whole = columns % RUN == 0 && reinterpret_cast<uintptr_t>(result) % (RUN * sizeof(T)) == 0;
-        const Row* table = rows();
-        sums.template for_runs<Left>([&](int row, int column, float(&values)[RUN]) {
-            int pixel = table[Own::row() + row].pixel, first = first_column + Own::column() + column;
-            if (pixel < 0 || first >= columns) return;
-            visit(values, first, static_cast<int64_t>(pixel) * columns + first, columns - first, whole);
-        });
-    }
-};
-
-template <class PRODUCT, int COLUMNS, class T>
+template <class Product, class T>
 __device__ void forward(T* y, const T* x, const float* weight, const float* bias, const ConvolutionShape& shape) {
-    using Product = PixelProduct<PRODUCT, COLUMNS, false>;
     Product product;
     if (!product.place(x, weight, shape)) return;
-    stream(product, divided_up(product.depth, PRODUCT::DEPTH));
+    stream(product, product.slabs());
     constexpr int RUN = Product::Own::OwnSums::RUN;
-    product.for_results(y, [&](float(&values)[RUN], int column, int64_t place, int count, bool whole) {
+    for_results(product, y, [&](float(&values)[RUN], int column, int64_t place, int count, bool whole) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i) {
             if (i < count) values[i] += bias[column + i];
@@ -441,14 +128,13 @@ __device__ void forward(T* y, const T* x, const float* weight, const float* bias
     });
 }
 
-template <class PRODUCT, int COLUMNS, class T>
+template <class Product, class T>
 __device__ void input_gradient(T* dx, const T* dy, const float* weight, const ConvolutionShape& shape) {
-    using Product = PixelProduct<PRODUCT, COLUMNS, true>;
     Product product;
     if (!product.place(dy, weight, shape)) return;
-    stream(product, divided_up(product.depth, PRODUCT::DEPTH));
+    stream(product, product.slabs());
     constexpr int RUN = Product::Own::OwnSums::RUN;
-    product.for_results(dx, [&](float(&values)[RUN], int, int64_t place, int count, bool whole) {
+    for_results(product, dx, [&](float(&values)[RUN], int, int64_t place, int count, bool whole) {
         if (shape.adds) {
 #pragma unroll
             for (int i = 0; i < RUN; ++i) {
@@ -458,148 +144,6 @@ __device__ void input_gradient(T* dx, const T* dy, const float* weight, const Co
         store_run(dx + place, values, count, whole);
     });
 }
-
-// --- the product whose rows are weights --------------------------------------------------------------------------------
-
-// Block x is a tile (columns, which are outputs, fastest), z a group of pixels.
-template <class PRODUCT, int COLUMNS>
-struct WeightProduct {
-    using T = typename PRODUCT::Value;
-    using Left = Slab<T, T, false, ROWS, PRODUCT::DEPTH>;
-    using Right = Slab<T, T, false, COLUMNS, PRODUCT::DEPTH>;
-    using Own = Warps<PRODUCT, COLUMNS>;
-    static constexpr int BYTES = Left::BYTES + Right::BYTES;
-    static constexpr int DEPTH = PRODUCT::DEPTH, PARTS = THREADS / COLUMNS;  // of a column's bias
-
-    ConvolutionShape shape;
-    Source<T> source;
-    const T* dy;
-    int rows, first_row, first_column;
-    Part pixels;
-    bool source_whole, dy_whole;
-    float bias;  // this thread's share of its column's
-    typename Own::OwnSums sums;
-
-    static __device__ __forceinline__ unsigned char* left(int slab) {
-        return shared_memory() + slab % BUFFERS * BYTES;
-    }
-
-    static __device__ __forceinline__ unsigned char* right(int slab) { return left(slab) + Left::BYTES; }
-
-    // Windows of the pixels of a slab.
-    static __device__ __forceinline__ Origin* origins(int slab) {
-        return reinterpret_cast<Origin*>(shared_memory() + BUFFERS * BYTES) + slab % BUFFERS * DEPTH;
-    }
-
-    __device__ __forceinline__ int slabs() const { return divided_up(pixels.last - pixels.first, DEPTH); }
-
-    __device__ __forceinline__ void place(const T* x, const T* gradient, const ConvolutionShape& given) {
-        shape = given;
-        dy = gradient;
-        bias = 0.0f;
-        source = {x, shape.height, shape.width, shape.from, shape.kernel};
-        rows = shape.kernel * shape.kernel * shape.from;
-        int tiles = divided_up(shape.to, COLUMNS);
-        first_column = static_cast<int>(blockIdx.x) % tiles * COLUMNS;
-        first_row = static_cast<int>(blockIdx.x) / tiles * ROWS;
-        pixels = part_of(static_cast<int64_t>(shape.images) * shape.out_height * shape.out_width,
-                         static_cast<int>(blockIdx.z), shape.groups);
-        source_whole = is_whole(x, static_cast<int64_t>(shape.from) * static_cast<int64_t>(sizeof(T)));
-        dy_whole = is_whole(dy, static_cast<int64_t>(shape.to) * static_cast<int64_t>(sizeof(T)));
-        for (int slab = 0; slab < BUFFERS; ++slab) prepare(slab);
-        __syncthreads();
-    }
-
-    // Finds the windows of a slab, a turn before it is copied.
-    __device__ __forceinline__ void prepare(int slab) const {
-        int index = thread_of_block();
-        if (index >= DEPTH) return;
-        int pixel = pixels.first + slab * DEPTH + index;
-        Origin origin = nowhere();
-        if (pixel < pixels.last) {
-            Pixel place = pixel_of(pixel, shape.out_height, shape.out_width);
-            origin = source.origin(place.image, place.row * shape.stride - shape.padding,
-                                   place.column * shape.stride - shape.padding);
-        }
-        origins(slab)[index] = origin;
-    }
-
-    __device__ __forceinline__ void copy(int slab) const {
-        if (source_whole) {
-            copy_left<true>(slab);
-        } else {
-            copy_left<false>(slab);
-        }
-        if (dy_whole) {
-            copy_right<true>(slab);
-        } else {
-            copy_right<false>(slab);
-        }
-    }
-
-    template <bool WHOLE>
-    __device__ __forceinline__ void copy_left(int slab) const {
-        constexpr int WIDTH = PIECE<T, WHOLE>;
-        int row = first_row + thread_of_block() % (Left::LENGTH / WIDTH) * WIDTH;
-        Tap tap = source.tap_of(row);
-        const Origin* table = origins(slab);
-        for_pieces<Left, WHOLE>([&](int line, int place) {
-            Origin origin = table[line];
-            bool valid = row < rows && source.has(origin, tap);
-            const T* from = valid ? source.at(origin, tap) : source.values;
-            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), from, valid);
-        });
-    }
-
-    template <bool WHOLE>
-    __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>([&](int line, int place) {
-            int pixel = pixels.first + slab * DEPTH + line, column = first_column + place;
-            bool valid = pixel < pixels.last && column < shape.to;
-            const T* from = valid ? dy + static_cast<int64_t>(pixel) * shape.to + column : dy;
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, valid);
-        });
-    }
-
-    __device__ __forceinline__ void multiply(int slab) {
-        if (first_row == 0) add_biases(slab);
-        if (first_row + Own::row() >= rows || first_column + Own::column() >= shape.to) return;
-        sums.template multiply<Left, Right>(left(slab), Own::row(), right(slab), Own::column());
-    }
-
-    // A column's bias gradient is the sum of its dy; PARTS threads share a column.
-    __device__ __forceinline__ void add_biases(int slab) {
-        int column = thread_of_block() % COLUMNS;
-#pragma unroll
-        for (int line = thread_of_block() / COLUMNS; line < DEPTH; line += PARTS) {
-            bias += to_float(*Right::at(right(slab), column, line));
-        }
-    }
-
-    __device__ __forceinline__ void store_biases(float* dbias) const {
-        float* shares = reinterpret_cast<float*>(shared_memory());
-        // The last slab has been read.
-        __syncthreads();
-        shares[thread_of_block()] = bias;
-        __syncthreads();
-        int column = thread_of_block();
-        if (column >= COLUMNS || first_column + column >= shape.to) return;
-        float sum = shares[column];
-        for (int part = 1; part < PARTS; ++part) sum += shares[part * COLUMNS + column];
-        dbias[first_column + column] = sum;
-    }
-
-    __device__ __forceinline__ void store_weights(float* dweight) {
-        constexpr int RUN = Own::OwnSums::RUN;
-        sums.template for_runs<Left>([&](int row, int column, float(&values)[RUN]) {
-            int own = first_row + Own::row() + row, first = first_column + Own::column() + column;
-#pragma unroll
-            for (int i = 0; i < RUN; ++i) {
-                if (own < rows && first + i < shape.to) dweight[static_cast<int64_t>(first + i) * rows + own] = values[i];
-            }
-        });
-    }
-};
 
 // dweight and dbias: those of the first group, the others' behind them.
 template <class PRODUCT, int COLUMNS, class T>
@@ -674,92 +218,152 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile16_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Float32, 16>(y, x, weight, bias, shape);
+    forward<PixelProduct<Float32, 16, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile32_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Float32, 32>(y, x, weight, bias, shape);
+    forward<PixelProduct<Float32, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile64_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Float32, 64>(y, x, weight, bias, shape);
+    forward<PixelProduct<Float32, 64, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch16_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Float32, 16, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch32_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Float32, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile16_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Tf32, 16>(y, x, weight, bias, shape);
+    forward<PixelProduct<Tf32, 16, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile32_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Tf32, 32>(y, x, weight, bias, shape);
+    forward<PixelProduct<Tf32, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile64_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Tf32, 64>(y, x, weight, bias, shape);
+    forward<PixelProduct<Tf32, 64, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch16_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Tf32, 16, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch32_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Tf32, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Bf16, 16>(y, x, weight, bias, shape);
+    forward<PixelProduct<Bf16, 16, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Bf16, 32>(y, x, weight, bias, shape);
+    forward<PixelProduct<Bf16, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_forward_tile64_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
-    forward<Bf16, 64>(y, x, weight, bias, shape);
+    forward<PixelProduct<Bf16, 64, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Bf16, 16, false>>(y, x, weight, bias, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_forward_patch32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+    forward<PatchProduct<Bf16, 32, false>>(y, x, weight, bias, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile16_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Float32, 16>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Float32, 16, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile32_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Float32, 32>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Float32, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile64_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Float32, 64>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Float32, 64, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch16_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Float32, 16, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch32_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Float32, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile16_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Tf32, 16>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Tf32, 16, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile32_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Tf32, 32>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Tf32, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile64_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Tf32, 64>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Tf32, 64, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch16_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Tf32, 16, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch32_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Tf32, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile16_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Bf16, 16>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Bf16, 16, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile32_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Bf16, 32>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Bf16, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
     gs_convolution_input_gradient_tile64_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
-    input_gradient<Bf16, 64>(dx, dy, weight, shape);
+    input_gradient<PixelProduct<Bf16, 64, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch16_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Bf16, 16, true>>(dx, dy, weight, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+    gs_convolution_input_gradient_patch32_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
+    input_gradient<PatchProduct<Bf16, 32, true>>(dx, dy, weight, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)

@@ -3,7 +3,7 @@
 
 mod support;
 
-use gramscope_cuda::plan::convolution as plan;
+use gramscope_cuda::plan::convolution::{self as plan, Variant};
 use gramscope_cuda::plan::{Arithmetic, Convolution, Geometry};
 use gramscope_cuda::shapes::ConvolutionShape;
 use gramscope_emulation::{Buffer, Launch};
@@ -111,7 +111,7 @@ enum Kernels {
 }
 
 impl Kernels {
-    fn entry<T: Element>(self, product: &str, columns: usize) -> String {
+    fn entry<T: Element>(self, product: &str, variant: Variant) -> String {
         let variant = match self {
             Self::Naive => format!("naive_{}", T::SUFFIX),
             Self::Tiled(arithmetic) => {
@@ -120,7 +120,7 @@ impl Kernels {
                     Arithmetic::Tf32 => "tf32",
                     Arithmetic::Bf16 => "bf16",
                 };
-                format!("tile{}_{suffix}", plan::tile_columns(columns))
+                format!("{}_{suffix}", variant.name())
             }
         };
         format!("gs_convolution_{product}_{variant}")
@@ -147,11 +147,11 @@ fn results<T: Element>(kernels: Kernels, c: &Convolution, inputs: &Inputs, run: 
     let (weight, bias) = (buffer::<f32>(&inputs.weight.data, run), buffer::<f32>(&inputs.bias, run));
 
     let mut y = Buffer::<T>::poisoned(c.y_length());
-    let entry = kernels.entry::<T>("forward", c.to);
+    let entry = kernels.entry::<T>("forward", Variant::forward(c));
     let launch = Launch::new(&entry).geometry(forward).seed(run.seed).output(&mut y);
     launch.input(&x).input(&weight).input(&bias).value(shape).run().unwrap();
 
-    let entry = kernels.entry::<T>("input_gradient", c.from);
+    let entry = kernels.entry::<T>("input_gradient", Variant::input_gradient(c));
     let into = |mut dx: Buffer<T>, adds: i32| {
         let launch = Launch::new(&entry).geometry(input_gradient).seed(run.seed).output(&mut dx);
         launch.input(&dy).input(&weight).value(ConvolutionShape { adds, ..shape }).run().unwrap();
@@ -159,9 +159,8 @@ fn results<T: Element>(kernels: Kernels, c: &Convolution, inputs: &Inputs, run: 
     };
     let (dx, added) = (into(Buffer::poisoned(c.x_length()), 0), into(buffer(&inputs.before.data, run), 1));
 
-    let entry = kernels.entry::<T>("weight_gradient", c.to);
+    let entry = kernels.entry::<T>("weight_gradient", Variant::weight_gradient(c));
     let groups = if kernels == Kernels::Naive { 1 } else { plan::groups(c) };
-    let shape = ConvolutionShape { groups: groups as i32, ..shape };
     let gradients = |groups: usize| [c.weight_length(), c.to].map(|length| Buffer::<f32>::poisoned(groups * length));
     let [mut dweight, mut dbias] = gradients(groups);
     let launch = Launch::new(&entry).geometry(weight_gradient).seed(run.seed).output(&mut dweight).output(&mut dbias);
@@ -290,10 +289,92 @@ fn tiles_compute_the_definition() {
     }
 }
 
+/// More than one tile of rows and of columns, several slabs, several groups of pixels, the last of each not full.
 #[test]
-fn tiles_at_any_address() {
+fn many_tiles_and_groups() {
+    for (seed, case) in [
+        (3, 16, 15, 5, 20, 3, 1, 1),
+        (3, 17, 16, 16, 16, 3, 1, 1),
+        (2, 16, 17, 32, 32, 3, 1, 1),
+        (3, 13, 14, 48, 40, 3, 1, 1),
+        (4, 19, 16, 24, 130, 3, 2, 1),
+        (9, 10, 9, 12, 70, 1, 1, 0),
+        (300, 1, 1, 40, 10, 1, 1, 0),
+        (2, 20, 18, 6, 12, 7, 2, 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        check_all_arithmetics(case, Run { seed: seed as u64, shift: 0 });
+    }
+}
+
+#[test]
+fn values_at_any_address() {
     for shift in [1, 2, 3] {
         check_all_arithmetics((2, 5, 7, 16, 20, 3, 1, 1), Run { seed: 9, shift });
+        check_all_arithmetics((2, 5, 7, 20, 16, 3, 2, 1), Run { seed: 9, shift });
+        check_all_arithmetics((2, 3, 65, 16, 16, 3, 1, 1), Run { seed: 9, shift });
+    }
+}
+
+#[test]
+fn variants_suit_their_shapes() {
+    let variants = |case: Case| {
+        let c = convolution(case);
+        [Variant::forward(&c), Variant::input_gradient(&c), Variant::weight_gradient(&c)].map(Variant::name)
+    };
+    // ResNet-20 on CIFAR-10: the stem, layers of all three stages, the first of the second, its shortcut, the last layer.
+    assert_eq!(variants((128, 32, 32, 3, 16, 3, 1, 1)), ["tile16", "patch16", "tile16"]);
+    assert_eq!(variants((128, 32, 32, 16, 16, 3, 1, 1)), ["patch16", "patch16", "tile16"]);
+    assert_eq!(variants((128, 16, 16, 32, 32, 3, 1, 1)), ["patch32", "patch32", "tile32"]);
+    assert_eq!(variants((128, 8, 8, 64, 64, 3, 1, 1)), ["tile64", "tile64", "tile64"]);
+    assert_eq!(variants((128, 32, 32, 16, 32, 3, 2, 1)), ["tile32", "tile16", "tile32"]);
+    assert_eq!(variants((128, 32, 32, 16, 32, 1, 2, 0)), ["tile32", "tile16", "tile32"]);
+    assert_eq!(variants((128, 1, 1, 64, 10, 1, 1, 0)), ["tile16", "tile64", "tile16"]);
+    // Ten times as wide.
+    assert_eq!(variants((128, 32, 32, 160, 160, 3, 1, 1)), ["tile64", "tile64", "tile64"]);
+}
+
+/// The same bits whatever the order of threads and blocks.
+#[test]
+fn the_order_of_threads_does_not_show() {
+    for case in [(3, 17, 16, 16, 16, 3, 1, 1), (2, 9, 8, 12, 40, 3, 2, 1)] {
+        let c = convolution(case);
+        let inputs = Inputs::new::<f32>(&c);
+        for arithmetic in [Arithmetic::Float32, Arithmetic::Tf32] {
+            let bits = |seed| results::<f32>(Kernels::Tiled(arithmetic), &c, &inputs, Run { seed, shift: 0 });
+            let first = bits(1);
+            assert!([2, 3].into_iter().all(|seed| bits(seed) == first), "{case:?} {arithmetic:?}");
+        }
+        let inputs = Inputs::new::<bf16>(&c);
+        let bits = |seed| results::<bf16>(Kernels::Tiled(Arithmetic::Bf16), &c, &inputs, Run { seed, shift: 0 });
+        assert!(bits(1) == bits(2), "{case:?}");
+    }
+}
+
+/// One image that is all NaN leaves the results of its neighbours alone.
+#[test]
+fn images_do_not_mix() {
+    for case in [(3, 5, 7, 16, 16, 3, 1, 1), (3, 5, 7, 12, 32, 3, 1, 1), (3, 6, 5, 16, 20, 3, 2, 1)] {
+        let c = convolution(case);
+        for arithmetic in [Arithmetic::Float32, Arithmetic::Tf32] {
+            let clean = Inputs::new::<f32>(&c);
+            let mut bad = clean.map(|value| value);
+            let spoil = |tensor: &mut Tensor4| {
+                let image = tensor.data.len() / 3;
+                tensor.data[image..2 * image].fill(f64::NAN);
+            };
+            spoil(&mut bad.x);
+            spoil(&mut bad.dy);
+            let [clean, bad] =
+                [clean, bad].map(|inputs| results::<f32>(Kernels::Tiled(arithmetic), &c, &inputs, Run::default()));
+            for (clean, bad) in [(clean.y, bad.y), (clean.dx, bad.dx)] {
+                let image = clean.len() / 3;
+                assert!(clean[..image] == bad[..image] && clean[2 * image..] == bad[2 * image..], "{case:?}");
+                assert!(bad[image..2 * image].iter().all(|value| value.is_nan()), "{case:?}");
+            }
+        }
     }
 }
 

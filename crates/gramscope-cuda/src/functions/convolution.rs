@@ -3,6 +3,7 @@
 use super::{Family, Kernel, Typed};
 use crate::error::Error;
 use crate::plan::Arithmetic;
+use crate::plan::convolution::Variant;
 
 /// The convolution kernels of one type of activations.
 pub(crate) struct ConvolutionFunctions {
@@ -15,13 +16,13 @@ pub(crate) struct ConvolutionFunctions {
 
 /// The kernels of one arithmetic.
 pub(crate) struct TileFunctions {
-    pub(crate) forward: ByColumns,
-    pub(crate) input_gradient: ByColumns,
-    pub(crate) weight_gradient: ByColumns,
+    pub(crate) forward: ByVariant,
+    pub(crate) input_gradient: ByVariant,
+    pub(crate) weight_gradient: ByVariant,
 }
 
-/// A kernel for tiles of 16, of 32 and of 64 columns.
-pub(crate) struct ByColumns([Kernel; 3]);
+/// A product's kernels.
+pub(crate) struct ByVariant(Vec<(Variant, Kernel)>);
 
 impl ConvolutionFunctions {
     /// The kernels that compute products so; none where they take other activations.
@@ -30,26 +31,27 @@ impl ConvolutionFunctions {
     }
 }
 
-impl ByColumns {
-    /// The kernel whose tiles have `columns` columns, which [`crate::plan::convolution::tile_columns`] has chosen.
-    pub(crate) fn of(&self, columns: usize) -> &Kernel {
-        let [narrow, middle, wide] = &self.0;
-        match columns {
-            16 => narrow,
-            32 => middle,
-            _ => wide,
-        }
+impl ByVariant {
+    /// The kernel of this variant; none where the product has no such variant.
+    pub(crate) fn of(&self, variant: Variant) -> Option<&Kernel> {
+        self.0.iter().find(|(own, _)| *own == variant).map(|(_, kernel)| kernel)
     }
 }
 
-/// The names of a product's kernels.
-macro_rules! by_columns {
-    ($family:ident, $product:literal, $suffix:literal) => {
-        ByColumns([
-            $family.kernel(concat!("gs_convolution_", $product, "_tile16_", $suffix))?,
-            $family.kernel(concat!("gs_convolution_", $product, "_tile32_", $suffix))?,
-            $family.kernel(concat!("gs_convolution_", $product, "_tile64_", $suffix))?,
+/// A product's kernels: variants and what they are called.
+macro_rules! by_variant {
+    ($family:ident, $product:literal, $suffix:literal, $($variant:ident: $name:literal),*) => {
+        ByVariant(vec![
+            $((Variant::$variant, $family.kernel(concat!("gs_convolution_", $product, "_", $name, "_", $suffix))?)),*
         ])
+    };
+}
+
+/// The same for products whose rows are pixels.
+macro_rules! of_pixels {
+    ($family:ident, $product:literal, $suffix:literal) => {
+        by_variant!($family, $product, $suffix, Tile16: "tile16", Tile32: "tile32", Tile64: "tile64", Patch16: "patch16",
+            Patch32: "patch32")
     };
 }
 
@@ -57,9 +59,10 @@ macro_rules! by_columns {
 macro_rules! tiles {
     ($family:ident, $suffix:literal) => {
         TileFunctions {
-            forward: by_columns!($family, "forward", $suffix),
-            input_gradient: by_columns!($family, "input_gradient", $suffix),
-            weight_gradient: by_columns!($family, "weight_gradient", $suffix),
+            forward: of_pixels!($family, "forward", $suffix),
+            input_gradient: of_pixels!($family, "input_gradient", $suffix),
+            weight_gradient: by_variant!($family, "weight_gradient", $suffix, Tile16: "tile16", Tile32: "tile32",
+                Tile64: "tile64"),
         }
     };
 }

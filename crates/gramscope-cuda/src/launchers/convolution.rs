@@ -2,15 +2,12 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
-use super::{Activation, Launcher, checked_count, enqueue};
+use super::{Activation, Launcher, enqueue};
 use crate::error::Error;
-use crate::functions::{Kernel, TileFunctions};
+use crate::functions::{ConvolutionFunctions, Kernel, TileFunctions};
 use crate::launch::{Arguments, wrong};
-use crate::plan::convolution::{self as plan, Arithmetic, Convolution};
+use crate::plan::convolution::{self as plan, Arithmetic, Convolution, Variant};
 use crate::shapes::ConvolutionShape;
-
-/// The most groups of pixels: blocks in a grid's third dimension.
-const MOST_GROUPS: usize = 65_535;
 
 impl Launcher<'_> {
     /// y `[images, out_height, out_width, to]` from x `[images, height, width, from]`, weights `[to, kernel, kernel, from]`
@@ -27,8 +24,8 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let functions = self.tiles::<T>(arithmetic)?;
-        let kernel = functions.forward.of(plan::tile_columns(convolution.to));
+        let kernel =
+            self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::forward(convolution)))?;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
@@ -56,8 +53,9 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        let functions = self.tiles::<T>(arithmetic)?;
-        let kernel = functions.input_gradient.of(plan::tile_columns(convolution.from));
+        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
+            functions.input_gradient.of(Variant::input_gradient(convolution))
+        })?;
         let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, convolution.x_length())?;
@@ -87,18 +85,17 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let functions = self.tiles::<T>(arithmetic)?;
-        let kernel = functions.weight_gradient.of(plan::tile_columns(convolution.to));
-        let groups = plan::groups(convolution);
+        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
+            functions.weight_gradient.of(Variant::weight_gradient(convolution))
+        })?;
         let shape = checked(kernel, convolution)?;
-        let shape = ConvolutionShape { groups: checked_count(kernel, "groups", groups, MOST_GROUPS)?, ..shape };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dweight", dweight, convolution.weight_length())?;
         check.writes("dbias", dbias, convolution.to)?;
         check.writes("scratch", scratch, plan::scratch(convolution))?;
         check.reads("x", x, convolution.x_length())?;
         check.reads("dy", dy, convolution.y_length())?;
-        let geometry = plan::weight_gradient(convolution, arithmetic);
+        let (geometry, groups) = (plan::weight_gradient(convolution, arithmetic), plan::groups(convolution));
         let mut arguments = self.stream.launch_builder(&kernel.function);
         if groups == 1 {
             arguments.arg(dweight).arg(dbias).arg(x).arg(dy).arg(&shape);
@@ -139,8 +136,7 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        self.tiles::<T>(arithmetic)?;
-        let kernel = &T::kernels(&self.device.functions().convolution).forward_naive;
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.forward_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
@@ -167,8 +163,7 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        self.tiles::<T>(arithmetic)?;
-        let kernel = &T::kernels(&self.device.functions().convolution).input_gradient_naive;
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.input_gradient_naive;
         let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, convolution.x_length())?;
@@ -197,8 +192,7 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        self.tiles::<T>(arithmetic)?;
-        let kernel = &T::kernels(&self.device.functions().convolution).weight_gradient_naive;
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.weight_gradient_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dweight", dweight, convolution.weight_length())?;
@@ -212,19 +206,29 @@ impl Launcher<'_> {
         unsafe { enqueue(kernel, plan::weight_gradient_naive(convolution), arguments) }
     }
 
-    /// The kernels for activations of type T and this arithmetic.
-    fn tiles<T: Activation>(&self, arithmetic: Arithmetic) -> Result<&TileFunctions, Error> {
+    /// One of the kernels for activations of type T and this arithmetic.
+    fn convolution_kernel<T: Activation>(
+        &self,
+        arithmetic: Arithmetic,
+        choose: impl Fn(&TileFunctions) -> Option<&Kernel>,
+    ) -> Result<&Kernel, Error> {
         let functions = T::kernels(&self.device.functions().convolution);
-        functions.tiles(arithmetic).ok_or_else(|| {
+        functions.tiles(arithmetic).and_then(choose).ok_or_else(|| {
             let expected = "Float32 or Tf32 for float32 activations, Bf16 for bfloat16 ones";
             wrong(functions.forward_naive.name, "arithmetic", format!("{arithmetic:?}"), expected)
         })
+    }
+
+    /// The naive kernels for activations of type T, which must go with the arithmetic although they do not use it.
+    fn convolution_naive<T: Activation>(&self, arithmetic: Arithmetic) -> Result<&ConvolutionFunctions, Error> {
+        self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::Tile16))?;
+        Ok(T::kernels(&self.device.functions().convolution))
     }
 }
 
 /// The convolution as kernels take it.
 fn checked(kernel: &Kernel, convolution: &Convolution) -> Result<ConvolutionShape, Error> {
-    let expected = "one of at least one image, pixel and channel, with a kernel that fits into the padded image and fewer \
+    let expected = "of at least one image, pixel and channel, with a kernel that fits into the padded image and fewer \
                     than 2^30 pixels and weights";
     convolution.shape().ok_or_else(|| wrong(kernel.name, "the convolution", format!("{convolution:?}"), expected))
 }

@@ -25,6 +25,10 @@ const ROWS: usize = constant("CONVOLUTION_ROWS");
 const BUFFERS: usize = constant("CONVOLUTION_BUFFERS");
 const PAD: usize = constant("CONVOLUTION_PAD");
 const WIDE_PAD: usize = constant("CONVOLUTION_WIDE_PAD");
+const PATCH_ROWS: usize = constant("CONVOLUTION_PATCH_ROWS");
+const PATCH_WIDTH: usize = constant("CONVOLUTION_PATCH_WIDTH");
+const PATCH_DEPTH: usize = constant("CONVOLUTION_PATCH_DEPTH");
+const PATCH_BUFFERS: usize = constant("CONVOLUTION_PATCH_BUFFERS");
 const REDUCE_VALUES: usize = constant("CONVOLUTION_REDUCE_VALUES");
 const REDUCE_PARTS: usize = constant("CONVOLUTION_REDUCE_PARTS");
 /// A row of a tile: its window's first pixel and place, and the pixel of the result.
@@ -128,7 +132,7 @@ impl Convolution {
             stride: narrow(Some(stride))?,
             padding: i32::try_from(padding).ok()?,
             adds: 0,
-            groups: 1,
+            groups: narrow(Some(groups(self)))?,
         })
     }
 
@@ -152,23 +156,78 @@ pub fn weight_gradient_naive(convolution: &Convolution) -> Geometry {
     each(convolution.weight_length() + convolution.to)
 }
 
-/// The tile's columns that cost `columns` outputs (or inputs) least.
-pub fn tile_columns(columns: usize) -> usize {
-    let cost = |width: &usize| columns.div_ceil(*width) * (width + COST_OF_ROWS);
-    [64, 32, 16].into_iter().min_by_key(cost).unwrap_or(64)
+/// How a product is cut into tiles, as kernels' names say: for few columns, or from patches (convolution.cu).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "they are named for what they are")]
+pub enum Variant {
+    Tile16,
+    Tile32,
+    Tile64,
+    Patch16,
+    Patch32,
 }
 
-/// Bytes of a slab of `rows` rows (kernels/common/fragments.cuh): `along` the summed dimension or across it, as float32 or in
-/// two bytes, for products of this arithmetic.
-fn slab_bytes(along: bool, rows: usize, is_float: bool, arithmetic: Arithmetic) -> usize {
-    let depth = arithmetic.depth();
-    let (lines, length) = if along { (rows, depth) } else { (depth, rows) };
-    let wide = is_float && along == (arithmetic == Arithmetic::Bf16);
-    lines * (length * if is_float { 4 } else { 2 } + if wide { WIDE_PAD } else { PAD })
+impl Variant {
+    /// Of `forward`.
+    pub fn forward(convolution: &Convolution) -> Self {
+        Self::of_pixels(convolution, convolution.from, convolution.to)
+    }
+
+    /// Of `input_gradient`.
+    pub fn input_gradient(convolution: &Convolution) -> Self {
+        Self::of_pixels(convolution, convolution.to, convolution.from)
+    }
+
+    /// Of `weight_gradient`.
+    pub fn weight_gradient(convolution: &Convolution) -> Self {
+        Self::tile(convolution.to)
+    }
+
+    /// As in kernels' names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tile16 => "tile16",
+            Self::Tile32 => "tile32",
+            Self::Tile64 => "tile64",
+            Self::Patch16 => "patch16",
+            Self::Patch32 => "patch32",
+        }
+    }
+
+    /// Columns of a tile.
+    fn columns(self) -> usize {
+        match self {
+            Self::Tile16 | Self::Patch16 => 16,
+            Self::Tile32 | Self::Patch32 => 32,
+            Self::Tile64 => 64,
+        }
+    }
+
+    /// Rows of a tile.
+    fn rows(self) -> usize {
+        if self == Self::Patch16 { PATCH_ROWS } else { ROWS }
+    }
+
+    /// The tile that computes so many columns at the least cost.
+    fn tile(columns: usize) -> Self {
+        let cost = |tile: &Self| columns.div_ceil(tile.columns()) * (tile.columns() + COST_OF_ROWS);
+        [Self::Tile64, Self::Tile32, Self::Tile16].into_iter().min_by_key(cost).unwrap_or(Self::Tile64)
+    }
+
+    fn of_pixels(convolution: &Convolution, summed: usize, columns: usize) -> Self {
+        let Convolution { width, kernel, stride, padding, .. } = *convolution;
+        let patches =
+            (kernel, stride, padding) == (3, 1, 1) && width <= PATCH_WIDTH && summed.is_multiple_of(PATCH_DEPTH);
+        match Self::tile(columns) {
+            Self::Tile16 if patches => Self::Patch16,
+            Self::Tile32 if patches => Self::Patch32,
+            tile => tile,
+        }
+    }
 }
 
 impl Arithmetic {
-    /// Values of the summed dimension in a slab.
+    /// Values of the summed dimension in a slab of a tile.
     fn depth(self) -> usize {
         match self {
             Self::Float32 | Self::Tf32 => constant("CONVOLUTION_DEPTH_F32"),
@@ -181,43 +240,78 @@ impl Arithmetic {
     }
 }
 
-/// `gs_convolution_forward_tile*` and `gs_convolution_input_gradient_tile*`: tiles of `rows` rows and `columns` columns.
-fn pixel_product(rows: usize, columns: usize, phases: usize, along: bool, arithmetic: Arithmetic) -> Geometry {
-    let tile = tile_columns(columns);
-    let buffer = slab_bytes(true, ROWS, arithmetic.has_float_activations(), arithmetic)
-        + slab_bytes(along, tile, true, arithmetic);
-    let shared = BUFFERS * buffer + ROWS * ROW_BYTES;
-    Geometry::new([rows.div_ceil(ROWS) * columns.div_ceil(tile), 1, phases], THREADS, shared)
+/// Bytes from line to line of a slab (kernels/common/fragments.cuh) of values of float32 or of two bytes, in lines of `length`
+/// `along` the summed dimension or across it, for products of this arithmetic.
+fn line_bytes(along: bool, length: usize, is_float: bool, arithmetic: Arithmetic) -> usize {
+    let wide = is_float && along == (arithmetic == Arithmetic::Bf16);
+    length * if is_float { 4 } else { 2 } + if wide { WIDE_PAD } else { PAD }
 }
 
-/// `gs_convolution_forward_tile*`, whose tile has [`tile_columns`] of `to` columns.
+/// Bytes of a slab of `rows` rows and `depth` values of the summed dimension.
+fn slab_bytes(along: bool, rows: usize, depth: usize, is_float: bool, arithmetic: Arithmetic) -> usize {
+    let (lines, length) = if along { (rows, depth) } else { (depth, rows) };
+    lines * line_bytes(along, length, is_float, arithmetic)
+}
+
+/// Forward, or (across) the input gradient: `rows` rows of each phase and `columns` columns.
+fn pixel_product(
+    convolution: &Convolution,
+    variant: Variant,
+    [rows, columns, summed]: [usize; 3],
+    phases: usize,
+    along: bool,
+    arithmetic: Arithmetic,
+) -> Geometry {
+    let floats = arithmetic.has_float_activations();
+    let weights = |depth: usize| slab_bytes(along, variant.columns(), depth, true, arithmetic);
+    let shared = match variant {
+        Variant::Tile16 | Variant::Tile32 | Variant::Tile64 => {
+            let depth = arithmetic.depth();
+            BUFFERS * (slab_bytes(true, ROWS, depth, floats, arithmetic) + weights(depth)) + ROWS * ROW_BYTES
+        }
+        Variant::Patch16 | Variant::Patch32 => {
+            // A line of zeros, and as many buffers as there are slabs to fill them.
+            let line = line_bytes(true, PATCH_DEPTH, floats, arithmetic);
+            let patch = (variant.rows() + 2 * (convolution.width + 1)) * line;
+            line + PATCH_BUFFERS.min(summed / PATCH_DEPTH) * (patch + convolution.taps() * weights(PATCH_DEPTH))
+        }
+    };
+    let tiles = rows.div_ceil(variant.rows()) * columns.div_ceil(variant.columns());
+    Geometry::new([tiles, 1, phases], THREADS, shared)
+}
+
+/// `gs_convolution_forward_*`, of [`Variant::forward`].
 pub fn forward(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
-    pixel_product(convolution.out_pixels(), convolution.to, 1, true, arithmetic)
+    let sides = [convolution.out_pixels(), convolution.to, convolution.from];
+    pixel_product(convolution, Variant::forward(convolution), sides, 1, true, arithmetic)
 }
 
-/// `gs_convolution_input_gradient_tile*`, whose tile has [`tile_columns`] of `from` columns.
+/// `gs_convolution_input_gradient_*`, of [`Variant::input_gradient`].
 pub fn input_gradient(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
-    let Convolution { images, height, width, from, stride, .. } = *convolution;
+    let Convolution { images, height, width, from, to, stride, .. } = *convolution;
     // The first phase has the most pixels.
     let rows = images * height.div_ceil(stride) * width.div_ceil(stride);
-    pixel_product(rows, from, stride * stride, false, arithmetic)
+    let variant = Variant::input_gradient(convolution);
+    pixel_product(convolution, variant, [rows, from, to], stride * stride, false, arithmetic)
 }
 
 /// Parts of the pixels whose weight gradients are summed apart: they follow from the convolution alone.
 pub fn groups(convolution: &Convolution) -> usize {
-    let Convolution { from, to, .. } = *convolution;
-    let tiles = (convolution.taps() * from).div_ceil(ROWS) * to.div_ceil(tile_columns(to));
-    (WEIGHT_BLOCKS / tiles).clamp(1, convolution.out_pixels().div_ceil(GROUP_PIXELS))
+    (WEIGHT_BLOCKS / weight_tiles(convolution)).clamp(1, convolution.out_pixels().div_ceil(GROUP_PIXELS))
 }
 
-/// `gs_convolution_weight_gradient_tile*`, whose tile has [`tile_columns`] of `to` columns.
+fn weight_tiles(convolution: &Convolution) -> usize {
+    let columns = Variant::weight_gradient(convolution).columns();
+    (convolution.taps() * convolution.from).div_ceil(ROWS) * convolution.to.div_ceil(columns)
+}
+
+/// `gs_convolution_weight_gradient_*`, of [`Variant::weight_gradient`].
 pub fn weight_gradient(convolution: &Convolution, arithmetic: Arithmetic) -> Geometry {
-    let tile = tile_columns(convolution.to);
-    let tiles = (convolution.taps() * convolution.from).div_ceil(ROWS) * convolution.to.div_ceil(tile);
-    let floats = arithmetic.has_float_activations();
-    let buffer = slab_bytes(false, ROWS, floats, arithmetic) + slab_bytes(false, tile, floats, arithmetic);
+    let slab =
+        |rows: usize| slab_bytes(false, rows, arithmetic.depth(), arithmetic.has_float_activations(), arithmetic);
+    let buffer = slab(ROWS) + slab(Variant::weight_gradient(convolution).columns());
     let shared = BUFFERS * (buffer + arithmetic.depth() * ORIGIN_BYTES);
-    Geometry::new([tiles, 1, groups(convolution)], THREADS, shared)
+    Geometry::new([weight_tiles(convolution), 1, groups(convolution)], THREADS, shared)
 }
 
 /// `gs_convolution_reduce`.
