@@ -14,6 +14,16 @@ __device__ __forceinline__ void copy_16(void* shared, const void* global, int va
 #endif
 }
 
+// The same for what other copies of the multiprocessor will want too: it stays in the first-level cache.
+__device__ __forceinline__ void copy_16_cached(void* shared, const void* global, int valid) {
+#if GS_DEVICE
+    unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid) : "memory");
+#else
+    emulation::copy_later(shared, global, 16, static_cast<unsigned>(valid));
+#endif
+}
+
 // 4 bytes, both addresses multiples of 4; all or (`valid` 0) none of them.
 __device__ __forceinline__ void copy_4(void* shared, const void* global, int valid) {
 #if GS_DEVICE
@@ -22,6 +32,17 @@ __device__ __forceinline__ void copy_4(void* shared, const void* global, int val
 #else
     emulation::copy_later(shared, global, 4, static_cast<unsigned>(valid));
 #endif
+}
+
+// Starts one value's copy; zero where there is none.
+__device__ __forceinline__ void copy_value(unsigned char* shared, const float* global, bool valid) {
+    copy_4(shared, global, valid ? 4 : 0);
+}
+
+// Two bytes are less than an asynchronous copy can take: these are on their way at once, in the thread's own order.
+template <class T>
+__device__ __forceinline__ void copy_value(unsigned char* shared, const T* global, bool valid) {
+    *reinterpret_cast<T*>(shared) = valid ? *global : T{};
 }
 
 // Closes the group of copies that this thread has issued since it closed the last.

@@ -41,3 +41,23 @@ constexpr int DOUBLE_SLAB = 32;
 constexpr int RADIX_BINS = 256;
 // Vectors of the subspace that gs_eigen_subspace iterates.
 constexpr int EIGEN_VECTORS = 8;
+// A block of gs_convolution_*_tile*: its threads, the pixels (or, for weights' gradients, weights of one output) that it
+// computes for 16, 32 or 64 outputs, and the slabs of the summed dimension that shared memory holds.
+constexpr int CONVOLUTION_THREADS = 128;
+constexpr int CONVOLUTION_ROWS = 128;
+constexpr int CONVOLUTION_BUFFERS = 3;
+// Values of the summed dimension in a slab: of float32 activations, and of bfloat16 ones.
+constexpr int CONVOLUTION_DEPTH_F32 = 16;
+constexpr int CONVOLUTION_DEPTH_BF16 = 32;
+// Bytes that keep the lines of a slab in different banks (fragments.cuh says which of the two).
+constexpr int CONVOLUTION_PAD = 16;
+constexpr int CONVOLUTION_WIDE_PAD = 32;
+// gs_convolution_*_patch*: pixels of a block with 16 columns (one with 32 has CONVOLUTION_ROWS), the width of the widest
+// images, summed channels of a slab, slabs that shared memory holds.
+constexpr int CONVOLUTION_PATCH_ROWS = 256;
+constexpr int CONVOLUTION_PATCH_WIDTH = 64;
+constexpr int CONVOLUTION_PATCH_DEPTH = 16;
+constexpr int CONVOLUTION_PATCH_BUFFERS = 2;
+// Values that a block of gs_convolution_reduce adds up over the groups, and in how many parts.
+constexpr int CONVOLUTION_REDUCE_VALUES = 32;
+constexpr int CONVOLUTION_REDUCE_PARTS = 8;

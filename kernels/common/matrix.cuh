@@ -21,6 +21,19 @@ __device__ __forceinline__ void load_matrices(unsigned (&registers)[4], const vo
 #endif
 }
 
+// The same, each matrix transposed: from matrix i entries (2q, g) and (2q + 1, g).
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&registers)[4], const void* row) {
+#if GS_DEVICE
+    unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(address)
+                 : "memory");
+#else
+    emulation::load_matrices_transposed(registers, row);
+#endif
+}
+
 // float16 operands, k = 16.
 __device__ __forceinline__ void multiply_add_f16(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #if GS_DEVICE

@@ -54,6 +54,28 @@ __device__ __forceinline__ float2 unpack_f16(unsigned packed) {
     return make_float2(to_float(low), to_float(high));
 }
 
+// Two bfloat16 values in a register, `low` in its lower half; to nearest, ties to even.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+#if GS_DEVICE
+    unsigned packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+#else
+    return emulation::to_bf16(low) | static_cast<unsigned>(emulation::to_bf16(high)) << 16;
+#endif
+}
+
+// The bits of a value rounded to TF32's 11 significant bits: to nearest, ties away from zero.
+__device__ __forceinline__ unsigned round_to_tf32(float value) {
+#if GS_DEVICE
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+#else
+    return emulation::to_tf32(value);
+#endif
+}
+
 // False for NaN and the infinities.
 __device__ __forceinline__ bool is_finite(float value) { return (__float_as_uint(value) & 0x7F800000u) != 0x7F800000u; }
 

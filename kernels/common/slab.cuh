@@ -71,17 +71,6 @@ struct TwoMatricesRows {
     __device__ __forceinline__ bool aligned() const { return upper.aligned() && lower.aligned(); }
 };
 
-// Starts one value's copy; zero where there is none.
-__device__ __forceinline__ void copy_value(unsigned char* shared, const float* global, bool valid) {
-    copy_4(shared, global, valid ? 4 : 0);
-}
-
-// Two bytes are less than an asynchronous copy can take: these are on their way at once, in the thread's own order.
-template <class T>
-__device__ __forceinline__ void copy_value(unsigned char* shared, const T* global, bool valid) {
-    *reinterpret_cast<T*>(shared) = valid ? *global : T{};
-}
-
 // Starts the copy of features first .. first + SLAB of `count` rows. Features from `features` on become 0; rows that
 // only fill up the block are left as they are.
 template <class Rows>

@@ -146,14 +146,32 @@ struct MatrixLane {
     const void* row;
 };
 
+// Entry (row, column) of the matrix whose rows' addresses lanes 8 `matrix` + row have brought.
+uint16_t entry_of(void* const* lanes, unsigned matrix, unsigned row, unsigned column) {
+    uint16_t entry;
+    const auto* source = static_cast<const unsigned char*>(static_cast<const MatrixLane*>(lanes[8 * matrix + row])->row);
+    std::memcpy(&entry, source + 2 * column, sizeof(entry));
+    return entry;
+}
+
+template <bool TRANSPOSED>
 void load_matrices_warp(void* const* lanes) {
     for (unsigned lane = 0; lane < LANES; ++lane) {
+        unsigned g = lane / 4, q = lane % 4;
         for (unsigned matrix = 0; matrix < 4; ++matrix) {
-            const auto* source = static_cast<const MatrixLane*>(lanes[8 * matrix + lane / 4]);
-            std::memcpy(&static_cast<MatrixLane*>(lanes[lane])->registers[matrix],
-                        static_cast<const unsigned char*>(source->row) + lane % 4 * 4, 4);
+            auto entry = [&](unsigned half) -> unsigned {
+                return TRANSPOSED ? entry_of(lanes, matrix, 2 * q + half, g) : entry_of(lanes, matrix, g, 2 * q + half);
+            };
+            static_cast<MatrixLane*>(lanes[lane])->registers[matrix] = entry(0) | entry(1) << 16;
         }
     }
+}
+
+template <bool TRANSPOSED>
+void load_matrices_of(unsigned* registers, const void* row) {
+    MatrixLane own{registers, row};
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) fail("ldmatrix from an address that is no multiple of 16");
+    collective(load_matrices_warp<TRANSPOSED>, &own);
 }
 
 }  // namespace
@@ -184,6 +202,11 @@ uint16_t to_bf16(float value) {
     return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
+uint32_t to_tf32(float value) {
+    if (std::isnan(value)) return 0x7FFFFFFFu;
+    return (float_to_bits(value) + 0x1000u) & 0xFFFFE000u;
+}
+
 void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* b) {
     Lane own{c, a, b};
     switch (operand) {
@@ -193,10 +216,8 @@ void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* 
     }
 }
 
-void load_matrices(unsigned* registers, const void* row) {
-    MatrixLane own{registers, row};
-    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) fail("ldmatrix from an address that is no multiple of 16");
-    collective(load_matrices_warp, &own);
-}
+void load_matrices(unsigned* registers, const void* row) { load_matrices_of<false>(registers, row); }
+
+void load_matrices_transposed(unsigned* registers, const void* row) { load_matrices_of<true>(registers, row); }
 
 }  // namespace emulation

@@ -9,6 +9,7 @@ float from_f16(uint16_t bits);
 float from_bf16(uint16_t bits);
 uint16_t to_f16(float value);   // to nearest, ties to even
 uint16_t to_bf16(float value);  // the same
+uint32_t to_tf32(float value);  // its bits; to nearest, ties away from zero
 
 enum class Operand { f16, bf16, tf32 };
 
@@ -18,5 +19,8 @@ void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* 
 
 // ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane 8 i + r holds the address of row r of matrix i.
 void load_matrices(unsigned* registers, const void* row);
+
+// The same with .trans.
+void load_matrices_transposed(unsigned* registers, const void* row);
 
 }  // namespace emulation

@@ -13,7 +13,7 @@ use crate::constants;
 use crate::device::refused;
 use crate::error::Error;
 use crate::images::{self, Image};
-pub(crate) use convolution::ConvolutionFunctions;
+pub(crate) use convolution::{ConvolutionFunctions, TileFunctions};
 pub(crate) use training::{BatchNormFunctions, TrainingFunctions};
 
 /// A kernel and its name.

@@ -14,17 +14,12 @@ impl Activation for bf16 {}
 /// Keeps others from being one, and finds the kernels.
 #[allow(unnameable_types, reason = "it seals Activation")]
 pub trait Stored {
-    /// Whether it is bfloat16.
-    const IS_BF16: bool;
-
     /// A family's kernels for this type.
     #[allow(private_interfaces, reason = "only launchers look for kernels")]
     fn kernels<K>(family: &Typed<K>) -> &K;
 }
 
 impl Stored for f32 {
-    const IS_BF16: bool = false;
-
     #[allow(private_interfaces, reason = "only launchers look for kernels")]
     fn kernels<K>(family: &Typed<K>) -> &K {
         &family.f32
@@ -32,8 +27,6 @@ impl Stored for f32 {
 }
 
 impl Stored for bf16 {
-    const IS_BF16: bool = true;
-
     #[allow(private_interfaces, reason = "only launchers look for kernels")]
     fn kernels<K>(family: &Typed<K>) -> &K {
         &family.bf16

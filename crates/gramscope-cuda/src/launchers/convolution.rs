@@ -4,9 +4,9 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::functions::{ConvolutionFunctions, Kernel, TileFunctions};
 use crate::launch::{Arguments, wrong};
-use crate::plan::convolution::{self as plan, Arithmetic, Convolution};
+use crate::plan::convolution::{self as plan, Arithmetic, Convolution, Variant};
 use crate::shapes::ConvolutionShape;
 
 impl Launcher<'_> {
@@ -24,7 +24,20 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        self.convolution_forward_naive(y, x, weight, bias, convolution, arithmetic)
+        let kernel =
+            self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::forward(convolution)))?;
+        let shape = checked(kernel, convolution)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("y", y, convolution.y_length())?;
+        check.reads("x", x, convolution.x_length())?;
+        check.reads("weight", weight, convolution.weight_length())?;
+        check.reads("bias", bias, convolution.to)?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(y).arg(x).arg(weight).arg(bias).arg(&shape);
+        // SAFETY: a block writes the values of y that its tile covers and reads pixels inside the images of x, rows of the
+        // weights and biases of outputs below `to`. All these lengths are the convolution's and have been checked; shared
+        // memory is the plan's for this tile.
+        unsafe { enqueue(kernel, plan::forward(convolution, arithmetic), arguments) }
     }
 
     /// dL/dx from dL/dy and the weights, into `dx` or, where it `adds`, added to it (in float32, rounded once).
@@ -40,7 +53,20 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        self.convolution_input_gradient_naive(dx, dy, weight, convolution, arithmetic, adds)
+        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
+            functions.input_gradient.of(Variant::input_gradient(convolution))
+        })?;
+        let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("dx", dx, convolution.x_length())?;
+        check.reads("dy", dy, convolution.y_length())?;
+        check.reads("weight", weight, convolution.weight_length())?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(dx).arg(dy).arg(weight).arg(&shape);
+        // SAFETY: a block reads and writes the values of dx that its tile covers and reads pixels inside the images of dy and
+        // weights of inputs below `from`. All these lengths are the convolution's and have been checked; shared memory is
+        // the plan's for this tile.
+        unsafe { enqueue(kernel, plan::input_gradient(convolution, arithmetic), arguments) }
     }
 
     /// dL/dw `[to, kernel, kernel, from]` and dL/db `[to]` from x and dL/dy. `scratch` has
@@ -59,12 +85,42 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        self.convolution_weight_gradient_naive(dweight, dbias, scratch, x, dy, convolution, arithmetic)
+        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
+            functions.weight_gradient.of(Variant::weight_gradient(convolution))
+        })?;
+        let shape = checked(kernel, convolution)?;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("dweight", dweight, convolution.weight_length())?;
+        check.writes("dbias", dbias, convolution.to)?;
+        check.writes("scratch", scratch, plan::scratch(convolution))?;
+        check.reads("x", x, convolution.x_length())?;
+        check.reads("dy", dy, convolution.y_length())?;
+        let (geometry, groups) = (plan::weight_gradient(convolution, arithmetic), plan::groups(convolution));
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        if groups == 1 {
+            arguments.arg(dweight).arg(dbias).arg(x).arg(dy).arg(&shape);
+            // SAFETY: a block writes the gradients of the weights and biases that its tile covers and reads pixels inside the
+            // images of x and dy. All these lengths are the convolution's and have been checked; shared memory is the
+            // plan's for this tile.
+            return unsafe { enqueue(kernel, geometry, arguments) };
+        }
+        let (mut weights, mut biases) = scratch.split_at_mut(groups * convolution.weight_length());
+        arguments.arg(&mut weights).arg(&mut biases).arg(x).arg(dy).arg(&shape);
+        // SAFETY: as above, but that each of `groups` groups has a set of gradients of its own in scratch, whose length is the
+        // plan's and has been checked.
+        unsafe { enqueue(kernel, geometry, arguments) }?;
+        let kernel = &T::kernels(&self.device.functions().convolution).reduce;
+        let (weights, biases) = (weights.as_view(), biases.as_view());
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(dweight).arg(dbias).arg(&weights).arg(&biases).arg(&shape);
+        // SAFETY: a thread a weight or bias reads its place in each group's set and writes its gradient. All these lengths have
+        // been checked.
+        unsafe { enqueue(kernel, plan::reduce(convolution), arguments) }
     }
 
-    /// How many values of scratch [`Launcher::convolution_weight_gradient`] wants.
-    pub fn convolution_scratch(&self, _convolution: &Convolution, _arithmetic: Arithmetic) -> usize {
-        0
+    /// How many values of scratch [`Launcher::convolution_weight_gradient`] wants, whatever the arithmetic.
+    pub fn convolution_scratch(&self, convolution: &Convolution, _arithmetic: Arithmetic) -> usize {
+        convolution.shape().map_or(0, |_| plan::scratch(convolution))
     }
 
     /// As [`Launcher::convolution_forward`], a thread a value of y, summed in float64 whatever the arithmetic.
@@ -80,8 +136,8 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).forward_naive;
-        let shape = checked::<T>(kernel, convolution, arithmetic)?;
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.forward_naive;
+        let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
         check.reads("x", x, convolution.x_length())?;
@@ -107,8 +163,8 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).input_gradient_naive;
-        let shape = ConvolutionShape { adds: adds.into(), ..checked::<T>(kernel, convolution, arithmetic)? };
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.input_gradient_naive;
+        let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, convolution.x_length())?;
         check.reads("dy", dy, convolution.y_length())?;
@@ -136,8 +192,8 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).weight_gradient_naive;
-        let shape = checked::<T>(kernel, convolution, arithmetic)?;
+        let kernel = &self.convolution_naive::<T>(arithmetic)?.weight_gradient_naive;
+        let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dweight", dweight, convolution.weight_length())?;
         check.writes("dbias", dbias, convolution.to)?;
@@ -149,19 +205,30 @@ impl Launcher<'_> {
         // lengths are the convolution's and have been checked.
         unsafe { enqueue(kernel, plan::weight_gradient_naive(convolution), arguments) }
     }
+
+    /// One of the kernels for activations of type T and this arithmetic.
+    fn convolution_kernel<T: Activation>(
+        &self,
+        arithmetic: Arithmetic,
+        choose: impl Fn(&TileFunctions) -> Option<&Kernel>,
+    ) -> Result<&Kernel, Error> {
+        let functions = T::kernels(&self.device.functions().convolution);
+        functions.tiles(arithmetic).and_then(choose).ok_or_else(|| {
+            let expected = "Float32 or Tf32 for float32 activations, Bf16 for bfloat16 ones";
+            wrong(functions.forward_naive.name, "arithmetic", format!("{arithmetic:?}"), expected)
+        })
+    }
+
+    /// The naive kernels for activations of type T, which must go with the arithmetic although they do not use it.
+    fn convolution_naive<T: Activation>(&self, arithmetic: Arithmetic) -> Result<&ConvolutionFunctions, Error> {
+        self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::Tile16))?;
+        Ok(T::kernels(&self.device.functions().convolution))
+    }
 }
 
-/// The convolution as kernels take it, for activations of a type that goes with `arithmetic`.
-fn checked<T: Activation>(
-    kernel: &Kernel,
-    convolution: &Convolution,
-    arithmetic: Arithmetic,
-) -> Result<ConvolutionShape, Error> {
-    if (arithmetic == Arithmetic::Bf16) != T::IS_BF16 {
-        let expected = if T::IS_BF16 { "Bf16" } else { "Float32 or Tf32" };
-        return Err(wrong(kernel.name, "arithmetic", format!("{arithmetic:?}"), expected));
-    }
-    let expected = "of at least one image, channel and pixel, a kernel within the padded image, and fewer than 2^31 pixels \
-                    and weights";
+/// The convolution as kernels take it.
+fn checked(kernel: &Kernel, convolution: &Convolution) -> Result<ConvolutionShape, Error> {
+    let expected = "of at least one image, pixel and channel, with a kernel that fits into the padded image and fewer \
+                    than 2^30 pixels and weights";
     convolution.shape().ok_or_else(|| wrong(kernel.name, "the convolution", format!("{convolution:?}"), expected))
 }
