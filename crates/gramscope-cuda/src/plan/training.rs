@@ -50,7 +50,11 @@ pub fn run_of_channels(channels: usize, value_bytes: usize) -> usize {
 
 /// Values (float64) of the scratch of batch norm, whatever its activations are stored as.
 pub fn batch_norm_scratch(rows: usize, channels: usize) -> usize {
-    [size_of::<f32>(), size_of::<u16>()].map(|bytes| batch_norm(rows, channels, bytes).partials).into_iter().max().unwrap_or(0)
+    [size_of::<f32>(), size_of::<u16>()]
+        .map(|bytes| batch_norm(rows, channels, bytes).partials)
+        .into_iter()
+        .max()
+        .unwrap_or(0)
 }
 
 /// `gs_batch_norm_{statistics,gradients,naive}_*`: a block a channel.
