@@ -54,6 +54,7 @@ struct Run {
 fn shape<T>(rows: usize, channels: usize, run: Run) -> BatchNormShape {
     let plan = plan::batch_norm(rows, channels, size_of::<T>());
     BatchNormShape {
+        share: 1.0 / rows as f64,
         rows: rows as i32,
         channels: channels as i32,
         tile: plan.tile as i32,
