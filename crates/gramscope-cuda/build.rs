@@ -144,7 +144,7 @@ fn spills(report: &str) -> Vec<String> {
     found
 }
 
-/// Writes OUT_DIR/images.rs: a static a family.
+/// Writes OUT_DIR/images.rs: a static a family and, for tests, all of them.
 fn embed(families: &[Family], out: &Path) -> Result<(), String> {
     let mut source = String::new();
     for Family { name, .. } in families {
@@ -156,5 +156,7 @@ fn embed(families: &[Family], out: &Path) -> Result<(), String> {
             name.to_uppercase()
         );
     }
+    let all: Vec<String> = families.iter().map(|family| format!("&{}", family.name.to_uppercase())).collect();
+    let _ = writeln!(source, "#[cfg(test)]\npub(crate) static ALL: &[&Image] = &[{}];", all.join(", "));
     fs::write(out.join("images.rs"), source).map_err(|error| format!("images.rs: {error}"))
 }

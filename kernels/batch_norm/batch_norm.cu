@@ -37,6 +37,7 @@
 #include "common/run.cuh"
 
 struct BatchNormShape {
+    double share;  // 1 / rows
     int32_t rows;
     int32_t channels;
     int32_t tile;    // columns of a block's tile: a power of two, at most a warp
@@ -56,6 +57,7 @@ struct Work {
     int column;         // this thread's, within the tile
     int first_channel;  // of the tile
     int channels;       // of the tile, those that there are
+    int own_channel;    // this thread's first; another that exists where its column does not
     int first, last;    // this thread's rows: first, first + step, ...
     int step;
 
@@ -65,17 +67,19 @@ struct Work {
         first_channel = static_cast<int>(blockIdx.x) * tile * N;
         channels = shape.channels - first_channel < tile * N ? shape.channels - first_channel : tile * N;
         Part rows = part_of(shape.rows, blockIdx.y, shape.splits);
+        bool exists = column * N < channels;
+        own_channel = first_channel + (exists ? column * N : 0);
         step = ENTRY_THREADS / tile;
-        first = column * N < channels ? rows.first + thread_of_block() / tile : rows.last;
+        first = exists ? rows.first + thread_of_block() / tile : rows.last;
         last = rows.last;
     }
 
     // Where this thread's channels of a row begin.
     __device__ __forceinline__ int64_t place(int row, const BatchNormShape& shape) const {
-        return static_cast<int64_t>(row) * shape.channels + first_channel + column * N;
+        return static_cast<int64_t>(row) * shape.channels + own_channel;
     }
 
-    // BATCH_NORM_ROWS rows from `row` on; in the place of those beyond the last, the last.
+    // BATCH_NORM_ROWS rows from `row` on; in the place of those beyond the last, the last. A part has a row at least.
     template <class T>
     __device__ __forceinline__ void load(Run<T, N> (&runs)[BATCH_NORM_ROWS], const T* from, int row,
                                          const BatchNormShape& shape) const {
@@ -83,6 +87,16 @@ struct Work {
         for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
             int other = row + r * step;
             runs[r] = load_run<N>(from + place(other < last ? other : last - 1, shape));
+        }
+    }
+
+    // Those of them that there are.
+    template <class T>
+    __device__ __forceinline__ void store(T* to, const Run<T, N> (&runs)[BATCH_NORM_ROWS], int row,
+                                          const BatchNormShape& shape) const {
+#pragma unroll
+        for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
+            if (has(row, r)) store_run(to + place(row + r * step, shape), runs[r]);
         }
     }
 
@@ -95,37 +109,46 @@ struct Sums {
     double first[N] = {}, second[N] = {};
 };
 
-// partials[0 or 1, channel, split] = this thread's sums, added over the block's threads of the same column: lanes of a
-// warp, then warps.
+// partials[0 or 1, channel, split] = this thread's sums, added over the block's threads of the same column: where the
+// sums are fewer than the threads, each adds up a part of those threads, and then one a sum the parts.
 template <int N>
-__device__ __forceinline__ void store_sums(double* partials, Sums<N>& sums, const Work<N>& work,
+__device__ __forceinline__ void store_sums(double* partials, const Sums<N>& sums, const Work<N>& work,
                                            const BatchNormShape& shape) {
     auto* shared = reinterpret_cast<double*>(shared_memory());
-    for (int mask = WARP / 2; mask >= work.tile; mask /= 2) {
+    int thread = thread_of_block(), count = 2 * N * work.tile;
 #pragma unroll
-        for (int n = 0; n < N; ++n) {
-            sums.first[n] += from_lane_xor(sums.first[n], mask);
-            sums.second[n] += from_lane_xor(sums.second[n], mask);
-        }
-    }
-    int width = work.tile * N;
-    if (lane_of_warp() < work.tile) {
-        double* own = shared + warp_of_block() * 2 * width + work.column * N;
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-            own[n] = sums.first[n];
-            own[width + n] = sums.second[n];
-        }
+    for (int n = 0; n < N; ++n) {
+        shared[n * ENTRY_THREADS + thread] = sums.first[n];
+        shared[(N + n) * ENTRY_THREADS + thread] = sums.second[n];
     }
     __syncthreads();
-    for (int index = thread_of_block(); index < 2 * width; index += ENTRY_THREADS) {
-        int which = index / width, channel = index % width;
-        if (channel >= work.channels) continue;
+    // Sum `index`, over the `lanes` threads of its column from `first` on.
+    auto add = [&](int index, int first, int lanes) {
+        const double* own = shared + index / work.tile * ENTRY_THREADS + first * work.tile + index % work.tile;
         double sum = 0.0;
-        for (int warp = 0; warp < ENTRY_WARPS; ++warp) sum += shared[warp * 2 * width + index];
-        int64_t row = static_cast<int64_t>(which) * shape.channels + work.first_channel + channel;
+#pragma unroll 4
+        for (int lane = 0; lane < lanes; ++lane) sum += own[lane * work.tile];
+        return sum;
+    };
+    auto store = [&](int index, double sum) {
+        int value = index / work.tile, channel = index % work.tile * N + value % N;
+        if (channel >= work.channels) return;
+        int64_t row = static_cast<int64_t>(value / N) * shape.channels + work.first_channel + channel;
         partials[row * shape.splits + blockIdx.y] = sum;
+    };
+    if (count >= ENTRY_THREADS) {
+        for (int index = thread; index < count; index += ENTRY_THREADS) store(index, add(index, 0, work.step));
+        return;
     }
+    int parts = ENTRY_THREADS / count, lanes = work.step / parts;
+    double sum = add(thread % count, thread / count * lanes, lanes);
+    __syncthreads();
+    shared[thread] = sum;
+    __syncthreads();
+    if (thread >= count) return;
+    double total = 0.0;
+    for (int part = 0; part < parts; ++part) total += shared[part * count + thread];
+    store(thread, total);
 }
 
 // body(run length as a constant): RUN channels a thread where that divides them.
@@ -155,7 +178,7 @@ __device__ __forceinline__ void moments(double* partials, const T* x, const Batc
                 float sum = 0.0f, squares = 0.0f;
 #pragma unroll
                 for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-                    float difference = to_float(runs[r].values[n]) - to_float(shift.values[n]);
+                    float difference = runs[r].get(n) - shift.get(n);
                     difference = work.has(row, r) ? difference : 0.0f;
                     sum += difference;
                     squares = fmaf(difference, difference, squares);
@@ -167,7 +190,7 @@ __device__ __forceinline__ void moments(double* partials, const T* x, const Batc
         double count = (work.last - work.first + work.step - 1) / work.step;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            double distance = static_cast<double>(to_float(shift.values[n])) - to_float(reference.values[n]);
+            double distance = static_cast<double>(shift.get(n)) - reference.get(n);
             sums.second[n] += distance * (2.0 * sums.first[n] + count * distance);
             sums.first[n] += count * distance;
         }
@@ -211,12 +234,12 @@ __device__ __forceinline__ void statistics_of(float* statistics, float* running,
     store_statistics(statistics, running, to_float(x[blockIdx.x]) + distance, variance < 0.0 ? 0.0 : variance, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
     gs_batch_norm_moments_f32(double* partials, const float* x, BatchNormShape shape) {
     by_run<float>(shape, [&](auto length) { moments<float, decltype(length)::value>(partials, x, shape); });
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
     gs_batch_norm_moments_bf16(double* partials, const BF16* x, BatchNormShape shape) {
     by_run<BF16>(shape, [&](auto length) { moments<BF16, decltype(length)::value>(partials, x, shape); });
 }
@@ -236,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 // --- normalise -------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ double inverse_deviation(const float* statistics, int channel, const BatchNormShape& shape) {
-    return 1.0 / sqrt(statistics[shape.channels + channel] + EPSILON);
+    return inverse_root(statistics[shape.channels + channel] + EPSILON);
 }
 
 // The same in every kernel, so that a ReLU's mask is the same backward as forward.
@@ -255,33 +278,29 @@ __device__ __forceinline__ float rectified(float value, bool relu) { return relu
 // The first COUNT of: mean, scale, beta, shift = dbeta / m, slope = dgamma / m / deviation, for each channel of a tile.
 enum Coefficient { MEAN, SCALE, BETA, SHIFT, SLOPE };
 
+// They stay in shared memory: registers are for rows on their way.
 template <int COUNT, int N>
 struct Coefficients {
-    float values[COUNT][N];
+    const float* own;  // of this thread's first channel
+    int width;
 
     // Worked out once a block, by a thread a channel: roots and quotients are float64.
     template <class Value>
-    __device__ __forceinline__ Coefficients(const Work<N>& work, const Value& value) {
+    __device__ __forceinline__ Coefficients(const Work<N>& work, const Value& value) : width(work.tile * N) {
         auto* shared = reinterpret_cast<float*>(shared_memory());
-        int width = work.tile * N;
         for (int channel = thread_of_block(); channel < work.channels; channel += ENTRY_THREADS) {
-            float own[COUNT];
-            value(work.first_channel + channel, own);
-            for (int which = 0; which < COUNT; ++which) shared[which * width + channel] = own[which];
+            float values[COUNT];
+            value(work.first_channel + channel, values);
+            for (int which = 0; which < COUNT; ++which) shared[which * width + channel] = values[which];
         }
         __syncthreads();
-#pragma unroll
-        for (int which = 0; which < COUNT; ++which) {
-#pragma unroll
-            for (int n = 0; n < N; ++n) {
-                int channel = work.column * N + n;
-                values[which][n] = channel < work.channels ? shared[which * width + channel] : 0.0f;
-            }
-        }
+        own = shared + work.own_channel - work.first_channel;
     }
 
+    __device__ __forceinline__ float at(Coefficient which, int n) const { return own[which * width + n]; }
+
     __device__ __forceinline__ float affine(float x, int n) const {
-        return ::affine(x, values[MEAN][n], values[SCALE][n], values[BETA][n]);
+        return ::affine(x, at(MEAN, n), at(SCALE, n), at(BETA, n));
     }
 };
 
@@ -289,26 +308,30 @@ template <class T, int N, bool ADDS>
 __device__ __forceinline__ void normalise(T* y, const T* x, const float* statistics, const float* gamma,
                                           const float* beta, const T* addend, const BatchNormShape& shape) {
     Work<N> work(shape);
+    Run<T, N> runs[BATCH_NORM_ROWS], addends[BATCH_NORM_ROWS];
+    auto load = [&](int row) {
+        work.load(runs, x, row, shape);
+        if (ADDS) work.load(addends, addend, row, shape);
+    };
+    // Before the coefficients are: the memory's latency passes once.
+    load(work.first);
     Coefficients<3, N> coefficients(work, [&](int channel, float* values) {
         values[MEAN] = statistics[channel];
         values[SCALE] = scale_of(statistics, gamma, channel, shape);
         values[BETA] = beta[channel];
     });
     for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
-        Run<T, N> runs[BATCH_NORM_ROWS], addends[BATCH_NORM_ROWS];
-        work.load(runs, x, row, shape);
-        if (ADDS) work.load(addends, addend, row, shape);
+        if (row != work.first) load(row);
 #pragma unroll
-        for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-            if (!work.has(row, r)) break;
+        for (int n = 0; n < N; ++n) {
 #pragma unroll
-            for (int n = 0; n < N; ++n) {
-                float value = coefficients.affine(to_float(runs[r].values[n]), n);
-                if (ADDS) value += to_float(addends[r].values[n]);
-                store(&runs[r].values[n], rectified(value, shape.relu));
+            for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
+                float value = coefficients.affine(runs[r].get(n), n);
+                if (ADDS) value += addends[r].get(n);
+                runs[r].set(n, rectified(value, shape.relu));
             }
-            store_run(y + work.place(row + r * work.step, shape), runs[r]);
         }
+        work.store(y, runs, row, shape);
     }
 }
 
@@ -325,13 +348,13 @@ __device__ __forceinline__ void normalise(T* y, const T* x, const float* statist
     });
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
     gs_batch_norm_normalise_f32(float* y, const float* x, const float* statistics, const float* gamma,
                                 const float* beta, const float* addend, BatchNormShape shape) {
     normalise(y, x, statistics, gamma, beta, addend, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
     gs_batch_norm_normalise_bf16(BF16* y, const BF16* x, const float* statistics, const float* gamma, const float* beta,
                                  const BF16* addend, BatchNormShape shape) {
     normalise(y, x, statistics, gamma, beta, addend, shape);
@@ -377,6 +400,13 @@ __device__ __forceinline__ void sums_of(double* partials, T* daddend, const T* x
                                         const float* statistics, const float* gamma, const float* beta,
                                         const BatchNormShape& shape) {
     Work<N> work(shape);
+    Run<T, N> xs[BATCH_NORM_ROWS], ys[BATCH_NORM_ROWS], gs[BATCH_NORM_ROWS];
+    auto load = [&](int row) {
+        work.load(xs, x, row, shape);
+        work.load(gs, dy, row, shape);
+        if (MASK == Mask::from_y) work.load(ys, y, row, shape);
+    };
+    load(work.first);
     constexpr int COUNT = MASK == Mask::from_x ? 3 : 1;
     Coefficients<COUNT, N> coefficients(work, [&](int channel, float* values) {
         values[MEAN] = statistics[channel];
@@ -386,32 +416,25 @@ __device__ __forceinline__ void sums_of(double* partials, T* daddend, const T* x
     });
     Sums<N> sums;
     for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
-        Run<T, N> xs[BATCH_NORM_ROWS], ys[BATCH_NORM_ROWS], gs[BATCH_NORM_ROWS];
-        work.load(xs, x, row, shape);
-        work.load(gs, dy, row, shape);
-        if (MASK == Mask::from_y) work.load(ys, y, row, shape);
+        if (row != work.first) load(row);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             float sum = 0.0f, product = 0.0f;
 #pragma unroll
             for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-                float value = to_float(xs[r].values[n]);
-                float of_relu = MASK == Mask::from_y ? to_float(ys[r].values[n]) : 0.0f;
+                float value = xs[r].get(n);
+                float of_relu = MASK == Mask::from_y ? ys[r].get(n) : 0.0f;
                 bool through = lets_through<MASK>(coefficients, n, value, of_relu);
-                float g = through ? to_float(gs[r].values[n]) : 0.0f;
-                store(&gs[r].values[n], g);
+                float g = through ? gs[r].get(n) : 0.0f;
+                gs[r].set(n, g);
                 g = work.has(row, r) ? g : 0.0f;
                 sum += g;
-                product = fmaf(g, value - coefficients.values[MEAN][n], product);
+                product = fmaf(g, value - coefficients.at(MEAN, n), product);
             }
             sums.first[n] += sum;
             sums.second[n] += product;
         }
-        if (daddend == nullptr) continue;
-#pragma unroll
-        for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-            if (work.has(row, r)) store_run(daddend + work.place(row + r * work.step, shape), gs[r]);
-        }
+        if (daddend != nullptr) work.store(daddend, gs, row, shape);
     }
     // The coefficients lie where the sums go.
     __syncthreads();
@@ -436,34 +459,37 @@ __device__ __forceinline__ void input_gradient(T* dx, const T* x, const T* y, co
                                                const float* gamma, const float* beta, const float* dgamma,
                                                const float* dbeta, const BatchNormShape& shape) {
     Work<N> work(shape);
+    Run<T, N> xs[BATCH_NORM_ROWS], ys[BATCH_NORM_ROWS], gs[BATCH_NORM_ROWS];
+    auto load = [&](int row) {
+        work.load(xs, x, row, shape);
+        work.load(gs, g, row, shape);
+        if (MASK == Mask::from_y) work.load(ys, y, row, shape);
+    };
+    load(work.first);
     Coefficients<5, N> coefficients(work, [&](int channel, float* values) {
         double inverse = inverse_deviation(statistics, channel, shape);
         values[MEAN] = statistics[channel];
         values[SCALE] = scale_of(statistics, gamma, channel, shape);
         values[BETA] = beta[channel];
-        values[SHIFT] = static_cast<float>(static_cast<double>(dbeta[channel]) / shape.rows);
-        values[SLOPE] = static_cast<float>(dgamma[channel] * inverse / shape.rows);
+        values[SHIFT] = static_cast<float>(dbeta[channel] * shape.share);
+        values[SLOPE] = static_cast<float>(dgamma[channel] * inverse * shape.share);
     });
     for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
-        Run<T, N> xs[BATCH_NORM_ROWS], ys[BATCH_NORM_ROWS], gs[BATCH_NORM_ROWS];
-        work.load(xs, x, row, shape);
-        work.load(gs, g, row, shape);
-        if (MASK == Mask::from_y) work.load(ys, y, row, shape);
+        if (row != work.first) load(row);
 #pragma unroll
-        for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-            if (!work.has(row, r)) break;
+        for (int n = 0; n < N; ++n) {
 #pragma unroll
-            for (int n = 0; n < N; ++n) {
-                float value = to_float(xs[r].values[n]);
-                float of_relu = MASK == Mask::from_y ? to_float(ys[r].values[n]) : 0.0f;
+            for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
+                float value = xs[r].get(n);
+                float of_relu = MASK == Mask::from_y ? ys[r].get(n) : 0.0f;
                 bool through = lets_through<MASK>(coefficients, n, value, of_relu);
-                float gradient = through ? to_float(gs[r].values[n]) : 0.0f;
-                const auto& of = coefficients.values;
-                float centred = gradient - of[SHIFT][n] - (value - of[MEAN][n]) * of[SLOPE][n];
-                store(&gs[r].values[n], of[SCALE][n] * centred);
+                float gradient = through ? gs[r].get(n) : 0.0f;
+                float along = (value - coefficients.at(MEAN, n)) * coefficients.at(SLOPE, n);
+                float centred = gradient - coefficients.at(SHIFT, n) - along;
+                gs[r].set(n, coefficients.at(SCALE, n) * centred);
             }
-            store_run(dx + work.place(row + r * work.step, shape), gs[r]);
         }
+        work.store(dx, gs, row, shape);
     }
 }
 
@@ -479,13 +505,13 @@ __device__ __forceinline__ void input_gradient(T* dx, const T* x, const T* y, co
     });
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
     gs_batch_norm_sums_f32(double* partials, float* daddend, const float* x, const float* y, const float* dy,
                            const float* statistics, const float* gamma, const float* beta, BatchNormShape shape) {
     sums_of(partials, daddend, x, y, dy, statistics, gamma, beta, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
     gs_batch_norm_sums_bf16(double* partials, BF16* daddend, const BF16* x, const BF16* y, const BF16* dy,
                             const float* statistics, const float* gamma, const float* beta, BatchNormShape shape) {
     sums_of(partials, daddend, x, y, dy, statistics, gamma, beta, shape);
@@ -501,14 +527,14 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     dgamma[channel] = static_cast<float>(sums.second * inverse_deviation(statistics, channel, shape));
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
     gs_batch_norm_input_gradient_f32(float* dx, const float* x, const float* y, const float* g, const float* statistics,
                                      const float* gamma, const float* beta, const float* dgamma, const float* dbeta,
                                      BatchNormShape shape) {
     input_gradient(dx, x, y, g, statistics, gamma, beta, dgamma, dbeta, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
     gs_batch_norm_input_gradient_bf16(BF16* dx, const BF16* x, const BF16* y, const BF16* g, const float* statistics,
                                       const float* gamma, const float* beta, const float* dgamma, const float* dbeta,
                                       BatchNormShape shape) {
@@ -573,7 +599,7 @@ __device__ __forceinline__ void naive_backward(T* dx, T* daddend, float* dgamma,
     });
     sum = block_sum(sum, scratch);
     product = block_sum(product, scratch);
-    double shift = sum / shape.rows, slope = product / shape.rows;
+    double shift = sum * shape.share, slope = product * shape.share;
     for_values_of_channel(shape, [&](int64_t index) {
         double xhat = (to_float(x[index]) - mean) * inverse;
         double centred = gradient(index) - shift - xhat * slope;

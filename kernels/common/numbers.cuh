@@ -103,3 +103,11 @@ __device__ __forceinline__ double scaled(double value, int exponent) {
     int half = exponent / 2;
     return value * power_of_two_f64(half) * power_of_two_f64(exponent - half);
 }
+
+// 1 / sqrt(value), for a value that float32 holds as a normal number, to a rounding or two. From float32's estimate by
+// Newton's method: division and root of float64 are calls, across which nothing stays in registers.
+__device__ __forceinline__ double inverse_root(double value) {
+    double root = rsqrtf(static_cast<float>(value));
+    for (int step = 0; step < 2; ++step) root *= fma(-0.5 * value * root, root, 1.5);
+    return root;
+}

@@ -10,6 +10,26 @@ constexpr int RUN = RUN_BYTES / static_cast<int>(sizeof(T));
 template <class T, int N>
 struct alignas(N * sizeof(T)) Run {
     T values[N];
+
+    __device__ __forceinline__ float get(int n) const { return to_float(values[n]); }
+    __device__ __forceinline__ void set(int n, float value) { store(&values[n], value); }
+};
+
+// In pairs: as values of their own the compiler would give each a whole register. `n` is known once loops are unrolled.
+template <>
+struct alignas(RUN_BYTES) Run<BF16, RUN<BF16>> {
+    unsigned pairs[RUN<BF16> / 2];
+
+    __device__ __forceinline__ float get(int n) const {
+        return __uint_as_float(n % 2 == 0 ? pairs[n / 2] << 16 : pairs[n / 2] & 0xFFFF0000u);
+    }
+
+    __device__ __forceinline__ void set(int n, float value) {
+        BF16 rounded;
+        store(&rounded, value);
+        unsigned bits = rounded.bits;
+        pairs[n / 2] = n % 2 == 0 ? (pairs[n / 2] & 0xFFFF0000u) | bits : (pairs[n / 2] & 0xFFFFu) | bits << 16;
+    }
 };
 
 // The N values from `from` on, which is aligned to all of them.

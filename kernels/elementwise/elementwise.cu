@@ -20,7 +20,8 @@ __device__ __forceinline__ void add(T* sum, const T* addend, const ElementwiseSh
     for_run_of_thread<T>(shape.length, holds_runs(sum) && holds_runs(addend), [&](int64_t first, auto length) {
         constexpr int N = decltype(length)::value;
         Run<T, N> own = load_run<N>(sum + first), other = load_run<N>(addend + first);
-        for (int i = 0; i < N; ++i) store(&own.values[i], to_float(own.values[i]) + to_float(other.values[i]));
+#pragma unroll
+        for (int n = 0; n < N; ++n) own.set(n, own.get(n) + other.get(n));
         store_run(sum + first, own);
     });
 }
@@ -30,10 +31,8 @@ __device__ __forceinline__ void relu(T* x, const ElementwiseShape& shape) {
     for_run_of_thread<T>(shape.length, holds_runs(x), [&](int64_t first, auto length) {
         constexpr int N = decltype(length)::value;
         Run<T, N> own = load_run<N>(x + first);
-        for (int i = 0; i < N; ++i) {
-            float value = to_float(own.values[i]);
-            store(&own.values[i], value < 0.0f ? 0.0f : value);
-        }
+#pragma unroll
+        for (int n = 0; n < N; ++n) own.set(n, own.get(n) < 0.0f ? 0.0f : own.get(n));
         store_run(x + first, own);
     });
 }

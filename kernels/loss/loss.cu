@@ -52,16 +52,16 @@ __device__ __forceinline__ Totals image_loss(float* gradients, const float* logi
     Largest largest = largest_of(logits, shape.classes);
     double top = largest.value, sum = 0.0;
     for (int k = lane_of_warp(); k < shape.classes; k += WARP) sum += exp(logits[k] - top);
-    double logarithm = top + log(warp_sum(sum)), share = 1.0 / shape.images;
+    sum = warp_sum(sum);
     bool is_class = label < static_cast<uint32_t>(shape.classes);
     // NaN where the label is not a class.
     double own = is_class ? logits[label] : __longlong_as_double(-1);
-    double scale = is_class ? share : own;
+    double share = (is_class ? 1.0 : own) / shape.images, of_sum = 1.0 / sum;
     for (int k = lane_of_warp(); k < shape.classes; k += WARP) {
         double target = static_cast<uint32_t>(k) == label ? 1.0 : 0.0;
-        gradients[k] = static_cast<float>((exp(logits[k] - logarithm) - target) * scale);
+        gradients[k] = static_cast<float>((exp(logits[k] - top) * of_sum - target) * share);
     }
-    return {logarithm - own, static_cast<uint32_t>(largest.place) == label ? 1.0 : 0.0};
+    return {top + log(sum) - own, static_cast<uint32_t>(largest.place) == label ? 1.0 : 0.0};
 }
 
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS)

@@ -99,8 +99,10 @@ pub struct ConvolutionShape {
 
 /// batch_norm.cu's `BatchNormShape`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BatchNormShape {
+    /// 1 / rows.
+    pub share: f64,
     /// Images times pixels.
     pub rows: i32,
     /// Channels.
@@ -308,6 +310,6 @@ mod crossing {
 
     crosses!(
         GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
-        BatchNormShape: 24, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40
+        BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40
     );
 }

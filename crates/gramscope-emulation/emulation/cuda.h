@@ -42,6 +42,9 @@ inline double __longlong_as_double(long long bits) { return emulated_bits<double
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 
+// Two units in the last place off, as the device's may be.
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value) * 1.0000002f; }
+
 inline void __syncthreads() { emulation::barrier_all(); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

@@ -325,6 +325,7 @@ struct Pass {
 fn pass<T>(kernel: &Kernel, rows: usize, channels: usize, fewest_rows: usize, relu: bool) -> Result<Pass, Error> {
     let narrow = |what, count, most| checked_count(kernel, what, count, most);
     let shape = BatchNormShape {
+        share: 1.0 / rows as f64,
         rows: narrow("rows", if rows < fewest_rows { 0 } else { rows }, MOST_ROWS)?,
         channels: narrow("channels", channels, MOST_CHANNELS)?,
         relu: relu.into(),

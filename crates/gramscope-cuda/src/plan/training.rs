@@ -8,8 +8,10 @@ pub const RUN_BYTES: usize = constant("RUN_BYTES");
 const BATCH_NORM_ROWS: usize = constant("BATCH_NORM_ROWS");
 const LOSS_THREADS: usize = constant("LOSS_THREADS");
 const POOLING_THREADS: usize = constant("POOLING_THREADS");
-/// Blocks of a pass of batch norm, at most: enough for some eight on each multiprocessor, and few partial sums. The number
-/// depends on the shape alone, so that sums do not depend on the device.
+/// Blocks that a pass of batch norm has where there are rows enough, about two a multiprocessor, before its threads take
+/// more than [`BATCH_NORM_ROWS`] rows. The numbers depend on the shape alone, so that sums do not depend on the device.
+const BATCH_NORM_FEW_BLOCKS: usize = 256;
+/// Blocks that it has at most, between these two twice so many rows a thread: adding up a block costs as much as some rows.
 const BATCH_NORM_BLOCKS: usize = 1024;
 
 /// What decides where an image's crop lies and whether it is flipped.
@@ -45,8 +47,10 @@ pub fn batch_norm(rows: usize, channels: usize, value_bytes: usize) -> BatchNorm
     let tile = columns.next_power_of_two().min(WARP);
     let tiles = columns.div_ceil(tile);
     let together = ENTRY_THREADS / tile;
-    let splits = rows.div_ceil(together * BATCH_NORM_ROWS).min(BATCH_NORM_BLOCKS / tiles).max(1);
-    let shared = 2 * (ENTRY_THREADS / WARP) * tile * run * size_of::<f64>();
+    let most = rows.div_ceil(together * BATCH_NORM_ROWS);
+    let splits = most.min((most / 2).clamp(BATCH_NORM_FEW_BLOCKS / tiles, BATCH_NORM_BLOCKS / tiles)).max(1);
+    // Two sums a channel of each thread.
+    let shared = 2 * run * ENTRY_THREADS * size_of::<f64>();
     BatchNorm {
         geometry: Geometry::new([tiles, splits, 1], ENTRY_THREADS, shared),
         tile,

@@ -11,6 +11,8 @@ mod inputs;
 mod kernels;
 mod machine;
 mod training;
+#[cfg(feature = "cuda")]
+mod training_kernels;
 
 use crate::console::Console;
 use crate::device::DeviceChoice;

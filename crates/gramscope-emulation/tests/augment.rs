@@ -1,0 +1,103 @@
+//! Augmentation: in float32 to the last bit what gramscope-train does on the CPU; the random numbers, those of gramscope-nn.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use candle_core::Device;
+use gramscope_cuda::plan::training as plan;
+use gramscope_cuda::shapes::AugmentShape;
+use gramscope_emulation::{Buffer, Launch};
+use gramscope_nn::random::{Philox, Stream};
+use gramscope_train::TrainSettings;
+use gramscope_train::augment::Augmentation;
+use gramscope_train::data::Split;
+use half::bf16;
+use support::Element;
+use support::inputs::Random;
+
+fn words(seed: u64, stream: u32, major: u32, minor: u64) -> Vec<u32> {
+    let mut words = Buffer::<u32>::poisoned(4);
+    let launch = Launch::new("gs_philox_words").output(&mut words);
+    launch.value(seed).value(stream).value(major).value(minor).run().unwrap();
+    words.values().to_vec()
+}
+
+/// The known-answer vectors published with the authors' Random123 library.
+#[test]
+fn random_words_are_philoxs() {
+    assert_eq!(words(0, 0, 0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    let all = u64::MAX;
+    assert_eq!(words(all, u32::MAX, u32::MAX, all), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    let pi = words(0x299f_31d0_a409_3822, 0x0370_7344, 0x1319_8a2e, 0x85a3_08d3_243f_6a88);
+    assert_eq!(pi, [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+}
+
+#[test]
+fn random_words_are_the_cpus() {
+    for (seed, major, minor) in [(0, 1, 0), (7, 300, 49_999), (u64::MAX - 5, u32::MAX, 1 << 40)] {
+        let stream = Stream::Augmentation;
+        assert_eq!(words(seed, stream as u32, major, minor), Philox::new(seed, stream).words(major, minor));
+    }
+}
+
+/// Made images of `side` pixels, and their labels.
+fn made(count: usize, side: usize) -> (Vec<u8>, Vec<u32>) {
+    let mut random = Random::new(side as u64);
+    let pixels = (0..count * side * side * 3).map(|_| (random.uniform() * 256.0) as u8).collect();
+    (pixels, (0..count as u32).map(|index| index % 7).collect())
+}
+
+/// Images and labels of the batch.
+fn augment<T: Element>(
+    pixels: &[u8],
+    labels: &[u32],
+    order: &[u32],
+    side: usize,
+    shape: AugmentShape,
+) -> (Vec<T>, Vec<u32>) {
+    let shape = AugmentShape { count: labels.len() as i64, batch: order.len() as i32, side: side as i32, ..shape };
+    let places = order.len() * side * side;
+    let (mut images, mut labels_out) = (Buffer::<T>::poisoned(places * 3), Buffer::<u32>::poisoned(order.len()));
+    let (pixels, labels, order) = (Buffer::new(pixels), Buffer::new(labels), Buffer::new(order));
+    let name = format!("gs_augment_crop_{}", T::SUFFIX);
+    let launch = Launch::new(&name).geometry(plan::values(places)).seed(1).output(&mut images).output(&mut labels_out);
+    launch.input(&pixels).input(&labels).input(&order).value(shape).run().unwrap();
+    (images.values().to_vec(), labels_out.values().to_vec())
+}
+
+#[test]
+fn batches_are_the_cpus() {
+    let order = [4u32, 0, 5, 5, 2, 1];
+    for (side, crop_padding, flip) in
+        [(1, 0, true), (5, 4, true), (8, 0, false), (8, 0, true), (32, 4, true), (7, 3, false)]
+    {
+        let (pixels, labels) = made(6, side);
+        let split = Split::new(pixels.clone(), labels.clone(), side).unwrap();
+        for (seed, epoch) in [(0, 1), (u64::MAX, 300)] {
+            let settings = TrainSettings { seed, crop_padding, flip, ..TrainSettings::default() };
+            let indices = order.map(|index| index as usize);
+            let cpu = Augmentation::new(&settings).batch(&split, &indices, epoch, &Device::Cpu).unwrap();
+            let cpu: Vec<f32> = cpu.flatten_all().unwrap().to_vec1().unwrap();
+            let padding = crop_padding as i32;
+            let shape = AugmentShape { seed, epoch, padding, flip: flip.into(), ..AugmentShape::default() };
+            let (images, labels_out) = augment::<f32>(&pixels, &labels, &order, side, shape);
+            assert_eq!(images, cpu, "{side} {crop_padding} {flip} {seed} {epoch}");
+            assert_eq!(labels_out, indices.map(|index| labels[index]));
+            let (images, _) = augment::<bf16>(&pixels, &labels, &order, side, shape);
+            assert_eq!(images, cpu.iter().map(|value| bf16::from_f32(*value)).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn an_order_beyond_the_images_reads_nothing() {
+    let (pixels, labels) = made(3, 4);
+    for beyond in [3, 1 << 31, u32::MAX] {
+        let shape = AugmentShape { seed: 1, epoch: 1, padding: 2, flip: 1, ..AugmentShape::default() };
+        let (images, labels_out) = augment::<f32>(&pixels, &labels, &[2, beyond, 0], 4, shape);
+        for (index, value) in images.iter().enumerate() {
+            assert_eq!(value.is_nan(), index / (4 * 4 * 3) == 1, "{index}");
+        }
+        assert_eq!(labels_out, [2, u32::MAX, 0]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Addition and ReLU, to the last bit.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use gramscope_cuda::plan::training as plan;
+use gramscope_cuda::shapes::ElementwiseShape;
+use gramscope_emulation::{Buffer, Launch};
+use half::bf16;
+use support::Element;
+use support::inputs::Random;
+
+fn normal<T: Element>(length: usize, seed: u64) -> Vec<T> {
+    let mut random = Random::new(seed);
+    (0..length).map(|_| T::round(random.normal())).collect()
+}
+
+/// Whole runs, parts of them, pointers that are aligned and ones that are not.
+fn check<T: Element>() {
+    for length in [1, 3, 4, 8, 1023, 2048, 2049] {
+        for shift in [0, 1] {
+            let (a, b) = (normal::<T>(length, 1), normal::<T>(length, 2));
+            let shape = ElementwiseShape { length: length as i64 };
+            let geometry = plan::runs(length, size_of::<T>());
+            let (mut sum, addend) = (Buffer::misaligned(&a, shift), Buffer::new(&b));
+            let name = format!("gs_elementwise_add_{}", T::SUFFIX);
+            Launch::new(&name).geometry(geometry).output(&mut sum).input(&addend).value(shape).run().unwrap();
+            // Exact in float64, but for float32's numbers of very different size: rounded twice there and once here.
+            let expected = a.iter().zip(&b).map(|(a, b)| (a.widen() as f32 + b.widen() as f32).into());
+            let expected: Vec<T> = expected.map(|sum: f64| T::round(sum)).collect();
+            assert_eq!(sum.values(), expected, "{length} values, {shift} off");
+
+            let mut x = Buffer::misaligned(&a, shift);
+            let name = format!("gs_elementwise_relu_{}", T::SUFFIX);
+            Launch::new(&name).geometry(geometry).output(&mut x).value(shape).run().unwrap();
+            let expected: Vec<T> = a.iter().map(|a| T::round(a.widen().max(0.0))).collect();
+            assert_eq!(x.values(), expected, "{length} values, {shift} off");
+        }
+    }
+}
+
+#[test]
+fn sums_and_rectified_values_are_exact() {
+    check::<f32>();
+    check::<bf16>();
+}
+
+#[test]
+fn nan_stays_nan() {
+    let values = [f32::NAN, -1.0, f32::NEG_INFINITY, f32::INFINITY, -0.0];
+    let mut x = Buffer::new(&values);
+    let shape = ElementwiseShape { length: 5 };
+    let launch = Launch::new("gs_elementwise_relu_f32").geometry(plan::runs(5, 4));
+    launch.output(&mut x).value(shape).run().unwrap();
+    assert!(x.values()[0].is_nan());
+    assert_eq!(x.values()[1..], [0.0, 0.0, f32::INFINITY, 0.0]);
+    let mut x = Buffer::new(&values.map(bf16::from_f32));
+    let launch = Launch::new("gs_elementwise_relu_bf16").geometry(plan::runs(5, 2));
+    launch.output(&mut x).value(shape).run().unwrap();
+    assert!(x.values()[0].is_nan() && x.values()[1..].iter().all(|value| *value >= bf16::ZERO));
+}

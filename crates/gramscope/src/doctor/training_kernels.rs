@@ -1,0 +1,353 @@
+//! Training's kernels against float64, at shapes that no tile fits, for both types of activations.
+
+use candle_core::Device as Host;
+use gramscope_cuda::{Activation, Device, Placing, Slice};
+use gramscope_nn::ops::batch_norm::EPSILON;
+use gramscope_reference::{Matrix, Tensor4, batch_norm, loss, pooling, sgd};
+use gramscope_train::TrainSettings;
+use gramscope_train::augment::Augmentation;
+use gramscope_train::data::Split;
+use half::bf16;
+
+use super::inputs::{normals, numbers};
+use super::{Finding, Report};
+
+/// What buffers are for, in messages.
+const WHAT: &str = "a check";
+/// Rows and channels of batch norms: whole runs of channels and single ones, fewer rows than a block takes, and many blocks.
+const NORMS: [[usize; 2]; 6] = [[2, 1], [7, 3], [257, 17], [1021, 16], [301, 20], [2100, 64]];
+/// Images, rows, columns and channels for pooling.
+const IMAGES: [[usize; 4]; 4] = [[1, 1, 1, 1], [2, 8, 8, 64], [3, 4, 5, 17], [2, 7, 9, 8]];
+/// Images and classes of logits.
+const LOGITS: [[usize; 2]; 3] = [[1, 1], [128, 10], [37, 100]];
+/// Error of a few roundings of float32, of values around 1.
+const SINGLE: f64 = 5e-6;
+
+/// A type that activations are stored as.
+trait Stored: Activation {
+    /// Its name.
+    const NAME: &'static str;
+    /// Error of its rounding, and some of [`SINGLE`], relative to values of 1 or more.
+    const ROUNDING: f64;
+    fn of(value: f32) -> Self;
+    fn widen(self) -> f64;
+}
+
+impl Stored for f32 {
+    const NAME: &'static str = "F32";
+    const ROUNDING: f64 = SINGLE;
+
+    fn of(value: f32) -> Self {
+        value
+    }
+
+    fn widen(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Stored for bf16 {
+    const NAME: &'static str = "Bf16";
+    const ROUNDING: f64 = 1.0 / 256.0;
+
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn widen(self) -> f64 {
+        self.into()
+    }
+}
+
+/// Every kernel but those of convolutions.
+pub(super) fn check(report: &mut Report<'_>, device: &Device) {
+    check_stored::<f32>(report, device);
+    check_stored::<bf16>(report, device);
+    report.check("loss", over(&LOGITS, SINGLE, |finding, logits| losses(device, logits, finding)));
+    report.check("sgd", over(&[1, 1021], SINGLE, |finding, length| step(device, length, finding)));
+}
+
+fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
+    for naive in [false, true] {
+        let name = if naive { "batch norm naive" } else { "batch norm" };
+        let statistics =
+            over(&NORMS, SINGLE, |finding, shape| Norm::<T>::new(device, shape)?.statistics(naive, finding).map(drop));
+        report.check(&format!("{name}, statistics, {}", T::NAME), statistics);
+        let passes =
+            over(&NORMS, T::ROUNDING, |finding, shape| Norm::<T>::new(device, shape)?.there_and_back(naive, finding));
+        report.check(&format!("{name}, normalised and gradients, {}", T::NAME), passes);
+    }
+    let mut line = |name: &str, finding| report.check(&format!("{name}, {}", T::NAME), finding);
+    line("addition and ReLU", over(&[1, 1021, 4096], T::ROUNDING, |finding, n| elementwise::<T>(device, n, finding)));
+    line("average pooling", over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
+    line("max pooling", over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
+    line("augmentation", over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
+}
+
+fn over<S: Copy>(
+    shapes: &[S],
+    allowed: f64,
+    check: impl Fn(&mut Finding, S) -> anyhow::Result<()>,
+) -> anyhow::Result<Finding> {
+    let mut finding = Finding::new(allowed);
+    shapes.iter().try_for_each(|shape| check(&mut finding, *shape))?;
+    Ok(finding)
+}
+
+/// An activation on the device, and what it holds in float64.
+struct Values<T> {
+    device: Slice<T>,
+    host: Vec<f64>,
+}
+
+fn normal<T: Stored>(device: &Device, seed: u64, count: usize, mean: f32) -> anyhow::Result<Values<T>> {
+    let values: Vec<T> = normals(seed, count).into_iter().map(|value| T::of(value + mean)).collect();
+    Ok(Values { device: device.upload(WHAT, &values)?, host: values.into_iter().map(T::widen).collect() })
+}
+
+fn download<T: Stored>(device: &Device, slice: &Slice<T>) -> anyhow::Result<Vec<f64>> {
+    Ok(device.download(slice)?.into_iter().map(T::widen).collect())
+}
+
+/// Each value relative to itself, or to 1 where it is smaller.
+fn compare(finding: &mut Finding, found: &[f64], expected: &[f64]) {
+    let mut scales = expected.iter().map(|value| value.abs().max(1.0));
+    let scaled: Vec<f64> = expected.iter().map(|value| value / value.abs().max(1.0)).collect();
+    let found = found.iter().map(|value| value / scales.next().unwrap_or(f64::NAN));
+    finding.compare_all(found, &scaled, 1.0);
+}
+
+/// A batch norm with an addend and a ReLU behind it.
+struct Norm<'a, T> {
+    device: &'a Device,
+    rows: usize,
+    channels: usize,
+    x: Values<T>,
+    addend: Values<T>,
+    dy: Values<T>,
+    gamma: Values<f32>,
+    beta: Values<f32>,
+}
+
+impl<'a, T: Stored> Norm<'a, T> {
+    fn new(device: &'a Device, [rows, channels]: [usize; 2]) -> anyhow::Result<Self> {
+        let count = rows * channels;
+        Ok(Self {
+            device,
+            rows,
+            channels,
+            x: normal(device, 1, count, 3.0)?,
+            addend: normal(device, 2, count, 0.0)?,
+            dy: normal(device, 3, count, 0.0)?,
+            gamma: normal(device, 4, channels, 2.0)?,
+            beta: normal(device, 5, channels, 0.0)?,
+        })
+    }
+
+    fn tensor(&self, values: &[f64]) -> Tensor4 {
+        Tensor4::new([self.rows, 1, 1, self.channels], values.to_vec())
+    }
+
+    fn scratch(&self) -> anyhow::Result<Slice<f64>> {
+        Ok(self.device.zeros(WHAT, self.device.launcher().batch_norm_scratch(self.rows, self.channels))?)
+    }
+
+    fn statistics(&self, naive: bool, finding: &mut Finding) -> anyhow::Result<Slice<f32>> {
+        let Self { device, rows, channels, .. } = *self;
+        let launcher = device.launcher();
+        let (mut found, mut running) = (device.zeros(WHAT, 2 * channels)?, device.zeros::<f32>(WHAT, 2 * channels)?);
+        let (mut out, mut moved, x) = (found.as_view_mut(), running.as_view_mut(), self.x.device.as_view());
+        if naive {
+            launcher.batch_norm_statistics_naive(&mut out, &mut moved, &x, rows, channels)?;
+        } else {
+            let mut scratch = self.scratch()?;
+            launcher.batch_norm_statistics(&mut out, &mut moved, &mut scratch.as_view_mut(), &x, rows, channels)?;
+        }
+        let truth = batch_norm::forward(&self.tensor(&self.x.host), &self.gamma.host, &self.beta.host, EPSILON);
+        compare(finding, &download(device, &found)?, &[&truth.mean[..], &truth.variance].concat());
+        let unbiased = rows as f64 / (rows - 1) as f64;
+        let moved = |batch: &[f64], factor: f64| -> Vec<f64> { batch.iter().map(|x| 0.01 * factor * x).collect() };
+        let expected = [moved(&truth.mean, 1.0), moved(&truth.variance, unbiased)].concat();
+        compare(finding, &download(device, &running)?, &expected);
+        Ok(found)
+    }
+
+    fn there_and_back(&self, naive: bool, finding: &mut Finding) -> anyhow::Result<()> {
+        let Self { device, rows, channels, .. } = *self;
+        let launcher = device.launcher();
+        let statistics = self.statistics(naive, &mut Finding::new(0.0))?;
+        let count = rows * channels;
+        let mut y = device.zeros::<T>(WHAT, count)?;
+        let [mut dx, mut daddend] = [device.zeros::<T>(WHAT, count)?, device.zeros::<T>(WHAT, count)?];
+        let [mut dgamma, mut dbeta] = [device.zeros::<f32>(WHAT, channels)?, device.zeros::<f32>(WHAT, channels)?];
+        let (x, dy, addend) = (self.x.device.as_view(), self.dy.device.as_view(), self.addend.device.as_view());
+        let (gamma, beta, of) = (self.gamma.device.as_view(), self.beta.device.as_view(), statistics.as_view());
+        let (mut out, addend) = (y.as_view_mut(), Some(&addend));
+        let (mut dx_out, mut da_out) = (dx.as_view_mut(), daddend.as_view_mut());
+        let (mut dg_out, mut db_out) = (dgamma.as_view_mut(), dbeta.as_view_mut());
+        if naive {
+            launcher.batch_norm_normalise_naive(&mut out, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
+            let (y, da) = (out.as_view(), Some(&mut da_out));
+            launcher.batch_norm_backward_naive(
+                &mut dx_out,
+                da,
+                &mut dg_out,
+                &mut db_out,
+                &x,
+                Some(&y),
+                &dy,
+                &of,
+                &gamma,
+                &beta,
+                true,
+                rows,
+                channels,
+            )?;
+        } else {
+            launcher.batch_norm_normalise(&mut out, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
+            let mut scratch = self.scratch()?;
+            let (y, da, mut scratch) = (out.as_view(), Some(&mut da_out), scratch.as_view_mut());
+            launcher.batch_norm_backward(
+                &mut dx_out,
+                da,
+                &mut dg_out,
+                &mut db_out,
+                &mut scratch,
+                &x,
+                Some(&y),
+                &dy,
+                &of,
+                &gamma,
+                &beta,
+                true,
+                rows,
+                channels,
+            )?;
+        }
+        let (gamma, beta) = (&self.gamma.host, &self.beta.host);
+        let truth = batch_norm::forward(&self.tensor(&self.x.host), gamma, beta, EPSILON).y;
+        let sum = truth.zip(&self.tensor(&self.addend.host), |y, addend| (y + addend).max(0.0));
+        let y = download(device, &y)?;
+        compare(finding, &y, &sum.data);
+        // Where the ReLU lets through is what it is here: a value of nearly 0 may be on either side.
+        let g = self.tensor(&self.dy.host).zip(&self.tensor(&y), |dy, y| if y > 0.0 { dy } else { 0.0 });
+        compare(finding, &download(device, &daddend)?, &g.data);
+        let truth = batch_norm::backward(&self.tensor(&self.x.host), gamma, &g, EPSILON);
+        compare(finding, &download(device, &dx)?, &truth.dx.data);
+        // Sums of so many terms.
+        finding.compare_all(download(device, &dgamma)?, &truth.dgamma, rows as f64);
+        finding.compare_all(download(device, &dbeta)?, &truth.dbeta, rows as f64);
+        Ok(())
+    }
+}
+
+fn elementwise<T: Stored>(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    let (mut a, b) = (normal::<T>(device, 1, length, 0.0)?, normal::<T>(device, 2, length, 0.0)?);
+    device.launcher().add(&mut a.device.as_view_mut(), &b.device.as_view(), length)?;
+    device.launcher().relu(&mut a.device.as_view_mut(), length)?;
+    let expected: Vec<f64> = a.host.iter().zip(&b.host).map(|(a, b)| (a + b).max(0.0)).collect();
+    compare(finding, &download(device, &a.device)?, &expected);
+    Ok(())
+}
+
+fn averages<T: Stored>(device: &Device, dims: [usize; 4], finding: &mut Finding) -> anyhow::Result<()> {
+    let [images, height, width, channels] = dims;
+    let (pixels, launcher) = (height * width, device.launcher());
+    let x = normal::<T>(device, 1, dims.iter().product(), 0.0)?;
+    let dpooled = normal::<f32>(device, 2, images * channels, 0.0)?;
+    let mut pooled = device.zeros::<f32>(WHAT, images * channels)?;
+    launcher.average_pool(&mut pooled.as_view_mut(), &x.device.as_view(), images, pixels, channels)?;
+    let mut dx = device.zeros::<T>(WHAT, x.host.len())?;
+    launcher.average_pool_backward(&mut dx.as_view_mut(), &dpooled.device.as_view(), images, pixels, channels)?;
+    compare(finding, &download(device, &pooled)?, &pooling::forward(&Tensor4::new(dims, x.host)).data);
+    let expected = pooling::backward(&Matrix::new(images, channels, dpooled.host), height, width);
+    compare(finding, &download(device, &dx)?, &expected.data);
+    Ok(())
+}
+
+fn maxima<T: Stored>(device: &Device, dims: [usize; 4], finding: &mut Finding) -> anyhow::Result<()> {
+    let [images, height, width, channels] = dims;
+    let launcher = device.launcher();
+    let x = normal::<T>(device, 1, dims.iter().product(), 0.0)?;
+    let expected = pooling::max_forward(&Tensor4::new(dims, x.host.clone()));
+    let dy = normal::<T>(device, 2, expected.data.len(), 0.0)?;
+    let (mut y, mut dx) = (device.zeros::<T>(WHAT, dy.host.len())?, device.zeros::<T>(WHAT, x.host.len())?);
+    let (from, mut to) = (x.device.as_view(), dx.as_view_mut());
+    launcher.max_pool(&mut y.as_view_mut(), &from, images, height, width, channels)?;
+    let (y_view, dy_view) = (y.as_view(), dy.device.as_view());
+    launcher.max_pool_backward(&mut to, &from, &y_view, &dy_view, images, height, width, channels)?;
+    compare(finding, &download(device, &y)?, &expected.data);
+    let expected = pooling::max_backward(&Tensor4::new(dims, x.host), &Tensor4::new(expected.shape, dy.host));
+    compare(finding, &download(device, &dx)?, &expected.data);
+    Ok(())
+}
+
+/// The images that training sees on the CPU, bit for bit.
+fn augmented<T: Stored>(device: &Device, side: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    const COUNT: usize = 6;
+    let settings = TrainSettings { seed: 3, crop_padding: 4, flip: true, ..TrainSettings::default() };
+    let mut random = numbers(1);
+    let pixels: Vec<u8> = (0..COUNT * side * side * 3).map(|_| random.below(256).to_le_bytes()[0]).collect();
+    let labels: Vec<u32> = (0..COUNT).map(|_| random.below(10)).collect();
+    let order = [4_u32, 0, 5, 5, 2];
+    let indices = order.map(|index| index as usize);
+    let split = Split::new(pixels.clone(), labels.clone(), side)?;
+    let cpu = Augmentation::new(&settings).batch(&split, &indices, 7, &Host::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+
+    let (pixels, on_device) = (device.upload(WHAT, &pixels)?, device.upload(WHAT, &labels)?);
+    let order = device.upload(WHAT, &order)?;
+    let (mut images, mut chosen) = (device.zeros::<T>(WHAT, cpu.len())?, device.zeros::<u32>(WHAT, indices.len())?);
+    let placing = Placing { seed: settings.seed, epoch: 7, padding: settings.crop_padding, flip: settings.flip };
+    device.launcher().augment(
+        &mut images.as_view_mut(),
+        &mut chosen.as_view_mut(),
+        &pixels.as_view(),
+        &on_device.as_view(),
+        &order.as_view(),
+        placing,
+        side,
+    )?;
+    let expected: Vec<f64> = cpu.into_iter().map(|value| T::of(value).widen()).collect();
+    finding.compare_all(download(device, &images)?, &expected, 1.0);
+    let expected: Vec<f64> = indices.iter().map(|&index| labels[index].into()).collect();
+    finding.compare_all(device.download(&chosen)?.into_iter().map(f64::from), &expected, 1.0);
+    Ok(())
+}
+
+fn losses(device: &Device, [images, classes]: [usize; 2], finding: &mut Finding) -> anyhow::Result<()> {
+    let logits = normal::<f32>(device, 1, images * classes, 0.0)?;
+    let truth = Matrix::new(images, classes, logits.host);
+    // Right for every third image.
+    let largest = |row: &[f64]| (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let labels: Vec<usize> = (0..images).map(|image| (largest(truth.row(image)) + image % 3) % classes).collect();
+    let small: Vec<u32> = labels.iter().map(|&label| u32::try_from(label)).collect::<Result<_, _>>()?;
+    let correct = (0..images).filter(|&image| labels[image] == largest(truth.row(image))).count();
+    let (small, mut totals) = (device.upload(WHAT, &small)?, device.zeros::<f64>(WHAT, 2)?);
+    let mut dlogits = device.zeros::<f32>(WHAT, images * classes)?;
+    let (mut gradients, mut sums) = (dlogits.as_view_mut(), totals.as_view_mut());
+    let launcher = device.launcher();
+    let (of, labels_here) = (logits.device.as_view(), small.as_view());
+    launcher.softmax_cross_entropy(&mut gradients, &mut sums, &of, &labels_here, images, classes)?;
+    finding.compare_all(device.download(&totals)?, &[loss::cross_entropy(&truth, &labels), correct as f64], 1.0);
+    let expected = loss::cross_entropy_gradient(&truth, &labels);
+    finding.compare_all(download(device, &dlogits)?, &expected.data, 1.0 / images as f64);
+    Ok(())
+}
+
+fn step(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    let (rate, decay, decaying) = (0.125_f32, 1e-2, length / 2);
+    let settings = sgd::Settings { learning_rate: rate.into(), momentum: 0.9, weight_decay: decay };
+    let mut weights = normal::<f32>(device, 1, length, 0.0)?;
+    let mut velocities = normal::<f32>(device, 2, length, 0.0)?;
+    let gradients = normal::<f32>(device, 3, length, 0.0)?;
+    let rate = device.upload(WHAT, &[rate])?;
+    let (mut w, mut v) = (weights.device.as_view_mut(), velocities.device.as_view_mut());
+    device.launcher().sgd(&mut w, &mut v, &gradients.device.as_view(), &rate.as_view(), 0.9, decay, decaying)?;
+    for (part, decays) in [(0..decaying, true), (decaying..length, false)] {
+        let (w, v) = (&mut weights.host[part.clone()], &mut velocities.host[part.clone()]);
+        sgd::step(w, v, &gradients.host[part], decays, settings);
+    }
+    compare(finding, &download(device, &weights.device)?, &weights.host);
+    compare(finding, &download(device, &velocities.device)?, &velocities.host);
+    Ok(())
+}
