@@ -108,7 +108,17 @@ fn too_little_memory_is_told_with_what_would_help() {
     let out = dir.path().join("out");
     let arguments = ["cka", "--activations", &file, "--batch-size", "700", "--device", "cuda", "--out"];
     let arguments: Vec<&str> = arguments.into_iter().chain([out.to_str().unwrap()]).collect();
-    fails_on("memory=1", &arguments, &["needs 2.8 MiB", "is free", "--batch-size", "--layers"]);
+    fails_on(
+        "memory=1",
+        &arguments,
+        &[
+            "batches of 700 examples need at least 8.7 MiB",
+            "1023.9 KiB is free",
+            "--batch-size",
+            "--layers",
+            "--memory-limit",
+        ],
+    );
 }
 
 #[test]
@@ -137,6 +147,92 @@ fn comparisons_are_those_of_the_cpu() {
         for (found, expected) in gpu.hsic_xx.iter().zip(&cpu.hsic_xx) {
             assert!((found / expected - 1.0).abs() <= tolerance, "{settings:?}: {found} is not {expected}");
         }
+    }
+}
+
+/// The bytes that a message asks for at least, to a tenth of a KiB.
+fn needed(message: &str) -> u64 {
+    let words: Vec<&str> = message.split("at least ").nth(1).unwrap().split(' ').take(2).collect();
+    assert_eq!(words[1], "KiB", "{message}");
+    (words[0].parse::<f64>().unwrap() * 1024.0) as u64
+}
+
+#[test]
+fn panels_larger_than_device_memory_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two batches, the last one short. 131 layers are two tiles, and the parts that their rows are multiplied in are not those
+    // that suit a block of less.
+    let model = |name: &str, seed: u64, count: usize| {
+        let layers: Vec<_> = (0..count)
+            .map(|index| {
+                let features = 1 + 5 * index % 37;
+                (format!("layer{index}"), 21, features, noise(seed + index as u64, 21 * features))
+            })
+            .collect();
+        let layers: Vec<_> =
+            layers.iter().map(|(name, n, p, values)| (name.as_str(), *n, *p, values.clone())).collect();
+        let path = dir.path().join(name);
+        write_activations(&path, &layers);
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b) = (model("a.safetensors", 1, 131), model("b.safetensors", 1000, 18));
+    let driver = driver();
+    for files in [vec![&a], vec![&a, &b]] {
+        let compare = |limit: &str, out: &str| {
+            let out = dir.path().join(format!("{out}{}", files.len()));
+            let trace = dir.path().join(format!("{}.trace", out.display()));
+            let mut arguments = vec!["cka", "--activations"];
+            arguments.extend(files.iter().map(|file| file.as_str()));
+            arguments.extend(["--batch-size", "12", "--keep-partial", "--device", "cuda", "--memory-limit", limit]);
+            arguments.extend(["--out", out.to_str().unwrap()]);
+            let output = run(driver.path(), &format!("trace={}", trace.display()), &arguments);
+            (output, Trace::read(&trace), out)
+        };
+        let layers = if files.len() == 1 { 131 } else { 149 };
+        let (whole, trace, whole_out) = compare("1G", "whole");
+        assert!(whole.status.success(), "{}", text(&whole.stderr));
+        assert_eq!(trace.count("gs_ucenter_pack"), 2 * layers);
+        let expected = gramscope_study::results::load(&whole_out).unwrap().similarity;
+        let (refused, ..) = compare("1K", "refused");
+        assert_eq!(refused.status.code(), Some(1));
+        let least = needed(&text(&refused.stderr));
+        // A row takes 264 bytes, and products some more.
+        for more in [1 << 10, 15 << 10, 30 << 10] {
+            let (parts, trace, out) = compare(&(least + more).to_string(), &format!("parts{more}"));
+            assert!(parts.status.success(), "{}", text(&parts.stderr));
+            assert!(trace.count("gs_ucenter_pack") > 2 * layers, "{more}: one round");
+            assert!(trace.most_bytes <= least + more, "{} bytes of {}", trace.most_bytes, least + more);
+            let found = gramscope_study::results::load(&out).unwrap().similarity;
+            let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&found.cka) == bits(&expected.cka), "{more}");
+            assert!(bits(&found.hsic_xy) == bits(&expected.hsic_xy) && bits(&found.hsic_xx) == bits(&expected.hsic_xx));
+        }
+    }
+}
+
+/// What the fake driver has noted.
+struct Trace {
+    kernels: Vec<String>,
+    /// The most bytes of device memory that were in use at a launch.
+    most_bytes: u64,
+}
+
+impl Trace {
+    fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<(&str, u64)> = text
+            .lines()
+            .map(|line| line.split_once(' ').unwrap())
+            .map(|(name, used)| (name, used.parse().unwrap()))
+            .collect();
+        Self {
+            kernels: lines.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            most_bytes: lines.iter().map(|&(_, used)| used).max().unwrap_or(0),
+        }
+    }
+
+    fn count(&self, kernel: &str) -> usize {
+        self.kernels.iter().filter(|name| *name == kernel).count()
     }
 }
 

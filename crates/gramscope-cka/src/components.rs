@@ -7,7 +7,7 @@ use crate::comparison::Comparison;
 use crate::cpu::{self, PrincipalError, PrincipalRows, Principals};
 use crate::error::Error;
 use crate::options::Estimator;
-use crate::rounds::{Panel, Rounds, Tile};
+use crate::rounds::{Panel, Rounds, TILE, Tile};
 use crate::sums::Row;
 use crate::totals::packed_length;
 
@@ -94,7 +94,7 @@ impl Components {
             estimator,
             layers: (0..layers).map(|_| None).collect(),
             observed: vec![false; layers],
-            rounds: Rounds::all_at_once(&[layers], &[(0, 0)]),
+            rounds: Rounds::all_at_once(&[layers], &[(0, 0)], TILE),
             whole: Products::new(layers),
             rest: Products::new(layers),
             principals: Principals::default(),

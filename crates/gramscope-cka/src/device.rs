@@ -1,22 +1,36 @@
 //! Panels and sums on a GPU.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use gramscope_cuda::{Device, DeviceComparison, RowSummary, Settings, Uploaded};
+use gramscope_cuda::{Block, Device, DeviceComparison, HostValues, RowSummary, Settings, Stretch, Uploads};
 
 use crate::activation::{Activation, Values};
 use crate::cpu;
 use crate::error::Error;
-use crate::options::{Estimator, Gram, Kernel, Options};
+use crate::options::{DeviceMemory, Estimator, Gram, Kernel, Options};
+use crate::rounds::{Rounds, RowPlace};
 use crate::sums::{LayerSum, Row};
 use crate::totals::{Totals, packed_length};
+
+/// Layers that pass by at a time where memory is short: what a block of the kernels multiplies at once.
+const STRIP: usize = gramscope_cuda::plan::TILE;
+/// Of what is free on a device, the share that is never planned with, in parts: the driver rounds up what it gives.
+const SPARE_PARTS: u64 = 10;
 
 /// The panel of the batch that is open and the sums over those before, on a GPU.
 pub(crate) struct OnDevice {
     options: Options,
     layers: Vec<usize>,
     sums: DeviceComparison,
+    /// Of the batch that is open, or the one before.
+    rounds: Rounds,
+    memory: DeviceMemory,
+    /// Bytes that were free before anything was allocated.
+    free: u64,
+    uploads: Option<Uploads>,
+    two_uploads: bool,
     /// For what the kernels do not take: float64 values, and those that are not in memory.
     workspace: cpu::Workspace,
     row: Vec<f32>,
@@ -40,10 +54,25 @@ impl OnDevice {
         Ok(Self {
             options,
             layers: layers.to_vec(),
+            free: device.memory()?.0,
             sums: DeviceComparison::new(device, layers, pairs, settings)?,
+            rounds: Rounds::all_at_once(layers, pairs, STRIP),
+            memory: DeviceMemory::default(),
+            uploads: None,
+            two_uploads: true,
             workspace: cpu::Workspace::default(),
             row: Vec::new(),
         })
+    }
+
+    /// Says what memory there is, from the next batch on.
+    pub(crate) fn plan_memory(&mut self, memory: DeviceMemory) {
+        self.memory = memory;
+    }
+
+    /// The rounds of the batch that is open.
+    pub(crate) fn rounds(&self) -> &Rounds {
+        &self.rounds
     }
 
     pub(crate) fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
@@ -52,8 +81,85 @@ impl OnDevice {
         if length.and_then(|length| length.checked_mul(total)).is_none() {
             return Err(Error::TooManyExamples { examples });
         }
+        let rows = self.fitting_rows(examples, total)?;
+        let too_many = Error::TooManyExamples { examples };
+        self.rounds = self.rounds.with_rows(rows).ok_or(too_many)?;
         self.row.resize(length.unwrap_or(0), 0.0);
-        Ok(self.sums.begin_batch(examples)?)
+        Ok(self.sums.begin_batch(examples, self.rounds.held_rows() + self.rounds.passing_rows())?)
+    }
+
+    /// How many of the panel's `total` rows fit into what memory may be taken, at least two; also decides whether there is room
+    /// for two uploads at once.
+    fn fitting_rows(&mut self, examples: usize, total: usize) -> Result<usize, Error> {
+        let DeviceMemory { limit: asked, features, largest_upload, other } = self.memory;
+        let most = self.free / SPARE_PARTS * (SPARE_PARTS - 1);
+        let limit = asked.map_or(most, |asked| asked.min(most));
+        let workspace = self.sums.workspace_bytes(examples, features);
+        let fixed = [workspace, other].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
+        let left = limit.saturating_sub(fixed);
+        // Two cost memory, and rounds cost more than waiting for uploads does.
+        self.two_uploads = largest_upload <= left / 8;
+        let uploads = if self.two_uploads { 2 * largest_upload } else { largest_upload };
+        let left = left.saturating_sub(uploads);
+        let least = total.min(2);
+        let needed = fixed.saturating_add(uploads).saturating_add(self.sums.panel_bytes(examples, least));
+        if needed > limit {
+            let what = format!("comparisons of batches of {examples} examples");
+            return Err(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free: self.free }.into());
+        }
+        let (mut fits, mut too_many) = (least, total + 1);
+        while fits + 1 < too_many {
+            let middle = fits.midpoint(too_many);
+            if self.sums.panel_bytes(examples, middle) <= left { fits = middle } else { too_many = middle }
+        }
+        Ok(fits)
+    }
+
+    /// The panel's row for a layer that this round wants.
+    fn panel_row(&self, model: usize, layer: usize) -> usize {
+        match self.rounds.place(model, layer) {
+            RowPlace::Held(row) => row,
+            RowPlace::Passing(row) => self.rounds.held_rows() + row,
+        }
+    }
+
+    fn stretch(&self, model: usize, layers: Range<usize>) -> Stretch {
+        Stretch { row: self.panel_row(model, layers.start), layers }
+    }
+
+    /// The layers of `model` that stay for the round, if any do.
+    fn held(&self, model: usize) -> Option<Stretch> {
+        let layers = self.rounds.held_of(model);
+        (!layers.is_empty()).then(|| self.stretch(model, layers))
+    }
+
+    /// What can be multiplied once the row of this layer is there: the strip that passes by, if this completes it, with all
+    /// that stay.
+    fn blocks_with(&self, model: usize, layer: usize) -> Vec<Block> {
+        let Some(layers) = self.rounds.passing_up_to(model, layer) else { return Vec::new() };
+        let passing = self.stretch(model, layers);
+        let mut blocks = Vec::new();
+        for (pair, (x, y)) in self.rounds.pairs() {
+            // Those that stay come before those that pass by.
+            if x == model
+                && let Some(held) = self.held(y)
+            {
+                blocks.push(Block { pair, x: passing.clone(), y: held });
+            }
+            if y == model
+                && x != y
+                && let Some(held) = self.held(x)
+            {
+                blocks.push(Block { pair, x: held, y: passing.clone() });
+            }
+        }
+        blocks
+    }
+
+    /// What is to be multiplied at the end of the round: all that stay, with each other.
+    fn blocks_held(&self) -> Vec<Block> {
+        let block = |(pair, (x, y))| Some(Block { pair, x: self.held(x)?, y: self.held(y)? });
+        self.rounds.pairs().filter_map(block).collect()
     }
 
     /// Uploads an activation and enqueues the way to its row.
@@ -63,18 +169,21 @@ impl OnDevice {
         layer: usize,
         activation: Activation<'_>,
     ) -> Result<Result<(), cpu::Unusable>, Error> {
-        let device = self.sums.device().clone();
-        let what = "an activation";
         let values = match activation.values() {
-            Some(Values::F16(values)) => Some(device.upload(what, values).map(Uploaded::F16)?),
-            Some(Values::Bf16(values)) => Some(device.upload(what, values).map(Uploaded::Bf16)?),
-            Some(Values::F32(values)) => Some(device.upload(what, values).map(Uploaded::F32)?),
-            Some(Values::F64(_)) | None => None,
+            Some(Values::F16(values)) => HostValues::F16(values),
+            Some(Values::Bf16(values)) => HostValues::Bf16(values),
+            Some(Values::F32(values)) => HostValues::F32(values),
+            Some(Values::F64(_)) | None => return self.observe_on_host(model, layer, activation),
         };
-        match values {
-            Some(values) => self.observe_values(model, layer, &values.view()).map(Ok),
-            None => self.observe_on_host(model, layer, activation),
-        }
+        let uploads = match self.uploads.take() {
+            Some(uploads) => uploads,
+            None => Uploads::new(self.sums.device().clone(), self.two_uploads)?,
+        };
+        let row = self.panel_row(model, layer);
+        let values = self.uploads.insert(uploads).upload(values)?;
+        self.sums.observe(model, layer, row, &values)?;
+        self.sums.add(&self.blocks_with(model, layer))?;
+        Ok(Ok(()))
     }
 
     /// Enqueues the way from an activation that is on the device to its row.
@@ -84,7 +193,8 @@ impl OnDevice {
         layer: usize,
         values: &gramscope_cuda::Values<'_>,
     ) -> Result<(), Error> {
-        Ok(self.sums.observe(model, layer, values)?)
+        self.sums.observe(model, layer, self.panel_row(model, layer), values)?;
+        Ok(self.sums.add(&self.blocks_with(model, layer))?)
     }
 
     /// Computes a row on the host and uploads it.
@@ -98,11 +208,20 @@ impl OnDevice {
             Ok(row) => row,
             Err(unusable) => return Ok(Err(unusable)),
         };
-        self.sums.observe_row(model, layer, &self.row, summary(row))?;
+        self.sums.observe_row(model, layer, self.panel_row(model, layer), &self.row, summary(row))?;
+        self.sums.add(&self.blocks_with(model, layer))?;
         Ok(Ok(()))
     }
 
+    /// Ends a round; false if it was the last of the batch.
+    pub(crate) fn next_round(&mut self) -> Result<bool, Error> {
+        self.sums.add(&self.blocks_held())?;
+        Ok(self.rounds.advance())
+    }
+
+    /// Ends the batch, whose last round it is.
     pub(crate) fn end_batch(&mut self) -> Result<(), Error> {
+        self.next_round()?;
         Ok(self.sums.end_batch()?)
     }
 

@@ -37,6 +37,8 @@ mod launchers;
 mod memory;
 #[cfg(feature = "cuda")]
 mod rows;
+#[cfg(feature = "cuda")]
+mod uploads;
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
@@ -44,7 +46,7 @@ mod absent;
 #[cfg(not(feature = "cuda"))]
 pub use absent::Device;
 #[cfg(feature = "cuda")]
-pub use comparison::{DeviceComparison, Sums};
+pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
@@ -59,3 +61,8 @@ pub use launchers::{
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
 pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};
+#[cfg(feature = "cuda")]
+pub use uploads::{HostValues, Uploads};
+
+/// Bytes of pinned host memory that uploads to a device take.
+pub const PINNED_BYTES: u64 = 16 << 20;

@@ -106,6 +106,20 @@ impl Workspace {
         })
     }
 
+    /// The most bytes that it takes for `examples` rows of `features`.
+    pub(crate) fn bytes(examples: usize, features: usize, settings: Settings, device: plan::Device) -> u64 {
+        let n = examples as u64;
+        let double = plan::gram_double(examples, features, device).partials as u64 * size_of::<f64>() as u64;
+        let split =
+            plan::gram_fused(examples, features, device).or_else(|| plan::gram_tiled(examples, features, device));
+        let products = split.map_or(0, |split| (split.partials + 2 * split.exponents) as u64 * size_of::<f32>() as u64);
+        let shifts = 2 * features as u64 * size_of::<f32>() as u64;
+        // K, or distances and K.
+        let matrices = if settings.rbf.is_some() { 2 } else { 1 };
+        // Reach, three kinds of sums, norms.
+        double + products + shifts + (matrices * n * n + 5 * n) * size_of::<f64>() as u64
+    }
+
     /// Enqueues all that turns `x` `[examples, features]` into its centred, packed Gram matrix. Nothing is waited for:
     /// the float64 kernels return at once unless the kappa test, on the device, has failed.
     pub(crate) fn row(

@@ -136,7 +136,9 @@ pub fn compare_runs(
         data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
     let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
 
-    let mut comparison = options.begin(&layers, &pairs)?;
+    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
+    let upload = (features * options.batch_size * size_of::<f32>()) as u64;
+    let mut comparison = options.begin(&layers, &pairs, features, upload)?;
     comparison.limit_panels(shares.panels);
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
     let mut done = 0;

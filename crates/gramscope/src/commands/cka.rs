@@ -17,6 +17,9 @@ use crate::{device, memory};
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
+    // Runs go through their networks where candle is, which is the CPU; see `device::open`.
+    let gpu = if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None };
+    let (memory, device_memory) = memory::limits(arguments.memory.memory_limit, gpu.is_some());
     let options = CompareOptions {
         cka: Options {
             estimator: arguments.estimator,
@@ -27,9 +30,9 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
-        // Runs go through their networks where candle is, which is the CPU; see `device::open`.
-        device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
-        memory: memory::limit(arguments.memory.memory_limit),
+        device: gpu,
+        memory,
+        device_memory,
     };
     output::check(&arguments.out)?;
     let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);
