@@ -236,6 +236,105 @@ impl Trace {
     }
 }
 
+/// Components of layers whose Gram matrices have spectra of all kinds: GPU and CPU agree.
+#[test]
+fn components_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let n = 24;
+    let flat = |seed: u64, features: usize| noise(seed, n * features);
+    // One direction far above the others; a constant; one feature alone; and as many alike that the iteration cannot settle.
+    let spiked = |seed: u64| {
+        let (values, line) = (flat(seed, 30), noise(seed + 1, n));
+        values.iter().enumerate().map(|(index, value)| value + 5.0 * line[index / 30]).collect::<Vec<_>>()
+    };
+    let same: Vec<f32> = (0..n * n).map(|index| if index / n == index % n { 1.0 } else { 0.0 }).collect();
+    let slow: Vec<f32> =
+        same.iter().enumerate().map(|(index, value)| value * (1.0 - 1e-3 * (index / n) as f32)).collect();
+    let layers = [
+        ("spiked", 30, spiked(1)),
+        ("flat", 60, flat(2, 60)),
+        ("constant", 3, vec![2.5; 3 * n]),
+        ("alone", 1, noise(5, n)),
+        ("slow", n, slow),
+        ("shifted", 30, spiked(8).iter().map(|value| value + 100.0).collect()),
+    ];
+    let layers: Vec<_> = layers.into_iter().map(|(name, features, values)| (name, n, features, values)).collect();
+    let file = dir.path().join("a.safetensors");
+    write_activations(&file, &layers);
+    let driver = driver();
+    for estimator in ["unbiased", "biased"] {
+        let analyse = |device: &str, limit: &str| {
+            let out = dir.path().join(format!("{estimator}{device}{limit}"));
+            let trace = dir.path().join(format!("{estimator}{device}{limit}.trace"));
+            let mut arguments = vec!["pcs", "--activations", file.to_str().unwrap(), "--estimator", estimator];
+            arguments.extend(["--device", device, "--memory-limit", limit, "--out", out.to_str().unwrap()]);
+            let output = run(driver.path(), &format!("trace={}", trace.display()), &arguments);
+            (output, Trace::read(&trace), out)
+        };
+        let (cpu, _, cpu_out) = analyse("cpu", "1G");
+        let (gpu, trace, gpu_out) = analyse("cuda:0", "1G");
+        assert!(cpu.status.success() && gpu.status.success(), "{}{}", text(&cpu.stderr), text(&gpu.stderr));
+        // The matrix that does not settle has none.
+        assert_eq!(trace.count("gs_eigen_deflate"), layers.len() - 1);
+        assert!(trace.count("gs_eigen_subspace") < layers.len(), "one by one");
+        let [cpu, whole] = [&cpu_out, &gpu_out].map(|out| gramscope_study::pcs::load(out).unwrap().similarity);
+        assert_eq!((&whole.undefined, &whole.undefined_without_first), (&cpu.undefined, &cpu.undefined_without_first));
+        assert_eq!(whole.undefined_cka, cpu.undefined_cka);
+        for layer in 0..cpu.layers {
+            let both = |numbers: fn(&gramscope_cka::ComponentSimilarity) -> &Vec<f64>| {
+                (numbers(&whole)[layer], numbers(&cpu)[layer])
+            };
+            for (found, expected) in [both(|found| &found.variance_explained), both(|found| &found.second_over_first)] {
+                // Rounding of float64 products, whose order is another: n units of the largest, in a trace of n of them.
+                assert!(
+                    found.is_nan() == expected.is_nan() && !((found - expected).abs() > 1e-11),
+                    "{found} {expected}"
+                );
+            }
+        }
+        // An angle of the residual (1e-12 and 1e-13) over the gap, which is 1e-3 at least here but for "slow", which the CPU
+        // decomposes both times.
+        for (found, expected) in whole.cosine_sq.iter().zip(&cpu.cosine_sq) {
+            assert!(found.is_nan() == expected.is_nan() && !((found - expected).abs() > 1e-8), "{found} {expected}");
+        }
+        // Both are within 1e-6 of float64.
+        for (found, expected) in
+            whole.cka.iter().chain(&whole.cka_without_first).zip(cpu.cka.iter().chain(&cpu.cka_without_first))
+        {
+            assert!(found.is_nan() == expected.is_nan() && !((found - expected).abs() > 2e-6), "{found} {expected}");
+        }
+        // In parts the bits are the same.
+        let (refused, ..) = analyse("cuda:0", "1K");
+        assert_eq!(refused.status.code(), Some(1));
+        let message = text(&refused.stderr);
+        assert!(message.contains("--examples") && message.contains("components of 24 examples"), "{message}");
+        let limit = needed(&message) + (10 << 10);
+        let (parts, trace, parts_out) = analyse("cuda:0", &limit.to_string());
+        assert!(parts.status.success(), "{}", text(&parts.stderr));
+        assert!(trace.count("gs_gram_double_f32") > layers.len() && trace.most_bytes <= limit, "{}", trace.most_bytes);
+        let parts = gramscope_study::pcs::load(&parts_out).unwrap().similarity;
+        let bits = |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&parts.cka) == bits(&whole.cka) && bits(&parts.first_pc) == bits(&whole.first_pc));
+        assert!(bits(&parts.cka_without_first) == bits(&whole.cka_without_first));
+    }
+}
+
+#[test]
+fn components_of_values_that_are_not_finite_are_named_as_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = activations(dir.path(), "a.safetensors", 16, |values| values[13 * 7 + 2] = f32::NAN);
+    let driver = driver();
+    let [cpu, gpu] = ["cpu", "cuda:0"].map(|device| {
+        let out = dir.path().join("out");
+        let arguments = ["pcs", "--activations", &file, "--device", device, "--out", out.to_str().unwrap()];
+        let output = run(driver.path(), "", &arguments);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    });
+    assert!(cpu.contains("second") && cpu.contains("14"), "{cpu}");
+    assert_eq!(cpu, gpu);
+}
+
 #[test]
 fn values_that_are_not_finite_are_named_as_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();

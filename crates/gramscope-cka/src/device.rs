@@ -92,8 +92,7 @@ impl OnDevice {
     /// for two uploads at once.
     fn fitting_rows(&mut self, examples: usize, total: usize) -> Result<usize, Error> {
         let DeviceMemory { limit: asked, features, largest_upload, other } = self.memory;
-        let most = self.free / SPARE_PARTS * (SPARE_PARTS - 1);
-        let limit = asked.map_or(most, |asked| asked.min(most));
+        let limit = limit(asked, self.free);
         let workspace = self.sums.workspace_bytes(examples, features);
         let fixed = [workspace, other].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
         let left = limit.saturating_sub(fixed);
@@ -107,59 +106,7 @@ impl OnDevice {
             let what = format!("comparisons of batches of {examples} examples");
             return Err(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free: self.free }.into());
         }
-        let (mut fits, mut too_many) = (least, total + 1);
-        while fits + 1 < too_many {
-            let middle = fits.midpoint(too_many);
-            if self.sums.panel_bytes(examples, middle) <= left { fits = middle } else { too_many = middle }
-        }
-        Ok(fits)
-    }
-
-    /// The panel's row for a layer that this round wants.
-    fn panel_row(&self, model: usize, layer: usize) -> usize {
-        match self.rounds.place(model, layer) {
-            RowPlace::Held(row) => row,
-            RowPlace::Passing(row) => self.rounds.held_rows() + row,
-        }
-    }
-
-    fn stretch(&self, model: usize, layers: Range<usize>) -> Stretch {
-        Stretch { row: self.panel_row(model, layers.start), layers }
-    }
-
-    /// The layers of `model` that stay for the round, if any do.
-    fn held(&self, model: usize) -> Option<Stretch> {
-        let layers = self.rounds.held_of(model);
-        (!layers.is_empty()).then(|| self.stretch(model, layers))
-    }
-
-    /// What can be multiplied once the row of this layer is there: the strip that passes by, if this completes it, with all
-    /// that stay.
-    fn blocks_with(&self, model: usize, layer: usize) -> Vec<Block> {
-        let Some(layers) = self.rounds.passing_up_to(model, layer) else { return Vec::new() };
-        let passing = self.stretch(model, layers);
-        let mut blocks = Vec::new();
-        for (pair, (x, y)) in self.rounds.pairs() {
-            // Those that stay come before those that pass by.
-            if x == model
-                && let Some(held) = self.held(y)
-            {
-                blocks.push(Block { pair, x: passing.clone(), y: held });
-            }
-            if y == model
-                && x != y
-                && let Some(held) = self.held(x)
-            {
-                blocks.push(Block { pair, x: held, y: passing.clone() });
-            }
-        }
-        blocks
-    }
-
-    /// What is to be multiplied at the end of the round: all that stay, with each other.
-    fn blocks_held(&self) -> Vec<Block> {
-        let block = |(pair, (x, y))| Some(Block { pair, x: self.held(x)?, y: self.held(y)? });
-        self.rounds.pairs().filter_map(block).collect()
+        Ok(most_rows(total, left, |rows| self.sums.panel_bytes(examples, rows)))
     }
 
     /// Uploads an activation and enqueues the way to its row.
@@ -169,20 +116,15 @@ impl OnDevice {
         layer: usize,
         activation: Activation<'_>,
     ) -> Result<Result<(), cpu::Unusable>, Error> {
-        let values = match activation.values() {
-            Some(Values::F16(values)) => HostValues::F16(values),
-            Some(Values::Bf16(values)) => HostValues::Bf16(values),
-            Some(Values::F32(values)) => HostValues::F32(values),
-            Some(Values::F64(_)) | None => return self.observe_on_host(model, layer, activation),
-        };
+        let Some(values) = host_values(activation) else { return self.observe_on_host(model, layer, activation) };
         let uploads = match self.uploads.take() {
             Some(uploads) => uploads,
             None => Uploads::new(self.sums.device().clone(), self.two_uploads)?,
         };
-        let row = self.panel_row(model, layer);
+        let row = panel_row(&self.rounds, model, layer);
         let values = self.uploads.insert(uploads).upload(values)?;
         self.sums.observe(model, layer, row, &values)?;
-        self.sums.add(&self.blocks_with(model, layer))?;
+        self.sums.add(&blocks_with(&self.rounds, model, layer))?;
         Ok(Ok(()))
     }
 
@@ -193,8 +135,8 @@ impl OnDevice {
         layer: usize,
         values: &gramscope_cuda::Values<'_>,
     ) -> Result<(), Error> {
-        self.sums.observe(model, layer, self.panel_row(model, layer), values)?;
-        Ok(self.sums.add(&self.blocks_with(model, layer))?)
+        self.sums.observe(model, layer, panel_row(&self.rounds, model, layer), values)?;
+        Ok(self.sums.add(&blocks_with(&self.rounds, model, layer))?)
     }
 
     /// Computes a row on the host and uploads it.
@@ -208,14 +150,14 @@ impl OnDevice {
             Ok(row) => row,
             Err(unusable) => return Ok(Err(unusable)),
         };
-        self.sums.observe_row(model, layer, self.panel_row(model, layer), &self.row, summary(row))?;
-        self.sums.add(&self.blocks_with(model, layer))?;
+        self.sums.observe_row(model, layer, panel_row(&self.rounds, model, layer), &self.row, summary(row))?;
+        self.sums.add(&blocks_with(&self.rounds, model, layer))?;
         Ok(Ok(()))
     }
 
     /// Ends a round; false if it was the last of the batch.
     pub(crate) fn next_round(&mut self) -> Result<bool, Error> {
-        self.sums.add(&self.blocks_held())?;
+        self.sums.add(&blocks_held(&self.rounds))?;
         Ok(self.rounds.advance())
     }
 
@@ -240,7 +182,80 @@ impl fmt::Debug for OnDevice {
     }
 }
 
-fn summary(row: Row) -> RowSummary {
+/// The panel's row for a layer that this round wants: those that stay come first.
+pub(crate) fn panel_row(rounds: &Rounds, model: usize, layer: usize) -> usize {
+    match rounds.place(model, layer) {
+        RowPlace::Held(row) => row,
+        RowPlace::Passing(row) => rounds.held_rows() + row,
+    }
+}
+
+fn stretch(rounds: &Rounds, model: usize, layers: Range<usize>) -> Stretch {
+    Stretch { row: panel_row(rounds, model, layers.start), layers }
+}
+
+/// The layers of `model` that stay for the round, if any do.
+fn held(rounds: &Rounds, model: usize) -> Option<Stretch> {
+    let layers = rounds.held_of(model);
+    (!layers.is_empty()).then(|| stretch(rounds, model, layers))
+}
+
+/// What can be multiplied once the row of this layer is there: the strip that passes by, if this completes it, with all that
+/// stay.
+pub(crate) fn blocks_with(rounds: &Rounds, model: usize, layer: usize) -> Vec<Block> {
+    let Some(layers) = rounds.passing_up_to(model, layer) else { return Vec::new() };
+    let passing = stretch(rounds, model, layers);
+    let mut blocks = Vec::new();
+    for (pair, (x, y)) in rounds.pairs() {
+        // Those that stay come before those that pass by.
+        if x == model
+            && let Some(held) = held(rounds, y)
+        {
+            blocks.push(Block { pair, x: passing.clone(), y: held });
+        }
+        if y == model
+            && x != y
+            && let Some(held) = held(rounds, x)
+        {
+            blocks.push(Block { pair, x: held, y: passing.clone() });
+        }
+    }
+    blocks
+}
+
+/// What is to be multiplied at the end of the round: all that stay, with each other.
+pub(crate) fn blocks_held(rounds: &Rounds) -> Vec<Block> {
+    let block = |(pair, (x, y))| Some(Block { pair, x: held(rounds, x)?, y: held(rounds, y)? });
+    rounds.pairs().filter_map(block).collect()
+}
+
+/// The values of an activation that the kernels take: in memory, and not float64.
+pub(crate) fn host_values(activation: Activation<'_>) -> Option<HostValues<'_>> {
+    match activation.values()? {
+        Values::F16(values) => Some(HostValues::F16(values)),
+        Values::Bf16(values) => Some(HostValues::Bf16(values)),
+        Values::F32(values) => Some(HostValues::F32(values)),
+        Values::F64(_) => None,
+    }
+}
+
+/// The most rows, of `total`, whose `bytes` are no more than `left`; two, or all of fewer, are known to fit.
+pub(crate) fn most_rows(total: usize, left: u64, bytes: impl Fn(usize) -> u64) -> usize {
+    let (mut fits, mut too_many) = (total.min(2), total + 1);
+    while fits + 1 < too_many {
+        let middle = fits.midpoint(too_many);
+        if bytes(middle) <= left { fits = middle } else { too_many = middle }
+    }
+    fits
+}
+
+/// What may be taken of `free` bytes: what is asked for, or nearly all.
+pub(crate) fn limit(asked: Option<u64>, free: u64) -> u64 {
+    let most = free / SPARE_PARTS * (SPARE_PARTS - 1);
+    asked.map_or(most, |asked| asked.min(most))
+}
+
+pub(crate) fn summary(row: Row) -> RowSummary {
     match row {
         Row::Centred { exponent, norm } => RowSummary { norm, kappa: 0.0, exponent, state: RowSummary::CENTRED },
         Row::Zero => RowSummary { state: RowSummary::ZERO, ..RowSummary::default() },

@@ -56,6 +56,8 @@ mod components;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg(feature = "cuda")]
+mod device_components;
 mod error;
 mod host;
 mod normalise;

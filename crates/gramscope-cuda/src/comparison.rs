@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, PinnedHostSlice};
+use cudarc::driver::{CudaSlice, CudaViewMut, PinnedHostSlice};
 
 use crate::device::{Device, refused};
 use crate::error::Error;
-use crate::launchers::{PairSums, Panels, Values, packed_length};
+use crate::launchers::{Gram, GramMut, PairSums, Panels, Values, packed_length};
 use crate::memory::Buffer;
 use crate::plan;
 use crate::rows::{Destination, Settings, Workspace};
@@ -206,6 +206,34 @@ impl DeviceComparison {
             first_bad: self.first_bad.slice_mut(place..=place),
         };
         self.workspace.row(&self.device, self.settings, x, examples, to)
+    }
+
+    /// Enqueues the way from a layer of the only model to its Gram matrix, by float64 products.
+    pub(crate) fn gram(&mut self, layer: usize, x: &Values<'_>, gram: &mut GramMut<'_>) -> Result<(), Error> {
+        let mut first_bad = self.first_bad.slice_mut(layer..=layer);
+        self.workspace.gram_in_double(&self.device, x, self.examples, &mut first_bad, gram)
+    }
+
+    /// Enqueues the row sums `[3, n]` of a Gram matrix with its diagonal.
+    pub(crate) fn row_sums(&mut self, gram: &Gram<'_>, sums: &mut CudaViewMut<'_, f64>) -> Result<(), Error> {
+        self.workspace.row_sums(&self.device, gram, self.examples, true, sums)
+    }
+
+    /// Enqueues the way from a Gram matrix that is good to float64 to its layer's row, in the only model.
+    pub(crate) fn observe_gram(&mut self, layer: usize, row: usize, gram: &Gram<'_>) -> Result<(), Error> {
+        let length = self.length();
+        let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
+        let to = Destination {
+            row: panel.slice_mut(row * length..(row + 1) * length),
+            summary: self.summaries.slice_mut(layer..=layer),
+            first_bad: self.first_bad.slice_mut(layer..=layer),
+        };
+        self.workspace.row_of_gram(&self.device, self.settings, gram, self.examples, to)
+    }
+
+    /// Waits for everything, and looks at the flags of the batch that is open.
+    pub(crate) fn check_now(&self) -> Result<(), Error> {
+        self.check(self.flags.batches, &self.device.download(&self.first_bad)?)
     }
 
     /// Takes in a layer whose row was computed on the host.

@@ -22,6 +22,8 @@ pub mod ceilings;
 #[cfg(feature = "cuda")]
 mod comparison;
 #[cfg(feature = "cuda")]
+mod components;
+#[cfg(feature = "cuda")]
 mod constants;
 #[cfg(feature = "cuda")]
 mod device;
@@ -47,6 +49,8 @@ mod absent;
 pub use absent::Device;
 #[cfg(feature = "cuda")]
 pub use comparison::{Block, DeviceComparison, Stretch, Sums};
+#[cfg(feature = "cuda")]
+pub use components::{Component, Decomposed, DeviceComponents};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
