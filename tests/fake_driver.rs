@@ -88,7 +88,17 @@ fn too_little_memory_is_told_with_what_would_help() {
     let out = dir.path().join("out");
     let arguments = ["cka", "--activations", &file, "--batch-size", "700", "--device", "cuda", "--out"];
     let arguments: Vec<&str> = arguments.into_iter().chain([out.to_str().unwrap()]).collect();
-    fails_on("memory=1", &arguments, &["needs 2.8 MiB", "is free", "--batch-size", "--layers"]);
+    fails_on(
+        "memory=1",
+        &arguments,
+        &[
+            "batches of 700 examples need at least 8.7 MiB",
+            "1023.9 KiB is free",
+            "--batch-size",
+            "--layers",
+            "--memory-limit",
+        ],
+    );
 }
 
 #[test]
@@ -118,6 +128,191 @@ fn comparisons_are_those_of_the_cpu() {
             assert!((found / expected - 1.0).abs() <= tolerance, "{settings:?}: {found} is not {expected}");
         }
     }
+}
+
+/// The bytes that a message asks for at least, to a tenth of a KiB.
+fn needed(message: &str) -> u64 {
+    let words: Vec<&str> = message.split("at least ").nth(1).unwrap().split(' ').take(2).collect();
+    assert_eq!(words[1], "KiB", "{message}");
+    (words[0].parse::<f64>().unwrap() * 1024.0) as u64
+}
+
+#[test]
+fn panels_larger_than_device_memory_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two batches, the last one short. 131 layers are two tiles, and the parts that their rows are multiplied in are not those
+    // that suit a block of less.
+    let model = |name: &str, seed: u64, count: usize| {
+        let layers: Vec<_> = (0..count)
+            .map(|index| {
+                let features = 1 + 5 * index % 37;
+                (format!("layer{index}"), 21, features, noise(seed + index as u64, 21 * features))
+            })
+            .collect();
+        let layers: Vec<_> =
+            layers.iter().map(|(name, n, p, values)| (name.as_str(), *n, *p, values.clone())).collect();
+        let path = dir.path().join(name);
+        write_activations(&path, &layers);
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b) = (model("a.safetensors", 1, 131), model("b.safetensors", 1000, 18));
+    let driver = driver();
+    for files in [vec![&a], vec![&a, &b]] {
+        let compare = |limit: &str, out: &str| {
+            let out = dir.path().join(format!("{out}{}", files.len()));
+            let trace = dir.path().join(format!("{}.trace", out.display()));
+            let mut arguments = vec!["cka", "--activations"];
+            arguments.extend(files.iter().map(|file| file.as_str()));
+            arguments.extend(["--batch-size", "12", "--keep-partial", "--device", "cuda", "--memory-limit", limit]);
+            arguments.extend(["--out", out.to_str().unwrap()]);
+            let output = run(driver.path(), &format!("trace={}", trace.display()), &arguments);
+            (output, Trace::read(&trace), out)
+        };
+        let layers = if files.len() == 1 { 131 } else { 149 };
+        let (whole, trace, whole_out) = compare("1G", "whole");
+        assert!(whole.status.success(), "{}", text(&whole.stderr));
+        assert_eq!(trace.count("gs_ucenter_pack"), 2 * layers);
+        let expected = gramscope_study::results::load(&whole_out).unwrap().similarity;
+        let (refused, ..) = compare("1K", "refused");
+        assert_eq!(refused.status.code(), Some(1));
+        let least = needed(&text(&refused.stderr));
+        // A row takes 264 bytes, and products some more.
+        for more in [1 << 10, 15 << 10, 30 << 10] {
+            let (parts, trace, out) = compare(&(least + more).to_string(), &format!("parts{more}"));
+            assert!(parts.status.success(), "{}", text(&parts.stderr));
+            assert!(trace.count("gs_ucenter_pack") > 2 * layers, "{more}: one round");
+            assert!(trace.most_bytes <= least + more, "{} bytes of {}", trace.most_bytes, least + more);
+            let found = gramscope_study::results::load(&out).unwrap().similarity;
+            let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&found.cka) == bits(&expected.cka), "{more}");
+            assert!(bits(&found.hsic_xy) == bits(&expected.hsic_xy) && bits(&found.hsic_xx) == bits(&expected.hsic_xx));
+        }
+    }
+}
+
+/// What the fake driver has noted.
+struct Trace {
+    kernels: Vec<String>,
+    /// The most bytes of device memory that were in use at a launch.
+    most_bytes: u64,
+}
+
+impl Trace {
+    fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<(&str, u64)> = text
+            .lines()
+            .map(|line| line.split_once(' ').unwrap())
+            .map(|(name, used)| (name, used.parse().unwrap()))
+            .collect();
+        Self {
+            kernels: lines.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            most_bytes: lines.iter().map(|&(_, used)| used).max().unwrap_or(0),
+        }
+    }
+
+    fn count(&self, kernel: &str) -> usize {
+        self.kernels.iter().filter(|name| *name == kernel).count()
+    }
+}
+
+/// Components of layers whose Gram matrices have spectra of all kinds: GPU and CPU agree.
+#[test]
+fn components_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let n = 24;
+    let flat = |seed: u64, features: usize| noise(seed, n * features);
+    // One direction far above the others; a constant; one feature alone; and as many alike that the iteration cannot settle.
+    let spiked = |seed: u64| {
+        let (values, line) = (flat(seed, 30), noise(seed + 1, n));
+        values.iter().enumerate().map(|(index, value)| value + 5.0 * line[index / 30]).collect::<Vec<_>>()
+    };
+    let same: Vec<f32> = (0..n * n).map(|index| if index / n == index % n { 1.0 } else { 0.0 }).collect();
+    let slow: Vec<f32> =
+        same.iter().enumerate().map(|(index, value)| value * (1.0 - 1e-3 * (index / n) as f32)).collect();
+    let layers = [
+        ("spiked", 30, spiked(1)),
+        ("flat", 60, flat(2, 60)),
+        ("constant", 3, vec![2.5; 3 * n]),
+        ("alone", 1, noise(5, n)),
+        ("slow", n, slow),
+        ("shifted", 30, spiked(8).iter().map(|value| value + 100.0).collect()),
+    ];
+    let layers: Vec<_> = layers.into_iter().map(|(name, features, values)| (name, n, features, values)).collect();
+    let file = dir.path().join("a.safetensors");
+    write_activations(&file, &layers);
+    let driver = driver();
+    for estimator in ["unbiased", "biased"] {
+        let analyse = |device: &str, limit: &str| {
+            let out = dir.path().join(format!("{estimator}{device}{limit}"));
+            let trace = dir.path().join(format!("{estimator}{device}{limit}.trace"));
+            let mut arguments = vec!["pcs", "--activations", file.to_str().unwrap(), "--estimator", estimator];
+            arguments.extend(["--device", device, "--memory-limit", limit, "--out", out.to_str().unwrap()]);
+            let output = run(driver.path(), &format!("trace={}", trace.display()), &arguments);
+            (output, Trace::read(&trace), out)
+        };
+        let (cpu, _, cpu_out) = analyse("cpu", "1G");
+        let (gpu, trace, gpu_out) = analyse("cuda:0", "1G");
+        assert!(cpu.status.success() && gpu.status.success(), "{}{}", text(&cpu.stderr), text(&gpu.stderr));
+        // The matrix that does not settle has none.
+        assert_eq!(trace.count("gs_eigen_deflate"), layers.len() - 1);
+        assert!(trace.count("gs_eigen_subspace") < layers.len(), "one by one");
+        let [cpu, whole] = [&cpu_out, &gpu_out].map(|out| gramscope_study::pcs::load(out).unwrap().similarity);
+        assert_eq!((&whole.undefined, &whole.undefined_without_first), (&cpu.undefined, &cpu.undefined_without_first));
+        assert_eq!(whole.undefined_cka, cpu.undefined_cka);
+        for layer in 0..cpu.layers {
+            let both = |numbers: fn(&gramscope_cka::ComponentSimilarity) -> &Vec<f64>| {
+                (numbers(&whole)[layer], numbers(&cpu)[layer])
+            };
+            for (found, expected) in [both(|found| &found.variance_explained), both(|found| &found.second_over_first)] {
+                // Rounding of float64 products, whose order is another: n units of the largest, in a trace of n of them.
+                assert!(
+                    found.is_nan() == expected.is_nan() && !((found - expected).abs() > 1e-11),
+                    "{found} {expected}"
+                );
+            }
+        }
+        // An angle of the residual (1e-12 and 1e-13) over the gap, which is 1e-3 at least here but for "slow", which the CPU
+        // decomposes both times.
+        for (found, expected) in whole.cosine_sq.iter().zip(&cpu.cosine_sq) {
+            assert!(found.is_nan() == expected.is_nan() && !((found - expected).abs() > 1e-8), "{found} {expected}");
+        }
+        // Both are within 1e-6 of float64.
+        for (found, expected) in
+            whole.cka.iter().chain(&whole.cka_without_first).zip(cpu.cka.iter().chain(&cpu.cka_without_first))
+        {
+            assert!(found.is_nan() == expected.is_nan() && !((found - expected).abs() > 2e-6), "{found} {expected}");
+        }
+        // In parts the bits are the same.
+        let (refused, ..) = analyse("cuda:0", "1K");
+        assert_eq!(refused.status.code(), Some(1));
+        let message = text(&refused.stderr);
+        assert!(message.contains("--examples") && message.contains("components of 24 examples"), "{message}");
+        let limit = needed(&message) + (10 << 10);
+        let (parts, trace, parts_out) = analyse("cuda:0", &limit.to_string());
+        assert!(parts.status.success(), "{}", text(&parts.stderr));
+        assert!(trace.count("gs_gram_double_f32") > layers.len() && trace.most_bytes <= limit, "{}", trace.most_bytes);
+        let parts = gramscope_study::pcs::load(&parts_out).unwrap().similarity;
+        let bits = |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&parts.cka) == bits(&whole.cka) && bits(&parts.first_pc) == bits(&whole.first_pc));
+        assert!(bits(&parts.cka_without_first) == bits(&whole.cka_without_first));
+    }
+}
+
+#[test]
+fn components_of_values_that_are_not_finite_are_named_as_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = activations(dir.path(), "a.safetensors", 16, |values| values[13 * 7 + 2] = f32::NAN);
+    let driver = driver();
+    let [cpu, gpu] = ["cpu", "cuda:0"].map(|device| {
+        let out = dir.path().join("out");
+        let arguments = ["pcs", "--activations", &file, "--device", device, "--out", out.to_str().unwrap()];
+        let output = run(driver.path(), "", &arguments);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    });
+    assert!(cpu.contains("second") && cpu.contains("14"), "{cpu}");
+    assert_eq!(cpu, gpu);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::cpu;
 use crate::error::Error;
 use crate::host::Host;
 use crate::normalise;
-use crate::options::{Estimator, Options};
+use crate::options::{DeviceMemory, Estimator, Options};
 use crate::rounds::Rounds;
 use crate::similarity::Similarity;
 use crate::totals::packed_length;
@@ -82,13 +82,25 @@ impl Comparison {
     }
 
     /// Lets panels on the host take no more than so many bytes, from the next batch on; batches then take several rounds where
-    /// that is less than [`Self::panel_bytes`]. The results are the same, bit for bit.
+    /// that is less than [`Self::panel_bytes`]. The results are the same, bit for bit. For panels on a GPU there is
+    /// [`Self::plan_device_memory`].
     pub fn limit_panels(&mut self, bytes: u64) {
         match &mut self.place {
             Place::Host(host) => host.limit_panels(bytes),
             #[cfg(feature = "cuda")]
             Place::Device(_) => {}
         }
+    }
+
+    /// Says how much of a GPU's memory may be taken, and what else it is needed for, from the next batch on; where the panel does
+    /// not fit, batches take several rounds, with the same results, bit for bit. For a comparison on the host nothing.
+    pub fn plan_device_memory(&mut self, memory: DeviceMemory) {
+        #[cfg(feature = "cuda")]
+        if let Place::Device(device) = &mut self.place {
+            device.plan_memory(memory);
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = memory;
     }
 
     /// Begins a batch of `examples`.
@@ -203,11 +215,12 @@ impl Comparison {
 
     /// The rounds of the batch that is open, where there are several.
     fn rounds(&self) -> Option<&Rounds> {
-        match &self.place {
-            Place::Host(host) => Some(host.rounds()).filter(|rounds| !rounds.only_one()),
+        let rounds = match &self.place {
+            Place::Host(host) => host.rounds(),
             #[cfg(feature = "cuda")]
-            Place::Device(_) => None,
-        }
+            Place::Device(device) => device.rounds(),
+        };
+        Some(rounds).filter(|rounds| !rounds.only_one())
     }
 
     /// The layers of `model` that are to be observed in this round of the batch: all, where there is no limit on panels.
@@ -227,7 +240,7 @@ impl Comparison {
     /// observed again; if false, this was the last, and the batch is to be ended.
     ///
     /// # Errors
-    /// [`Error::NoBatchOpen`], [`Error::NotObserved`].
+    /// [`Error::NoBatchOpen`], [`Error::NotObserved`]; on a GPU [`Error::Device`].
     pub fn next_round(&mut self) -> Result<bool, Error> {
         self.check_round()?;
         if self.rounds().is_none_or(Rounds::is_last) {
@@ -236,7 +249,7 @@ impl Comparison {
         match &mut self.place {
             Place::Host(host) => host.next_round(),
             #[cfg(feature = "cuda")]
-            Place::Device(_) => false,
+            Place::Device(device) => device.next_round()?,
         };
         for observed in &mut self.observed {
             observed.fill(false);

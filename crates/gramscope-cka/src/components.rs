@@ -1,13 +1,16 @@
 //! First principal components of the layers of one model, over one batch, in Gram space.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::activation::Activation;
 use crate::comparison::Comparison;
 use crate::cpu::{self, PrincipalError, PrincipalRows, Principals};
+#[cfg(feature = "cuda")]
+use crate::device_components::OnDevice;
 use crate::error::Error;
-use crate::options::Estimator;
-use crate::rounds::{Panel, Rounds, Tile};
+use crate::options::{DeviceMemory, Estimator};
+use crate::rounds::{Panel, Rounds, TILE, Tile};
 use crate::sums::Row;
 use crate::totals::packed_length;
 
@@ -50,8 +53,8 @@ pub struct FirstComponent {
 ///
 /// # Accuracy
 /// Gram matrices are float64 products of features from which the trimmed mean was taken. The component's residual
-/// |K' v_1 - l_1 v_1| is at most 1e-13 l_1, so that v_1 is off by an angle of about 1e-13 / (1 - l_2 / l_1), and eigenvalues
-/// are off by the rounding of K'. CKA is within 1e-6 of float64, or the layer is named undefined.
+/// |K' v_1 - l_1 v_1| is at most 1e-13 l_1 (1e-12 l_1 on a GPU), so that v_1 is off by an angle of about 1e-13 (1e-12) over
+/// 1 - l_2 / l_1, and eigenvalues are off by the rounding of K'. CKA is within 1e-6 of float64, or the layer is named undefined.
 #[derive(Debug)]
 pub struct Components {
     examples: usize,
@@ -63,6 +66,8 @@ pub struct Components {
     whole: Products,
     rest: Products,
     principals: Principals,
+    #[cfg(feature = "cuda")]
+    device: Option<Box<OnDevice>>,
 }
 
 /// What is kept of a layer beside its rows of the panels.
@@ -94,11 +99,67 @@ impl Components {
             estimator,
             layers: (0..layers).map(|_| None).collect(),
             observed: vec![false; layers],
-            rounds: Rounds::all_at_once(&[layers], &[(0, 0)]),
+            rounds: Rounds::all_at_once(&[layers], &[(0, 0)], TILE),
             whole: Products::new(layers),
             rest: Products::new(layers),
             principals: Principals::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
         })
+    }
+
+    /// The same on `device`, or on the host where there is none: Gram matrices of float64 products, the leading eigenpairs of
+    /// many layers at a time by subspace iteration, their panels and CKA. A layer whose iteration does not settle within 320
+    /// steps, fewer than eight examples, float64 values and what is not in memory are left to the host.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`], and [`Error::Device`].
+    pub fn on(
+        device: Option<Arc<gramscope_cuda::Device>>,
+        layers: usize,
+        examples: usize,
+        estimator: Estimator,
+    ) -> Result<Self, Error> {
+        let components = Self::new(layers, examples, estimator)?;
+        #[cfg(feature = "cuda")]
+        if let Some(device) = device
+            && OnDevice::takes(examples)
+        {
+            let length = components.length()?;
+            let on_device = OnDevice::new(device, layers, examples, estimator, length)?;
+            let rounds = OnDevice::all_at_once(layers);
+            return Ok(Self { rounds, device: Some(Box::new(on_device)), ..components });
+        }
+        #[cfg(not(feature = "cuda"))]
+        drop(device);
+        Ok(components)
+    }
+
+    /// Says how much of a GPU's memory may be taken, and what else it is needed for; to be called before anything is observed.
+    /// Where panels do not fit, the layers are to be observed in several rounds, with the same results, bit for bit. Nothing for
+    /// an analysis on the host.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: too little memory, too.
+    pub fn plan_device_memory(&mut self, memory: DeviceMemory) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &mut self.device {
+            device.plan_memory(memory);
+            return self.begin_on_device();
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = memory;
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn begin_on_device(&mut self) -> Result<(), Error> {
+        if let Some(device) = &mut self.device {
+            let too_many = Error::TooManyExamples { examples: self.examples };
+            self.rounds = self.rounds.with_rows(device.begin()?).ok_or(too_many)?;
+            device.begin_rounds(&self.rounds)?;
+        }
+        Ok(())
     }
 
     /// Lets panels take no more than so many bytes; to be called before anything is observed. Where that is less than both need,
@@ -130,7 +191,7 @@ impl Components {
     /// Ends a round. If true, another begins, for whose layers the same examples are to be observed again.
     ///
     /// # Errors
-    /// [`Error::NotObserved`].
+    /// [`Error::NotObserved`]; on a GPU [`Error::Device`] and, of layers of the round, [`Error::NonFinite`].
     pub fn next_round(&mut self) -> Result<bool, Error> {
         if let Some(layer) = self.wanted().find(|&layer| !self.observed[layer]) {
             return Err(Error::NotObserved { model: 0, layer, batch: 0 });
@@ -138,16 +199,21 @@ impl Components {
         if self.rounds.is_last() {
             return Ok(false);
         }
-        self.multiply_held();
+        self.multiply_held()?;
         self.rounds.advance();
         self.observed.fill(false);
         Ok(true)
     }
 
-    fn multiply_held(&mut self) {
+    fn multiply_held(&mut self) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &mut self.device {
+            return device.end_round(&self.rounds);
+        }
         let tiles = self.rounds.tiles_held();
         self.whole.add(&tiles);
         self.rest.add(&tiles);
+        Ok(())
     }
 
     /// The length of a panel row.
@@ -177,6 +243,10 @@ impl Components {
         if !self.rounds.only_one() && self.wanted().find(|&layer| !self.observed[layer]) != Some(layer) {
             return Err(Error::OutOfTurn { model: 0, layer });
         }
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return self.observe_on_device(layer, activation);
+        }
         let length = self.length()?;
         self.whole.panel.resize(&self.rounds, length)?;
         self.rest.panel.resize(&self.rounds, length)?;
@@ -191,15 +261,42 @@ impl Components {
         Ok(())
     }
 
+    #[cfg(feature = "cuda")]
+    fn observe_on_device(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
+        if self.device.as_ref().is_some_and(|device| device.is_new()) {
+            self.begin_on_device()?;
+        }
+        if let Some(device) = &mut self.device {
+            device.observe(layer, activation, &self.rounds)?;
+            self.observed[layer] = true;
+        }
+        Ok(())
+    }
+
+    /// Fetches what a GPU has found.
+    #[cfg(feature = "cuda")]
+    fn fetch(&mut self) -> Result<(), Error> {
+        let Some(device) = self.device.take() else { return Ok(()) };
+        let (components, [whole, rest]) = device.finish()?;
+        let rows = whole.rows.into_iter().zip(rest.rows);
+        let observed = |(component, (whole, rest))| Some(Observed { component, whole, rest });
+        self.layers = components.into_iter().zip(rows).map(observed).collect();
+        self.whole.products = whole.products;
+        self.rest.products = rest.products;
+        Ok(())
+    }
+
     /// What came of it.
     ///
     /// # Errors
-    /// [`Error::NotObserved`], [`Error::MoreRounds`].
+    /// [`Error::NotObserved`], [`Error::MoreRounds`]; on a GPU [`Error::Device`].
     pub fn finish(mut self) -> Result<ComponentSimilarity, Error> {
         if self.next_round()? {
             return Err(Error::MoreRounds { batch: 0 });
         }
-        self.multiply_held();
+        self.multiply_held()?;
+        #[cfg(feature = "cuda")]
+        self.fetch()?;
         let missing = |layer| Error::NotObserved { model: 0, layer, batch: 0 };
         let numbered = self.layers.into_iter().enumerate();
         let layers = numbered.map(|(layer, found)| found.ok_or(missing(layer))).collect::<Result<Vec<_>, _>>()?;

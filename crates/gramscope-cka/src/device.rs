@@ -1,22 +1,36 @@
 //! Panels and sums on a GPU.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use gramscope_cuda::{Device, DeviceComparison, RowSummary, Settings, Uploaded};
+use gramscope_cuda::{Block, Device, DeviceComparison, HostValues, RowSummary, Settings, Stretch, Uploads};
 
 use crate::activation::{Activation, Values};
 use crate::cpu;
 use crate::error::Error;
-use crate::options::{Estimator, Gram, Kernel, Options};
+use crate::options::{DeviceMemory, Estimator, Gram, Kernel, Options};
+use crate::rounds::{Rounds, RowPlace};
 use crate::sums::{LayerSum, Row};
 use crate::totals::{Totals, packed_length};
+
+/// Layers that pass by at a time where memory is short: what a block of the kernels multiplies at once.
+const STRIP: usize = gramscope_cuda::plan::TILE;
+/// Of what is free on a device, the share that is never planned with, in parts: the driver rounds up what it gives.
+const SPARE_PARTS: u64 = 10;
 
 /// The panel of the batch that is open and the sums over those before, on a GPU.
 pub(crate) struct OnDevice {
     options: Options,
     layers: Vec<usize>,
     sums: DeviceComparison,
+    /// Of the batch that is open, or the one before.
+    rounds: Rounds,
+    memory: DeviceMemory,
+    /// Bytes that were free before anything was allocated.
+    free: u64,
+    uploads: Option<Uploads>,
+    two_uploads: bool,
     /// For what the kernels do not take: float64 values, and those that are not in memory.
     workspace: cpu::Workspace,
     row: Vec<f32>,
@@ -40,10 +54,25 @@ impl OnDevice {
         Ok(Self {
             options,
             layers: layers.to_vec(),
+            free: device.memory()?.0,
             sums: DeviceComparison::new(device, layers, pairs, settings)?,
+            rounds: Rounds::all_at_once(layers, pairs, STRIP),
+            memory: DeviceMemory::default(),
+            uploads: None,
+            two_uploads: true,
             workspace: cpu::Workspace::default(),
             row: Vec::new(),
         })
+    }
+
+    /// Says what memory there is, from the next batch on.
+    pub(crate) fn plan_memory(&mut self, memory: DeviceMemory) {
+        self.memory = memory;
+    }
+
+    /// The rounds of the batch that is open.
+    pub(crate) fn rounds(&self) -> &Rounds {
+        &self.rounds
     }
 
     pub(crate) fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
@@ -52,8 +81,32 @@ impl OnDevice {
         if length.and_then(|length| length.checked_mul(total)).is_none() {
             return Err(Error::TooManyExamples { examples });
         }
+        let rows = self.fitting_rows(examples, total)?;
+        let too_many = Error::TooManyExamples { examples };
+        self.rounds = self.rounds.with_rows(rows).ok_or(too_many)?;
         self.row.resize(length.unwrap_or(0), 0.0);
-        Ok(self.sums.begin_batch(examples)?)
+        Ok(self.sums.begin_batch(examples, self.rounds.held_rows() + self.rounds.passing_rows())?)
+    }
+
+    /// How many of the panel's `total` rows fit into what memory may be taken, at least two; also decides whether there is room
+    /// for two uploads at once.
+    fn fitting_rows(&mut self, examples: usize, total: usize) -> Result<usize, Error> {
+        let DeviceMemory { limit: asked, features, largest_upload, other } = self.memory;
+        let limit = limit(asked, self.free);
+        let workspace = self.sums.workspace_bytes(examples, features);
+        let fixed = [workspace, other].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
+        let left = limit.saturating_sub(fixed);
+        // Two cost memory, and rounds cost more than waiting for uploads does.
+        self.two_uploads = largest_upload <= left / 8;
+        let uploads = if self.two_uploads { 2 * largest_upload } else { largest_upload };
+        let left = left.saturating_sub(uploads);
+        let least = total.min(2);
+        let needed = fixed.saturating_add(uploads).saturating_add(self.sums.panel_bytes(examples, least));
+        if needed > limit {
+            let what = format!("comparisons of batches of {examples} examples");
+            return Err(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free: self.free }.into());
+        }
+        Ok(most_rows(total, left, |rows| self.sums.panel_bytes(examples, rows)))
     }
 
     /// Uploads an activation and enqueues the way to its row.
@@ -63,18 +116,16 @@ impl OnDevice {
         layer: usize,
         activation: Activation<'_>,
     ) -> Result<Result<(), cpu::Unusable>, Error> {
-        let device = self.sums.device().clone();
-        let what = "an activation";
-        let values = match activation.values() {
-            Some(Values::F16(values)) => Some(device.upload(what, values).map(Uploaded::F16)?),
-            Some(Values::Bf16(values)) => Some(device.upload(what, values).map(Uploaded::Bf16)?),
-            Some(Values::F32(values)) => Some(device.upload(what, values).map(Uploaded::F32)?),
-            Some(Values::F64(_)) | None => None,
+        let Some(values) = host_values(activation) else { return self.observe_on_host(model, layer, activation) };
+        let uploads = match self.uploads.take() {
+            Some(uploads) => uploads,
+            None => Uploads::new(self.sums.device().clone(), self.two_uploads)?,
         };
-        match values {
-            Some(values) => self.observe_values(model, layer, &values.view()).map(Ok),
-            None => self.observe_on_host(model, layer, activation),
-        }
+        let row = panel_row(&self.rounds, model, layer);
+        let values = self.uploads.insert(uploads).upload(values)?;
+        self.sums.observe(model, layer, row, &values)?;
+        self.sums.add(&blocks_with(&self.rounds, model, layer))?;
+        Ok(Ok(()))
     }
 
     /// Enqueues the way from an activation that is on the device to its row.
@@ -84,7 +135,8 @@ impl OnDevice {
         layer: usize,
         values: &gramscope_cuda::Values<'_>,
     ) -> Result<(), Error> {
-        Ok(self.sums.observe(model, layer, values)?)
+        self.sums.observe(model, layer, panel_row(&self.rounds, model, layer), values)?;
+        Ok(self.sums.add(&blocks_with(&self.rounds, model, layer))?)
     }
 
     /// Computes a row on the host and uploads it.
@@ -98,11 +150,20 @@ impl OnDevice {
             Ok(row) => row,
             Err(unusable) => return Ok(Err(unusable)),
         };
-        self.sums.observe_row(model, layer, &self.row, summary(row))?;
+        self.sums.observe_row(model, layer, panel_row(&self.rounds, model, layer), &self.row, summary(row))?;
+        self.sums.add(&blocks_with(&self.rounds, model, layer))?;
         Ok(Ok(()))
     }
 
+    /// Ends a round; false if it was the last of the batch.
+    pub(crate) fn next_round(&mut self) -> Result<bool, Error> {
+        self.sums.add(&blocks_held(&self.rounds))?;
+        Ok(self.rounds.advance())
+    }
+
+    /// Ends the batch, whose last round it is.
     pub(crate) fn end_batch(&mut self) -> Result<(), Error> {
+        self.next_round()?;
         Ok(self.sums.end_batch()?)
     }
 
@@ -121,7 +182,80 @@ impl fmt::Debug for OnDevice {
     }
 }
 
-fn summary(row: Row) -> RowSummary {
+/// The panel's row for a layer that this round wants: those that stay come first.
+pub(crate) fn panel_row(rounds: &Rounds, model: usize, layer: usize) -> usize {
+    match rounds.place(model, layer) {
+        RowPlace::Held(row) => row,
+        RowPlace::Passing(row) => rounds.held_rows() + row,
+    }
+}
+
+fn stretch(rounds: &Rounds, model: usize, layers: Range<usize>) -> Stretch {
+    Stretch { row: panel_row(rounds, model, layers.start), layers }
+}
+
+/// The layers of `model` that stay for the round, if any do.
+fn held(rounds: &Rounds, model: usize) -> Option<Stretch> {
+    let layers = rounds.held_of(model);
+    (!layers.is_empty()).then(|| stretch(rounds, model, layers))
+}
+
+/// What can be multiplied once the row of this layer is there: the strip that passes by, if this completes it, with all that
+/// stay.
+pub(crate) fn blocks_with(rounds: &Rounds, model: usize, layer: usize) -> Vec<Block> {
+    let Some(layers) = rounds.passing_up_to(model, layer) else { return Vec::new() };
+    let passing = stretch(rounds, model, layers);
+    let mut blocks = Vec::new();
+    for (pair, (x, y)) in rounds.pairs() {
+        // Those that stay come before those that pass by.
+        if x == model
+            && let Some(held) = held(rounds, y)
+        {
+            blocks.push(Block { pair, x: passing.clone(), y: held });
+        }
+        if y == model
+            && x != y
+            && let Some(held) = held(rounds, x)
+        {
+            blocks.push(Block { pair, x: held, y: passing.clone() });
+        }
+    }
+    blocks
+}
+
+/// What is to be multiplied at the end of the round: all that stay, with each other.
+pub(crate) fn blocks_held(rounds: &Rounds) -> Vec<Block> {
+    let block = |(pair, (x, y))| Some(Block { pair, x: held(rounds, x)?, y: held(rounds, y)? });
+    rounds.pairs().filter_map(block).collect()
+}
+
+/// The values of an activation that the kernels take: in memory, and not float64.
+pub(crate) fn host_values(activation: Activation<'_>) -> Option<HostValues<'_>> {
+    match activation.values()? {
+        Values::F16(values) => Some(HostValues::F16(values)),
+        Values::Bf16(values) => Some(HostValues::Bf16(values)),
+        Values::F32(values) => Some(HostValues::F32(values)),
+        Values::F64(_) => None,
+    }
+}
+
+/// The most rows, of `total`, whose `bytes` are no more than `left`; two, or all of fewer, are known to fit.
+pub(crate) fn most_rows(total: usize, left: u64, bytes: impl Fn(usize) -> u64) -> usize {
+    let (mut fits, mut too_many) = (total.min(2), total + 1);
+    while fits + 1 < too_many {
+        let middle = fits.midpoint(too_many);
+        if bytes(middle) <= left { fits = middle } else { too_many = middle }
+    }
+    fits
+}
+
+/// What may be taken of `free` bytes: what is asked for, or nearly all.
+pub(crate) fn limit(asked: Option<u64>, free: u64) -> u64 {
+    let most = free / SPARE_PARTS * (SPARE_PARTS - 1);
+    asked.map_or(most, |asked| asked.min(most))
+}
+
+pub(crate) fn summary(row: Row) -> RowSummary {
     match row {
         Row::Centred { exponent, norm } => RowSummary { norm, kappa: 0.0, exponent, state: RowSummary::CENTRED },
         Row::Zero => RowSummary { state: RowSummary::ZERO, ..RowSummary::default() },

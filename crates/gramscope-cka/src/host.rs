@@ -4,7 +4,7 @@ use crate::activation::Activation;
 use crate::cpu;
 use crate::error::Error;
 use crate::options::Options;
-use crate::rounds::{Panel, Rounds, Tile};
+use crate::rounds::{Panel, Rounds, TILE, Tile};
 use crate::sums::{self, LayerSum, Weight};
 use crate::totals::{Totals, hsic_factor, packed_length};
 
@@ -51,7 +51,7 @@ impl Host {
             pairs: pairs.iter().map(pair).collect(),
             workspace: cpu::Workspace::default(),
             panel: Panel::default(),
-            rounds: Rounds::all_at_once(layers, pairs),
+            rounds: Rounds::all_at_once(layers, pairs, TILE),
             factor: 0.0,
             limit: u64::MAX,
         }

@@ -56,6 +56,8 @@ mod components;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg(feature = "cuda")]
+mod device_components;
 mod error;
 mod host;
 mod normalise;
@@ -70,5 +72,5 @@ pub use activation::{Activation, Format, ReadFeatures, Values};
 pub use comparison::Comparison;
 pub use components::{ComponentSimilarity, Components, FirstComponent};
 pub use error::{Error, ParseOptionError};
-pub use options::{Estimator, Gram, Kernel, Options};
+pub use options::{DeviceMemory, Estimator, Gram, Kernel, Options};
 pub use similarity::Similarity;

@@ -48,6 +48,19 @@ impl FromStr for Estimator {
     }
 }
 
+/// What a comparison on a GPU is to know of the memory there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The bytes that it may take; nine tenths of what is free, which is also the most, where nothing is said.
+    pub limit: Option<u64>,
+    /// Features of the largest layer.
+    pub features: usize,
+    /// Bytes of the largest activation that is uploaded.
+    pub largest_upload: u64,
+    /// Bytes that a network will yet take there.
+    pub other: u64,
+}
+
 /// Which similarity of two examples the Gram matrices hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Kernel {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 
-/// Layers in a tile of the matrix of all pairs.
+/// Layers in a tile of the matrix of all pairs, on the host.
 pub(crate) const TILE: usize = 16;
 
 /// Where a panel row is.
@@ -68,6 +68,8 @@ pub(crate) struct Rounds {
     round: usize,
     /// Layers in a strip, at most.
     width: usize,
+    /// The same where there is room.
+    tile: usize,
 }
 
 /// A strip wherever its rows are.
@@ -83,18 +85,18 @@ struct Cut {
 impl Rounds {
     /// The rounds of models with `layers[m]` layers each, of which `pairs` are compared, where memory holds `rows` panel rows.
     /// None where that is less than two of several.
-    fn new(layers: &[usize], pairs: &[(usize, usize)], rows: usize) -> Option<Self> {
+    fn new(layers: &[usize], pairs: &[(usize, usize)], rows: usize, tile: usize) -> Option<Self> {
         let total: usize = layers.iter().sum();
         let (width, room) = match rows {
-            _ if rows >= total => (TILE, total),
-            _ if rows >= 2 * TILE => (TILE, rows - TILE),
+            _ if rows >= total => (tile, total),
+            _ if rows >= 2 * tile => (tile, rows - tile),
             2.. => {
                 let width = 1 << (rows / 2).ilog2();
                 (width, rows - width)
             }
             _ => return None,
         };
-        Some(Self::with_room(layers, pairs, width, room))
+        Some(Self { tile, ..Self::with_room(layers, pairs, width, room) })
     }
 
     /// With strips of `width` layers, and room for `room` of them at once beside the one that passes by.
@@ -112,12 +114,12 @@ impl Rounds {
             }
             free -= strip.count;
         }
-        Self { layers: layers.to_vec(), pairs: pairs.to_vec(), strips, held, round: 0, width }
+        Self { layers: layers.to_vec(), pairs: pairs.to_vec(), strips, held, round: 0, width, tile: width }
     }
 
-    /// One round for everything.
-    pub(crate) fn all_at_once(layers: &[usize], pairs: &[(usize, usize)]) -> Self {
-        Self::with_room(layers, pairs, TILE, layers.iter().sum())
+    /// One round for everything, in tiles of `tile` layers, a power of two.
+    pub(crate) fn all_at_once(layers: &[usize], pairs: &[(usize, usize)], tile: usize) -> Self {
+        Self::with_room(layers, pairs, tile, layers.iter().sum())
     }
 
     /// The rounds of a batch whose panel rows have `length` entries, where panels may take `limit` bytes.
@@ -128,7 +130,12 @@ impl Rounds {
         let row = (length as u64).saturating_mul(size_of::<f32>() as u64).max(1);
         let rows = usize::try_from(limit / row).unwrap_or(usize::MAX);
         let needed = row.saturating_mul(2);
-        Self::new(&self.layers, &self.pairs, rows).ok_or(Error::PanelLimit { needed, limit })
+        self.with_rows(rows).ok_or(Error::PanelLimit { needed, limit })
+    }
+
+    /// The rounds of a batch where memory holds `rows` panel rows; none where that is less than two of several.
+    pub(crate) fn with_rows(&self, rows: usize) -> Option<Self> {
+        Self::new(&self.layers, &self.pairs, rows, self.tile)
     }
 
     /// Whether there is only one.
@@ -206,6 +213,28 @@ impl Rounds {
         let held = self.held[self.round].clone();
         let pairs = held.clone().flat_map(|a| (a..held.end).map(move |b| (a, b)));
         pairs.flat_map(|(a, b)| self.tiles(&self.strip(a), &self.strip(b))).collect()
+    }
+
+    /// The layers of `model` that stay for the round.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn held_of(&self, model: usize) -> Range<usize> {
+        let strips = self.strips[self.held[self.round].clone()].iter().filter(|strip| strip.model == model);
+        let bounds = strips.map(|strip| strip.first..strip.first + strip.count);
+        bounds.reduce(|all, strip| all.start..strip.end).unwrap_or(0..0)
+    }
+
+    /// The strip that passes by and ends with this layer; none where the layer stays, or others of its strip are to come.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn passing_up_to(&self, model: usize, layer: usize) -> Option<Range<usize>> {
+        let index = self.strip_of(model, layer);
+        let layers = self.strip(index).layers();
+        (!self.held[self.round].contains(&index) && layer + 1 == layers.end).then_some(layers)
+    }
+
+    /// The number of each pair of models, and its models.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, (usize, usize))> {
+        self.pairs.iter().copied().enumerate()
     }
 
     /// The tiles that an earlier strip and a later one, or the same, make for all pairs.
@@ -312,7 +341,7 @@ mod tests {
 
     /// What all rounds multiply, and how many rows were in memory.
     fn multiplied(layers: &[usize], pairs: &[(usize, usize)], rows: usize) -> Option<(Vec<Product>, usize)> {
-        let mut rounds = Rounds::new(layers, pairs, rows)?;
+        let mut rounds = Rounds::new(layers, pairs, rows, TILE)?;
         let mut found = Vec::new();
         let mut take = |tiles: Vec<Tile>| {
             for tile in tiles {
@@ -361,7 +390,7 @@ mod tests {
                 }
             }
         }
-        assert!(Rounds::new(&[2], &[(0, 0)], 1).is_none());
-        assert!(Rounds::new(&[1], &[(0, 0)], 1).is_some());
+        assert!(Rounds::new(&[2], &[(0, 0)], 1, TILE).is_none());
+        assert!(Rounds::new(&[1], &[(0, 0)], 1, TILE).is_some());
     }
 }

@@ -1,13 +1,15 @@
 //! All layers of one or several models, compared batch by batch without leaving the device.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, PinnedHostSlice};
+use cudarc::driver::{CudaSlice, CudaViewMut, PinnedHostSlice};
 
 use crate::device::{Device, refused};
 use crate::error::Error;
-use crate::launchers::{PairSums, Panels, Values, packed_length};
+use crate::launchers::{Gram, GramMut, PairSums, Panels, Values, packed_length};
 use crate::memory::Buffer;
+use crate::plan;
 use crate::rows::{Destination, Settings, Workspace};
 use crate::shapes::{LayerSum, RowSummary, Weight};
 
@@ -18,7 +20,8 @@ const NONE_BAD: i32 = i32::MAX;
 /// its rows. Everything is enqueued on the device's stream and nothing is waited for but what a batch earlier was enqueued:
 /// its flags come to the host while the next batch runs.
 ///
-/// The caller sees to it that every layer of every model is observed once in each batch.
+/// The caller sees to it that every layer of every model is observed in each batch, and that every pair of layers is added in
+/// one of the batch's blocks while the panel holds the rows of both. So a panel that is larger than memory goes in rounds.
 pub struct DeviceComparison {
     device: Arc<Device>,
     settings: Settings,
@@ -26,10 +29,13 @@ pub struct DeviceComparison {
     starts: Vec<usize>,
     pairs: Vec<Pair>,
     workspace: Workspace,
-    /// `[layers, packed length]` of the batch that is open.
+    /// `[panel_rows, packed length]` of the batch that is open.
     panel: Buffer<f32>,
+    panel_rows: usize,
     examples: usize,
-    rows: CudaSlice<RowSummary>,
+    summaries: CudaSlice<RowSummary>,
+    /// Whether a layer's HSIC with itself, and what its unit does to the sums of its pairs, is in for this batch.
+    has_units: Vec<bool>,
     sums: CudaSlice<LayerSum>,
     weights: CudaSlice<Weight>,
     first_bad: CudaSlice<i32>,
@@ -43,6 +49,27 @@ struct Pair {
     y: usize,
     /// `[layers of x, layers of y]`.
     sums: CudaSlice<f64>,
+}
+
+/// Consecutive layers of a model, and the first of the panel's rows that are theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The layers.
+    pub layers: Range<usize>,
+    /// The row of the first; those of the others follow.
+    pub row: usize,
+}
+
+/// Layers of one model that are to be multiplied with layers of another; where they are the same layers of the same model,
+/// with those before them and themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The number of the pair of models.
+    pub pair: usize,
+    /// Layers of its first model.
+    pub x: Stretch,
+    /// Layers of its second: where that is the first, the same ones, or ones before them.
+    pub y: Stretch,
 }
 
 /// Partial sums of panel times panel.
@@ -95,17 +122,15 @@ impl DeviceComparison {
             settings,
             starts,
             panel: Buffer::new("the panel of a batch"),
+            panel_rows: 0,
             examples: 0,
-            rows: device.zeros(&what, total)?,
+            summaries: device.zeros(&what, total)?,
+            has_units: vec![false; total],
             sums: device.zeros(&what, total)?,
             weights: device.zeros(&what, total)?,
             first_bad: device.zeros(&what, total)?,
             none_bad: device.upload(&what, &vec![NONE_BAD; total])?,
-            products: Products {
-                partials: Buffer::new("the products of panels"),
-                exponents_x: Buffer::new("the products of panels"),
-                exponents_y: Buffer::new("the products of panels"),
-            },
+            products: Products::new(),
             flags: Flags { coming: None, free: None, batches: 0 },
             device,
         })
@@ -116,92 +141,215 @@ impl DeviceComparison {
         &self.device
     }
 
-    /// Begins a batch of `examples`.
+    /// Bytes of device memory that a panel of `rows` rows takes for batches of `examples`, with what multiplying them takes.
+    pub fn panel_bytes(&self, examples: usize, rows: usize) -> u64 {
+        let length = packed_length(examples, self.settings.biased);
+        let products = self.pairs.iter().map(|pair| self.product_values(pair, length, rows)).max().unwrap_or(0);
+        (rows * length + products) as u64 * size_of::<f32>() as u64
+    }
+
+    /// Values, of four bytes each, that the products of some block of a pair take at most while the panel holds `rows` rows.
+    fn product_values(&self, &Pair { x, y, .. }: &Pair, length: usize, rows: usize) -> usize {
+        let [layers_x, layers_y] = [x, y].map(|model| self.layers(model));
+        let splits =
+            plan::hsic_mma(layers_x, layers_y, length, x == y, self.device.plan()).map_or(0, |split| split.splits);
+        let [strips_x, strips_y] = [layers_x, layers_y].map(|layers| plan::strips(layers.min(rows)));
+        // Rows of both are in the panel together: their product is no more than the triangle over all.
+        let triangle = plan::triangle(plan::strips(rows) + 1);
+        let tiles = if x == y { triangle } else { triangle.min(strips_x * strips_y) };
+        splits * (tiles * plan::STRIP * plan::STRIP + (strips_x + strips_y) * plan::STRIP)
+    }
+
+    /// Bytes of device memory that the sums take, whatever the batch.
+    pub fn sums_bytes(&self) -> u64 {
+        let layer = size_of::<RowSummary>() + size_of::<LayerSum>() + size_of::<Weight>() + 2 * size_of::<i32>();
+        let pairs: usize = self.pairs.iter().map(|pair| pair.sums.len()).sum();
+        (self.has_units.len() * layer + pairs * size_of::<f64>()) as u64
+    }
+
+    /// Bytes of device memory that lie between an activation of `features` features and its row, at most.
+    pub fn workspace_bytes(&self, examples: usize, features: usize) -> u64 {
+        Workspace::bytes(examples, features, self.settings, self.device.plan())
+    }
+
+    /// Begins a batch of `examples`, of whose layers the panel holds so many `rows` at a time.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
-    pub fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
+    pub fn begin_batch(&mut self, examples: usize, rows: usize) -> Result<(), Error> {
+        if examples != self.examples {
+            // Buffers that another size has left would take memory that nobody counts.
+            self.workspace = Workspace::new(&self.device)?;
+            self.products = Products::new();
+            self.panel.clear();
+        }
         self.examples = examples;
-        let layers = self.layers();
-        self.panel.at_least(&self.device, layers * packed_length(examples, self.settings.biased))?;
+        self.panel_rows = rows;
+        self.panel.at_least(&self.device, rows * packed_length(examples, self.settings.biased))?;
+        self.has_units.fill(false);
         let copied = self.device.stream().memcpy_dtod(&self.none_bad, &mut self.first_bad);
         copied.map_err(|error| refused("clearing the flags of a batch", error))
     }
 
-    /// Enqueues the way from layer `layer` of `model`, on the device, to its row. `x` may be freed or overwritten by
-    /// whatever is enqueued on the same stream afterwards.
+    /// Enqueues the way from layer `layer` of `model`, on the device, to row `row` of the panel. `x` may be freed or
+    /// overwritten by whatever is enqueued on the same stream afterwards.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::OutOfMemory`], [`Error::Launch`], [`Error::Driver`].
-    pub fn observe(&mut self, model: usize, layer: usize, x: &Values<'_>) -> Result<(), Error> {
+    pub fn observe(&mut self, model: usize, layer: usize, row: usize, x: &Values<'_>) -> Result<(), Error> {
         let place = self.starts[model] + layer;
-        let length = packed_length(self.examples, self.settings.biased);
-        let mut panel = self.panel.at_least(&self.device, self.layers() * length)?;
+        let (length, examples) = (self.length(), self.examples);
+        let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
         let to = Destination {
-            row: panel.slice_mut(place * length..(place + 1) * length),
-            summary: self.rows.slice_mut(place..=place),
+            row: panel.slice_mut(row * length..(row + 1) * length),
+            summary: self.summaries.slice_mut(place..=place),
             first_bad: self.first_bad.slice_mut(place..=place),
         };
-        self.workspace.row(&self.device, self.settings, x, self.examples, to)
+        self.workspace.row(&self.device, self.settings, x, examples, to)
+    }
+
+    /// Enqueues the way from a layer of the only model to its Gram matrix, by float64 products.
+    pub(crate) fn gram(&mut self, layer: usize, x: &Values<'_>, gram: &mut GramMut<'_>) -> Result<(), Error> {
+        let mut first_bad = self.first_bad.slice_mut(layer..=layer);
+        self.workspace.gram_in_double(&self.device, x, self.examples, &mut first_bad, gram)
+    }
+
+    /// Enqueues the row sums `[3, n]` of a Gram matrix with its diagonal.
+    pub(crate) fn row_sums(&mut self, gram: &Gram<'_>, sums: &mut CudaViewMut<'_, f64>) -> Result<(), Error> {
+        self.workspace.row_sums(&self.device, gram, self.examples, true, sums)
+    }
+
+    /// Enqueues the way from a Gram matrix that is good to float64 to its layer's row, in the only model.
+    pub(crate) fn observe_gram(&mut self, layer: usize, row: usize, gram: &Gram<'_>) -> Result<(), Error> {
+        let length = self.length();
+        let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
+        let to = Destination {
+            row: panel.slice_mut(row * length..(row + 1) * length),
+            summary: self.summaries.slice_mut(layer..=layer),
+            first_bad: self.first_bad.slice_mut(layer..=layer),
+        };
+        self.workspace.row_of_gram(&self.device, self.settings, gram, self.examples, to)
+    }
+
+    /// Waits for everything, and looks at the flags of the batch that is open.
+    pub(crate) fn check_now(&self) -> Result<(), Error> {
+        self.check(self.flags.batches, &self.device.download(&self.first_bad)?)
     }
 
     /// Takes in a layer whose row was computed on the host.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Driver`].
-    pub fn observe_row(&mut self, model: usize, layer: usize, row: &[f32], summary: RowSummary) -> Result<(), Error> {
+    pub fn observe_row(
+        &mut self,
+        model: usize,
+        layer: usize,
+        row: usize,
+        values: &[f32],
+        summary: RowSummary,
+    ) -> Result<(), Error> {
         let place = self.starts[model] + layer;
-        let length = packed_length(self.examples, self.settings.biased);
-        if row.len() != length {
-            let (found, expected) = (format!("{} values", row.len()), length.to_string());
-            return Err(Error::Argument { kernel: "a row of the panel", argument: "row", found, expected });
+        let length = self.length();
+        if values.len() != length {
+            let (found, expected) = (format!("{} values", values.len()), length.to_string());
+            return Err(Error::Argument { kernel: "a row of the panel", argument: "values", found, expected });
         }
-        let mut panel = self.panel.at_least(&self.device, self.layers() * length)?;
+        let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
         let copying = |error| refused("copying a row of the panel", error);
         let stream = self.device.stream();
-        stream.memcpy_htod(row, &mut panel.slice_mut(place * length..(place + 1) * length)).map_err(copying)?;
-        stream.memcpy_htod(&[summary], &mut self.rows.slice_mut(place..=place)).map_err(copying)
+        stream.memcpy_htod(values, &mut panel.slice_mut(row * length..(row + 1) * length)).map_err(copying)?;
+        stream.memcpy_htod(&[summary], &mut self.summaries.slice_mut(place..=place)).map_err(copying)
     }
 
-    /// Ends the batch: enqueues the HSIC of all pairs of layers, and looks at the flags of the batch before.
+    /// Enqueues the HSIC of the pairs of layers in `blocks`, whose rows are in the panel. Within a batch every pair is to be
+    /// in one of them; in which does not matter to a bit of the sums.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] of the batch before; [`Error::OutOfMemory`], [`Error::Launch`], [`Error::Driver`].
-    pub fn end_batch(&mut self) -> Result<(), Error> {
-        let factor = hsic_factor(self.examples, self.settings.biased);
-        let launcher = self.device.launcher();
-        let layers = self.layers();
-        launcher.hsic_units(
-            &mut self.sums.as_view_mut(),
-            &mut self.weights.as_view_mut(),
-            &self.rows.as_view(),
-            layers,
-            factor,
-        )?;
-        let length = packed_length(self.examples, self.settings.biased);
-        let panel = self.panel.view()?;
-        for pair in &mut self.pairs {
-            let range = |model: usize| self.starts[model]..self.starts[model + 1];
-            let rows = |model: usize| panel.slice(range(model).start * length..range(model).end * length);
-            let panels = Panels {
-                x: rows(pair.x),
-                y: rows(pair.y),
-                layers_x: range(pair.x).len(),
-                layers_y: range(pair.y).len(),
-                length,
-                symmetric: pair.x == pair.y,
-            };
-            let mut sums = PairSums {
-                sums: pair.sums.as_view_mut(),
-                stride: panels.layers_y,
-                weights_x: self.weights.slice(range(pair.x)),
-                weights_y: self.weights.slice(range(pair.y)),
-                factor,
-            };
-            self.products.add(&self.device, &panels, &mut sums)?;
+    /// [`Error::Argument`], [`Error::OutOfMemory`], [`Error::Launch`], [`Error::Driver`].
+    pub fn add(&mut self, blocks: &[Block]) -> Result<(), Error> {
+        for block in blocks {
+            let Pair { x, y, .. } = self.pairs[block.pair];
+            self.add_units(self.places(x, &block.x.layers))?;
+            self.add_units(self.places(y, &block.y.layers))?;
+            self.multiply(block)?;
         }
+        Ok(())
+    }
+
+    /// Ends the batch, and looks at the flags of the batch before.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] of the batch before; [`Error::Launch`], [`Error::Driver`].
+    pub fn end_batch(&mut self) -> Result<(), Error> {
         let before = self.flags.send(&self.device, &self.first_bad)?;
         before.map_or(Ok(()), |(batch, flags)| self.check(batch, &flags))
+    }
+
+    /// Adds the HSIC with themselves of those among consecutive layers whose has not been added in this batch.
+    fn add_units(&mut self, places: Range<usize>) -> Result<(), Error> {
+        let factor = hsic_factor(self.examples, self.settings.biased);
+        let mut from = places.start;
+        while from < places.end {
+            let has = self.has_units[from];
+            let count = self.has_units[from..places.end].iter().take_while(|&&other| other == has).count();
+            let run = from..from + count;
+            if !has {
+                self.device.launcher().hsic_units(
+                    &mut self.sums.slice_mut(run.clone()),
+                    &mut self.weights.slice_mut(run.clone()),
+                    &self.summaries.slice(run.clone()),
+                    count,
+                    factor,
+                )?;
+                self.has_units[run].fill(true);
+            }
+            from += count;
+        }
+        Ok(())
+    }
+
+    /// Adds the products of a block's rows to the sums of their pairs.
+    fn multiply(&mut self, block: &Block) -> Result<(), Error> {
+        let factor = hsic_factor(self.examples, self.settings.biased);
+        let length = self.length();
+        let Pair { x, y, .. } = self.pairs[block.pair];
+        let (places_x, places_y) = (self.places(x, &block.x.layers), self.places(y, &block.y.layers));
+        let [layers_x, layers_y] = [x, y].map(|model| self.layers(model));
+        let whole = plan::hsic_mma(layers_x, layers_y, length, x == y, self.device.plan());
+        let panel = self.panel.view()?;
+        let rows = |stretch: &Stretch| panel.slice(stretch.row * length..(stretch.row + stretch.layers.len()) * length);
+        let panels = Panels {
+            x: rows(&block.x),
+            y: rows(&block.y),
+            layers_x: block.x.layers.len(),
+            layers_y: block.y.layers.len(),
+            length,
+            symmetric: x == y && block.x.layers == block.y.layers,
+            splits: whole.map(|split| split.splits),
+        };
+        let first = block.x.layers.start * layers_y + block.y.layers.start;
+        let mut sums = PairSums {
+            sums: self.pairs[block.pair].sums.slice_mut(first..),
+            stride: layers_y,
+            weights_x: self.weights.slice(places_x),
+            weights_y: self.weights.slice(places_y),
+            factor,
+        };
+        self.products.add(&self.device, &panels, &mut sums)
+    }
+
+    fn layers(&self, model: usize) -> usize {
+        self.starts[model + 1] - self.starts[model]
+    }
+
+    /// Where layers of a model are among all layers.
+    fn places(&self, model: usize, layers: &Range<usize>) -> Range<usize> {
+        self.starts[model] + layers.start..self.starts[model] + layers.end
+    }
+
+    /// The length of a row.
+    fn length(&self) -> usize {
+        packed_length(self.examples, self.settings.biased)
     }
 
     /// The sums over all batches. Waits for everything.
@@ -216,10 +364,6 @@ impl DeviceComparison {
         Ok(Sums { layers: self.device.download(&self.sums)?, pairs })
     }
 
-    fn layers(&self) -> usize {
-        self.rows.len()
-    }
-
     /// The first layer of a batch that held NaN or infinity, as an error.
     fn check(&self, batch: usize, flags: &[i32]) -> Result<(), Error> {
         let Some(place) = flags.iter().position(|&first| first != NONE_BAD) else { return Ok(()) };
@@ -230,6 +374,11 @@ impl DeviceComparison {
 }
 
 impl Products {
+    fn new() -> Self {
+        let what = "the products of panels";
+        Self { partials: Buffer::new(what), exponents_x: Buffer::new(what), exponents_y: Buffer::new(what) }
+    }
+
     /// Adds the products of two panels to the sums of their pairs.
     fn add(&mut self, device: &Device, panels: &Panels<'_>, sums: &mut PairSums<'_>) -> Result<(), Error> {
         let launcher = device.launcher();

@@ -113,6 +113,22 @@ pub enum Error {
         /// Bytes that are free.
         free: u64,
     },
+    /// What is wanted does not fit into the device memory it may take, in however many parts.
+    #[error(
+        "{what} need at least {needed} of device memory and may take {limit}, of which {free} is free; lower --batch-size or \
+         --examples, choose fewer layers with --layers, or raise --memory-limit",
+        needed = Bytes(*needed), limit = Bytes(*limit), free = Bytes(*free)
+    )]
+    MemoryLimit {
+        /// What the memory is for.
+        what: String,
+        /// The bytes that it needs at least.
+        needed: u64,
+        /// The bytes that it may take.
+        limit: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// The driver refused something that has no case of its own.
     #[error("{action}: the NVIDIA driver says {message}")]
     Driver {

@@ -22,6 +22,8 @@ pub mod ceilings;
 #[cfg(feature = "cuda")]
 mod comparison;
 #[cfg(feature = "cuda")]
+mod components;
+#[cfg(feature = "cuda")]
 mod constants;
 #[cfg(feature = "cuda")]
 mod device;
@@ -37,6 +39,8 @@ mod launchers;
 mod memory;
 #[cfg(feature = "cuda")]
 mod rows;
+#[cfg(feature = "cuda")]
+mod uploads;
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
@@ -44,7 +48,9 @@ mod absent;
 #[cfg(not(feature = "cuda"))]
 pub use absent::Device;
 #[cfg(feature = "cuda")]
-pub use comparison::{DeviceComparison, Sums};
+pub use comparison::{Block, DeviceComparison, Stretch, Sums};
+#[cfg(feature = "cuda")]
+pub use components::{Component, Decomposed, DeviceComponents};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
@@ -66,3 +72,8 @@ pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
 pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};
+#[cfg(feature = "cuda")]
+pub use uploads::{HostValues, Uploads};
+
+/// Bytes of pinned host memory that uploads to a device take.
+pub const PINNED_BYTES: u64 = 16 << 20;

@@ -31,6 +31,16 @@ impl<T: DeviceRepr + ValidAsZeroBits> Buffer<T> {
         Ok(self.slice.insert(slice).as_view_mut())
     }
 
+    /// Gives the memory back.
+    pub(crate) fn clear(&mut self) {
+        self.slice = None;
+    }
+
+    /// How many values there is room for.
+    pub(crate) fn len(&self) -> usize {
+        self.slice.as_ref().map_or(0, CudaSlice::len)
+    }
+
     /// What has been written, to be read.
     pub(crate) fn view(&self) -> Result<CudaView<'_, T>, Error> {
         let slice = self.slice.as_ref().ok_or(Error::NotWritten { what: self.what })?;

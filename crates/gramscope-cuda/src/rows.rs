@@ -106,6 +106,20 @@ impl Workspace {
         })
     }
 
+    /// The most bytes that it takes for `examples` rows of `features`.
+    pub(crate) fn bytes(examples: usize, features: usize, settings: Settings, device: plan::Device) -> u64 {
+        let n = examples as u64;
+        let double = plan::gram_double(examples, features, device).partials as u64 * size_of::<f64>() as u64;
+        let split =
+            plan::gram_fused(examples, features, device).or_else(|| plan::gram_tiled(examples, features, device));
+        let products = split.map_or(0, |split| (split.partials + 2 * split.exponents) as u64 * size_of::<f32>() as u64);
+        let shifts = 2 * features as u64 * size_of::<f32>() as u64;
+        // K, or distances and K.
+        let matrices = if settings.rbf.is_some() { 2 } else { 1 };
+        // Reach, three kinds of sums, norms.
+        double + products + shifts + (matrices * n * n + 5 * n) * size_of::<f64>() as u64
+    }
+
     /// Enqueues all that turns `x` `[examples, features]` into its centred, packed Gram matrix. Nothing is waited for:
     /// the float64 kernels return at once unless the kappa test, on the device, has failed.
     pub(crate) fn row(
@@ -149,6 +163,65 @@ impl Workspace {
         }
         self.double(layer, When::Redo)?;
         self.pack(layer, to, When::Redo)
+    }
+
+    /// Enqueues all that turns `x` `[examples, features]` into its Gram matrix by float64 products.
+    pub(crate) fn gram_in_double(
+        &mut self,
+        device: &Device,
+        x: &Values<'_>,
+        examples: usize,
+        first_bad: &mut CudaViewMut<'_, i32>,
+        gram: &mut GramMut<'_>,
+    ) -> Result<(), Error> {
+        let shape = [examples, x.len() / examples];
+        let launcher = device.launcher();
+        let mut shift = self.shift.at_least(device, shape[1])?;
+        launcher.gram_shift(&mut shift, &mut self.largest.at_least(device, shape[1])?, first_bad, x, None, shape)?;
+        let length = plan::gram_double(examples, shape[1], device.plan()).partials;
+        let mut partials = self.double_partials.at_least(device, length)?;
+        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, None, shape)?;
+        launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, split)
+    }
+
+    /// Enqueues the row sums `[3, n]` of a Gram matrix.
+    pub(crate) fn row_sums(
+        &mut self,
+        device: &Device,
+        gram: &Gram<'_>,
+        examples: usize,
+        biased: bool,
+        sums: &mut CudaViewMut<'_, f64>,
+    ) -> Result<(), Error> {
+        let arrivals = &mut self.arrivals.as_view_mut();
+        device.launcher().ucenter_rows(sums, None, arrivals, gram, None, examples, biased, plan::EXACT)
+    }
+
+    /// Enqueues the way from a Gram matrix that is good to float64 to its row.
+    pub(crate) fn row_of_gram(
+        &mut self,
+        device: &Device,
+        settings: Settings,
+        gram: &Gram<'_>,
+        examples: usize,
+        mut to: Destination<'_>,
+    ) -> Result<(), Error> {
+        let mut sums = self.sums.at_least(device, 3 * examples)?;
+        let arrivals = &mut self.arrivals.as_view_mut();
+        let launcher = device.launcher();
+        launcher.ucenter_rows(&mut sums, None, arrivals, gram, None, examples, settings.biased, plan::EXACT)?;
+        launcher.ucenter_pack(
+            &mut to.row,
+            &mut to.summary,
+            &mut self.norms.at_least(device, examples)?,
+            arrivals,
+            gram,
+            &self.sums.view()?,
+            &self.always.as_view(),
+            None,
+            examples,
+            settings.biased,
+        )
     }
 
     /// The geometry of the fused or of the tiled kernels; none where the shape is not for them.

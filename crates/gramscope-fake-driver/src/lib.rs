@@ -4,8 +4,8 @@
 //! alone: nothing that users build depends on this crate.
 //!
 //! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
-//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB`, in any order, any of
-//! them left out. Everything is synchronous. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the
+//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,trace=FILE`, in any
+//! order, any of them left out. Everything is synchronous but copies on streams of their own, which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the
 //! call that frees it fails.
 #![allow(unsafe_code, reason = "the driver's interface is C's")]
 #![allow(
@@ -15,11 +15,12 @@
 
 mod machine;
 mod memory;
+mod stream;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::time::Instant;
 
 use machine::machine;
+use stream::Event;
 
 /// The driver's results, as many as are given.
 const SUCCESS: c_int = 0;
@@ -139,20 +140,35 @@ driver! {
         SUCCESS
     }
 
-    /// Nothing is ever running.
+    /// Nothing but copies is ever left to wait for.
     fn cuCtxSynchronize() {
+        stream::synchronise_all();
         SUCCESS
     }
 
-    /// Nothing is ever running.
+    /// A stream beside the default one.
+    fn cuStreamCreate(stream: *mut usize, flags: c_uint) {
+        let _ = flags;
+        // SAFETY: the interface's contract.
+        unsafe { give(stream, stream::create()) }
+    }
+
+    /// Forgets a stream once it has done what it was told.
+    fn cuStreamDestroy_v2(stream: usize) {
+        if stream::destroy(stream) { SUCCESS } else { INVALID_VALUE }
+    }
+
+    /// Nothing but copies is ever left to wait for.
     fn cuStreamSynchronize(stream: usize) {
-        let _ = stream;
+        stream::synchronise(stream);
         SUCCESS
     }
 
-    /// Nothing is ever running.
-    fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) {
-        let _ = (stream, event, flags);
+    /// What comes next on any stream may need what came before the event.
+    fn cuStreamWaitEvent(stream: usize, event: *const Event, flags: c_uint) {
+        let _ = (stream, flags);
+        // SAFETY: events are those that cuEventCreate has made.
+        unsafe { &*event }.wait();
         SUCCESS
     }
 
@@ -166,7 +182,7 @@ driver! {
     /// Device memory.
     fn cuMemAllocAsync(pointer: *mut usize, bytes: usize, stream: usize) {
         let _ = stream;
-        let Some(address) = memory::allocate(bytes, machine().memory) else { return OUT_OF_MEMORY };
+        let Some(address) = memory::allocate(bytes, machine().memory, memory::Kind::Device) else { return OUT_OF_MEMORY };
         // SAFETY: the interface's contract.
         unsafe { give(pointer, address) }
     }
@@ -180,7 +196,7 @@ driver! {
     /// Host memory.
     fn cuMemHostAlloc(pointer: *mut usize, bytes: usize, flags: c_uint) {
         let _ = flags;
-        let Some(address) = memory::allocate(bytes, usize::MAX) else { return OUT_OF_MEMORY };
+        let Some(address) = memory::allocate(bytes, usize::MAX, memory::Kind::Host) else { return OUT_OF_MEMORY };
         // SAFETY: the interface's contract.
         unsafe { give(pointer, address) }
     }
@@ -203,12 +219,11 @@ driver! {
 
     /// Copies to the device.
     fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
-        let _ = stream;
         if !memory::holds(to, bytes) {
             return INVALID_VALUE;
         }
-        // SAFETY: the target lies in memory that this library has given out; the source is the caller's.
-        unsafe { std::ptr::copy(from, to as *mut u8, bytes) };
+        // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
+        unsafe { stream::copy(stream, to, from as usize, bytes) };
         SUCCESS
     }
 
@@ -301,6 +316,7 @@ driver! {
     ) {
         let _ = (stream, extra);
         let Some(name) = machine::name(function) else { return INVALID_VALUE };
+        machine().note(name);
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
         if shared_bytes as usize > machine::SHARED_BYTES || geometry.contains(&0) {
             return INVALID_VALUE;
@@ -316,23 +332,23 @@ driver! {
         }
     }
 
-    /// A point in time.
-    fn cuEventCreate(event: *mut *mut Instant, flags: c_uint) {
+    /// A point in a stream's work.
+    fn cuEventCreate(event: *mut *mut Event, flags: c_uint) {
         let _ = flags;
         // SAFETY: the interface's contract.
-        unsafe { give(event, Box::into_raw(Box::new(Instant::now()))) }
+        unsafe { give(event, Box::into_raw(Box::new(Event::in_stream(0)))) }
     }
 
     /// That point is now.
-    fn cuEventRecord(event: *mut Instant, stream: usize) {
-        let _ = stream;
+    fn cuEventRecord(event: *mut Event, stream: usize) {
         // SAFETY: events are those that cuEventCreate has made.
-        unsafe { give(event, Instant::now()) }
+        unsafe { give(event, Event::in_stream(stream)) }
     }
 
-    /// Nothing is ever running.
-    fn cuEventSynchronize(event: usize) {
-        let _ = event;
+    /// Nothing but copies is ever left to wait for.
+    fn cuEventSynchronize(event: *const Event) {
+        // SAFETY: events are those that cuEventCreate has made.
+        unsafe { &*event }.wait();
         SUCCESS
     }
 
@@ -343,15 +359,15 @@ driver! {
     }
 
     /// Milliseconds between two points.
-    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: *const Instant, end: *const Instant) {
+    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: *const Event, end: *const Event) {
         // SAFETY: events are those that cuEventCreate has made.
-        let elapsed = unsafe { (*end).saturating_duration_since(*start) };
+        let elapsed = unsafe { (*end).at.saturating_duration_since((*start).at) };
         // SAFETY: the interface's contract.
         unsafe { give(milliseconds, elapsed.as_secs_f32() * 1e3) }
     }
 
     /// Forgets a point in time.
-    fn cuEventDestroy_v2(event: *mut Instant) {
+    fn cuEventDestroy_v2(event: *mut Event) {
         // SAFETY: events are those that cuEventCreate has made, and are destroyed once.
         drop(unsafe { Box::from_raw(event) });
         SUCCESS

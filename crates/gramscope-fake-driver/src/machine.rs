@@ -1,6 +1,9 @@
 //! The machine that the driver pretends to run on.
 
 use std::ffi::{CStr, CString, c_int, c_uint};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 
 /// Shared memory a block, in bytes: a Hopper's.
@@ -16,6 +19,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
+    /// Where a line a launch is written: the kernel's name, and the bytes of device memory that are in use.
+    trace: Option<PathBuf>,
 }
 
 /// The machine that the environment asks for.
@@ -37,6 +42,17 @@ impl Machine {
             devices: small("devices", 1),
             capability: small("capability", 90),
             memory: value("memory", 4096) << 20,
+            trace: text.split(',').find_map(|pair| pair.strip_prefix("trace=")).map(PathBuf::from),
+        }
+    }
+
+    /// Notes a launch where that is wanted.
+    pub(crate) fn note(&self, kernel: &CStr) {
+        let Some(path) = &self.trace else { return };
+        let line = format!("{} {}\n", kernel.to_string_lossy(), crate::memory::used());
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+            eprintln!("fake driver: {}: {error}", path.display());
         }
     }
 

@@ -15,9 +15,18 @@ const START_BYTE: u8 = 0xFF;
 #[repr(align(256))]
 struct Block([u8; FENCE]);
 
+/// Whose memory it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Device,
+    /// Pinned.
+    Host,
+}
+
 struct Piece {
     blocks: Vec<Block>,
     bytes: usize,
+    kind: Kind,
 }
 
 /// Pieces by the address given out.
@@ -27,14 +36,18 @@ fn pieces() -> std::sync::MutexGuard<'static, BTreeMap<usize, Piece>> {
     PIECES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes given out.
+/// Bytes of the device given out.
 pub(crate) fn used() -> usize {
-    pieces().values().map(|piece| piece.bytes).sum()
+    used_of(Kind::Device)
 }
 
-/// New memory, unless more than `limit` would then be in use.
-pub(crate) fn allocate(bytes: usize, limit: usize) -> Option<usize> {
-    if used().checked_add(bytes)? > limit {
+fn used_of(kind: Kind) -> usize {
+    pieces().values().filter(|piece| piece.kind == kind).map(|piece| piece.bytes).sum()
+}
+
+/// New memory, unless more than `limit` of its kind would then be in use.
+pub(crate) fn allocate(bytes: usize, limit: usize, kind: Kind) -> Option<usize> {
+    if used_of(kind).checked_add(bytes)? > limit {
         return None;
     }
     let count = bytes.div_ceil(FENCE).checked_add(2)?;
@@ -42,7 +55,7 @@ pub(crate) fn allocate(bytes: usize, limit: usize) -> Option<usize> {
     blocks.try_reserve_exact(count).ok()?;
     blocks.resize(count, Block([START_BYTE; FENCE]));
     let address = blocks.as_mut_ptr() as usize + FENCE;
-    let mut piece = Piece { blocks, bytes };
+    let mut piece = Piece { blocks, bytes, kind };
     for byte in piece.fences() {
         *byte = FENCE_BYTE;
     }
@@ -50,12 +63,17 @@ pub(crate) fn allocate(bytes: usize, limit: usize) -> Option<usize> {
     Some(address)
 }
 
-/// Gives memory back; false if it was not given out, or if its fences have been written.
+/// Gives memory back; false if it was not given out, if its fences have been written, or if a copy that has not been waited
+/// for would use it.
 pub(crate) fn free(address: usize) -> bool {
     if address == 0 {
         return true;
     }
     let Some(mut piece) = pieces().remove(&address) else { return false };
+    if crate::stream::uses(address, piece.bytes) {
+        eprintln!("fake driver: a buffer of {} bytes is given back while it is being copied", piece.bytes);
+        return false;
+    }
     let intact = piece.fences().all(|byte| *byte == FENCE_BYTE);
     if !intact {
         eprintln!("fake driver: a write next to a buffer of {} bytes", piece.bytes);
@@ -75,7 +93,7 @@ pub(crate) fn holds(address: usize, bytes: usize) -> bool {
 /// Puts values into memory that is never given back.
 pub(crate) fn keep(values: &[u32]) -> usize {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    let Some(address) = allocate(bytes.len(), usize::MAX) else { return 0 };
+    let Some(address) = allocate(bytes.len(), usize::MAX, Kind::Device) else { return 0 };
     // SAFETY: the memory was allocated just now with this many bytes, and nobody else knows of it.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
     address
@@ -97,14 +115,14 @@ mod tests {
 
     #[test]
     fn memory_starts_as_nan_and_is_fenced() {
-        let address = allocate(12, usize::MAX).unwrap();
+        let address = allocate(12, usize::MAX, Kind::Host).unwrap();
         // SAFETY: three floats were allocated, aligned to 256 bytes.
         let values = unsafe { std::slice::from_raw_parts_mut(address as *mut f32, 3) };
         assert!(values.iter().all(|value| value.is_nan()));
         assert!(holds(address, 12) && holds(address + 8, 4) && !holds(address + 8, 5) && !holds(address - 1, 1));
         assert!(free(address) && !free(address));
 
-        let fenced = allocate(12, usize::MAX).unwrap();
+        let fenced = allocate(12, usize::MAX, Kind::Host).unwrap();
         // SAFETY: the byte after the memory given out is part of the fence, which this library owns.
         unsafe { (fenced as *mut u8).add(12).write(0) };
         assert!(!free(fenced));
@@ -112,7 +130,7 @@ mod tests {
 
     #[test]
     fn memory_runs_out() {
-        assert_eq!(allocate(usize::MAX, usize::MAX), None);
-        assert_eq!(allocate(2, 1), None);
+        assert_eq!(allocate(usize::MAX, usize::MAX, Kind::Host), None);
+        assert_eq!(allocate(2, 1, Kind::Device), None);
     }
 }

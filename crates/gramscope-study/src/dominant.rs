@@ -101,7 +101,7 @@ impl Ranking {
         let names = &model.info.layers;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
-        let mut components = components(&model.info, data.len(), Estimator::Biased)?;
+        let mut components = components(None, &model.info, data.len(), Estimator::Biased)?;
         let mut best: Option<(usize, FirstComponent)> = None;
         each_layer(model, data, 0..names.len(), progress, &mut |layer, activation| {
             if chosen.is_none_or(|chosen| chosen == layer)

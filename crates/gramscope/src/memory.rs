@@ -41,6 +41,15 @@ pub(crate) fn limit(asked: Option<MemoryLimit>) -> Option<u64> {
     }
 }
 
+/// The bytes that may be taken of the host and, where a GPU does the work, of its memory: what is asked for is meant for where
+/// the panels are.
+pub(crate) fn limits(asked: Option<MemoryLimit>, on_gpu: bool) -> (Option<u64>, Option<u64>) {
+    match asked {
+        Some(MemoryLimit(bytes)) if on_gpu => (limit(None), Some(bytes)),
+        _ => (limit(asked), None),
+    }
+}
+
 /// The bytes that this process could take: those that are free, or what its control groups allow where that is less. `root` is
 /// where the system's files are.
 fn available(root: &Path) -> Option<u64> {
@@ -88,6 +97,14 @@ mod tests {
             let message = text.parse::<MemoryLimit>().unwrap_err();
             assert!(message.contains("4G or 512M"), "{message}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_meant_for_where_the_panels_are() {
+        let asked = Some(MemoryLimit(77));
+        assert_eq!(limits(asked, false), (Some(77), None));
+        assert_eq!(limits(asked, true).1, Some(77));
+        assert_eq!(limits(None, true).1, None);
     }
 
     #[test]

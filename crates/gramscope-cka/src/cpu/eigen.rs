@@ -155,9 +155,17 @@ fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
 
 /// The vector, or else its opposite: the one whose largest entry is positive.
 fn upright(vector: ColRef<'_, f64>) -> Vec<f64> {
-    let largest =
-        vector.iter().fold(0.0_f64, |largest, &value| if value.abs() > largest.abs() { value } else { largest });
-    vector.iter().map(|&value| if largest < 0.0 { -value } else { value }).collect()
+    let mut vector: Vec<f64> = vector.iter().copied().collect();
+    set_upright(&mut vector);
+    vector
+}
+
+/// Turns the vector so that its largest entry is positive.
+pub(crate) fn set_upright(vector: &mut [f64]) {
+    let larger = |largest: f64, &value: &f64| if value.abs() > largest.abs() { value } else { largest };
+    if vector.iter().fold(0.0, larger) < 0.0 {
+        vector.iter_mut().for_each(|value| *value = -*value);
+    }
 }
 
 /// A vector to begin with, uniform in -1..1: SplitMix64 (Steele, Lea and Flood 2014) at fixed places.

@@ -13,7 +13,11 @@ mod tiles;
 
 use std::io;
 
+#[cfg(feature = "cuda")]
+pub(crate) use eigen::set_upright;
 pub(crate) use gram::{Workspace, read_bytes, workspace_bytes};
+#[cfg(feature = "cuda")]
+pub(crate) use principal::SMALLEST_REST;
 pub(crate) use principal::{Principal, PrincipalError, PrincipalRows, Principals};
 pub(crate) use row::centred_row;
 pub(crate) use tiles::add_products;

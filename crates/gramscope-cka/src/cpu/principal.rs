@@ -13,7 +13,7 @@ use crate::sums::Row;
 
 /// What is left of a matrix without its first component is nothing but rounding where its length is no larger share of the
 /// first eigenvalue than this: products of float64 leave some 1e-15 of that, and CKA would be off by more than 1e-6.
-const SMALLEST_REST: f64 = 1e-9;
+pub(crate) const SMALLEST_REST: f64 = 1e-9;
 
 /// A layer's first principal component.
 #[derive(Clone, Debug)]
@@ -68,12 +68,22 @@ impl Principals {
     ) -> Result<(Option<Principal>, [Row; 2]), PrincipalError> {
         let sums = self.centred.fill(activation, &mut self.workspace).map_err(PrincipalError::Unusable)?;
         let whole = centre(sums, activation.examples(), estimator, Precision::Double, rows.whole).row;
-        let principal = self.centred.first()?;
-        let rest = match &principal {
-            Some(principal) => self.centred.without(principal, estimator, rows.rest),
-            None => Row::Zero,
-        };
+        let (principal, rest) = self.centred.first_and_rest(estimator, rows.rest)?;
         Ok((principal, [whole, rest]))
+    }
+
+    /// The first component of a layer whose Gram matrix `[n, n]` is known, and the layer's panel row without it; says what that
+    /// is.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn rest_of_gram(
+        &mut self,
+        entries: &mut [f64],
+        n: usize,
+        estimator: Estimator,
+        row: &mut [f32],
+    ) -> Result<(Option<Principal>, Row), PrincipalError> {
+        self.centred.fill_from(&Sums { entries, exponent: 0, reach: 0.0 }, n);
+        self.centred.first_and_rest(estimator, row)
     }
 }
 
@@ -92,6 +102,12 @@ impl CentredGram {
     fn fill<'a>(&mut self, activation: Activation<'_>, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
         let n = activation.examples();
         let sums = sums(activation, Entries::Double, workspace)?;
+        self.fill_from(&sums, n);
+        Ok(sums)
+    }
+
+    /// Fills the matrix from sums over all features.
+    fn fill_from(&mut self, sums: &Sums<'_>, n: usize) {
         let means = means(sums.entries, n, false);
         self.entries.resize(n * n, 0.0);
         for i in 0..n {
@@ -110,7 +126,6 @@ impl CentredGram {
             self.trace *= scale;
             self.exponent += exponent;
         }
-        Ok(sums)
     }
 
     /// Its first component; none where it is zero.
@@ -129,6 +144,20 @@ impl CentredGram {
             vector,
             scaled: first,
         }))
+    }
+
+    /// Its first component, and the panel row of what is left without it, in `row`.
+    fn first_and_rest(
+        &mut self,
+        estimator: Estimator,
+        row: &mut [f32],
+    ) -> Result<(Option<Principal>, Row), PrincipalError> {
+        let principal = self.first()?;
+        let rest = match &principal {
+            Some(principal) => self.without(principal, estimator, row),
+            None => Row::Zero,
+        };
+        Ok((principal, rest))
     }
 
     /// Fills `row` with the centred, packed K' - l_1 v_1 v_1^T, of which K' becomes the scratch space.

@@ -24,6 +24,9 @@ pub struct Panels<'a> {
     pub length: usize,
     /// They are one panel: only pairs (i, j) with j <= i are computed.
     pub symmetric: bool,
+    /// In how many parts rows are multiplied; as many as suit the shape where nothing is said. Blocks that are given as many as
+    /// the whole panels have ([`plan::hsic_mma`]) come to the same, bit for bit.
+    pub splits: Option<usize>,
 }
 
 /// Where the sums of pairs are, and by what they are multiplied when a batch is added.
@@ -222,8 +225,14 @@ impl Launcher<'_> {
 
     fn hsic_split(&self, kernel: &Kernel, panels: &Panels<'_>) -> Result<Split, Error> {
         let shared = self.device.properties().shared_bytes;
-        plan::hsic_mma(panels.layers_x, panels.layers_y, panels.length, panels.symmetric, self.device.plan())
-            .ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))
+        let split =
+            plan::hsic_mma(panels.layers_x, panels.layers_y, panels.length, panels.symmetric, self.device.plan());
+        let split = split.ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))?;
+        match panels.splits {
+            Some(0) => Err(wrong(kernel.name, "splits", 0, "at least 1")),
+            Some(splits) => Ok(split.in_parts(splits)),
+            None => Ok(split),
+        }
     }
 }
 

@@ -110,6 +110,18 @@ pub struct Split {
     pub exponents: usize,
 }
 
+impl Split {
+    /// The same in `splits` parts: what a pair of rows comes to depends on the rows and on that number alone, to the bit.
+    #[must_use]
+    pub fn in_parts(self, splits: usize) -> Self {
+        let Self { geometry, splits: before, buffers, partials, exponents } = self;
+        let [x, _, z] = geometry.grid;
+        let grid = [x, u32::try_from(splits).expect("a grid beyond 2^32"), z];
+        let geometry = Geometry { grid, ..geometry };
+        Self { geometry, splits, buffers, partials: partials / before * splits, exponents: exponents / before * splits }
+    }
+}
+
 /// Strips that `rows` rows make.
 pub fn strips(rows: usize) -> usize {
     rows.div_ceil(STRIP)

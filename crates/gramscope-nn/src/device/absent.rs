@@ -22,6 +22,12 @@ impl DeviceNetwork {
         Err(gramscope_cuda::Error::NotBuilt.into())
     }
 
+    /// Bytes of device memory that looking at every layer takes.
+    pub fn observation_bytes(&self, images: usize) -> u64 {
+        let _ = images;
+        match self.0 {}
+    }
+
     /// The logits of a batch.
     ///
     /// # Errors

@@ -29,11 +29,12 @@ pub fn compare_files(
     let infos = infos(&files);
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
-    let all_layers = files.iter().flat_map(|file| file.layers());
-    let largest = all_layers.map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
+    let all_layers = || files.iter().flat_map(|file| file.layers());
+    let largest = all_layers().map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
+    let features = all_layers().map(|layer| layer.features).max().unwrap_or(0);
     let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory)?;
 
-    let mut comparison = options.begin(options.device.as_ref(), &layers, &[(x, y)])?;
+    let mut comparison = options.begin(&layers, &[(x, y)], features, largest, 0)?;
     comparison.limit_panels(shares.panels);
     let mut rows = Rows::default();
     let mut done = 0;

@@ -16,8 +16,8 @@ mod runs;
 use std::io;
 use std::sync::Arc;
 
-use gramscope_cka::{Comparison, Options, Similarity};
-use gramscope_cuda::Device;
+use gramscope_cka::{Comparison, DeviceMemory, Options, Similarity};
+use gramscope_cuda::{Device, PINNED_BYTES};
 use regex::Regex;
 
 use batches::Batches;
@@ -45,29 +45,38 @@ pub struct CompareOptions {
     pub device: Option<Arc<Device>>,
     /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
     pub memory: Option<u64>,
+    /// The same of the GPU's memory, where the panels are then; most of what is free there where there is no limit.
+    pub device_memory: Option<u64>,
 }
 
 impl CompareOptions {
-    /// The comparison of models with so many layers each, on `device`, or on the CPU where that is none.
+    /// The comparison of models with so many layers each, where it is to be made. `features`, `largest_upload` and
+    /// `other` are as in [`DeviceMemory`].
     fn begin(
         &self,
-        device: Option<&Arc<Device>>,
         layers: &[usize],
         pairs: &[(usize, usize)],
+        features: usize,
+        largest_upload: u64,
+        other: u64,
     ) -> Result<Comparison, Error> {
-        Comparison::on(device.cloned(), layers, pairs, self.cka).map_err(in_whole)
+        let mut comparison = Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)?;
+        let limit = self.device_memory;
+        comparison.plan_device_memory(DeviceMemory { limit, features, largest_upload, other });
+        Ok(comparison)
     }
 
-    /// What it needs memory for.
+    /// What it needs memory for, on the host.
     fn needs(&self, layers: &[usize], pairs: &[(usize, usize)], largest_layer: u64, other: u64) -> Needs {
+        let on_device = self.device.is_some();
         Needs {
             what: format!("batches of {} examples", self.batch_size),
             examples: self.batch_size,
             entries: pairs.iter().map(|&(x, y)| layers[x] as u64 * layers[y] as u64).sum(),
-            row: Comparison::panel_bytes(&[1], self.batch_size),
+            row: if on_device { 0 } else { Comparison::panel_bytes(&[1], self.batch_size) },
             rows: layers.iter().map(|&layers| layers as u64).sum(),
             largest_layer,
-            other,
+            other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
             lower: "--batch-size",
         }
     }
@@ -76,7 +85,15 @@ impl CompareOptions {
 impl Default for CompareOptions {
     /// The paper's: unbiased linear HSIC over minibatches of 256, all layers.
     fn default() -> Self {
-        Self { cka: Options::default(), batch_size: 256, keep_partial: false, layers: None, device: None, memory: None }
+        Self {
+            cka: Options::default(),
+            batch_size: 256,
+            keep_partial: false,
+            layers: None,
+            device: None,
+            memory: None,
+            device_memory: None,
+        }
     }
 }
 

@@ -91,6 +91,11 @@ impl Model {
         (self.network.config().parameter_count() * size_of::<f32>()) as u64
     }
 
+    /// The bytes that looking at batches of so many images takes on its GPU, where it is on one.
+    pub(crate) fn device_bytes(&self, images: usize) -> u64 {
+        self.on_device.as_ref().map_or(0, |network| network.borrow().observation_bytes(images))
+    }
+
     /// The shape of every chosen layer's output for one image, channels last.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = &[usize]> {
         let layers = self.network.layers().iter().zip(&self.places).filter(|(_, place)| place.is_some());

@@ -114,6 +114,8 @@ pub fn compare_runs(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<PairResult>> {
+    // Networks are compared where they run.
+    let options = &CompareOptions { device: processor.gpu().cloned(), ..options.clone() };
     let pairs = run_options.pairs.among(runs)?;
     let passes = passes(run_options)?;
     let limit = match (run_options.examples, run_options.drop_dominant) {
@@ -136,7 +138,11 @@ pub fn compare_runs(
         data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
     let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
 
-    let mut comparison = options.begin(processor.gpu(), &layers, &pairs)?;
+    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
+    // What is on a GPU already is not uploaded, unless the host normalises it first.
+    let uploads = if options.cka.normalise_examples { features * options.batch_size * size_of::<f32>() } else { 0 };
+    let networks = models.iter().map(|model| model.device_bytes(options.batch_size)).sum();
+    let mut comparison = options.begin(&layers, &pairs, features, uploads as u64, networks)?;
     comparison.limit_panels(shares.panels);
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
     let mut done = 0;

@@ -130,6 +130,7 @@ pub fn over_epochs(
         estimator: options.cka.estimator,
         data: run_options.data.clone(),
         memory: options.memory,
+        ..PcsOptions::default()
     };
     let mut components = Vec::with_capacity(runs.len());
     for run in &runs {

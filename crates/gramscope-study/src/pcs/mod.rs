@@ -8,8 +8,10 @@ mod files;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use gramscope_cka::{ComponentSimilarity, Components, Estimator};
+use gramscope_cka::{ComponentSimilarity, Components, DeviceMemory, Estimator};
+use gramscope_cuda::PINNED_BYTES;
 use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::batches::images;
@@ -43,6 +45,10 @@ pub struct PcsOptions {
     pub data: Option<DataConfig>,
     /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
     pub memory: Option<u64>,
+    /// The GPU that analyses stored activations; the CPU where there is none.
+    pub device: Option<Arc<gramscope_cuda::Device>>,
+    /// The same of the GPU's memory, where the panels are then; most of what is free there where there is no limit.
+    pub device_memory: Option<u64>,
 }
 
 impl PcsOptions {
@@ -51,23 +57,35 @@ impl PcsOptions {
     }
 
     /// An empty analysis of all layers of a model whose panels take no more memory than there may be, and what a layer may
-    /// take. `largest_layer` and `other` are as in [`Needs`].
-    fn begin(&self, model: &ModelInfo, examples: usize, largest_layer: u64, other: u64) -> Result<(Components, u64)> {
+    /// take. `largest_layer` and `other` are as in [`Needs`], `features` as in [`DeviceMemory`].
+    fn begin(
+        &self,
+        model: &ModelInfo,
+        examples: usize,
+        [features, largest_layer, other]: [u64; 3],
+    ) -> Result<(Components, u64)> {
         let layers = model.layers.len();
+        let on_device = self.device.is_some();
         let needs = Needs {
             what: format!("the components of {examples} examples"),
             examples,
             // Three maps, of which the writer holds copies.
             entries: 3 * (layers as u64).pow(2),
-            row: Components::panel_bytes(1, examples),
+            row: if on_device { 0 } else { Components::panel_bytes(1, examples) },
             rows: layers as u64,
             largest_layer,
-            other,
+            other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
             lower: "--examples",
         };
-        let mut components = components(model, examples, self.estimator)?;
+        let mut components = components(self.device.clone(), model, examples, self.estimator)?;
         let shares = needs.within(self.memory)?;
-        components.limit_panels(shares.panels).map_err(in_whole)?;
+        if on_device {
+            let (limit, features) = (self.device_memory, usize::try_from(features).unwrap_or(usize::MAX));
+            let memory = DeviceMemory { limit, features, largest_upload: largest_layer, other: 0 };
+            components.plan_device_memory(memory).map_err(in_whole)?;
+        } else {
+            components.limit_panels(shares.panels).map_err(in_whole)?;
+        }
         Ok((components, shares.layer))
     }
 }
@@ -86,7 +104,7 @@ pub fn pcs_of_run(
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
     let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
     let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len());
-    let (mut components, _) = options.begin(&model.info, data.len(), 0, other)?;
+    let (mut components, _) = options.begin(&model.info, data.len(), [model.largest_output() as u64, 0, other])?;
     let total = components.observations();
     let mut done = 0;
     loop {
@@ -131,35 +149,55 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
         batch_statistics: false,
     };
     let largest = file.layers().iter().map(|layer| layer.bytes(examples)).max().unwrap_or(0);
-    let (mut components, most) = options.begin(&info, examples, largest, 0)?;
+    let features = file.layers().iter().map(|layer| layer.features).max().unwrap_or(0);
+    let (mut components, most) = options.begin(&info, examples, [features as u64, largest, 0])?;
     let mut rows = Rows::default();
     let (total, subject) = (components.observations(), path.display().to_string());
     let mut done = 0;
     loop {
         for layer in components.wanted() {
             file.with_rows(layer, 0..examples, most, &mut rows, |activation| {
-                components.observe(layer, activation).map_err(in_layer(&subject, &info.layers[layer], 0))
+                components.observe(layer, activation).map_err(in_some_layer(&subject, &info, Some(layer)))
             })?;
             done += 1;
             progress(Progress { done, total, batch: 1, batches: 1, subject: &info.name });
         }
-        if !components.next_round().map_err(in_whole)? {
+        if !components.next_round().map_err(in_some_layer(&subject, &info, None))? {
             break;
         }
     }
-    let similarity = components.finish().map_err(in_whole)?;
+    let similarity = components.finish().map_err(in_some_layer(&subject, &info, None))?;
     Ok(result(info, similarity, options, PcsData::Activations { file: path.to_owned() }))
 }
 
-/// An empty analysis of all layers of a model.
-pub(crate) fn components(model: &ModelInfo, examples: usize, estimator: Estimator) -> Result<Components> {
+/// For `map_err`: an error that may be about a layer observed before, as a GPU reports it, or about the one `at` hand.
+fn in_some_layer(subject: &str, info: &ModelInfo, at: Option<usize>) -> impl FnOnce(gramscope_cka::Error) -> Error {
+    move |reason| {
+        let layer = match reason {
+            gramscope_cka::Error::NonFinite { layer, .. } => Some(layer),
+            _ => at,
+        };
+        match layer {
+            Some(layer) => in_layer(subject, &info.layers[layer], 0)(reason),
+            None => in_whole(reason),
+        }
+    }
+}
+
+/// An empty analysis of all layers of a model, on a GPU or on the CPU.
+pub(crate) fn components(
+    device: Option<Arc<gramscope_cuda::Device>>,
+    model: &ModelInfo,
+    examples: usize,
+    estimator: Estimator,
+) -> Result<Components> {
     let needed = estimator.minimum_examples();
     if examples < needed {
         return Err(Error::Incomparable(format!(
             "--examples {examples}: the {estimator} estimator needs at least {needed} examples"
         )));
     }
-    Components::new(model.layers.len(), examples, estimator).map_err(in_whole)
+    Components::on(device, model.layers.len(), examples, estimator).map_err(in_whole)
 }
 
 /// Runs the network over all images as one batch, hands number and activation of every chosen layer that is one of `wanted` to

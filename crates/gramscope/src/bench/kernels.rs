@@ -191,6 +191,7 @@ fn hsic(device: &Device, ceilings: &Ceilings, rows: &mut Rows<'_>, layers: usize
         layers_y: layers,
         length,
         symmetric: true,
+        splits: None,
     };
     let lengths = launcher.hsic_lengths(&panels())?;
     let mut partials = device.zeros::<f32>(what, lengths.partials)?;

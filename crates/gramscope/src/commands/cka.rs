@@ -18,6 +18,16 @@ use crate::{device, memory};
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
+    // Activations are compared on any GPU, networks where they run.
+    let processor = match arguments.runs.as_slice() {
+        [] => Processor::Cpu,
+        _ => device::processor(&arguments.device, console)?,
+    };
+    let gpu = match arguments.runs.as_slice() {
+        [] => device::gpu(arguments.device.device, console)?,
+        _ => processor.gpu().cloned(),
+    };
+    let (memory, device_memory) = memory::limits(arguments.memory.memory_limit, gpu.is_some());
     let options = CompareOptions {
         cka: Options {
             estimator: arguments.estimator,
@@ -28,8 +38,9 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
         layers: arguments.layers.clone(),
-        device: if arguments.runs.is_empty() { device::gpu(arguments.device.device, console)? } else { None },
-        memory: memory::limit(arguments.memory.memory_limit),
+        device: gpu,
+        memory,
+        device_memory,
     };
     output::check(&arguments.out)?;
     let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);
@@ -37,10 +48,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let results = match arguments.activations.as_slice() {
-        [] => {
-            let processor = device::processor(&arguments.device, console)?;
-            compare_runs(&runs, arguments, &options, &processor, &mut progress)?
-        }
+        [] => compare_runs(&runs, arguments, &options, &processor, &mut progress)?,
         [x, others @ ..] => {
             let y = others.first().map(PathBuf::as_path);
             vec![compare::compare_files(x, y, &options, &mut progress)?]

@@ -13,12 +13,17 @@ use crate::{device, memory};
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
     pcs::check(&arguments.out)?;
+    // The layers of a run are analysed on the host, wherever its network runs.
+    let gpu = if arguments.run.is_none() { device::gpu(arguments.device.device, console)? } else { None };
+    let (memory, device_memory) = memory::limits(arguments.memory.memory_limit, gpu.is_some());
     let options = PcsOptions {
         examples: arguments.examples,
         layers: arguments.layers.clone(),
         estimator: arguments.estimator,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
-        memory: memory::limit(arguments.memory.memory_limit),
+        memory,
+        device: gpu,
+        device_memory,
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);

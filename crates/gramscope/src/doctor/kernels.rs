@@ -390,7 +390,8 @@ fn pairs(
         let y = Side::new(device, layers_y, length, if symmetric { 10 * batch } else { 10 * batch + 5 })?;
         let weights_x = x.units(device, &mut own_x, factor)?;
         let weights_y = y.units(device, &mut own_y, factor)?;
-        let panels = Panels { x: x.panel.as_view(), y: y.panel.as_view(), layers_x, layers_y, length, symmetric };
+        let panels =
+            Panels { x: x.panel.as_view(), y: y.panel.as_view(), layers_x, layers_y, length, symmetric, splits: None };
         let mut sums = PairSums {
             sums: pair_sums.as_view_mut(),
             stride: layers_y,
