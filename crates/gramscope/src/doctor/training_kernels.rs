@@ -1,7 +1,8 @@
 //! Training's kernels against float64, at shapes that no tile fits, for both types of activations.
 
 use candle_core::Device as Host;
-use gramscope_cuda::{Activation, Device, Placing, Slice};
+use gramscope_cuda::plan::Placing;
+use gramscope_cuda::{Activation, Device, Slice};
 use gramscope_nn::ops::batch_norm::EPSILON;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, loss, pooling, sgd};
 use gramscope_train::TrainSettings;
