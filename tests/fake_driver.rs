@@ -308,7 +308,7 @@ fn components_are_those_of_the_cpu() {
         assert_eq!(refused.status.code(), Some(1));
         let message = text(&refused.stderr);
         assert!(message.contains("--examples") && message.contains("components of 24 examples"), "{message}");
-        let limit = needed(&message) + (10 << 10);
+        let limit = needed(&message) + (3 << 10);
         let (parts, trace, parts_out) = analyse("cuda:0", &limit.to_string());
         assert!(parts.status.success(), "{}", text(&parts.stderr));
         assert!(trace.count("gs_gram_double_f32") > layers.len() && trace.most_bytes <= limit, "{}", trace.most_bytes);
