@@ -6,10 +6,12 @@ Needs nothing but Python: a parent that had PyTorch loaded would lend its childr
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,18 +29,47 @@ def machine():
     return f"{model}, {os.cpu_count()} cores"
 
 
-def run(command, threads):
-    """Runs a child with so many threads: its output, and wall time, CPU time and peak memory of the whole process."""
+class DeviceMemory:
+    """The most that a process holds on a GPU while this is open, as nvidia-smi says, looked at ten times a second."""
+
+    QUERY = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+
+    def __init__(self, pid, device):
+        self.pid, self.peak_mib, self.over = pid, None, threading.Event()
+        self.thread = threading.Thread(target=self.look) if device != "cpu" and shutil.which(self.QUERY[0]) else None
+
+    def look(self):
+        while not self.over.wait(0.1):
+            lines = subprocess.run(self.QUERY, capture_output=True, text=True).stdout.splitlines()
+            used = [int(mib) for pid, mib in (line.split(",") for line in lines if line.count(",") == 1) if int(pid) == self.pid]
+            self.peak_mib = max([self.peak_mib or 0, *used]) or None
+
+    def __enter__(self):
+        if self.thread:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        if self.thread:
+            self.thread.join()
+
+
+def run(command, threads, device="cpu", fatal=True):
+    """Runs a child with so many threads: its output, and wall time, CPU time and peak memory of the whole process. A child that
+    fails ends everything or, where that is not `fatal`, is a RuntimeError."""
     limits = {name: str(threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     load = os.getloadavg()[0]  # well above the threads: others were at work, and times say little
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         child = subprocess.Popen([str(part) for part in command], stdout=output, env=os.environ | limits)
-        _, status, usage = os.wait4(child.pid, 0)
+        with DeviceMemory(child.pid, device) as on_device:
+            _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode != 0:
-            sys.exit(f"{' '.join(map(str, command))} failed with exit code {child.returncode}")
+            message = f"{' '.join(map(str, command))} failed with exit code {child.returncode}"
+            raise SystemExit(message) if fatal else RuntimeError(message)
         output.seek(0)
         text = output.read().decode()
     kilobyte = 1 if sys.platform == "darwin" else 1024
@@ -46,6 +77,7 @@ def run(command, threads):
         "process_ms": 1e3 * seconds,
         "process_cpu_ms": 1e3 * (usage.ru_utime + usage.ru_stime),
         "peak_mib": usage.ru_maxrss * kilobyte / 2**20,
+        "peak_device_mib": on_device.peak_mib,
         "load": load,
     }
 

@@ -8,8 +8,9 @@
 # the current folder) receives JSON rows, a line each, and the reports of doctor and of compute-sanitizer. Ends with 1 if
 # anything failed, after everything has run.
 #
-# cuBLAS (for the measured ceilings) and compute-sanitizer are used where they are found: on the path, in CUDA_HOME, or where
-# scripts/cuda-toolkit.sh puts them.
+# cuBLAS (for the measured ceilings and to be compared with) and compute-sanitizer are used where they are found: on the path, in
+# CUDA_HOME, or where scripts/cuda-toolkit.sh puts them. The comparison with PyTorch, pytorch-cka and torch_cka needs benches/
+# beside this file's folder and a python3 (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -55,6 +56,17 @@ doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
 run "doctor" doctor
 run "bench kernels" "$gramscope" bench kernels --device cuda:0 --json "$out/kernels.jsonl"
 run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"
+
+python=${PYTHON:-python3}
+libraries=$here/benches/cka_libraries.py
+if [[ ! -f $libraries ]]; then
+    echo "skipped: no benches/cka_libraries.py here, so nothing is compared with PyTorch"
+elif ! "$python" -c 'import numpy, safetensors, torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    echo "skipped: $python has no torch that sees the GPU, numpy and safetensors, so nothing is compared with PyTorch"
+else
+    run "beside PyTorch, pytorch-cka and torch_cka" \
+        "$python" "$libraries" --device cuda --binary "$gramscope" --out "$out"
+fi
 
 if [[ -n $sanitizer ]]; then
     for tool in memcheck racecheck initcheck synccheck; do

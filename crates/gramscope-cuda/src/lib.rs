@@ -26,6 +26,8 @@ mod components;
 #[cfg(feature = "cuda")]
 mod constants;
 #[cfg(feature = "cuda")]
+mod cublas;
+#[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
 mod functions;
@@ -51,6 +53,8 @@ pub use absent::Device;
 pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 #[cfg(feature = "cuda")]
 pub use components::{Component, Decomposed, DeviceComponents};
+#[cfg(feature = "cuda")]
+pub use cublas::Cublas;
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;

@@ -17,7 +17,8 @@ use crate::memory::Buffer;
 /// Buffers of pinned memory.
 const CHUNKS: usize = 2;
 /// Bytes of each: long enough for a copy to run at full speed.
-const CHUNK_BYTES: usize = crate::PINNED_BYTES as usize / CHUNKS;
+const CHUNK_BYTES: usize = 8 << 20;
+const _: () = assert!((CHUNKS * CHUNK_BYTES) as u64 == crate::PINNED_BYTES);
 
 /// A layer's output over a batch on the host: `[examples, features]`, row-major.
 #[derive(Clone, Copy, Debug)]

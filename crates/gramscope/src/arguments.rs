@@ -173,7 +173,7 @@ impl Arguments {
         let rows = match &self.command {
             Command::Bench {
                 command:
-                    BenchCommand::Kernels(arguments)
+                    BenchCommand::Kernels { arguments, .. }
                     | BenchCommand::Cka { arguments, .. }
                     | BenchCommand::Train { arguments, .. }
                     | BenchCommand::Probe { arguments, .. },

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use regex::Regex;
 
 use crate::device::DeviceChoice;
 
 pub(crate) const BENCH_HELP: &str = "\
 Examples:
   gramscope bench kernels --device cuda:0 --json kernels.jsonl
+  gramscope bench kernels --device cuda:0 --only 'gram fused exact f32'
   gramscope bench probe --depth 20";
 
 pub(crate) const DOCTOR_HELP: &str = "\
@@ -22,8 +24,14 @@ Examples:
 /// What is measured.
 #[derive(Subcommand, Debug)]
 pub(crate) enum BenchCommand {
-    /// Every CUDA kernel at the shapes of real networks
-    Kernels(BenchArguments),
+    /// Every CUDA kernel at the shapes of real networks, beside its naive twin and, where it can be loaded, cuBLAS
+    Kernels {
+        /// Only those whose kernel, variant, dtype and [shape], as the rows begin, match: 'gram fused exact f32 .256, 65536'
+        #[arg(long, value_name = "REGEX")]
+        only: Option<Regex>,
+        #[command(flatten)]
+        arguments: BenchArguments,
+    },
     /// All layers of a network compared with each other over a batch, next to its forward pass
     Cka {
         /// Depth of the network

@@ -1,12 +1,19 @@
-//! Each kernel at the shapes of real networks: time, bytes, operations, share of its floor, and ratio to its naive twin.
+//! Each kernel at the shapes of real networks: time, bytes, operations, share of its floor, and ratios to its naive twin and to
+//! cuBLAS.
 //!
 //! A kernel's floor is the longer of two times: its bytes at the measured copy bandwidth, and the operations that it issues at
 //! the measured matrix rate. Inputs rotate through more memory than the second-level cache holds.
+//!
+//! cuBLAS computes both triangles of X X^T, without shift, verdict or scales: `exact` is held against its float32 product,
+//! `fast` against its TF32 one, half-precision values against its half-precision one. Where it is not to be loaded, its fields
+//! are null and a note says so.
 
 use gramscope_cuda::{
-    Device, Error, LayerSum, PairSums, Panels, PartialsMut, RowSummary, Slice, Uploaded, Weight, ceilings, plan,
+    Cublas, Device, Error, LayerSum, PairSums, Panels, PartialsMut, RowSummary, Slice, Uploaded, Values, Weight,
+    ceilings, plan,
 };
 use half::{bf16, f16};
+use regex::Regex;
 use serde_json::json;
 
 use super::{Rows, median};
@@ -43,24 +50,38 @@ struct Measured<'a> {
     flops: f64,
     /// Of the naive twin, where it was measured.
     naive_us: Option<f64>,
+    /// Of cuBLAS, where it does the same and is there.
+    cublas_us: Option<f64>,
 }
 
-/// Measures every kernel.
+/// Where measurements are made, and which.
+struct Bench<'a> {
+    device: &'a Device,
+    ceilings: Ceilings,
+    cublas: Option<Cublas<'a>>,
+    only: Option<&'a Regex>,
+}
+
+/// Measures every kernel, or those whose "kernel variant dtype [shape]" matches `only`.
 ///
 /// # Errors
 /// What the device may say; a file that cannot be written.
-pub(crate) fn run(device: &Device, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+pub(crate) fn run(device: &Device, only: Option<&Regex>, rows: &mut Rows<'_>) -> anyhow::Result<()> {
     let ceilings = Ceilings {
         copy: ceilings::copy_bandwidth(device)?,
         half: ceilings::matrix_rate(device, ceilings::Products::Bf16)?,
     };
+    let bench = Bench { device, ceilings, cublas: Cublas::load(device)?, only };
+    if bench.cublas.is_none() {
+        rows.note("there is no cuBLAS to load (libcublas.so.13): neither its ratios nor the matrix rate are measured");
+    }
     for features in FEATURES {
         for (name, element) in [("f32", 4), ("bf16", 2), ("f16", 2)] {
-            gram(device, &ceilings, rows, name, element, features)?;
+            bench.gram(rows, name, element, features)?;
         }
     }
     for layers in LAYERS {
-        hsic(device, &ceilings, rows, layers)?;
+        bench.hsic(rows, layers)?;
     }
     Ok(())
 }
@@ -84,144 +105,201 @@ fn inputs(device: &Device, name: &str, element: usize, features: usize) -> Resul
     (0..copies).map(upload).collect()
 }
 
-/// The Gram kernels of one type at one number of features.
-fn gram(
-    device: &Device,
-    ceilings: &Ceilings,
-    rows: &mut Rows<'_>,
-    name: &str,
-    element: usize,
-    features: usize,
-) -> anyhow::Result<()> {
-    let shape = [EXAMPLES, features];
-    let inputs = inputs(device, name, element, features)?;
-    let launcher = device.launcher();
-    let what = "a benchmark";
-    let mut first_bad = device.upload(what, &[i32::MAX])?;
-    let (mut shift, mut largest) = (device.zeros::<f32>(what, features)?, device.zeros::<f32>(what, features)?);
-    let read = (EXAMPLES * features * element) as f64;
-
-    let us = time(device, |round| {
-        let (shift, largest) = (&mut shift.as_view_mut(), &mut largest.as_view_mut());
-        let x = inputs[round % inputs.len()].view();
-        launcher.gram_shift(shift, largest, &mut first_bad.as_view_mut(), &x, None, shape)
-    })?;
-    let base = Measured {
-        kernel: "gram",
-        variant: "shift",
-        shape: shape.to_vec(),
-        us,
-        bytes: read + 8.0 * features as f64,
-        flops: 0.0,
-        naive_us: None,
-    };
-    write(device, ceilings, rows, name, &base)?;
-
-    let all = 2.0 * (EXAMPLES * EXAMPLES * features) as f64;
-    let mut naive_us = None;
-    if all <= NAIVE_OPERATIONS {
-        let mut k = device.zeros::<f64>(what, EXAMPLES * EXAMPLES)?;
-        let shift = shift.as_view();
-        naive_us = Some(time(device, |round| {
-            launcher.gram_naive(&mut k.as_view_mut(), &inputs[round % inputs.len()].view(), &shift, shape)
-        })?);
+impl Bench<'_> {
+    fn wants(&self, kernel: &str, variant: &str, stored: &str, shape: &[usize]) -> bool {
+        self.only.is_none_or(|only| only.is_match(&format!("{kernel} {variant} {stored} {shape:?}")))
     }
-    let triangle = (plan::triangle(plan::strips(EXAMPLES)) * plan::STRIP * plan::STRIP) as f64;
-    for (fused, split) in [
-        (true, plan::gram_fused(EXAMPLES, features, device.plan())),
-        (false, plan::gram_tiled(EXAMPLES, features, device.plan())),
-    ] {
-        let Some(split) = split else { continue };
-        let mut sums = device.zeros::<f32>(what, split.partials)?;
-        let mut exponents = device.zeros::<i32>(what, split.exponents)?;
-        let mut reaches = device.zeros::<f32>(what, split.exponents)?;
-        for exact in [true, false] {
-            let us = time(device, |round| {
-                let x = inputs[round % inputs.len()].view();
-                let mut partials = PartialsMut {
-                    sums: sums.as_view_mut(),
-                    exponents: exponents.as_view_mut(),
-                    reaches: reaches.as_view_mut(),
-                };
-                let (shift, largest) = (shift.as_view(), largest.as_view());
-                if fused {
-                    launcher.gram_fused(exact, &mut partials, &mut first_bad.as_view_mut(), &x, None, shape)
-                } else {
-                    launcher.gram_tiled(exact, &mut partials, &x, &shift, &largest, None, shape)
-                }
-                .map(drop)
-            })?;
-            let variant = match (fused, exact) {
-                (true, true) => "fused exact",
-                (true, false) => "fused fast",
-                (false, true) => "tiled exact",
-                (false, false) => "tiled fast",
-            };
-            let products = if exact { 3.0 } else { 1.0 };
-            let measured = Measured {
-                variant,
-                shape: shape.to_vec(),
-                us,
-                bytes: read + 4.0 * (split.partials + 2 * split.exponents) as f64,
-                flops: products * 2.0 * triangle * features as f64,
-                naive_us,
-                ..base
-            };
-            write(device, ceilings, rows, name, &measured)?;
+
+    /// The Gram kernels of one type at one number of features.
+    fn gram(&self, rows: &mut Rows<'_>, name: &str, element: usize, features: usize) -> anyhow::Result<()> {
+        let device = self.device;
+        let shape = [EXAMPLES, features];
+        let variants = ["fused exact", "fused fast", "tiled exact", "tiled fast"];
+        if !["shift"].iter().chain(&variants).any(|variant| self.wants("gram", variant, name, &shape)) {
+            return Ok(());
         }
-    }
-    Ok(())
-}
+        let inputs = inputs(device, name, element, features)?;
+        let launcher = device.launcher();
+        let what = "a benchmark";
+        let mut first_bad = device.upload(what, &[i32::MAX])?;
+        let (mut shift, mut largest) = (device.zeros::<f32>(what, features)?, device.zeros::<f32>(what, features)?);
+        let read = (EXAMPLES * features * element) as f64;
 
-/// A panel times itself and the sums of all pairs.
-fn hsic(device: &Device, ceilings: &Ceilings, rows: &mut Rows<'_>, layers: usize) -> anyhow::Result<()> {
-    let what = "a benchmark";
-    let length = EXAMPLES * (EXAMPLES - 1) / 2;
-    let panel: Slice<f32> = device.zeros(what, layers * length)?;
-    let mut pair_sums = device.zeros::<f64>(what, layers * layers)?;
-    let mut own = device.zeros::<LayerSum>(what, layers)?;
-    let mut weights = device.zeros::<Weight>(what, layers)?;
-    let summaries = device.zeros::<RowSummary>(what, layers)?;
-    let launcher = device.launcher();
-    launcher.hsic_units(&mut own.as_view_mut(), &mut weights.as_view_mut(), &summaries.as_view(), layers, 1.0)?;
-    let panels = || Panels {
-        x: panel.as_view(),
-        y: panel.as_view(),
-        layers_x: layers,
-        layers_y: layers,
-        length,
-        symmetric: true,
-        splits: None,
-    };
-    let lengths = launcher.hsic_lengths(&panels())?;
-    let mut partials = device.zeros::<f32>(what, lengths.partials)?;
-    let mut exponents_x = device.zeros::<i32>(what, lengths.exponents_x)?;
-    let mut exponents_y = device.zeros::<i32>(what, lengths.exponents_y.max(1))?;
-    let us = time(device, |_| {
-        let split = launcher.hsic_mma(
-            &mut partials.as_view_mut(),
-            &mut exponents_x.as_view_mut(),
-            &mut exponents_y.as_view_mut(),
-            &panels(),
-        )?;
-        let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
-        launcher.hsic_accumulate(&mut sums_of(&mut pair_sums, &weights, layers), &partials, &x, &y, &panels(), split)
-    })?;
-    let all = (layers * layers * length) as f64;
-    let naive_us = (all <= NAIVE_OPERATIONS)
-        .then(|| time(device, |_| launcher.hsic_naive(&mut sums_of(&mut pair_sums, &weights, layers), &panels())))
-        .transpose()?;
-    let triangle = (plan::triangle(plan::strips(layers)) * plan::STRIP * plan::STRIP) as f64;
-    let measured = Measured {
-        kernel: "hsic",
-        variant: "mma",
-        shape: vec![layers, length],
-        us,
-        bytes: 4.0 * (layers * length) as f64 + 8.0 * (layers * layers) as f64,
-        flops: 3.0 * 2.0 * triangle * length as f64,
-        naive_us,
-    };
-    write(device, ceilings, rows, "f32", &measured)
+        let us = time(device, |round| {
+            let (shift, largest) = (&mut shift.as_view_mut(), &mut largest.as_view_mut());
+            let x = inputs[round % inputs.len()].view();
+            launcher.gram_shift(shift, largest, &mut first_bad.as_view_mut(), &x, None, shape)
+        })?;
+        let base = Measured {
+            kernel: "gram",
+            variant: "shift",
+            shape: shape.to_vec(),
+            us,
+            bytes: read + 8.0 * features as f64,
+            flops: 0.0,
+            naive_us: None,
+            cublas_us: None,
+        };
+        if self.wants("gram", "shift", name, &shape) {
+            self.write(rows, name, &base)?;
+        }
+        if !variants.iter().any(|variant| self.wants("gram", variant, name, &shape)) {
+            return Ok(());
+        }
+
+        let all = 2.0 * (EXAMPLES * EXAMPLES * features) as f64;
+        let mut naive_us = None;
+        if all <= NAIVE_OPERATIONS {
+            let mut k = device.zeros::<f64>(what, EXAMPLES * EXAMPLES)?;
+            let shift = shift.as_view();
+            naive_us = Some(time(device, |round| {
+                launcher.gram_naive(&mut k.as_view_mut(), &inputs[round % inputs.len()].view(), &shift, shape)
+            })?);
+        }
+        let [exact_us, fast_us] =
+            [false, true].map(|tf32| self.cublas_us(|round| inputs[round % inputs.len()].view(), shape, tf32));
+        let (exact_us, fast_us) = (exact_us?, fast_us?);
+        let triangle = (plan::triangle(plan::strips(EXAMPLES)) * plan::STRIP * plan::STRIP) as f64;
+        for (fused, split) in [
+            (true, plan::gram_fused(EXAMPLES, features, device.plan())),
+            (false, plan::gram_tiled(EXAMPLES, features, device.plan())),
+        ] {
+            let Some(split) = split else { continue };
+            let mut sums = device.zeros::<f32>(what, split.partials)?;
+            let mut exponents = device.zeros::<i32>(what, split.exponents)?;
+            let mut reaches = device.zeros::<f32>(what, split.exponents)?;
+            for exact in [true, false] {
+                let variant = variants[2 * usize::from(!fused) + usize::from(!exact)];
+                if !self.wants("gram", variant, name, &shape) {
+                    continue;
+                }
+                let us = time(device, |round| {
+                    let x = inputs[round % inputs.len()].view();
+                    let mut partials = PartialsMut {
+                        sums: sums.as_view_mut(),
+                        exponents: exponents.as_view_mut(),
+                        reaches: reaches.as_view_mut(),
+                    };
+                    let (shift, largest) = (shift.as_view(), largest.as_view());
+                    if fused {
+                        launcher.gram_fused(exact, &mut partials, &mut first_bad.as_view_mut(), &x, None, shape)
+                    } else {
+                        launcher.gram_tiled(exact, &mut partials, &x, &shift, &largest, None, shape)
+                    }
+                    .map(drop)
+                })?;
+                let products = if exact { 3.0 } else { 1.0 };
+                let measured = Measured {
+                    variant,
+                    shape: shape.to_vec(),
+                    us,
+                    bytes: read + 4.0 * (split.partials + 2 * split.exponents) as f64,
+                    flops: products * 2.0 * triangle * features as f64,
+                    naive_us,
+                    cublas_us: if exact { exact_us } else { fast_us },
+                    ..base
+                };
+                self.write(rows, name, &measured)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What cuBLAS takes for the Gram matrix of what `x` hands out, a round each.
+    fn cublas_us<'x>(
+        &self,
+        x: impl Fn(usize) -> Values<'x>,
+        shape: [usize; 2],
+        tf32: bool,
+    ) -> Result<Option<f64>, Error> {
+        let Some(cublas) = &self.cublas else { return Ok(None) };
+        let mut product = self.device.zeros::<f32>("a benchmark", shape[0] * shape[0])?;
+        time(self.device, |round| cublas.gram(&mut product.as_view_mut(), &x(round), shape, tf32)).map(Some)
+    }
+
+    /// A panel times itself and the sums of all pairs.
+    fn hsic(&self, rows: &mut Rows<'_>, layers: usize) -> anyhow::Result<()> {
+        let device = self.device;
+        let what = "a benchmark";
+        let length = EXAMPLES * (EXAMPLES - 1) / 2;
+        if !self.wants("hsic", "mma", "f32", &[layers, length]) {
+            return Ok(());
+        }
+        let panel: Slice<f32> = device.zeros(what, layers * length)?;
+        let mut pair_sums = device.zeros::<f64>(what, layers * layers)?;
+        let mut own = device.zeros::<LayerSum>(what, layers)?;
+        let mut weights = device.zeros::<Weight>(what, layers)?;
+        let summaries = device.zeros::<RowSummary>(what, layers)?;
+        let launcher = device.launcher();
+        launcher.hsic_units(&mut own.as_view_mut(), &mut weights.as_view_mut(), &summaries.as_view(), layers, 1.0)?;
+        let panels = || Panels {
+            x: panel.as_view(),
+            y: panel.as_view(),
+            layers_x: layers,
+            layers_y: layers,
+            length,
+            symmetric: true,
+            splits: None,
+        };
+        let lengths = launcher.hsic_lengths(&panels())?;
+        let mut partials = device.zeros::<f32>(what, lengths.partials)?;
+        let mut exponents_x = device.zeros::<i32>(what, lengths.exponents_x)?;
+        let mut exponents_y = device.zeros::<i32>(what, lengths.exponents_y.max(1))?;
+        let us = time(device, |_| {
+            let split = launcher.hsic_mma(
+                &mut partials.as_view_mut(),
+                &mut exponents_x.as_view_mut(),
+                &mut exponents_y.as_view_mut(),
+                &panels(),
+            )?;
+            let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
+            let sums = &mut sums_of(&mut pair_sums, &weights, layers);
+            launcher.hsic_accumulate(sums, &partials, &x, &y, &panels(), split)
+        })?;
+        let all = (layers * layers * length) as f64;
+        let naive_us = (all <= NAIVE_OPERATIONS)
+            .then(|| time(device, |_| launcher.hsic_naive(&mut sums_of(&mut pair_sums, &weights, layers), &panels())))
+            .transpose()?;
+        let cublas_us = self.cublas_us(|_| Values::F32(panel.as_view()), [layers, length], false)?;
+        let triangle = (plan::triangle(plan::strips(layers)) * plan::STRIP * plan::STRIP) as f64;
+        let measured = Measured {
+            kernel: "hsic",
+            variant: "mma",
+            shape: vec![layers, length],
+            us,
+            bytes: 4.0 * (layers * length) as f64 + 8.0 * (layers * layers) as f64,
+            flops: 3.0 * 2.0 * triangle * length as f64,
+            naive_us,
+            cublas_us,
+        };
+        self.write(rows, "f32", &measured)
+    }
+
+    fn write(&self, rows: &mut Rows<'_>, stored: &str, measured: &Measured<'_>) -> anyhow::Result<()> {
+        let Self { device, ceilings, .. } = self;
+        let Measured { kernel, variant, shape, us, bytes, flops, naive_us, cublas_us } = measured;
+        // Where there is no cuBLAS to measure the matrix rate with, bytes alone make the floor, and the row says so.
+        let products_us = ceilings.half.map_or(0.0, |rate| flops / rate * 1e6);
+        let floor_us = (bytes / ceilings.copy * 1e6).max(products_us);
+        let properties = device.properties();
+        let fields = json!({
+            "bench": "kernels", "kernel": kernel, "variant": variant, "dtype": stored, "shape": shape, "us": us,
+            "bytes": bytes, "flops": flops, "floor_us": floor_us, "share_of_ceiling": floor_us / us,
+            "matrix_rate_measured": ceilings.half.is_some(), "naive_us": naive_us,
+            "over_naive": naive_us.map(|naive| naive / us), "cublas_us": cublas_us,
+            "ratio_to_cublas": cublas_us.map(|cublas| us / cublas), "copy_bytes_per_second": ceilings.copy,
+            "matrix_flops_per_second": ceilings.half, "device": properties.name, "driver": properties.driver.to_string(),
+        });
+        let twin = naive_us.map_or(String::new(), |naive| format!(", {:.1} x faster than naive", naive / us));
+        let cublas = cublas_us.map_or(String::new(), |cublas| format!(", {:.2} of cuBLAS's time", us / cublas));
+        let text = format!(
+            "{kernel} {variant} {stored} {shape:?}: {us:.1} us, {:.2} TB/s, {:.1} TFLOP/s, {:.0}% of its floor{twin}{cublas}",
+            bytes / us * 1e-6,
+            flops / us * 1e-6,
+            100.0 * floor_us / us
+        );
+        rows.row(&text, &fields)
+    }
 }
 
 fn sums_of<'a>(sums: &'a mut Slice<f64>, weights: &'a Slice<Weight>, layers: usize) -> PairSums<'a> {
@@ -243,33 +321,4 @@ fn time(device: &Device, mut launch: impl FnMut(usize) -> Result<(), Error>) -> 
         }
     }
     Ok(median(times))
-}
-
-fn write(
-    device: &Device,
-    ceilings: &Ceilings,
-    rows: &mut Rows<'_>,
-    stored: &str,
-    measured: &Measured<'_>,
-) -> anyhow::Result<()> {
-    let Measured { kernel, variant, shape, us, bytes, flops, naive_us } = measured;
-    // Where there is no cuBLAS to measure the matrix rate with, bytes alone make the floor, and the row says so.
-    let products_us = ceilings.half.map_or(0.0, |rate| flops / rate * 1e6);
-    let floor_us = (bytes / ceilings.copy * 1e6).max(products_us);
-    let properties = device.properties();
-    let fields = json!({
-        "bench": "kernels", "kernel": kernel, "variant": variant, "dtype": stored, "shape": shape, "us": us,
-        "bytes": bytes, "flops": flops, "floor_us": floor_us, "share_of_ceiling": floor_us / us,
-        "matrix_rate_measured": ceilings.half.is_some(), "naive_us": naive_us,
-        "over_naive": naive_us.map(|naive| naive / us), "copy_bytes_per_second": ceilings.copy,
-        "matrix_flops_per_second": ceilings.half, "device": properties.name, "driver": properties.driver.to_string(),
-    });
-    let twin = naive_us.map_or(String::new(), |naive| format!(", {:.1} x faster than naive", naive / us));
-    let text = format!(
-        "{kernel} {variant} {stored} {shape:?}: {us:.1} us, {:.2} TB/s, {:.1} TFLOP/s, {:.0}% of its floor{twin}",
-        bytes / us * 1e-6,
-        flops / us * 1e-6,
-        100.0 * floor_us / us
-    );
-    rows.row(&text, &fields)
 }

@@ -35,6 +35,12 @@ impl<'a> Rows<'a> {
         Ok(Self { console, json: json.map(create).transpose()?.map(BufWriter::new) })
     }
 
+    /// Something that rows alone do not say.
+    #[cfg(feature = "cuda")]
+    fn note(&self, text: &str) {
+        self.console.note("bench", text, serde_json::json!({ "message": text }));
+    }
+
     /// One measurement: `text` for people, `fields` for programs.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `gramscope bench`: how fast kernels, comparisons and training are here.
 
+use regex::Regex;
+
 use crate::arguments::{BenchArguments, BenchCommand};
 use crate::bench::ceilings::Ceilings;
 use crate::bench::{Rows, cka, probe, train};
@@ -9,7 +11,7 @@ use crate::device;
 /// Measures what the arguments name.
 pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<()> {
     match command {
-        BenchCommand::Kernels(arguments) => kernels(arguments, console),
+        BenchCommand::Kernels { only, arguments } => kernels(only.as_ref(), arguments, console),
         BenchCommand::Cka { depth, width, arguments } => {
             let gpu = device::gpu(arguments.device, console)?;
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
@@ -40,14 +42,14 @@ fn networks(depth: Option<usize>, width: Option<f64>, all: bool) -> Vec<(usize, 
 }
 
 #[cfg(feature = "cuda")]
-fn kernels(arguments: &BenchArguments, console: &Console) -> anyhow::Result<()> {
+fn kernels(only: Option<&Regex>, arguments: &BenchArguments, console: &Console) -> anyhow::Result<()> {
     let Some(gpu) = device::gpu(arguments.device, console)? else {
         anyhow::bail!("bench kernels measures a GPU's kernels, and there is none to use");
     };
-    crate::bench::kernels::run(&gpu, &mut Rows::new(console, arguments.file.as_deref())?)
+    crate::bench::kernels::run(&gpu, only, &mut Rows::new(console, arguments.file.as_deref())?)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn kernels(_: &BenchArguments, _: &Console) -> anyhow::Result<()> {
+fn kernels(_: Option<&Regex>, _: &BenchArguments, _: &Console) -> anyhow::Result<()> {
     anyhow::bail!("bench kernels measures a GPU's kernels, and {}", gramscope_cuda::Error::NotBuilt)
 }

@@ -1,0 +1,101 @@
+//! The scripts for machines with a GPU, as far as one without can run them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use support::text;
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
+}
+
+fn profile(path: &str, arguments: &[&str]) -> Output {
+    Command::new("bash").arg(script("profile.sh")).args(arguments).env("PATH", path).output().unwrap()
+}
+
+#[test]
+fn scripts_are_scripts() {
+    let linted = Command::new("shellcheck").arg("--version").output().is_ok();
+    if !linted {
+        println!("skipped: no shellcheck on this machine, so scripts are only parsed");
+    }
+    for entry in fs::read_dir(script("")).unwrap() {
+        let path = entry.unwrap().path();
+        let parsed = Command::new("bash").arg("-n").arg(&path).output().unwrap();
+        assert!(parsed.status.success(), "{}: {}", path.display(), text(&parsed.stderr));
+        if linted {
+            let output = Command::new("shellcheck").arg("--severity=warning").arg(&path).output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stdout));
+        }
+    }
+}
+
+#[test]
+fn profile_says_what_it_would_run_and_what_is_wrong() {
+    let path = std::env::var("PATH").unwrap();
+    let dry =
+        profile(&path, &["--dry-run", "--gramscope", "/g", "gs_hsic_mma_f32", "hsic mma f32 .60,", "--", "-o", "kept"]);
+    let command = text(&dry.stdout);
+    for part in [
+        "ncu",
+        "--kernel-name gs_hsic_mma_f32",
+        "-o kept /g bench kernels",
+        r"--only hsic\ mma\ f32\ .60\,",
+        "SpeedOfLight",
+    ] {
+        assert!(command.contains(part), "{part} is missing from: {command}");
+    }
+    // Without a shape, the kernel's own words.
+    let command = text(&profile(&path, &["--dry-run", "gs_gram_fused_exact_f32"]).stdout);
+    assert!(command.contains(r"--only \^gram\ fused\ exact\ f32\ "), "{command}");
+    let help = profile(&path, &["--help"]);
+    assert!(
+        help.status.success() && text(&help.stdout).contains("scripts/profile.sh [--dry-run]"),
+        "{}",
+        text(&help.stdout)
+    );
+    for (arguments, part) in [
+        (vec![], "KERNEL"),
+        (vec!["gram"], "not the name of a kernel"),
+        (vec!["--frobnicate", "gs_hsic_mma_f32"], "no option --frobnicate"),
+        (vec!["gs_hsic_mma_f32", "hsic", "more"], "after --"),
+    ] {
+        let output = profile(&path, &arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains(part), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+/// A made-up ncu that prints what the real one would of these shares.
+#[test]
+fn profile_says_what_limits_a_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let ncu = folder.path().join("ncu");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let run = |memory: &str, compute: &str| {
+        let report = format!(
+            "cat <<'END'\n    Memory Throughput     Tbyte/s   2.10\n    Memory Throughput           %  {memory}\n    Compute (SM) Throughput     %  {compute}\nEND\n"
+        );
+        fs::write(&ncu, format!("#!/bin/sh\n{report}")).unwrap();
+        fs::set_permissions(&ncu, fs::Permissions::from_mode(0o755)).unwrap();
+        profile(&path, &["--gramscope", "/bin/true", "gs_hsic_mma_f32"])
+    };
+    for (memory, compute, verdict) in [
+        ("81.35", "40.15", "81% of the memory's speed, 40% of the multiprocessors'; what limits it is memory"),
+        ("40.00", "75.90", "what limits it is computing"),
+        ("12.00", "59.90", "what limits it is neither"),
+    ] {
+        let output = run(memory, compute);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(verdict), "{}", text(&output.stdout));
+    }
+    fs::write(&ncu, "#!/bin/sh\necho '==WARNING== No kernels were profiled.'\n").unwrap();
+    let output = profile(&path, &["--gramscope", "/bin/true", "gs_hsic_mma_f32"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no launch of gs_hsic_mma_f32"), "{}", text(&output.stderr));
+}
