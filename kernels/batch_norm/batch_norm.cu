@@ -167,71 +167,85 @@ __device__ __forceinline__ void by_run(const BatchNormShape& shape, const Body& 
 template <class T, int N>
 __device__ __forceinline__ void moments(double* partials, const T* x, const BatchNormShape& shape) {
     Work<N> work(shape);
+    Run<T, N> runs[BATCH_NORM_ROWS];
+    work.load(runs, x, work.first, shape);
+    Run<T, N> shift = runs[0], reference = load_run<N>(x + work.place(0, shape));
     Sums<N> sums;
-    if (work.first < work.last) {
-        Run<T, N> shift = load_run<N>(x + work.place(work.first, shape)), reference = load_run<N>(x + work.place(0, shape));
-        for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
-            Run<T, N> runs[BATCH_NORM_ROWS];
-            work.load(runs, x, row, shape);
-#pragma unroll
-            for (int n = 0; n < N; ++n) {
-                float sum = 0.0f, squares = 0.0f;
-#pragma unroll
-                for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-                    float difference = runs[r].get(n) - shift.get(n);
-                    difference = work.has(row, r) ? difference : 0.0f;
-                    sum += difference;
-                    squares = fmaf(difference, difference, squares);
-                }
-                sums.first[n] += sum;
-                sums.second[n] += squares;
-            }
-        }
-        double count = (work.last - work.first + work.step - 1) / work.step;
+    for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
+        if (row != work.first) work.load(runs, x, row, shape);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            double distance = static_cast<double>(shift.get(n)) - reference.get(n);
-            sums.second[n] += distance * (2.0 * sums.first[n] + count * distance);
-            sums.first[n] += count * distance;
+            float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+            for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
+                float difference = runs[r].get(n) - shift.get(n);
+                difference = work.has(row, r) ? difference : 0.0f;
+                sum += difference;
+                squares = fmaf(difference, difference, squares);
+            }
+            sums.first[n] += sum;
+            sums.second[n] += squares;
         }
+    }
+    // This thread's rows; there may be none.
+    double count = (work.last - work.first + work.step - 1) / work.step;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+        double distance = static_cast<double>(shift.get(n)) - reference.get(n);
+        sums.second[n] += distance * (2.0 * sums.first[n] + count * distance);
+        sums.first[n] += count * distance;
     }
     store_sums(partials, sums, work, shape);
 }
 
-// The sums over all splits of this block's channel, in all threads.
 struct Pair {
     double first, second;
 };
 
+// The sums over all splits of this block's channel, in all threads.
 __device__ __forceinline__ Pair add_splits(const double* partials, const BatchNormShape& shape) {
     Scratch scratch = scratch_at(shared_memory());
     const double* first = partials + static_cast<int64_t>(blockIdx.x) * shape.splits;
     const double* second = first + static_cast<int64_t>(shape.channels) * shape.splits;
-    double sum = block_sum_of(shape.splits, [&](int split) { return first[split]; }, scratch);
-    return {sum, block_sum_of(shape.splits, [&](int split) { return second[split]; }, scratch)};
+    Pair own{0.0, 0.0};
+    for (int split = thread_of_block(); split < shape.splits; split += ENTRY_THREADS) {
+        own.first += first[split];
+        own.second += second[split];
+    }
+    double sum = block_sum(own.first, scratch);
+    return {sum, block_sum(own.second, scratch)};
 }
 
-// Writes a channel's statistics, and moves the running ones towards them as they are once stored.
-__device__ __forceinline__ void store_statistics(float* statistics, float* running, double mean, double variance,
-                                                 const BatchNormShape& shape) {
+// A channel's running statistics, asked for before there is anything to move them to.
+struct Running {
+    float mean, variance;
+
+    __device__ __forceinline__ Running(const float* running, const BatchNormShape& shape)
+        : mean(running[blockIdx.x]), variance(running[shape.channels + blockIdx.x]) {}
+};
+
+// Writes a channel's statistics, and the running ones moved towards them as they are once stored.
+__device__ __forceinline__ void store_statistics(float* statistics, float* running, const Running& before, double mean,
+                                                 double variance, const BatchNormShape& shape) {
     int channel = static_cast<int>(blockIdx.x), channels = shape.channels;
     float own_mean = static_cast<float>(mean), own_variance = static_cast<float>(variance);
     statistics[channel] = own_mean;
     statistics[channels + channel] = own_variance;
     double rows = shape.rows, unbiased = rows / (rows - 1.0) * own_variance;
-    running[channel] = static_cast<float>(MOMENTUM * running[channel] + (1.0 - MOMENTUM) * own_mean);
-    running[channels + channel] =
-        static_cast<float>(MOMENTUM * running[channels + channel] + (1.0 - MOMENTUM) * unbiased);
+    running[channel] = static_cast<float>(MOMENTUM * before.mean + (1.0 - MOMENTUM) * own_mean);
+    running[channels + channel] = static_cast<float>(MOMENTUM * before.variance + (1.0 - MOMENTUM) * unbiased);
 }
 
 template <class T>
 __device__ __forceinline__ void statistics_of(float* statistics, float* running, const double* partials, const T* x,
                                               const BatchNormShape& shape) {
+    Running before(running, shape);
+    double reference = to_float(x[blockIdx.x]);
     Pair sums = add_splits(partials, shape);
     if (thread_of_block() != 0) return;
-    double rows = shape.rows, distance = sums.first / rows, variance = sums.second / rows - distance * distance;
+    double distance = sums.first * shape.share, variance = sums.second * shape.share - distance * distance;
     // Rounding must not make it negative; NaN stays NaN.
-    store_statistics(statistics, running, to_float(x[blockIdx.x]) + distance, variance < 0.0 ? 0.0 : variance, shape);
+    store_statistics(statistics, running, before, reference + distance, variance < 0.0 ? 0.0 : variance, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
@@ -520,11 +534,12 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_batch_norm_gradients(float* dgamma, float* dbeta, const double* partials, const float* statistics,
                             BatchNormShape shape) {
-    Pair sums = add_splits(partials, shape);
     int channel = static_cast<int>(blockIdx.x);
+    double inverse = inverse_deviation(statistics, channel, shape);
+    Pair sums = add_splits(partials, shape);
     if (thread_of_block() != 0) return;
     dbeta[channel] = static_cast<float>(sums.first);
-    dgamma[channel] = static_cast<float>(sums.second * inverse_deviation(statistics, channel, shape));
+    dgamma[channel] = static_cast<float>(sums.second * inverse);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
@@ -554,15 +569,16 @@ template <class T>
 __device__ __forceinline__ void naive_statistics(float* statistics, float* running, const T* x,
                                                  const BatchNormShape& shape) {
     Scratch scratch = scratch_at(shared_memory());
+    Running before(running, shape);
     double sum = 0.0, squares = 0.0;
     for_values_of_channel(shape, [&](int64_t index) { sum += to_float(x[index]); });
-    double mean = block_sum(sum, scratch) / shape.rows;
+    double mean = block_sum(sum, scratch) * shape.share;
     for_values_of_channel(shape, [&](int64_t index) {
         double difference = to_float(x[index]) - mean;
         squares += difference * difference;
     });
-    double variance = block_sum(squares, scratch) / shape.rows;
-    if (thread_of_block() == 0) store_statistics(statistics, running, mean, variance, shape);
+    double variance = block_sum(squares, scratch) * shape.share;
+    if (thread_of_block() == 0) store_statistics(statistics, running, before, mean, variance, shape);
 }
 
 template <class T>

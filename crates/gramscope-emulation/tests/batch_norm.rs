@@ -385,6 +385,26 @@ fn gradients_of_bf16_match_float64() {
     check_backward::<bf16>();
 }
 
+/// So many rows that a thread comes back for more, of a whole tile of runs of channels and a part of one.
+#[test]
+fn threads_that_take_several_turns_miss_nothing() {
+    for (rows, channels) in [(8500, 128), (4700, 144)] {
+        let x = normal::<f32>(rows, channels, 0.5, 2.0, 17);
+        let (addend, dy) = (normal::<f32>(rows, channels, 0.0, 1.0, 18), normal::<f32>(rows, channels, 0.0, 1.0, 19));
+        let plan = plan::batch_norm(rows, channels, size_of::<f32>());
+        assert!(rows.div_ceil(plan.splits) > 4 * 256 / plan.tile, "one turn does: {plan:?}");
+        check_statistics(&x, channels, &format!("{rows} x {channels}"));
+        let parameters = Parameters::of(&x, channels);
+        let run = Run { relu: true, ..Run::default() };
+        let y = normalise(&x, &parameters, Some(&addend), run);
+        assert!(y == normalise(&x, &parameters, Some(&addend), Run { naive: true, ..run }));
+        let g: Vec<f64> = y.iter().zip(&dy).map(|(y, dy)| if *y > 0.0 { f64::from(*dy) } else { 0.0 }).collect();
+        let found = backward(&x, Some(&y), &dy, &parameters, true, run);
+        check_gradients(&found, &x, &g, &parameters, &format!("{rows} x {channels}"));
+        assert!(widened(&found.daddend) == g);
+    }
+}
+
 /// Without an addend, y may be given and the addend's gradient left out: the mask is asked for twice.
 #[test]
 fn a_kept_result_serves_both_passes() {

@@ -28,7 +28,7 @@ const SINGLE: f64 = 5e-6;
 trait Stored: Activation {
     /// Its name.
     const NAME: &'static str;
-    /// Error of its rounding, and some of [`SINGLE`], relative to values of 1 or more.
+    /// Error of its rounding, and [`SINGLE`], relative to values of 1 or more.
     const ROUNDING: f64;
     fn of(value: f32) -> Self;
     fn widen(self) -> f64;
@@ -49,7 +49,7 @@ impl Stored for f32 {
 
 impl Stored for bf16 {
     const NAME: &'static str = "Bf16";
-    const ROUNDING: f64 = 1.0 / 256.0;
+    const ROUNDING: f64 = 1.0 / 256.0 + SINGLE;
 
     fn of(value: f32) -> Self {
         Self::from_f32(value)
