@@ -183,7 +183,7 @@ impl LinearProbe {
             products::add_products(&mut sums, examples, weights, free);
         }
         let logits = |sums: &[Lanes]| {
-            let logits = sums.iter().zip(&self.bias).map(|(sum, bias)| bias + sum.iter().sum::<f32>());
+            let logits = sums.iter().zip(&self.bias).map(|(sum, bias)| bias + products::sum_of(sum));
             with_last(logits.collect::<Vec<f32>>().into_iter())
         };
         sums.chunks_exact(free).flat_map(logits).collect()
