@@ -89,10 +89,16 @@ pub(crate) fn gpu(choice: DeviceChoice, console: &Console) -> anyhow::Result<Opt
 /// # Errors
 /// A GPU that was named and cannot be had, or a precision that only GPUs have.
 pub(crate) fn processor(arguments: &DeviceArguments, console: &Console) -> anyhow::Result<Processor> {
-    let Some(device) = gpu(arguments.device, console)? else {
-        return only_f32(arguments.precision).map(|()| Processor::Cpu);
-    };
-    let arithmetic = match arguments.precision {
+    processor_of(arguments.device, arguments.precision, console)
+}
+
+/// The same, from the two flags.
+///
+/// # Errors
+/// As [`processor`].
+pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: &Console) -> anyhow::Result<Processor> {
+    let Some(device) = gpu(choice, console)? else { return only_f32(precision).map(|()| Processor::Cpu) };
+    let arithmetic = match precision {
         Precision::F32 => Arithmetic::Float32,
         Precision::Tf32 => Arithmetic::Tf32,
         Precision::Bf16 => Arithmetic::Bf16,

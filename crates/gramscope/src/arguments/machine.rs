@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use gramscope_nn::Family;
 use regex::Regex;
 
-use crate::device::DeviceChoice;
+use super::training::family;
+use crate::device::{DeviceChoice, Precision};
 
 pub(crate) const BENCH_HELP: &str = "\
 Examples:
@@ -46,18 +48,24 @@ pub(crate) enum BenchCommand {
     /// A training step, beside what its counted work would take at measured rates: of ResNet-14 and -20 at width 1 and of ResNet-14 at
     /// width 2, or of the network that is named
     Train {
-        /// Depth of the network [default: 20 where a width is named]
+        /// Family of the network: imagenet is ResNet-50 and its like, on images of 224 x 224
+        #[arg(long, value_parser = family, default_value = "cifar")]
+        family: Family,
+        /// Depth of the network [default: 20, or 50 of ImageNet's family]
         #[arg(long)]
         depth: Option<usize>,
-        /// Width of the network [default: 1 where a depth is named]
+        /// Width of the network [default: 1]
         #[arg(long)]
         width: Option<f64>,
         /// Every network of depth 14, 20, 38 and 110 and width 1, 2, 4 and 10: hours on a CPU
-        #[arg(long, conflicts_with_all = ["depth", "width"])]
+        #[arg(long, conflicts_with_all = ["family", "depth", "width"])]
         all: bool,
         /// Images a step
         #[arg(long, value_name = "N", default_value_t = 128)]
         batch_size: usize,
+        /// Arithmetic of the network
+        #[arg(long, value_enum, default_value = "f32")]
+        precision: Precision,
         #[command(flatten)]
         arguments: BenchArguments,
     },

@@ -100,7 +100,7 @@ pub(crate) struct TrainArguments {
     pub(crate) device: DeviceArguments,
 }
 
-fn family(name: &str) -> Result<Family, String> {
+pub(super) fn family(name: &str) -> Result<Family, String> {
     match name {
         "cifar" => Ok(Family::Cifar),
         "imagenet" => Ok(Family::ImageNet),

@@ -3,6 +3,9 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+#[cfg(feature = "cuda")]
+use gramscope_cuda::ceilings;
+use gramscope_cuda::plan::Arithmetic;
 use gramscope_nn::Work;
 use gramscope_nn::ops::elementwise;
 
@@ -43,6 +46,31 @@ impl Ceilings {
             Ok(())
         })?;
         Ok(Self { multiply_adds: (SIDE as f64).powi(3) / product, bytes: 3.0 * 4.0 * VALUES as f64 / addition })
+    }
+
+    /// Those of a GPU in this arithmetic; none where there is no cuBLAS to measure with, or for float32 products, of which cuBLAS
+    /// shows no ceiling.
+    ///
+    /// # Errors
+    /// What the device may say.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_gpu(device: &gramscope_cuda::Device, arithmetic: Arithmetic) -> anyhow::Result<Option<Self>> {
+        let products = match arithmetic {
+            Arithmetic::Float32 => return Ok(None),
+            Arithmetic::Tf32 => ceilings::Products::Tf32,
+            Arithmetic::Bf16 => ceilings::Products::Bf16,
+        };
+        let Some(operations) = ceilings::matrix_rate(device, products)? else { return Ok(None) };
+        Ok(Some(Self { multiply_adds: operations / 2.0, bytes: ceilings::copy_bandwidth(device)? }))
+    }
+
+    /// Those of a GPU: a build without CUDA has none.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "cuda"))]
+    pub(crate) fn of_gpu(_: &gramscope_cuda::Device, _: Arithmetic) -> anyhow::Result<Option<Self>> {
+        Ok(None)
     }
 
     /// The milliseconds that operations take at least if each is done on its own: what takes longer of its products and its

@@ -67,7 +67,7 @@ pub(crate) fn run(
     Ok(())
 }
 
-fn device_name(gpu: Option<&Arc<gramscope_cuda::Device>>) -> String {
+pub(super) fn device_name(gpu: Option<&Arc<gramscope_cuda::Device>>) -> String {
     #[cfg(feature = "cuda")]
     if let Some(gpu) = gpu {
         return gpu.properties().name.clone();

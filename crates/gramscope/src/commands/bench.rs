@@ -1,5 +1,6 @@
 //! `gramscope bench`: how fast kernels, comparisons and training are here.
 
+use gramscope_nn::{Family, Processor, ResNetConfig};
 use regex::Regex;
 
 use crate::arguments::{BenchArguments, BenchCommand};
@@ -16,12 +17,16 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let gpu = device::gpu(arguments.device, console)?;
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
-        BenchCommand::Train { depth, width, all, batch_size, arguments } => {
-            device::on_cpu(arguments.device, device::Precision::F32, "bench train")?;
+        BenchCommand::Train { family, depth, width, all, batch_size, precision, arguments } => {
+            let processor = device::processor_of(arguments.device, *precision, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
-            let ceilings = Ceilings::measure()?;
-            for (depth, width) in networks(*depth, *width, *all) {
-                train::run(train::Subject { depth, width, batch_size: *batch_size }, ceilings, &mut rows)?;
+            let ceilings = match &processor {
+                Processor::Cpu => Some(Ceilings::measure()?),
+                Processor::Gpu { device, arithmetic } => Ceilings::of_gpu(device, *arithmetic)?,
+            };
+            for config in networks(*family, *depth, *width, *all) {
+                let subject = train::Subject { config, batch_size: *batch_size };
+                train::run(&subject, &processor, ceilings, &mut rows)?;
             }
             Ok(())
         }
@@ -32,13 +37,19 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
     }
 }
 
-/// Depths and widths of the networks to train: the one that is named, all of them, or a few small ones.
-fn networks(depth: Option<usize>, width: Option<f64>, all: bool) -> Vec<(usize, f64)> {
-    match (depth, width) {
+/// The networks to train: the one that is named, all of them, or a few small ones; of ImageNet's family, ResNet-50 unless
+/// another is named.
+fn networks(family: Family, depth: Option<usize>, width: Option<f64>, all: bool) -> Vec<ResNetConfig> {
+    let (base, usual) = match family {
+        Family::Cifar => (ResNetConfig::default(), 20),
+        Family::ImageNet => (ResNetConfig { family, image_side: 224, classes: 1000, ..ResNetConfig::default() }, 50),
+    };
+    let sizes = match (family, depth, width) {
         _ if all => [14, 20, 38, 110].into_iter().flat_map(|d| [1.0, 2.0, 4.0, 10.0].map(|w| (d, w))).collect(),
-        (None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
-        (depth, width) => vec![(depth.unwrap_or(20), width.unwrap_or(1.0))],
-    }
+        (Family::Cifar, None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
+        (_, depth, width) => vec![(depth.unwrap_or(usual), width.unwrap_or(1.0))],
+    };
+    sizes.into_iter().map(|(depth, width)| ResNetConfig { depth, width, ..base.clone() }).collect()
 }
 
 #[cfg(feature = "cuda")]
