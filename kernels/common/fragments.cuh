@@ -50,32 +50,33 @@ struct alignas(8) Two {
 // 16 rows by 8 k, rounded to TF32, from lines along k; lane i and lane i + 16 bring the address of row i's first.
 __device__ __forceinline__ void load_tf32_lines(unsigned (&registers)[4], const void* line) {
     // To ldmatrix a float32 value is two of 16 bits.
-    load_matrices(registers, static_cast<const unsigned char*>(line) + lane_of_warp() / 16 * 16);
-    for (unsigned& bits : registers) bits = round_to_tf32(__uint_as_float(bits));
+    load_matrices(registers, static_cast<const unsigned char*>(line) + kept_lane() / 16 * 16);
+    for (unsigned& bits : registers) bits = __float_as_uint(round_to_tf32(__uint_as_float(bits)));
 }
 
 // The same from a slab.
 template <class S>
 __device__ __forceinline__ void load_tf32(unsigned (&registers)[4], const unsigned char* slab, int row, int k) {
-    int lane = lane_of_warp();
+    int lane = kept_lane();
     if constexpr (S::ALONG) {
         load_tf32_lines(registers, S::at(slab, row + lane % 16, k));
     } else {
         for (int i = 0; i < 4; ++i) {
-            registers[i] = round_to_tf32(*S::at(slab, row + lane / 4 + 8 * (i % 2), k + lane % 4 + 4 * (i / 2)));
+            float value = *S::at(slab, row + lane / 4 + 8 * (i % 2), k + lane % 4 + 4 * (i / 2));
+            registers[i] = __float_as_uint(round_to_tf32(value));
         }
     }
 }
 
 // 16 rows by 16 k of bfloat16 in lines along k, as load_tf32_lines.
 __device__ __forceinline__ void load_bf16_lines(unsigned (&registers)[4], const void* line) {
-    load_matrices(registers, static_cast<const unsigned char*>(line) + lane_of_warp() / 16 * 16);
+    load_matrices(registers, static_cast<const unsigned char*>(line) + kept_lane() / 16 * 16);
 }
 
 // The same from a slab, rounded to bfloat16 where it is float32.
 template <class S>
 __device__ __forceinline__ void load_bf16(unsigned (&registers)[4], const unsigned char* slab, int row, int k) {
-    int lane = lane_of_warp();
+    int lane = kept_lane();
     if constexpr (sizeof(typename S::Value) == sizeof(BF16)) {
         if constexpr (S::ALONG) {
             load_bf16_lines(registers, S::at(slab, row + lane % 16, k));
@@ -194,7 +195,7 @@ struct Sums {
 
     float tiles[DOWN][ACROSS][8] = {};
 
-    static __device__ __forceinline__ int row_of_line(int index) { return 16 * index + lane_of_warp() % 16; }
+    static __device__ __forceinline__ int row_of_line(int index) { return 16 * index + kept_lane() % 16; }
 
     // Adds the products of DEPTH k of two operands.
     template <int DEPTH, class A, class B>
@@ -220,7 +221,7 @@ struct Sums {
     // Calls visit(row, column, values) for each run of this lane's results; rows and columns count from the warp's first.
     template <bool FOURS, class Visit>
     __device__ __forceinline__ void for_runs(const Visit& visit) {
-        int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
+        int g = kept_lane() / 4, q = kept_lane() % 4;
 #pragma unroll
         for (int i = 0; i < DOWN; ++i) {
 #pragma unroll
@@ -253,12 +254,12 @@ struct Sums<Float32, DOWN, ACROSS> {
     float sums[HEIGHT][WIDTH] = {};
 
     static __device__ __forceinline__ int row_of_line(int index) {
-        return row_of_part<PARTS_DOWN, false>(lane_of_warp() / PARTS_ACROSS, index);
+        return row_of_part<PARTS_DOWN, false>(kept_lane() / PARTS_ACROSS, index);
     }
 
     template <int DEPTH, class A, class B>
     __device__ __forceinline__ void multiply(const A& left, const B& right) {
-        int lane = lane_of_warp();
+        int lane = kept_lane();
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 4) {
             float a[4][HEIGHT], b[4][WIDTH];
@@ -277,7 +278,7 @@ struct Sums<Float32, DOWN, ACROSS> {
 
     template <bool FOURS, class Visit>
     __device__ __forceinline__ void for_runs(const Visit& visit) {
-        int lane = lane_of_warp();
+        int lane = kept_lane();
 #pragma unroll
         for (int y = 0; y < HEIGHT; ++y) {
             int row = row_of_part<PARTS_DOWN, FOURS>(lane / PARTS_ACROSS, y);

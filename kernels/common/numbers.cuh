@@ -65,15 +65,12 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 #endif
 }
 
-// The bits of a value rounded to TF32's 11 significant bits: to nearest, ties away from zero.
-__device__ __forceinline__ unsigned round_to_tf32(float value) {
-#if GS_DEVICE
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-    return bits;
-#else
-    return emulation::to_tf32(value);
-#endif
+// A value rounded to TF32's 11 significant bits: off by 2^-11 of itself at most, to nearest but just below a power of two.
+// What is not finite stays so, and what is 2^114 or more becomes so. Two multiply-adds (Veltkamp's splitting); cvt.rna.tf32
+// takes three instructions, of units that have less to spare.
+__device__ __forceinline__ float round_to_tf32(float value) {
+    float above = fmaf(value, 8192.0f, value);
+    return fmaf(value, -8192.0f, above);
 }
 
 // False for NaN and the infinities.

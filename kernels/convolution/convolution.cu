@@ -182,6 +182,12 @@ __device__ __forceinline__ void reduce(float* dweight, float* dbias, const float
 
 // --- entries ---------------------------------------------------------------------------------------------------------
 
+// Blocks that a multiprocessor shall have registers for at once: of so many columns on the tensor cores, and of any in
+// float32 (but forward with 64 columns, which would spill).
+template <int COLUMNS>
+constexpr int BLOCKS = COLUMNS == 16 ? 5 : COLUMNS == 32 ? 4 : 3;
+constexpr int FLOAT32_BLOCKS = 3;
+
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_convolution_forward_naive_f32(float* y, const float* x, const float* weight, const float* bias,
                                      ConvolutionShape shape) {
@@ -216,202 +222,229 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     weight_gradient_naive(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile16_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_forward_tile16_f32(float* y, const float* x, const float* weight, const float* bias,
+                                      ConvolutionShape shape) {
     forward<PixelProduct<Float32, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile32_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_forward_tile32_f32(float* y, const float* x, const float* weight, const float* bias,
+                                      ConvolutionShape shape) {
     forward<PixelProduct<Float32, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile64_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, 2)
+    gs_convolution_forward_tile64_f32(float* y, const float* x, const float* weight, const float* bias,
+                                      ConvolutionShape shape) {
     forward<PixelProduct<Float32, 64, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch16_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_forward_patch16_f32(float* y, const float* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PatchProduct<Float32, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch32_f32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_forward_patch32_f32(float* y, const float* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PatchProduct<Float32, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile16_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_forward_tile16_tf32(float* y, const float* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Tf32, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile32_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_forward_tile32_tf32(float* y, const float* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Tf32, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile64_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
+    gs_convolution_forward_tile64_tf32(float* y, const float* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Tf32, 64, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch16_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_forward_patch16_tf32(float* y, const float* x, const float* weight, const float* bias,
+                                        ConvolutionShape shape) {
     forward<PatchProduct<Tf32, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch32_tf32(float* y, const float* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_forward_patch32_tf32(float* y, const float* x, const float* weight, const float* bias,
+                                        ConvolutionShape shape) {
     forward<PatchProduct<Tf32, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_forward_tile16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Bf16, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_forward_tile32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Bf16, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_tile64_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
+    gs_convolution_forward_tile64_bf16(BF16* y, const BF16* x, const float* weight, const float* bias,
+                                       ConvolutionShape shape) {
     forward<PixelProduct<Bf16, 64, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_forward_patch16_bf16(BF16* y, const BF16* x, const float* weight, const float* bias,
+                                        ConvolutionShape shape) {
     forward<PatchProduct<Bf16, 16, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_forward_patch32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_forward_patch32_bf16(BF16* y, const BF16* x, const float* weight, const float* bias,
+                                        ConvolutionShape shape) {
     forward<PatchProduct<Bf16, 32, false>>(y, x, weight, bias, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
     gs_convolution_input_gradient_tile16_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Float32, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
     gs_convolution_input_gradient_tile32_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Float32, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
     gs_convolution_input_gradient_tile64_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Float32, 64, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
     gs_convolution_input_gradient_patch16_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PatchProduct<Float32, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
     gs_convolution_input_gradient_patch32_f32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PatchProduct<Float32, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
     gs_convolution_input_gradient_tile16_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Tf32, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
     gs_convolution_input_gradient_tile32_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Tf32, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
     gs_convolution_input_gradient_tile64_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Tf32, 64, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_input_gradient_patch16_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_input_gradient_patch16_tf32(float* dx, const float* dy, const float* weight,
+                                               ConvolutionShape shape) {
     input_gradient<PatchProduct<Tf32, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_input_gradient_patch32_tf32(float* dx, const float* dy, const float* weight, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_input_gradient_patch32_tf32(float* dx, const float* dy, const float* weight,
+                                               ConvolutionShape shape) {
     input_gradient<PatchProduct<Tf32, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
     gs_convolution_input_gradient_tile16_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Bf16, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
     gs_convolution_input_gradient_tile32_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Bf16, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
     gs_convolution_input_gradient_tile64_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PixelProduct<Bf16, 64, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
     gs_convolution_input_gradient_patch16_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PatchProduct<Bf16, 16, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
     gs_convolution_input_gradient_patch32_bf16(BF16* dx, const BF16* dy, const float* weight, ConvolutionShape shape) {
     input_gradient<PatchProduct<Bf16, 32, true>>(dx, dy, weight, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile16_f32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_weight_gradient_tile16_f32(float* dweight, float* dbias, const float* x, const float* dy,
+                                              ConvolutionShape shape) {
     weight_gradient<Float32, 16>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile32_f32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_weight_gradient_tile32_f32(float* dweight, float* dbias, const float* x, const float* dy,
+                                              ConvolutionShape shape) {
     weight_gradient<Float32, 32>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile64_f32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)
+    gs_convolution_weight_gradient_tile64_f32(float* dweight, float* dbias, const float* x, const float* dy,
+                                              ConvolutionShape shape) {
     weight_gradient<Float32, 64>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile16_tf32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_weight_gradient_tile16_tf32(float* dweight, float* dbias, const float* x, const float* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Tf32, 16>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile32_tf32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_weight_gradient_tile32_tf32(float* dweight, float* dbias, const float* x, const float* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Tf32, 32>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile64_tf32(float* dweight, float* dbias, const float* x, const float* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
+    gs_convolution_weight_gradient_tile64_tf32(float* dweight, float* dbias, const float* x, const float* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Tf32, 64>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile16_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<16>)
+    gs_convolution_weight_gradient_tile16_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Bf16, 16>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile32_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<32>)
+    gs_convolution_weight_gradient_tile32_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Bf16, 32>(dweight, dbias, x, dy, shape);
 }
 
-extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS)
-    gs_convolution_weight_gradient_tile64_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy, ConvolutionShape shape) {
+extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, BLOCKS<64>)
+    gs_convolution_weight_gradient_tile64_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy,
+                                               ConvolutionShape shape) {
     weight_gradient<Bf16, 64>(dweight, dbias, x, dy, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_REDUCE_VALUES * CONVOLUTION_REDUCE_PARTS)
-    gs_convolution_reduce(float* dweight, float* dbias, const float* partial_weights, const float* partial_biases, ConvolutionShape shape) {
+    gs_convolution_reduce(float* dweight, float* dbias, const float* partial_weights, const float* partial_biases,
+                          ConvolutionShape shape) {
     reduce(dweight, dbias, partial_weights, partial_biases, shape);
 }

@@ -78,7 +78,7 @@ struct PatchProduct {
         first_row = static_cast<int>(blockIdx.x) / tiles * BLOCK_ROWS;
         source_whole = is_whole(values, static_cast<int64_t>(channels) * static_cast<int64_t>(sizeof(T)));
         weight_whole = is_whole(weights, static_cast<int64_t>(shape.from) * static_cast<int64_t>(sizeof(float)));
-        if (thread_of_block() < Left::PITCH / 4) reinterpret_cast<unsigned*>(zeros())[thread_of_block()] = 0;
+        if (kept_thread() < Left::PITCH / 4) reinterpret_cast<unsigned*>(zeros())[kept_thread()] = 0;
 #pragma unroll
         for (int i = 0; i < LINES; ++i) taps[i] = taps_of(first_row + Own::row() + Own::OwnSums::row_of_line(i));
         return first_row < count;
@@ -114,23 +114,23 @@ struct PatchProduct {
     template <bool WHOLE>
     __device__ __forceinline__ void copy_left(int slab) const {
         unsigned char* to = left(slab);
-        for_pieces<Left, WHOLE>(lines(), [&](int line, int place) {
+        constexpr int WIDTH = PIECE<T, WHOLE>, PER_LINE = DEPTH / WIDTH;
+        int place = kept_thread() % PER_LINE * WIDTH;
+#pragma unroll 4
+        for (int line = kept_thread() / PER_LINE; line < lines(); line += THREADS / PER_LINE) {
             int pixel = first_row - before() + line;
-            bool valid = is_inside(pixel, count);
-            const T* from = valid ? source + static_cast<int64_t>(pixel) * channels + slab * DEPTH + place : source;
-            copy_piece<WHOLE>(Left::in_line(to, line, place), from, valid);
-        });
+            const T* from = source + static_cast<int64_t>(pixel) * channels + slab * DEPTH + place;
+            copy_piece<WHOLE>(Left::in_line(to, line, place), from, is_inside(pixel, count));
+        }
     }
 
     template <bool WHOLE>
     __device__ __forceinline__ void copy_right(int slab) const {
         unsigned char* to = right(slab);
-        for_pieces<Right, WHOLE>(TAPS * Right::LINES, [&](int line, int place) {
+        for_pieces<Right, WHOLE, TAPS * Right::LINES>([&](int line, int place) {
             int tap = line / Right::LINES, own = line % Right::LINES;
             int k = slab * DEPTH + (GRADIENT ? own : place), column = first_column + (GRADIENT ? place : own);
-            bool valid = column < columns;
-            const float* from = valid ? weight + weight_at(tap, k, column) : weight;
-            copy_piece<WHOLE>(Right::in_line(to, line, place), from, valid);
+            copy_piece<WHOLE>(Right::in_line(to, line, place), weight + weight_at(tap, k, column), column < columns);
         });
     }
 

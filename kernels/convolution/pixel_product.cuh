@@ -13,11 +13,8 @@ struct PixelProduct {
     using Own = Warps<PRODUCT, ROWS, COLUMNS>;
     static constexpr int BUFFERS = CONVOLUTION_BUFFERS, BYTES = Left::BYTES + Right::BYTES;
 
-    // Of each row of the tile: its window, and the pixel of the result, -1 where there is none.
-    struct Row {
-        Origin origin;
-        int pixel;
-    };
+    // Rows and, in a line of theirs, the place that a thread copies where pieces are whole.
+    static constexpr int PER_LINE = Left::LENGTH / PIECE<T, true>, OWN_ROWS = ROWS * PER_LINE / THREADS;
 
     ConvolutionShape shape;
     Source<T> source;
@@ -26,11 +23,18 @@ struct PixelProduct {
     int first_column;                // of this tile
     int last_down, last_across;      // GRADIENT: the last taps of this phase
     bool source_whole, weight_whole;
+    Origin own[OWN_ROWS];
+    Tap own_tap, weight_tap;  // of the next slab: of this thread's place; GRADIENT: of the first k
     typename Own::OwnSums sums;
 
-    __device__ __forceinline__ Row* rows() const {
-        return reinterpret_cast<Row*>(shared_memory() + BUFFERS * BYTES);
+    // Of each row of the tile: its window, and the pixel of the result, -1 where there is none.
+    static __device__ __forceinline__ Origin* origins() {
+        return reinterpret_cast<Origin*>(shared_memory() + BUFFERS * BYTES);
     }
+
+    static __device__ __forceinline__ int* results() { return reinterpret_cast<int*>(origins() + ROWS); }
+
+    static __device__ __forceinline__ int own_place() { return kept_thread() % PER_LINE * PIECE<T, true>; }
 
     static __device__ __forceinline__ unsigned char* left(int slab) {
         return shared_memory() + slab % BUFFERS * BYTES;
@@ -48,10 +52,16 @@ struct PixelProduct {
         int first_row = static_cast<int>(blockIdx.x) / tiles * ROWS;
         bool any = GRADIENT ? place_gradient(values, first_row) : place_forward(values, first_row);
         int64_t line = GRADIENT ? shape.from : depth;
+        // A slab of the gradient's weights is copied in pieces where it has one tap.
+        bool one_tap = !GRADIENT || shape.to % PRODUCT::DEPTH == 0;
         source_whole = is_whole(values, static_cast<int64_t>(source.channels) * static_cast<int64_t>(sizeof(T)));
-        weight_whole = is_whole(weights, line * static_cast<int64_t>(sizeof(float)));
-        // The table of rows is complete.
+        weight_whole = one_tap && is_whole(weights, line * static_cast<int64_t>(sizeof(float)));
+        // The tables of rows are complete.
         __syncthreads();
+#pragma unroll
+        for (int i = 0; i < OWN_ROWS; ++i) own[i] = origins()[kept_thread() / PER_LINE + THREADS / PER_LINE * i];
+        own_tap = source.tap_of(own_place());
+        weight_tap = {0, 0, 0};
         return any;
     }
 
@@ -59,12 +69,13 @@ struct PixelProduct {
         source = {values, shape.height, shape.width, shape.from, shape.kernel};
         depth = shape.kernel * shape.kernel * shape.from;
         int count = shape.images * shape.out_height * shape.out_width;
-        for (int index = thread_of_block(); index < ROWS; index += THREADS) {
+        for (int index = kept_thread(); index < ROWS; index += THREADS) {
             int row = first_row + index;
             Pixel pixel = pixel_of(row, shape.out_height, shape.out_width);
             Origin origin = source.origin(pixel.image, pixel.row * shape.stride - shape.padding,
                                           pixel.column * shape.stride - shape.padding);
-            rows()[index] = row < count ? Row{origin, row} : Row{nowhere(), -1};
+            origins()[index] = row < count ? origin : nowhere();
+            results()[index] = row < count ? row : -1;
         }
         return first_row < count;
     }
@@ -82,68 +93,78 @@ struct PixelProduct {
         last_across = tap_across + (taps_across - 1) * s;
         bool any = first_down < shape.height && first_across < shape.width;
         int count = any ? shape.images * height * width : 0;
-        for (int index = thread_of_block(); index < ROWS; index += THREADS) {
+        for (int index = kept_thread(); index < ROWS; index += THREADS) {
             int row = first_row + index;
-            if (row >= count) {
-                rows()[index] = {nowhere(), -1};
-                continue;
-            }
+            origins()[index] = nowhere();
+            results()[index] = -1;
+            if (row >= count) continue;
             Pixel pixel = pixel_of(row, height, width);
             int down = first_down + pixel.row * s, across = first_across + pixel.column * s;
             // Windows run down dy as taps run up: the window's first pixel goes with the last tap.
-            Origin origin = source.origin(pixel.image, (down + shape.padding - last_down) / s,
+            origins()[index] = source.origin(pixel.image, (down + shape.padding - last_down) / s,
                                           (across + shape.padding - last_across) / s);
-            int target = static_cast<int>(index_of(pixel.image, down, across, shape.height, shape.width));
-            rows()[index] = {origin, target};
+            results()[index] = static_cast<int>(index_of(pixel.image, down, across, shape.height, shape.width));
         }
         // Where no tap reaches, there is nothing to add.
         return first_row < count && (depth > 0 || !shape.adds);
     }
 
-    __device__ __forceinline__ void copy(int slab) const {
+    __device__ __forceinline__ void copy(int slab) {
         if (source_whole) {
-            copy_left<true>(slab);
+            copy_left_pieces(slab);
         } else {
-            copy_left<false>(slab);
+            copy_left_values(slab);
         }
         if (weight_whole) {
             copy_right<true>(slab);
         } else {
             copy_right<false>(slab);
         }
+        if (GRADIENT) source.advance(weight_tap, PRODUCT::DEPTH);
     }
 
-    template <bool WHOLE>
-    __device__ __forceinline__ void copy_left(int slab) const {
-        constexpr int WIDTH = PIECE<T, WHOLE>;
-        // A thread's place in a line, and so its k, is the same in all lines.
-        int k = slab * PRODUCT::DEPTH + thread_of_block() % (Left::LENGTH / WIDTH) * WIDTH;
+    // In pieces of 16 bytes: a thread's rows and place, and so much of the addresses, are the same in all slabs.
+    __device__ __forceinline__ void copy_left_pieces(int slab) {
+        bool there = slab * PRODUCT::DEPTH + own_place() < depth;
+#pragma unroll
+        for (int i = 0; i < OWN_ROWS; ++i) {
+            int line = kept_thread() / PER_LINE + THREADS / PER_LINE * i;
+            copy_piece<true>(Left::in_line(left(slab), line, own_place()), source.at(own[i], own_tap),
+                             there && source.has(own[i], own_tap));
+        }
+        source.advance(own_tap, PRODUCT::DEPTH);
+    }
+
+    // Value by value. A thread's place in a line, and so its k, is the same in all lines.
+    __device__ __forceinline__ void copy_left_values(int slab) const {
+        int k = slab * PRODUCT::DEPTH + kept_thread() % Left::LENGTH;
         Tap tap = source.tap_of(k);
-        const Row* table = rows();
-        for_pieces<Left, WHOLE>(Left::LINES, [&](int line, int place) {
-            Origin origin = table[line].origin;
-            bool valid = k < depth && source.has(origin, tap);
-            const T* from = valid ? source.at(origin, tap) : source.values;
-            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), from, valid);
+        for_pieces<Left, false>([&](int line, int place) {
+            Origin origin = origins()[line];
+            copy_piece<false>(Left::in_line(left(slab), line, place), source.at(origin, tap),
+                              k < depth && source.has(origin, tap));
         });
     }
 
     template <bool WHOLE>
     __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>(Right::LINES, [&](int line, int place) {
+        for_pieces<Right, WHOLE>([&](int line, int place) {
             int k = slab * PRODUCT::DEPTH + (GRADIENT ? line : place);
             int column = first_column + (GRADIENT ? place : line);
-            bool valid = k < depth && column < columns;
-            const float* from = valid ? weight + weight_at(k, column) : weight;
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, valid);
+            const float* from = weight + weight_at(k, column, GRADIENT && WHOLE ? one_tap(line) : source.tap_of(k));
+            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, k < depth && column < columns);
         });
     }
 
-    __device__ __forceinline__ int64_t weight_at(int k, int column) const {
+    // The tap of a line of a slab that has but one.
+    __device__ __forceinline__ Tap one_tap(int line) const {
+        return {weight_tap.down, weight_tap.across, weight_tap.channel + line};
+    }
+
+    __device__ __forceinline__ int64_t weight_at(int k, int column, const Tap& tap) const {
         if (!GRADIENT) return static_cast<int64_t>(column) * depth + k;
-        Tap tap = source.tap_of(k);
         int u = last_down - tap.down * shape.stride, v = last_across - tap.across * shape.stride;
-        return index_of(tap.channel, u, v, shape.kernel, shape.kernel) * shape.from + column;
+        return static_cast<int64_t>((tap.channel * shape.kernel + u) * shape.kernel + v) * shape.from + column;
     }
 
     __device__ __forceinline__ int slabs() const { return divided_up(depth, PRODUCT::DEPTH); }
@@ -157,5 +178,5 @@ struct PixelProduct {
     }
 
     // The pixel that a row of the tile is the result of; -1 where there is none.
-    __device__ __forceinline__ int result_of(int row) const { return rows()[row].pixel; }
+    __device__ __forceinline__ int result_of(int row) const { return results()[row]; }
 };

@@ -24,7 +24,9 @@ __device__ __forceinline__ int64_t index_of(int image, int row, int column, int 
     return (static_cast<int64_t>(image) * height + row) * width + column;
 }
 
-__device__ __forceinline__ bool is_inside(int position, int side) { return position >= 0 && position < side; }
+__device__ __forceinline__ bool is_inside(int position, int side) {
+    return static_cast<unsigned>(position) < static_cast<unsigned>(side);
+}
 
 constexpr int ROWS = CONVOLUTION_ROWS, THREADS = CONVOLUTION_THREADS;
 constexpr int PIECE_BYTES = 16;
@@ -39,7 +41,7 @@ __device__ __forceinline__ int divided_up(int count, int unit) { return (count +
 template <class T, bool WHOLE>
 constexpr int PIECE = WHOLE ? PIECE_BYTES / static_cast<int>(sizeof(T)) : 1;
 
-// Starts a piece's copy; zeros where it is not `valid`, and then `global` is not read.
+// Starts a piece's copy; zeros where it is not `valid`, and then `global` is not read and may be any address.
 template <bool WHOLE, class T>
 __device__ __forceinline__ void copy_piece(unsigned char* shared, const T* global, bool valid) {
     if constexpr (WHOLE) {
@@ -49,19 +51,27 @@ __device__ __forceinline__ void copy_piece(unsigned char* shared, const T* globa
     }
 }
 
-// Calls visit(line, place) for this thread's pieces of `lines` lines of a slab. A thread's place is the same in all its
+// Calls visit(line, place) for this thread's pieces of LINES lines of a slab. A thread's place is the same in all its
 // lines.
-template <class S, bool WHOLE, class Visit>
-__device__ __forceinline__ void for_pieces(int lines, const Visit& visit) {
-    constexpr int WIDTH = PIECE<typename S::Value, WHOLE>, PER_LINE = S::LENGTH / WIDTH;
-    int place = thread_of_block() % PER_LINE * WIDTH;
+template <class S, bool WHOLE, int LINES = S::LINES, class Visit>
+__device__ __forceinline__ void for_pieces(const Visit& visit) {
+    constexpr int WIDTH = PIECE<typename S::Value, WHOLE>, PER_LINE = S::LENGTH / WIDTH, STEP = THREADS / PER_LINE;
+    int first = kept_thread() / PER_LINE, place = kept_thread() % PER_LINE * WIDTH;
+    auto visit_line = [&](int line) {
+        if (LINES % STEP == 0 || line < LINES) visit(line, place);
+    };
+    if constexpr (WHOLE) {
 #pragma unroll
-    for (int line = thread_of_block() / PER_LINE; line < lines; line += THREADS / PER_LINE) visit(line, place);
+        for (int start = 0; start < LINES; start += STEP) visit_line(first + start);
+    } else {
+#pragma unroll 1
+        for (int start = 0; start < LINES; start += STEP) visit_line(first + start);
+    }
 }
 
 // The window of the source that one row of the product is made of: its first pixel and where that lies in its image. Far
 // outside where there is no such row.
-struct Origin {
+struct alignas(8) Origin {
     int pixel;
     int16_t row, column;
 };
@@ -84,13 +94,25 @@ struct Source {
         return {tap / taps_across, tap % taps_across, k % channels};
     }
 
+    // From a k to `step` k on.
+    __device__ __forceinline__ void advance(Tap& tap, int step) const {
+        tap.channel += step;
+        while (tap.channel >= channels) {
+            tap.channel -= channels;
+            if (++tap.across == taps_across) {
+                tap.across = 0;
+                ++tap.down;
+            }
+        }
+    }
+
     __device__ __forceinline__ bool has(const Origin& origin, const Tap& tap) const {
         return is_inside(origin.row + tap.down, height) && is_inside(origin.column + tap.across, width);
     }
 
     __device__ __forceinline__ const T* at(const Origin& origin, const Tap& tap) const {
-        int pixel = origin.pixel + tap.down * width + tap.across;
-        return values + static_cast<int64_t>(pixel) * channels + tap.channel;
+        return values + static_cast<int64_t>(tap.down * width + tap.across) * channels + tap.channel +
+               static_cast<int64_t>(origin.pixel) * channels;
     }
 
     __device__ __forceinline__ Origin origin(int image, int row, int column) const {
@@ -108,8 +130,8 @@ struct Warps {
     using OwnSums = Sums<PRODUCT, BLOCK_ROWS / 16 / DOWN, BLOCK_COLUMNS / 16 / ACROSS>;
 
     // A warp's first.
-    static __device__ __forceinline__ int row() { return warp_of_block() / ACROSS * (BLOCK_ROWS / DOWN); }
-    static __device__ __forceinline__ int column() { return warp_of_block() % ACROSS * (BLOCK_COLUMNS / ACROSS); }
+    static __device__ __forceinline__ int row() { return kept_warp() / ACROSS * (BLOCK_ROWS / DOWN); }
+    static __device__ __forceinline__ int column() { return kept_warp() % ACROSS * (BLOCK_COLUMNS / ACROSS); }
 };
 
 // Streams `slabs` slabs through a ring of Work::BUFFERS buffers, which `work` copies to and multiplies from. While one is

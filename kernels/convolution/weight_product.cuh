@@ -20,6 +20,7 @@ struct WeightProduct {
     int rows, first_row, first_column;
     Part pixels;
     bool source_whole, dy_whole;
+    Tap own_tap;  // of this thread's place in a line of whole pieces
     float bias;  // this thread's share of its column's
     typename Own::OwnSums sums;
 
@@ -49,13 +50,14 @@ struct WeightProduct {
                          static_cast<int>(blockIdx.z), shape.groups);
         source_whole = is_whole(x, static_cast<int64_t>(shape.from) * static_cast<int64_t>(sizeof(T)));
         dy_whole = is_whole(dy, static_cast<int64_t>(shape.to) * static_cast<int64_t>(sizeof(T)));
+        own_tap = source.tap_of(first_row + kept_thread() % (Left::LENGTH / PIECE<T, true>) * PIECE<T, true>);
         for (int slab = 0; slab < BUFFERS; ++slab) prepare(slab);
         __syncthreads();
     }
 
     // Finds the windows of a slab, a turn before it is copied.
     __device__ __forceinline__ void prepare(int slab) const {
-        int index = thread_of_block();
+        int index = kept_thread();
         if (index >= DEPTH) return;
         int pixel = pixels.first + slab * DEPTH + index;
         Origin origin = nowhere();
@@ -83,24 +85,23 @@ struct WeightProduct {
     template <bool WHOLE>
     __device__ __forceinline__ void copy_left(int slab) const {
         constexpr int WIDTH = PIECE<T, WHOLE>;
-        int row = first_row + thread_of_block() % (Left::LENGTH / WIDTH) * WIDTH;
-        Tap tap = source.tap_of(row);
+        int row = first_row + kept_thread() % (Left::LENGTH / WIDTH) * WIDTH;
+        Tap tap = WHOLE ? own_tap : source.tap_of(row);
         const Origin* table = origins(slab);
-        for_pieces<Left, WHOLE>(Left::LINES, [&](int line, int place) {
+        for_pieces<Left, WHOLE>([&](int line, int place) {
             Origin origin = table[line];
-            bool valid = row < rows && source.has(origin, tap);
-            const T* from = valid ? source.at(origin, tap) : source.values;
-            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), from, valid);
+            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), source.at(origin, tap),
+                              row < rows && source.has(origin, tap));
         });
     }
 
     template <bool WHOLE>
     __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>(Right::LINES, [&](int line, int place) {
+        for_pieces<Right, WHOLE>([&](int line, int place) {
             int pixel = pixels.first + slab * DEPTH + line, column = first_column + place;
-            bool valid = pixel < pixels.last && column < shape.to;
-            const T* from = valid ? dy + static_cast<int64_t>(pixel) * shape.to + column : dy;
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, valid);
+            const T* from = dy + static_cast<int64_t>(pixel) * shape.to + column;
+            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from,
+                              pixel < pixels.last && column < shape.to);
         });
     }
 
@@ -113,9 +114,9 @@ struct WeightProduct {
 
     // A column's bias gradient is the sum of its dy; PARTS threads share a column.
     __device__ __forceinline__ void add_biases(int slab) {
-        int column = thread_of_block() % COLUMNS;
+        int column = kept_thread() % COLUMNS;
 #pragma unroll
-        for (int line = thread_of_block() / COLUMNS; line < DEPTH; line += PARTS) {
+        for (int line = kept_thread() / COLUMNS; line < DEPTH; line += PARTS) {
             bias += to_float(*Right::at(right(slab), column, line));
         }
     }
@@ -124,9 +125,9 @@ struct WeightProduct {
         float* shares = reinterpret_cast<float*>(shared_memory());
         // The last slab has been read.
         __syncthreads();
-        shares[thread_of_block()] = bias;
+        shares[kept_thread()] = bias;
         __syncthreads();
-        int column = thread_of_block();
+        int column = kept_thread();
         if (column >= COLUMNS || first_column + column >= shape.to) return;
         float sum = shares[column];
         for (int part = 1; part < PARTS; ++part) sum += shares[part * COLUMNS + column];

@@ -202,11 +202,6 @@ uint16_t to_bf16(float value) {
     return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
-uint32_t to_tf32(float value) {
-    if (std::isnan(value)) return 0x7FFFFFFFu;
-    return (float_to_bits(value) + 0x1000u) & 0xFFFFE000u;
-}
-
 void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* b) {
     Lane own{c, a, b};
     switch (operand) {

@@ -9,7 +9,6 @@ float from_f16(uint16_t bits);
 float from_bf16(uint16_t bits);
 uint16_t to_f16(float value);   // to nearest, ties to even
 uint16_t to_bf16(float value);  // the same
-uint32_t to_tf32(float value);  // its bits; to nearest, ties away from zero
 
 enum class Operand { f16, bf16, tf32 };
 

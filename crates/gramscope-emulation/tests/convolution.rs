@@ -206,9 +206,13 @@ fn check_naive<T: Element>(case: Case, run: Run) {
     check(&what("dbias"), &found.dbias, &truth.dbias, &magnitudes.dbias, 1e-14, ROUNDOFF);
 }
 
-/// The 11 significant bits of TF32, to nearest, ties away from zero.
+/// What kernels take for `value` where products are TF32's: 11 significant bits.
 fn to_tf32(value: f64) -> f64 {
-    f64::from(f32::from_bits(((value as f32).to_bits() + 0x1000) & 0xFFFF_E000))
+    let value = value as f32;
+    let rounded = value.mul_add(-8192.0, value.mul_add(8192.0, value));
+    assert!(rounded.is_nan() || rounded.to_bits() & 0x1FFF == 0, "{value}");
+    assert!(!((rounded - value).abs() > value.abs() / 2048.0), "{value}");
+    f64::from(rounded)
 }
 
 /// How far a sum of `terms` products of rounded factors may be off, over what the products' magnitudes add up to.

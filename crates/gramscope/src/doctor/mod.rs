@@ -10,6 +10,8 @@ mod inputs;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod machine;
+#[cfg(feature = "cuda")]
+mod networks;
 mod training;
 #[cfg(feature = "cuda")]
 mod training_kernels;
