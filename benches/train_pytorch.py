@@ -1,91 +1,126 @@
-"""A training step of ours beside PyTorch's (eager, channels last): the same networks, batch, precision and recipe.
+"""A training step of ours beside PyTorch's (channels last): the same networks, batch, precision and recipe, on a CPU or a GPU.
 
-    python benches/train_pytorch.py            # needs torch in this Python, and cargo
+    python benches/train_pytorch.py                                    # needs torch in this Python, and cargo
+    python benches/train_pytorch.py --device cuda --compile --precision f32 tf32 bf16 20x1 38x10
 
 Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
 ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
 cpu_ms_per_step, a median too, depends little on what else the machine does, as long as PyTorch has one thread (of several,
-those that wait spin). Rows go to benches/results/train_pytorch.jsonl.
+those that wait spin). On a GPU both sides have their images there, ours as bytes that a step crops and flips, and are waited
+for every 16 steps; PyTorch has cuDNN's benchmark mode, a fused SGD, autocast for bf16, and with --compile torch.compile in
+the mode that captures CUDA graphs. Rows go to benches/results/train_pytorch.jsonl (on a GPU train_pytorch_cuda.jsonl), or where
+--out says.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import measure
 
 BATCH, SIDE, CLASSES = 128, 32, 10
-WARM_UP, STEPS = 2, 8  # as `gramscope bench train` has them
+WARM_UP, ROUNDS = 2, 8  # as `gramscope bench train` has them
+STEPS_A_ROUND = {"cpu": 1, "cuda": 16}
 NETWORKS = ["14x1", "20x1", "14x2"]
+PRECISIONS = ["f32", "tf32", "bf16"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="DEPTHxWIDTH", help=" ".join(NETWORKS))
+    parser.add_argument("--device", choices=STEPS_A_ROUND, default="cpu")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"], help="tf32 and bf16 on a GPU only")
+    parser.add_argument("--compile", action="store_true", help="PyTorch compiled instead of eager")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--binary", type=Path, help="a built gramscope; else cargo builds one")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS, help="the folder of the rows")
     parser.add_argument("--child", action="store_true", help="the measured process itself")
     arguments = parser.parse_args()
     if arguments.child:
-        return [child(network) for network in arguments.networks]
+        return child(arguments.networks[0], arguments.device, arguments.precision[0], arguments.compile)
 
-    rows = measure.Rows(measure.RESULTS / "train_pytorch.jsonl", batch=BATCH, threads=arguments.threads)
-    binary = measure.build()
+    on_gpu = arguments.device != "cpu"
+    common = {"batch": BATCH, "threads": arguments.threads, "device": arguments.device, "compiled": arguments.compile}
+    rows = measure.Rows(arguments.out / f"train_pytorch{'_cuda' if on_gpu else ''}.jsonl", **common)
+    binary = arguments.binary or measure.build()
 
-    def command(name, network):
+    def command(name, network, precision):
+        shared = ["--device", arguments.device, "--precision", precision]
         if name == "pytorch":
-            return [sys.executable, __file__, "--child", network]
+            compiled = ["--compile"] if arguments.compile else []
+            return [sys.executable, __file__, "--child", *shared, *compiled, "--", network]
         depth, width = network.split("x")
         size = ["--depth", depth, "--width", width, "--batch-size", str(BATCH)]
-        return [binary, "--quiet", "bench", "train", *size, "--device", "cpu", "--json", "/dev/stdout"]
+        return [binary, "--quiet", "bench", "train", *size, *shared, "--json", "/dev/stdout"]
 
-    def side(name, network):
-        text, process = measure.run(command(name, network), arguments.threads)
+    def side(name, network, precision):
+        text, process = measure.run(command(name, network, precision), arguments.threads, arguments.device)
         return process | json.loads(text)
 
-    _, process = measure.run(command("pytorch", "none"), arguments.threads)
+    _, process = measure.run(command("pytorch", "none", "f32"), arguments.threads, arguments.device)
     rows.write({"implementation": "pytorch", "what": "import alone", **process})
-    for network in arguments.networks:
-        sides = {name: lambda name=name: side(name, network) for name in ("gramscope", "pytorch")}
+    keys = ("ms_per_step", "cpu_ms_per_step", "peak_mib") + (("peak_device_mib",) if on_gpu else ())
+    for network, precision in ((network, precision) for network in arguments.networks for precision in arguments.precision):
+        names = ("gramscope", "pytorch")
+        sides = {name: lambda name=name: side(name, network, precision) for name in names}
         measured = []
         for row in measure.alternate(sides, arguments.rounds):
             rows.write(row)
             measured.append(row)
-        keys = ("ms_per_step", "cpu_ms_per_step", "peak_mib")
-        ratios = measure.ratios(measured, keys)
-        rows.write({"network": network, "what": "gramscope / pytorch", **measure.medians(measured, keys), **ratios})
+        known = [key for key in keys if all(row[key] is not None for row in measured)]
+        summary = {"network": network, "precision": precision, "what": "gramscope / pytorch"}
+        rows.write({**summary, **measure.medians(measured, known), **measure.ratios(measured, known)})
 
 
-def child(network):
+def child(network, device, precision, compiled):
     """Prints a row for one network, as `gramscope bench train` does; `none`: PyTorch is only loaded."""
     import torch
     from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
 
     if network == "none":
         return
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     depth, width = network.split("x")
-    model = ResNet(int(depth), float(width), classes=CLASSES).to(memory_format=torch.channels_last)
+    model = ResNet(int(depth), float(width), classes=CLASSES).to(device, memory_format=torch.channels_last)
     decays = decaying(model)
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     # The penalty is WEIGHT_DECAY times the sum of squares; PyTorch's weight_decay is its gradient's factor.
     groups = [{"params": decays, "weight_decay": 2 * WEIGHT_DECAY}, {"params": others}]
-    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM)
-    images = torch.rand(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) % CLASSES
-    seconds, cpu_seconds = [], []
-    for _ in range(WARM_UP + STEPS):
-        start, cpu_start = time.perf_counter(), time.process_time()
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM, fused=device != "cpu")
+    images = torch.rand(BATCH, 3, SIDE, SIDE).to(device, memory_format=torch.channels_last)
+    labels = (torch.arange(BATCH) % CLASSES).to(device)
+
+    def loss_of(images):
+        mixed = torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+        with mixed:
+            return torch.nn.functional.cross_entropy(model(images), labels)
+
+    forward = torch.compile(loss_of, mode="reduce-overhead") if compiled else loss_of
+
+    def step():
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss = forward(images)
         loss.backward()
         optimizer.step()
+        return loss
+
+    steps, seconds, cpu_seconds = STEPS_A_ROUND[device], [], []
+    for _ in range(WARM_UP + ROUNDS):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            loss = step()
         loss.item()
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
+        seconds.append((time.perf_counter() - start) / steps)
+        cpu_seconds.append((time.process_time() - cpu_start) / steps)
     median, cpu_median = (statistics.median(times[WARM_UP:]) for times in (seconds, cpu_seconds))
-    row = {"device": "cpu", "depth": int(depth), "width": float(width), "precision": "f32"}
+    name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+    row = {"device": name, "depth": int(depth), "width": float(width), "precision": precision}
     times = {"ms_per_step": 1e3 * median, "cpu_ms_per_step": 1e3 * cpu_median, "images_per_second": BATCH / median}
     print(json.dumps(row | times))
 

@@ -56,6 +56,10 @@ doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
 run "doctor" doctor
 run "bench kernels" "$gramscope" bench kernels --device cuda:0 --json "$out/kernels.jsonl"
 run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"
+for precision in f32 tf32 bf16; do
+    run "bench train, $precision" \
+        "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
+done
 
 python=${PYTHON:-python3}
 libraries=$here/benches/cka_libraries.py
@@ -66,6 +70,8 @@ elif ! "$python" -c 'import numpy, safetensors, torch; assert torch.cuda.is_avai
 else
     run "beside PyTorch, pytorch-cka and torch_cka" \
         "$python" "$libraries" --device cuda --binary "$gramscope" --out "$out"
+    run "training beside PyTorch, compiled" "$python" "$here/benches/train_pytorch.py" --device cuda --compile --rounds 2 \
+        --precision tf32 bf16 --binary "$gramscope" --out "$out" -- 20x1 38x10
 fi
 
 if [[ -n $sanitizer ]]; then
