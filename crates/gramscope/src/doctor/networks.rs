@@ -22,10 +22,12 @@ const SGD: SgdConfig = SgdConfig { learning_rate: 0.02, momentum: 0.9, weight_de
 ///
 /// The parameters' errors are relative to what the steps have moved them by at most. float32 on both sides differs by the
 /// order of sums: a rounding is 6e-8, a sum has up to 600 terms, and ten steps over few values multiply that by some
-/// hundred. TF32 and bfloat16 round factors to 2^-11 and 2^-8, which ten steps multiply by some ten.
+/// hundred. TF32 and bfloat16 round factors to 2^-12 and 2^-9 of them, and of the ReLUs about as large a share lets through what
+/// it should not, or the reverse: each such unit's gradient is wrong altogether, so that gradients are off by the share's
+/// root, 2% and 5% a layer, which ten steps may triple.
 pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     for (name, arithmetic, allowed) in
-        [("f32", Arithmetic::Float32, 1e-3), ("tf32", Arithmetic::Tf32, 0.05), ("bf16", Arithmetic::Bf16, 0.5)]
+        [("f32", Arithmetic::Float32, 1e-3), ("tf32", Arithmetic::Tf32, 0.2), ("bf16", Arithmetic::Bf16, 0.5)]
     {
         report.check(&format!("ten training steps as on the CPU, {name}"), as_on_cpu(device, arithmetic, allowed));
         report.check(&format!("ten training steps, the same bits twice, {name}"), twice(device, arithmetic));
