@@ -216,7 +216,7 @@ impl Rounds {
     }
 
     /// The layers of `model` that stay for the round.
-    #[cfg(any(test, feature = "cuda"))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn held_of(&self, model: usize) -> Range<usize> {
         let strips = self.strips[self.held[self.round].clone()].iter().filter(|strip| strip.model == model);
         let bounds = strips.map(|strip| strip.first..strip.first + strip.count);
@@ -224,7 +224,7 @@ impl Rounds {
     }
 
     /// The strip that passes by and ends with this layer; none where the layer stays, or others of its strip are to come.
-    #[cfg(any(test, feature = "cuda"))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn passing_up_to(&self, model: usize, layer: usize) -> Option<Range<usize>> {
         let index = self.strip_of(model, layer);
         let layers = self.strip(index).layers();
@@ -232,7 +232,7 @@ impl Rounds {
     }
 
     /// The number of each pair of models, and its models.
-    #[cfg(any(test, feature = "cuda"))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, (usize, usize))> {
         self.pairs.iter().copied().enumerate()
     }

@@ -211,7 +211,7 @@ fn to_tf32(value: f64) -> f64 {
     let value = value as f32;
     let rounded = value.mul_add(-8192.0, value.mul_add(8192.0, value));
     assert!(rounded.is_nan() || rounded.to_bits() & 0x1FFF == 0, "{value}");
-    assert!(!((rounded - value).abs() > value.abs() / 2048.0), "{value}");
+    assert!(rounded.is_nan() || (rounded - value).abs() <= value.abs() / 2048.0, "{value}");
     f64::from(rounded)
 }
 

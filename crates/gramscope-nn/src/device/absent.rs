@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gramscope_cuda::Device;
 use gramscope_cuda::plan::Arithmetic;
 
-use super::{Images, Totals};
+use super::{Images, TakeLayer, Totals};
 use crate::{Error, ResNet, Result, Sgd};
 
 /// A copy of a network on a device. A build without CUDA has none.
@@ -45,7 +45,7 @@ impl DeviceNetwork {
         &mut self,
         images: Images<'_>,
         wanted: &dyn Fn(usize) -> bool,
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<(), E>,
+        take: &mut TakeLayer<'_, E>,
     ) -> Result<(), E> {
         let _ = (images, wanted, take);
         match self.0 {}

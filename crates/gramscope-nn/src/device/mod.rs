@@ -53,6 +53,9 @@ pub enum Images<'a> {
     },
 }
 
+/// Takes in a layer's output, given its index in [`ResNet::layers`](crate::ResNet::layers), on the host.
+pub type TakeLayer<'a, E> = dyn FnMut(usize, &[f32]) -> Result<(), E> + 'a;
+
 /// Sums over training steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {

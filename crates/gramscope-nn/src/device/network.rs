@@ -9,7 +9,7 @@ use gramscope_cuda::{Device, Slice, Values};
 use super::executor::AnyExecutor;
 use super::layout::{Layout, Place};
 use super::pass::{State, Statistics, Targets};
-use super::{Images, Totals};
+use super::{Images, TakeLayer, Totals};
 use crate::program::Program;
 use crate::{Error, ResNet, Result, Sgd, SgdConfig};
 
@@ -121,7 +121,7 @@ impl DeviceNetwork {
         &mut self,
         images: Images<'_>,
         wanted: &dyn Fn(usize) -> bool,
-        take: &mut dyn FnMut(usize, &[f32]) -> Result<(), E>,
+        take: &mut TakeLayer<'_, E>,
     ) -> Result<(), E> {
         let device = self.device.clone();
         self.forward_observed(images, &mut |layer, values| match wanted(layer) {

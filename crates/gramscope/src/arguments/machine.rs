@@ -28,7 +28,7 @@ Examples:
 pub(crate) enum BenchCommand {
     /// Every CUDA kernel at the shapes of real networks, beside its naive twin and, where it can be loaded, cuBLAS
     Kernels {
-        /// Only those whose kernel, variant, dtype and [shape], as the rows begin, match: 'gram fused exact f32 .256, 65536'
+        /// Only those whose kernel, variant, dtype and shape in brackets, as the rows begin, match: 'gram fused exact f32 .256, 65536'
         #[arg(long, value_name = "REGEX")]
         only: Option<Regex>,
         #[command(flatten)]
