@@ -148,6 +148,11 @@ fn the_same_bits_again_and_after_an_interruption() {
     let output = run(driver.path(), "", &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(state(&whole), state(&only_folder(&out)));
+    let losses = |run: &Path| -> Vec<[f64; 4]> {
+        let metrics = Run::open(run).unwrap().metrics().unwrap();
+        metrics.iter().map(|e| [e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy]).collect()
+    };
+    assert_eq!(losses(&whole), losses(&only_folder(&out)));
 }
 
 /// Weights that have been trained for two epochs, activations that never leave the device: what the same command gives on

@@ -190,8 +190,6 @@ struct Trainer<'a> {
     directory: &'a RunDirectory,
     /// The network and the data where a GPU trains; `network` and `sgd` are then what they were when it last wrote back.
     on_device: Option<OnDevice>,
-    /// Loss and number of correct images of the steps on the CPU that are not in the position yet.
-    unseen: Totals,
     /// Tells the training images from others.
     data: String,
     position: Position,
@@ -222,7 +220,6 @@ impl<'a> Trainer<'a> {
             augmentation,
             directory,
             on_device: None,
-            unseen: Totals::default(),
             data,
             position: Position::default(),
         })
@@ -297,7 +294,7 @@ impl<'a> Trainer<'a> {
         let earlier = self.position.partial.seconds;
         let number = u32::try_from(epoch).expect("settings allow no more than 2^32 - 1 epochs");
         let learning_rate = schedule::learning_rate(self.settings.learning_rate, epoch, self.settings.epochs);
-        self.set_learning_rate(learning_rate)?;
+        self.begin_epoch(learning_rate)?;
         let order = augment::order(self.settings.seed, number, self.indices.len());
         let order: Vec<usize> = order.into_iter().map(|position| self.indices[position]).collect();
         let batch_size = self.settings.batch_size;
@@ -306,7 +303,7 @@ impl<'a> Trainer<'a> {
             self.position.partial.steps += 1;
             let stops = stop.load(Ordering::Relaxed);
             if stops || self.looks_at_losses() {
-                self.take_losses(epoch)?;
+                self.look_at_losses(epoch)?;
                 let partial = &mut self.position.partial;
                 partial.seconds = earlier + started.elapsed().as_secs_f64();
                 progress(partial.event(epoch, batch_size));
@@ -340,9 +337,13 @@ impl<'a> Trainer<'a> {
         Err(Error::Interrupted { dir, epoch, steps: self.position.partial.steps })
     }
 
-    fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
-        self.sgd.set_learning_rate(rate);
-        self.on_device.as_mut().map_or(Ok(()), |on_device| on_device.set_learning_rate(rate))
+    fn begin_epoch(&mut self, learning_rate: f64) -> Result<()> {
+        self.sgd.set_learning_rate(learning_rate);
+        let Partial { loss_sum: loss, correct, .. } = self.position.partial;
+        match &mut self.on_device {
+            Some(on_device) => on_device.begin_epoch(learning_rate, Totals { loss, correct }),
+            None => Ok(()),
+        }
     }
 
     /// One step on these images.
@@ -356,8 +357,9 @@ impl<'a> Trainer<'a> {
         let options = StepOptions { penalty: self.penalty, shake };
         let gradients = self.network.loss_and_gradients_with(&images, &labels, options)?;
         self.sgd.step(&gradients.grads)?;
-        self.unseen.loss += f64::from(gradients.loss.to_scalar::<f32>()?);
-        self.unseen.correct += f64::from(gradients.correct.to_scalar::<f32>()?);
+        let partial = &mut self.position.partial;
+        partial.loss_sum += f64::from(gradients.loss.to_scalar::<f32>()?);
+        partial.correct += f64::from(gradients.correct.to_scalar::<f32>()?);
         Ok(())
     }
 
@@ -367,19 +369,17 @@ impl<'a> Trainer<'a> {
         self.on_device.is_none() || steps.is_multiple_of(STEPS_UNSEEN) || steps == self.steps()
     }
 
-    /// Adds the losses of the steps since this was last done to those of the epoch.
-    fn take_losses(&mut self, epoch: usize) -> Result<()> {
-        let Totals { loss, correct } = match &mut self.on_device {
-            Some(on_device) => on_device.take_totals()?,
-            None => std::mem::take(&mut self.unseen),
-        };
+    /// Brings the epoch's sums up to date, and fails where a loss was not finite.
+    fn look_at_losses(&mut self, epoch: usize) -> Result<()> {
         let partial = &mut self.position.partial;
-        if !loss.is_finite() {
-            return Err(Error::Diverged { epoch, step: partial.steps, loss });
+        if let Some(on_device) = &self.on_device {
+            let Totals { loss, correct } = on_device.totals()?;
+            (partial.loss_sum, partial.correct) = (loss, correct);
         }
-        partial.loss_sum += loss;
-        partial.correct += correct;
-        Ok(())
+        match partial.loss_sum.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Diverged { epoch, step: partial.steps, loss: partial.loss_sum }),
+        }
     }
 
     /// How the network does on the test images.

@@ -78,11 +78,20 @@ impl DeviceNetwork {
         match self.0 {}
     }
 
-    /// The sums over the steps.
+    /// What the sums of the steps begin with.
     ///
     /// # Errors
     /// None.
-    pub fn take_totals(&mut self) -> Result<Totals> {
+    pub fn set_totals(&mut self, totals: Totals) -> Result<()> {
+        let _ = totals;
+        match self.0 {}
+    }
+
+    /// The sums so far.
+    ///
+    /// # Errors
+    /// None.
+    pub fn totals(&self) -> Result<Totals> {
         match self.0 {}
     }
 

@@ -56,7 +56,7 @@ pub enum Images<'a> {
 /// Takes in a layer's output, given its index in [`ResNet::layers`](crate::ResNet::layers), on the host.
 pub type TakeLayer<'a, E> = dyn FnMut(usize, &[f32]) -> Result<(), E> + 'a;
 
-/// Sums over training steps.
+/// Sums over training steps, one added to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
     /// Of the steps' mean cross-entropies.

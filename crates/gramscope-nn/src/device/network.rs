@@ -181,15 +181,23 @@ impl DeviceNetwork {
         )?)
     }
 
-    /// The sums over the steps since this was last asked for. Waits for them.
+    /// What the sums of the steps begin with. They go on from step to step, however often they are looked at, so that their
+    /// bits do not depend on that.
     ///
     /// # Errors
     /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`].
-    pub fn take_totals(&mut self) -> Result<Totals> {
+    pub fn set_totals(&mut self, Totals { loss, correct }: Totals) -> Result<()> {
         let totals = &mut self.learning.as_mut().ok_or(Error::NotTraining)?.targets.totals;
-        let found = self.device.download(totals)?;
-        self.device.copy_to("the sums of losses", &[0.0; 2], &mut totals.as_view_mut())?;
-        let [loss, correct] = found[..] else { return Ok(Totals::default()) };
+        Ok(self.device.copy_to("the sums of losses", &[loss, correct], &mut totals.as_view_mut())?)
+    }
+
+    /// The sums so far. Waits for all steps.
+    ///
+    /// # Errors
+    /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`].
+    pub fn totals(&self) -> Result<Totals> {
+        let totals = &self.learning.as_ref().ok_or(Error::NotTraining)?.targets.totals;
+        let [loss, correct] = self.device.download(totals)?[..] else { return Ok(Totals::default()) };
         Ok(Totals { loss, correct })
     }
 

@@ -52,8 +52,10 @@ impl OnDevice {
         Ok(Some(Self { network: on_device, train, test: stored(&dataset.test, dataset.test.labels())? }))
     }
 
-    pub(super) fn set_learning_rate(&mut self, rate: f64) -> Result<()> {
-        Ok(self.network.set_learning_rate(rate)?)
+    /// Begins an epoch, or goes on with one, of which there is so much.
+    pub(super) fn begin_epoch(&mut self, learning_rate: f64, so_far: Totals) -> Result<()> {
+        self.network.set_learning_rate(learning_rate)?;
+        Ok(self.network.set_totals(so_far)?)
     }
 
     /// Enqueues a step on the images at `indices` of the training split, of these `labels`.
@@ -74,9 +76,9 @@ impl OnDevice {
         Ok(self.network.step(Images::Host { pixels: &pixels, labels: &labels })?)
     }
 
-    /// The losses and the correct images of the steps since this was last asked for.
-    pub(super) fn take_totals(&mut self) -> Result<Totals> {
-        Ok(self.network.take_totals()?)
+    /// The sums of the epoch's losses and of its correct images.
+    pub(super) fn totals(&self) -> Result<Totals> {
+        Ok(self.network.totals()?)
     }
 
     /// How the network does on the test images.

@@ -127,7 +127,7 @@ fn on_gpu(subject: &Subject, network: DeviceNetwork, device: &gramscope_cuda::De
     rounds(
         STEPS_A_ROUND,
         || Ok(network.borrow_mut().step(Images::Stored { images: &images, order: &order, placing })?),
-        || Ok(network.borrow_mut().take_totals().map(drop)?),
+        || Ok(network.borrow().totals().map(drop)?),
     )
 }
 
