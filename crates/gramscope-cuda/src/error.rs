@@ -63,7 +63,7 @@ impl fmt::Display for Dimensions {
 #[non_exhaustive]
 pub enum Error {
     /// The feature `cuda` is off.
-    #[error("this gramscope was built without CUDA; build it with --features cuda, or use the CPU")]
+    #[error("this gramscope was built without CUDA; build it with --features cuda, or use the CPU (--device cpu)")]
     NotBuilt,
     /// No libcuda on this machine.
     #[error("this machine has no NVIDIA driver (no libcuda.so.1 was found); install one, or use the CPU")]
