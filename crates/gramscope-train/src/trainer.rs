@@ -72,7 +72,7 @@ pub enum Event<'a> {
 /// [`crate::settings`], where `processor` says. A run that is finished is returned at once when it is to be resumed.
 ///
 /// After every epoch its line is appended to metrics.jsonl and checkpoints/latest.safetensors is replaced; a run that is
-/// killed and resumed goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
+/// killed and resumed where it was trained goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
 /// checkpoint is written, and the run goes on from that step when it is resumed.
 ///
 /// # Errors

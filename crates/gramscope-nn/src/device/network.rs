@@ -18,7 +18,6 @@ use crate::{Error, ResNet, Result, Sgd, SgdConfig};
 /// What is enqueued runs in order on the device's own stream; only what returns numbers waits for it.
 pub struct DeviceNetwork {
     device: Arc<Device>,
-    arithmetic: Arithmetic,
     state: State,
     /// What batch norms take where nothing is learnt.
     statistics: Statistics,
@@ -64,7 +63,6 @@ impl DeviceNetwork {
             observation: executor(observation),
             training: executor(training),
             learning: None,
-            arithmetic,
             device,
         })
     }
@@ -74,19 +72,9 @@ impl DeviceNetwork {
         &self.device
     }
 
-    /// How its products are computed.
-    pub fn arithmetic(&self) -> Arithmetic {
-        self.arithmetic
-    }
-
     /// Bytes of device memory that looking at every layer of a batch of `images` takes, beside the parameters.
     pub fn observation_bytes(&self, images: usize) -> u64 {
         self.observation.bytes(images)
-    }
-
-    /// Bytes of device memory that a training step of `images` takes, beside parameters, gradients and velocities.
-    pub fn training_bytes(&self, images: usize) -> u64 {
-        self.training.bytes(images)
     }
 
     /// The logits `[n, classes]` of a batch, row-major.
