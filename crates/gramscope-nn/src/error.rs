@@ -103,7 +103,7 @@ pub enum Error {
         classes: usize,
     },
     /// The network cannot be put on a GPU.
-    #[error("{what} networks run on the CPU alone so far; use --device cpu")]
+    #[error("{what} networks run on the CPU alone so far (--device cpu)")]
     NotOnDevice {
         /// What it is.
         what: &'static str,

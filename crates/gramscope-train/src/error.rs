@@ -178,15 +178,15 @@ pub enum Error {
     },
     /// The loss of a training step is NaN or infinite.
     #[error(
-        "the loss became {loss} in epoch {epoch}, step {step}; the last checkpoint is kept; train again with a smaller \
+        "the loss became {loss} in epoch {epoch}, by step {step}; the last checkpoint is kept; train again with a smaller \
          learning_rate (--learning-rate)"
     )]
     Diverged {
         /// The epoch, from 1.
         epoch: usize,
-        /// The step in it, from 1.
+        /// The step in it, from 1, at which it was seen: on a GPU some steps later.
         step: usize,
-        /// The loss.
+        /// The sum of the epoch's losses.
         loss: f64,
     },
     /// The network's outputs for the test images are NaN or infinite.

@@ -88,7 +88,7 @@ pub fn train(
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Run> {
     let config = config.resolved()?;
-    OnDevice::check(processor, &config.train)?;
+    let processor = OnDevice::place_of(processor, &config.train)?;
     if start == Start::Resume
         && let Contents::Run(stored) = directory::contents(dir)?
     {

@@ -103,7 +103,7 @@ pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: 
         Precision::Tf32 => Arithmetic::Tf32,
         Precision::Bf16 => Arithmetic::Bf16,
     };
-    Ok(Processor::Gpu { device, arithmetic })
+    Ok(Processor::Gpu { device, arithmetic, named: matches!(choice, DeviceChoice::Cuda(_)) })
 }
 
 /// For `what`, which runs its networks on the CPU alone.

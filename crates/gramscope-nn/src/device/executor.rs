@@ -88,7 +88,7 @@ impl<T: Stored> Executor<T> {
         targets: Option<&mut Targets>,
         observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let count = images.count(self.program.values[IMAGES].length())?;
+        let count = images.count(self.program.values[IMAGES].length(), targets.is_some())?;
         self.reserve(count)?;
         let memory = self.memory.as_mut().ok_or(Error::NotTraining)?;
         let places = Places { program: &self.program, slots: &self.slots, images: count };

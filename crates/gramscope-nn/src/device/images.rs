@@ -29,18 +29,28 @@ impl StoredImages {
 }
 
 impl Images<'_> {
-    /// How many there are, each of so many numbers.
-    pub(super) fn count(&self, length: usize) -> Result<usize> {
+    /// How many there are, each of so many numbers; with a label each, where they are learnt from.
+    pub(super) fn count(&self, length: usize, learns: bool) -> Result<usize> {
+        let wrong = |what, expected, got| Err(Error::Shape { what, expected, got });
         match *self {
-            Self::Host { pixels, .. } => Ok(pixels.len() / length),
+            Self::Host { pixels, .. } if pixels.is_empty() || !pixels.len().is_multiple_of(length) => {
+                wrong("the batch of images", format!("{length} numbers an image, and at least one"), vec![pixels.len()])
+            }
+            Self::Host { pixels, labels } => {
+                let count = pixels.len() / length;
+                match labels.len() == count || labels.is_empty() && !learns {
+                    true => Ok(count),
+                    false => wrong("the batch's labels", format!("one for each of {count} images"), vec![labels.len()]),
+                }
+            }
+            Self::Stored { order: [], .. } => wrong("the batch of images", "at least one".to_owned(), vec![0]),
             Self::Stored { images, order, .. } if images.side * images.side * IMAGE_CHANNELS == length => {
                 Ok(order.len())
             }
-            Self::Stored { images, .. } => Err(Error::Shape {
-                what: "the data set's images",
-                expected: format!("{length} bytes an image"),
-                got: vec![images.side, images.side, IMAGE_CHANNELS],
-            }),
+            Self::Stored { images, .. } => {
+                let got = vec![images.side, images.side, IMAGE_CHANNELS];
+                wrong("the data set's images", format!("{length} bytes an image"), got)
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::network::Parameter;
 use crate::program::Program;
+use crate::{Error, Result};
 
 /// A layer's weights and biases.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Layout {
     /// Means and variances.
     pub(super) statistics: usize,
     /// Of each tensor of the network's state, by name, its place in its buffer.
-    pub(super) places: HashMap<String, Place>,
+    places: HashMap<String, Place>,
 }
 
 /// A place in one of the two buffers.
@@ -77,5 +78,10 @@ impl Layout {
         let logits = weights("logits");
         let places = named.into_iter().map(|(name, range)| (name, Place::Parameter(range))).chain(running).collect();
         Self { convolutions, norms, logits, decaying, parameters: end, statistics, places }
+    }
+
+    /// Where the tensor of this name lies.
+    pub(super) fn place(&self, name: &str) -> Result<&Place> {
+        self.places.get(name).ok_or_else(|| Error::SurplusState { names: vec![name.to_owned()] })
     }
 }

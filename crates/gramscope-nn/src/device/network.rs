@@ -219,9 +219,8 @@ fn copied(device: &Device, values: &Values<'_>) -> Result<Vec<f32>> {
 fn gather(layout: &Layout, tensors: &[(String, Tensor)]) -> Result<(Vec<f32>, Vec<f32>)> {
     let (mut parameters, mut statistics) = (vec![0.0; layout.parameters], vec![0.0; layout.statistics]);
     for (name, tensor) in tensors {
-        let Some(place) = layout.places.get(name) else { continue };
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        match place {
+        match layout.place(name)? {
             Place::Parameter(range) => parameters[range.clone()].copy_from_slice(&values),
             Place::Statistic(range) => statistics[range.clone()].copy_from_slice(&values),
         }
@@ -236,13 +235,12 @@ fn scatter(
     parameters: &[f32],
     statistics: &[f32],
 ) -> Result<Vec<(String, Tensor)>> {
-    let named = tensors.iter().filter_map(|(name, tensor)| Some((name, tensor, layout.places.get(name)?)));
-    let of = |(name, tensor, place): (&String, &Tensor, &Place)| {
-        let values = match place {
+    let of = |(name, tensor): &(String, Tensor)| {
+        let values = match layout.place(name)? {
             Place::Parameter(range) => &parameters[range.clone()],
             Place::Statistic(range) => &statistics[range.clone()],
         };
         Ok((name.clone(), Tensor::from_slice(values, tensor.shape(), tensor.device())?))
     };
-    named.map(of).collect()
+    tensors.iter().map(of).collect()
 }

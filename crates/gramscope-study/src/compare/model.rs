@@ -69,11 +69,20 @@ impl Model {
 
     /// Puts the network where it is to run.
     fn move_to(&mut self, processor: &Processor) -> Result<()> {
-        if let Processor::Gpu { device, arithmetic } = processor {
-            let network = DeviceNetwork::new(&self.network, device.clone(), *arithmetic)?;
-            self.on_device = Some(RefCell::new(network));
+        let Processor::Gpu { device, arithmetic, named } = processor else { return Ok(()) };
+        match DeviceNetwork::new(&self.network, device.clone(), *arithmetic) {
+            Ok(network) => self.on_device = Some(RefCell::new(network)),
+            Err(reason @ gramscope_nn::Error::NotOnDevice { .. }) if !named => {
+                tracing::warn!("{}: {reason}; it runs there", self.info.name);
+            }
+            Err(reason) => return Err(reason.into()),
         }
         Ok(())
+    }
+
+    /// Whether a GPU runs it.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.on_device.is_some()
     }
 
     /// The places of the chosen layers among the network's, ascending.

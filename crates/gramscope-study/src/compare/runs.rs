@@ -104,8 +104,8 @@ impl Default for RunOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
-/// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little; [`Error::Interrupted`] once `stop` is set; and what reading a run or its
-/// data may say.
+/// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little;
+/// [`Error::Interrupted`] once `stop` is set; and what reading a run or its data may say.
 pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
@@ -140,7 +140,8 @@ pub fn compare_runs(
 
     let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
     // What is on a GPU already is not uploaded, unless the host normalises it first.
-    let uploads = if options.cka.normalise_examples { features * options.batch_size * size_of::<f32>() } else { 0 };
+    let stays = !options.cka.normalise_examples && models.iter().all(Model::is_on_device);
+    let uploads = if stays { 0 } else { features * options.batch_size * size_of::<f32>() };
     let networks = models.iter().map(|model| model.device_bytes(options.batch_size)).sum();
     let mut comparison = options.begin(&layers, &pairs, features, uploads as u64, networks)?;
     comparison.limit_panels(shares.panels);

@@ -22,14 +22,20 @@ pub(super) struct OnDevice {
 }
 
 impl OnDevice {
-    /// Fails for settings that only the CPU trains with.
-    pub(super) fn check(processor: &Processor, settings: &TrainSettings) -> Result<()> {
-        let on_cpu_only = |setting| Err(Error::OnCpuOnly { setting });
+    /// Where a run of `settings` is trained: on `processor`, or on the CPU if only that can and no GPU was named.
+    pub(super) fn place_of<'a>(processor: &'a Processor, settings: &TrainSettings) -> Result<&'a Processor> {
+        let setting = match settings {
+            _ if settings.first_pc_penalty > 0.0 => "first_pc_penalty",
+            _ if settings.shake_shake => "shake_shake",
+            _ => return Ok(processor),
+        };
         match processor {
-            Processor::Cpu => Ok(()),
-            Processor::Gpu { .. } if settings.first_pc_penalty > 0.0 => on_cpu_only("first_pc_penalty"),
-            Processor::Gpu { .. } if settings.shake_shake => on_cpu_only("shake_shake"),
-            Processor::Gpu { .. } => Ok(()),
+            Processor::Cpu => Ok(processor),
+            Processor::Gpu { named: true, .. } => Err(Error::OnCpuOnly { setting }),
+            Processor::Gpu { named: false, .. } => {
+                tracing::warn!("{setting} is computed on the CPU alone so far: this run is trained there");
+                Ok(&Processor::Cpu)
+            }
         }
     }
 
@@ -42,7 +48,7 @@ impl OnDevice {
         network: &ResNet,
         sgd: &Sgd,
     ) -> Result<Option<Self>> {
-        let Processor::Gpu { device, arithmetic } = processor else { return Ok(None) };
+        let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(None) };
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
         let stored =

@@ -49,7 +49,7 @@ pub(crate) fn run(
     let network = ResNet::new(config, 0, &Device::Cpu)?;
     let (Times { ms, cpu_ms }, device, precision) = match processor {
         Processor::Cpu => (on_cpu(subject, &network)?, "cpu".to_owned(), "f32"),
-        Processor::Gpu { device, arithmetic } => {
+        Processor::Gpu { device, arithmetic, .. } => {
             let times = on_gpu(subject, DeviceNetwork::new(&network, device.clone(), *arithmetic)?, device)?;
             (times, super::cka::device_name(Some(device)), name(*arithmetic))
         }
