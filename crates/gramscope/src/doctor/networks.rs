@@ -36,8 +36,10 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     }
 }
 
-/// Every parameter and running statistic of a network, by name.
-type State = Vec<(String, Vec<f64>)>;
+/// A tensor's name and values.
+type Named = (String, Vec<f64>);
+/// Every parameter and running statistic of a network.
+type State = Vec<Named>;
 
 fn state(network: &ResNet) -> anyhow::Result<State> {
     let values = |tensor: &Tensor| -> candle_core::Result<Vec<f64>> {
@@ -88,8 +90,8 @@ fn trained_on_gpu(device: &Arc<Device>, arithmetic: Arithmetic, steps: usize) ->
 }
 
 /// By how much each tensor has moved.
-fn movements(before: &State, after: State) -> Vec<(String, Vec<f64>)> {
-    let moved = |((name, after), (_, before)): ((String, Vec<f64>), &(String, Vec<f64>))| {
+fn movements(before: &State, after: State) -> State {
+    let moved = |((name, after), (_, before)): (Named, &Named)| {
         (name, after.iter().zip(before).map(|(after, before)| after - before).collect())
     };
     after.into_iter().zip(before).map(moved).collect()
