@@ -11,8 +11,10 @@
 set -euo pipefail
 
 # Stay on 13.0: PTX of a newer compiler does not load on a driver of that age.
-toolkit="cuda-toolkit[nvcc,crt,nvvm,cccl,cudart,cublas,curand,nvrtc,profiler,sanitizer]==13.0.2"
+toolkit="cuda-toolkit[nvcc,crt,nvvm,cccl,cudart,cublas,curand,nvrtc,nvtx,profiler,sanitizer]==13.0.2"
 cudnn="nvidia-cudnn-cu13==9.21.1.3"
+# Part of the toolkit above; by its own name for folders that an earlier version of this script filled without it.
+nvtx="nvidia-nvtx==13.0.85"
 
 say() { printf 'cuda-toolkit: %s\n' "$*" >&2; }
 
@@ -33,8 +35,10 @@ system_toolkit() {
     fi
 }
 
-install_wheels() {
-    local dir=$1 wheels=$1/wheels
+# Unpacks wheels into a folder.
+unpack() {
+    local wheels=$1
+    shift
     local -a pip
     if command -v uv >/dev/null; then
         pip=(uv pip install --quiet)
@@ -44,7 +48,12 @@ install_wheels() {
         say "neither pip nor uv is here; install python3-pip, or a CUDA toolkit, and run this again"
         exit 1
     fi
-    "${pip[@]}" --target "$wheels" "$toolkit" "$cudnn" >&2
+    "${pip[@]}" --target "$wheels" "$@" >&2
+}
+
+install_wheels() {
+    local dir=$1 wheels=$1/wheels
+    unpack "$wheels" "$toolkit" "$cudnn"
     mv "$wheels"/nvidia/cu13/* "$dir"/
     mv "$wheels"/nvidia/cudnn/include/* "$dir"/include/
     mv "$wheels"/nvidia/cudnn/lib/* "$dir"/lib/
@@ -78,6 +87,14 @@ main() {
         mkdir -p "$dir"
         rmdir "$dir" 2>/dev/null || { say "$dir is there but holds no toolkit; remove it, or name another"; exit 1; }
         mv "$partial" "$dir"
+        trap - EXIT
+    elif [[ ! -f $dir/include/nvtx3/nvToolsExt.h ]]; then
+        say "adding NVTX's headers to the toolkit in $dir"
+        partial=$(mktemp -d "$dir.XXXXXX")
+        trap 'rm -rf "$partial"' EXIT
+        unpack "$partial" "$nvtx"
+        mv "$partial/nvidia/cu13/include/nvtx3" "$dir/include/"
+        rm -rf "$partial"
         trap - EXIT
     fi
     dir=$(cd "$dir" && pwd)

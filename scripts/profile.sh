@@ -8,6 +8,8 @@
 # with `--features cuda` (by default target/release/gramscope). --dry-run prints the command and runs nothing. What comes after
 # -- goes to ncu as it is: -o FILE keeps the report for its viewer, --set full measures everything.
 #
+# (For the timeline of a whole command, `nsys profile target/release/gramscope cka ...`: phases, batches and layers are NVTX ranges.)
+#
 # Prints the sections that matter (speed of light, memory, occupancy, scheduler, warp states) with ncu's own advice, and one line
 # of verdict. Ends with 1 where there is no ncu, no binary, or no such launch.
 set -euo pipefail

@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::driver::{driver, run};
+use support::driver::{command_on, driver, run};
 use support::{noise, text, write_activations};
 
 /// Fails with one message that has every one of `parts`.
@@ -200,6 +200,7 @@ struct Trace {
 impl Trace {
     fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
+        // Without a profiler every line is a launch.
         let lines: Vec<(&str, u64)> = text
             .lines()
             .map(|line| line.split_once(' ').unwrap())
@@ -334,6 +335,66 @@ fn values_that_are_not_finite_are_named_as_on_the_cpu() {
         let (cpu, gpu) = (message("cpu"), message("cuda:0"));
         assert_eq!(cpu, gpu, "value {place}");
     }
+}
+
+/// What a profiler sees: every launch with the ranges that it lies in, the outermost first.
+fn launches_in_ranges(trace: &Path) -> Vec<(String, String)> {
+    let (mut ranges, mut launches) = (Vec::new(), Vec::new());
+    for line in std::fs::read_to_string(trace).unwrap().lines() {
+        match line.split_once(' ') {
+            Some((">", name)) => ranges.push(name.to_owned()),
+            None if line == "<" => drop(ranges.pop().expect("a range ends that has not begun")),
+            Some((kernel, _)) => launches.push((kernel.to_owned(), ranges.join(" / "))),
+            None => panic!("{line}"),
+        }
+    }
+    assert!(ranges.is_empty(), "{ranges:?} never end");
+    launches
+}
+
+#[test]
+fn a_profiler_sees_phases_batches_and_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = driver();
+    let watched = |name: &str, arguments: &[&str]| {
+        let (out, trace) = (dir.path().join(name), dir.path().join(format!("{name}.trace")));
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--out", out.to_str().unwrap()]).collect();
+        let mut command = command_on(driver.path(), &format!("trace={}", trace.display()), &arguments);
+        let output = command.env("NVTX_INJECTION64_PATH", driver.path().join("libcuda.so.1")).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        launches_in_ranges(&trace)
+    };
+    let has = |launches: &[(String, String)], kernel: &str, ranges: &str| {
+        let found = launches.iter().any(|(name, within)| name.starts_with(kernel) && within == ranges);
+        assert!(found, "no {kernel} in {ranges}: {launches:?}");
+    };
+
+    let file = activations(dir.path(), "a.safetensors", 24, |_| {});
+    let files = watched("files", &["cka", "--activations", &file, "--batch-size", "12", "--device", "cuda"]);
+    for batch in ["batch 1", "batch 2"] {
+        for layer in ["first", "second", "third"] {
+            has(&files, "gs_ucenter_pack", &format!("{batch} / {layer}"));
+        }
+        has(&files, "gs_hsic", &format!("{batch} / panel products"));
+    }
+
+    let plan = dir.path().join("plan.toml");
+    let text = "[data]\nname = \"builtin\"\ntrain_images = 16\ntest_images = 12\nimage_side = 8\n\
+        [train]\nepochs = 1\nbatch_size = 8\n[family]\ndepth = [8]\nwidth = [0.25]\nseed = [0]\n";
+    std::fs::write(&plan, text).unwrap();
+    let training = watched("family", &["sweep", plan.to_str().unwrap(), "--device", "cuda"]);
+    has(&training, "gs_convolution", "epoch 1 / training step");
+    has(&training, "gs_sgd", "epoch 1 / training step / SGD");
+    has(&training, "gs_convolution", "epoch 1 / evaluation");
+    let run = std::fs::read_dir(dir.path().join("family")).unwrap().map(|entry| entry.unwrap().path());
+    let run = run.filter(|path| path.is_dir()).max().unwrap();
+    let options = ["--passes", "1", "--batch-size", "6", "--device", "cuda"];
+    let runs: Vec<&str> = ["cka", run.to_str().unwrap()].into_iter().chain(options).collect();
+    let runs = watched("runs", &runs);
+    let model = run.file_name().unwrap().to_str().unwrap();
+    has(&runs, "gs_convolution", &format!("batch 2 / {model}"));
+    has(&runs, "gs_ucenter_pack", &format!("batch 2 / {model} / stage1.block1.conv1"));
+    has(&runs, "gs_hsic", "batch 2 / panel products");
 }
 
 /// Rows of two kernels at their smallest shapes, without cuBLAS; the times are those of an emulation and mean nothing.

@@ -1,5 +1,5 @@
 //! With the feature `cuda`: compiles every family of kernels/ into one fatbin, keeps ptxas's report of registers, shared
-//! memory and spills beside it in OUT_DIR, and fails on warnings and on spills. Without it: nothing.
+//! memory and spills beside it in OUT_DIR, and fails on warnings and on spills; and compiles src/nvtx.c. Without it: nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,10 @@ fn main() {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    if let Err(message) = compile_kernels() {
+    if let Err(message) = find_nvcc().and_then(|nvcc| {
+        compile_kernels(&nvcc)?;
+        compile_ranges(&nvcc)
+    }) {
         // One `error` line each: Cargo shows no others.
         for line in message.lines() {
             println!("cargo::error={line}");
@@ -27,14 +30,13 @@ struct Family {
     source: PathBuf,
 }
 
-fn compile_kernels() -> Result<(), String> {
+fn compile_kernels(nvcc: &Path) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
     let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
     println!("cargo::rerun-if-changed={}", root.display());
-    let nvcc = find_nvcc()?;
     let families = families(&root)?;
-    let (nvcc, root, out) = (nvcc.as_path(), root.as_path(), out.as_path());
+    let (root, out) = (root.as_path(), out.as_path());
     export_constants(root, out)?;
     let results: Vec<Result<(), String>> = thread::scope(|scope| {
         let compile = |family| scope.spawn(move || compile(nvcc, root, family, out));
@@ -61,6 +63,24 @@ fn find_nvcc() -> Result<PathBuf, String> {
         "the feature `cuda` needs NVIDIA's nvcc, and there is none in CUDA_HOME or on PATH\n\
          scripts/cuda-toolkit.sh installs one without root: eval \"$(scripts/cuda-toolkit.sh)\""
             .to_owned()
+    })
+}
+
+/// Compiles src/nvtx.c against the toolkit's headers.
+fn compile_ranges(nvcc: &Path) -> Result<(), String> {
+    println!("cargo::rerun-if-changed=src/nvtx.c");
+    let nvcc = nvcc.canonicalize().map_err(|error| format!("{}: {error}", nvcc.display()))?;
+    // Toolkits have their headers beside bin/, but Debian's in /usr/include, where the compiler looks anyway.
+    let include = nvcc.ancestors().nth(2).map(|home| home.join("include")).unwrap_or_default();
+    let mut build = cc::Build::new();
+    // -isystem: warnings of the toolkit's headers are not ours.
+    build.file("src/nvtx.c").flag("-isystem").flag(&include);
+    build.try_compile("gramscope_nvtx").map_err(|error| {
+        format!(
+            "src/nvtx.c does not compile (it needs NVTX's headers, nvtx3/nvToolsExt.h, which lie in {} where a toolkit is \
+             whole; scripts/cuda-toolkit.sh installs one): {error}",
+            include.display()
+        )
     })
 }
 

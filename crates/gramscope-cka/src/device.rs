@@ -157,6 +157,7 @@ impl OnDevice {
 
     /// Ends a round; false if it was the last of the batch.
     pub(crate) fn next_round(&mut self) -> Result<bool, Error> {
+        let _range = gramscope_cuda::range("panel products");
         self.sums.add(&blocks_held(&self.rounds))?;
         Ok(self.rounds.advance())
     }

@@ -26,3 +26,14 @@ impl Device {
         Err(Error::NotBuilt)
     }
 }
+
+/// A range of a profiler's. A build without CUDA tells no profiler anything.
+#[derive(Debug)]
+#[must_use = "a range ends when it is dropped"]
+pub struct Range;
+
+/// Begins a range called `name`, of which nothing is noted.
+pub fn range(name: &str) -> Range {
+    let _ = name;
+    Range
+}

@@ -40,6 +40,8 @@ mod launchers;
 #[cfg(feature = "cuda")]
 mod memory;
 #[cfg(feature = "cuda")]
+mod nvtx;
+#[cfg(feature = "cuda")]
 mod rows;
 #[cfg(feature = "cuda")]
 mod uploads;
@@ -48,7 +50,7 @@ mod uploads;
 mod absent;
 
 #[cfg(not(feature = "cuda"))]
-pub use absent::Device;
+pub use absent::{Device, Range, range};
 #[cfg(feature = "cuda")]
 pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 #[cfg(feature = "cuda")]
@@ -72,6 +74,8 @@ pub use launchers::{
     Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
     Partials, PartialsMut, ProductLengths, Uploaded, Values,
 };
+#[cfg(feature = "cuda")]
+pub use nvtx::{Range, range};
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;

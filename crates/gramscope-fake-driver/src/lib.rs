@@ -16,6 +16,7 @@
 mod machine;
 mod memory;
 mod stream;
+mod tool;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -316,7 +317,7 @@ driver! {
     ) {
         let _ = (stream, extra);
         let Some(name) = machine::name(function) else { return INVALID_VALUE };
-        machine().note(name);
+        machine().note_launch(name);
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
         if shared_bytes as usize > machine::SHARED_BYTES || geometry.contains(&0) {
             return INVALID_VALUE;

@@ -19,7 +19,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
-    /// Where a line a launch is written: the kernel's name, and the bytes of device memory that are in use.
+    /// Where a line a launch is written, the kernel's name and the bytes of device memory that are in use, and one for each end of
+    /// a profiler's range.
     trace: Option<PathBuf>,
 }
 
@@ -47,11 +48,17 @@ impl Machine {
     }
 
     /// Notes a launch where that is wanted.
-    pub(crate) fn note(&self, kernel: &CStr) {
+    pub(crate) fn note_launch(&self, kernel: &CStr) {
+        if self.trace.is_some() {
+            self.note(&format!("{} {}", kernel.to_string_lossy(), crate::memory::used()));
+        }
+    }
+
+    /// Writes a line to the trace, where one is wanted.
+    pub(crate) fn note(&self, line: &str) {
         let Some(path) = &self.trace else { return };
-        let line = format!("{} {}\n", kernel.to_string_lossy(), crate::memory::used());
         let file = OpenOptions::new().create(true).append(true).open(path);
-        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        if let Err(error) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
             eprintln!("fake driver: {}: {error}", path.display());
         }
     }

@@ -291,6 +291,7 @@ impl<'a> Trainer<'a> {
     fn epoch(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(Event<'_>)) -> Result<EpochMetrics> {
         let started = Instant::now();
         let epoch = self.position.epochs + 1;
+        let _range = gramscope_cuda::range(&format!("epoch {epoch}"));
         let earlier = self.position.partial.seconds;
         let number = u32::try_from(epoch).expect("settings allow no more than 2^32 - 1 epochs");
         let learning_rate = schedule::learning_rate(self.settings.learning_rate, epoch, self.settings.epochs);

@@ -82,6 +82,7 @@ impl DeviceNetwork {
     /// # Errors
     /// [`Error::Device`], [`Error::Shape`].
     pub fn forward(&mut self, images: Images<'_>) -> Result<Vec<f32>> {
+        let _range = gramscope_cuda::range("evaluation");
         let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
         let count = self.evaluation.run(images, &mut self.state, self.statistics, None, nothing)?;
         self.evaluation.logits(count)
@@ -153,11 +154,13 @@ impl DeviceNetwork {
     /// # Errors
     /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`], [`Error::Shape`].
     pub fn step(&mut self, images: Images<'_>) -> Result<()> {
+        let _range = gramscope_cuda::range("training step");
         let learning = self.learning.as_mut().ok_or(Error::NotTraining)?;
         let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
         let targets = Some(&mut learning.targets);
         self.training.run(images, &mut self.state, Statistics::Moving, targets, nothing)?;
         let SgdConfig { momentum, weight_decay, .. } = learning.config;
+        let _range = gramscope_cuda::range("SGD");
         Ok(self.device.launcher().sgd(
             &mut self.state.parameters.as_view_mut(),
             &mut learning.velocities.as_view_mut(),

@@ -39,6 +39,7 @@ pub fn compare_files(
     let mut rows = Rows::default();
     let mut done = 0;
     for (batch, range) in batches.ranges.iter().enumerate() {
+        let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
         comparison.begin_batch(range.len()).map_err(in_whole)?;
         let (batches, total) = (batches.ranges.len(), batches.ranges.len() * comparison.observations());
         loop {
@@ -46,6 +47,7 @@ pub fn compare_files(
                 let subject = file.path().display().to_string();
                 for layer in comparison.wanted(model) {
                     let name = &infos[model].layers[layer];
+                    let _range = gramscope_cuda::range(name);
                     file.with_rows(layer, range.clone(), shares.layer, &mut rows, |activation| {
                         comparison.observe(model, layer, activation).map_err(in_layer(&subject, name, batch))
                     })?;

@@ -183,6 +183,7 @@ impl Model {
         let images = Images::Host { pixels: &pixels, labels: &[] };
         network.forward_observed(images, &mut |layer, values| {
             let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
+            let _range = gramscope_cuda::range(&self.info.layers[place]);
             let observed = comparison.observe_on_device(index, place, values, examples);
             observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
         })

@@ -153,6 +153,7 @@ pub fn compare_runs(
             orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
         for range in &batches.ranges {
             let batch = comparison.batches();
+            let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
             let images = images(data.split(), &order[range.clone()], data.side(), &HOST)?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
             let total = all_batches * comparison.observations();
@@ -165,6 +166,7 @@ pub fn compare_runs(
                     if wanted == 0 {
                         continue;
                     }
+                    let _range = gramscope_cuda::range(&model.info.name);
                     model.observe(index, &images, batch, &mut comparison)?;
                     done += wanted;
                     let subject = &model.info.name;
