@@ -2,14 +2,15 @@
 
     python benches/train_pytorch.py                                    # needs torch in this Python, and cargo
     python benches/train_pytorch.py --device cuda --compile --precision f32 tf32 bf16 20x1 38x10
+    python benches/train_pytorch.py --family imagenet --batch 16 50x1
 
 Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
 ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
 cpu_ms_per_step, a median too, depends little on what else the machine does, as long as PyTorch has one thread (of several,
 those that wait spin). On a GPU both sides have their images there, ours as bytes that a step crops and flips, and are waited
 for every 16 steps; PyTorch has cuDNN's benchmark mode, a fused SGD, autocast for bf16, and with --compile torch.compile in
-the mode that captures CUDA graphs. Rows go to benches/results/train_pytorch.jsonl (on a GPU train_pytorch_cuda.jsonl), or where
---out says.
+the mode that captures CUDA graphs. Rows go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on a GPU
+..._cuda.jsonl) in benches/results/, or where --out says.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import measure
 
-BATCH, SIDE, CLASSES = 128, 32, 10
+# The side of the images, and the classes.
+FAMILIES = {"cifar": (32, 10), "imagenet": (224, 1000)}
 WARM_UP, ROUNDS = 2, 8  # as `gramscope bench train` has them
 STEPS_A_ROUND = {"cpu": 1, "cuda": 16}
 NETWORKS = ["14x1", "20x1", "14x2"]
@@ -32,6 +34,8 @@ PRECISIONS = ["f32", "tf32", "bf16"]
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="DEPTHxWIDTH", help=" ".join(NETWORKS))
+    parser.add_argument("--family", choices=FAMILIES, default="cifar")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
     parser.add_argument("--device", choices=STEPS_A_ROUND, default="cpu")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"], help="tf32 and bf16 on a GPU only")
     parser.add_argument("--compile", action="store_true", help="PyTorch compiled instead of eager")
@@ -42,20 +46,21 @@ def main():
     parser.add_argument("--child", action="store_true", help="the measured process itself")
     arguments = parser.parse_args()
     if arguments.child:
-        return child(arguments.networks[0], arguments.device, arguments.precision[0], arguments.compile)
+        return child(arguments)
 
     on_gpu = arguments.device != "cpu"
-    common = {"batch": BATCH, "threads": arguments.threads, "device": arguments.device, "compiled": arguments.compile}
-    rows = measure.Rows(arguments.out / f"train_pytorch{'_cuda' if on_gpu else ''}.jsonl", **common)
+    common = {"batch": arguments.batch, "threads": arguments.threads, "device": arguments.device, "compiled": arguments.compile}
+    kind = ("_imagenet" if arguments.family == "imagenet" else "") + ("_cuda" if on_gpu else "")
+    rows = measure.Rows(arguments.out / f"train_pytorch{kind}.jsonl", **common)
     binary = arguments.binary or measure.build()
 
     def command(name, network, precision):
-        shared = ["--device", arguments.device, "--precision", precision]
+        shared = ["--family", arguments.family, "--device", arguments.device, "--precision", precision]
         if name == "pytorch":
             compiled = ["--compile"] if arguments.compile else []
-            return [sys.executable, __file__, "--child", *shared, *compiled, "--", network]
+            return [sys.executable, __file__, "--child", *shared, "--batch", str(arguments.batch), *compiled, "--", network]
         depth, width = network.split("x")
-        size = ["--depth", depth, "--width", width, "--batch-size", str(BATCH)]
+        size = ["--depth", depth, "--width", width, "--batch-size", str(arguments.batch)]
         return [binary, "--quiet", "bench", "train", *size, *shared, "--json", "/dev/stdout"]
 
     def side(name, network, precision):
@@ -77,8 +82,10 @@ def main():
         rows.write({**summary, **measure.medians(measured, known), **measure.ratios(measured, known)})
 
 
-def child(network, device, precision, compiled):
+def child(arguments):
     """Prints a row for one network, as `gramscope bench train` does; `none`: PyTorch is only loaded."""
+    [network], device, [precision], batch = arguments.networks, arguments.device, arguments.precision, arguments.batch
+    side, classes = FAMILIES[arguments.family]
     import torch
     from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
 
@@ -87,21 +94,22 @@ def child(network, device, precision, compiled):
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     depth, width = network.split("x")
-    model = ResNet(int(depth), float(width), classes=CLASSES).to(device, memory_format=torch.channels_last)
+    model = ResNet(int(depth), float(width), classes=classes, family=arguments.family)
+    model = model.to(device, memory_format=torch.channels_last)
     decays = decaying(model)
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     # The penalty is WEIGHT_DECAY times the sum of squares; PyTorch's weight_decay is its gradient's factor.
     groups = [{"params": decays, "weight_decay": 2 * WEIGHT_DECAY}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM, fused=device != "cpu")
-    images = torch.rand(BATCH, 3, SIDE, SIDE).to(device, memory_format=torch.channels_last)
-    labels = (torch.arange(BATCH) % CLASSES).to(device)
+    images = torch.rand(batch, 3, side, side).to(device, memory_format=torch.channels_last)
+    labels = (torch.arange(batch) % classes).to(device)
 
     def loss_of(images):
         mixed = torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
         with mixed:
             return torch.nn.functional.cross_entropy(model(images), labels)
 
-    forward = torch.compile(loss_of, mode="reduce-overhead") if compiled else loss_of
+    forward = torch.compile(loss_of, mode="reduce-overhead") if arguments.compile else loss_of
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -121,7 +129,7 @@ def child(network, device, precision, compiled):
     median, cpu_median = (statistics.median(times[WARM_UP:]) for times in (seconds, cpu_seconds))
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
     row = {"device": name, "depth": int(depth), "width": float(width), "precision": precision}
-    times = {"ms_per_step": 1e3 * median, "cpu_ms_per_step": 1e3 * cpu_median, "images_per_second": BATCH / median}
+    times = {"ms_per_step": 1e3 * median, "cpu_ms_per_step": 1e3 * cpu_median, "images_per_second": batch / median}
     print(json.dumps(row | times))
 
 
