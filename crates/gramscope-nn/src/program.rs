@@ -1,16 +1,18 @@
 //! A network as a list of steps over numbered values: what a device runs, launch after launch, without deciding anything.
 //!
 //! [`Program`] is made from a network's [`Topology`], in one of three forms: evaluation, with what follows a batch norm fused
-//! into it; observation, where every layer of [`Topology::layers`] exists for a moment and is handed out; and training, whose
-//! backward steps are derived from the forward ones, last first. A value is `[images, side, side, channels]`. Values that are
+//! into it, whole or without some blocks (`ablation`); observation, where every layer of [`Topology::layers`] exists for a moment
+//! and is handed out; and training, whose backward steps are derived from the forward ones, last first. A value is `[images, side, side, channels]`. Values that are
 //! never there at the same time share a slot of memory.
+
+mod ablation;
 
 use std::collections::{BTreeSet, HashMap};
 
 #[cfg(feature = "cuda")]
 use gramscope_cuda::plan::Convolution;
 
-use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, Topology};
+use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
 
 /// The place of a value among a program's.
 pub(crate) type ValueId = usize;
@@ -69,7 +71,7 @@ pub(crate) enum Step {
     WeightGradient { convolution: usize, x: ValueId, dy: ValueId },
     /// dx, or what is added to it.
     InputGradient { convolution: usize, dy: ValueId, dx: ValueId, adds: bool },
-    /// The layer of this number is what `of` says, now.
+    /// The layer of this number, or without blocks the choice of this number, is what `of` says, now.
     Tap { layer: usize, of: Tapped },
 }
 
@@ -260,15 +262,7 @@ impl Builder {
     }
 
     fn network(mut self, topology: &Topology) -> Option<Self> {
-        let stem = &topology.stem;
-        let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
-        let mut x = self.normalise("stem.bn".to_owned(), convolved, None, true);
-        if let Some(side) = stem.pooled_side {
-            let y = self.value(side, stem.convolution.to);
-            self.step(Step::MaxPool { x, y });
-            self.tap(Tapped::Value(y));
-            x = y;
-        }
+        let mut x = self.stem(&topology.stem);
         for block in &topology.blocks {
             x = self.block(block, x)?;
         }
@@ -277,6 +271,17 @@ impl Builder {
         self.step(Step::Logits);
         self.tap(Tapped::Logits);
         Some(self)
+    }
+
+    /// The input of the first block.
+    fn stem(&mut self, stem: &StemPlan) -> ValueId {
+        let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
+        let x = self.normalise("stem.bn".to_owned(), convolved, None, true);
+        let Some(side) = stem.pooled_side else { return x };
+        let y = self.value(side, stem.convolution.to);
+        self.step(Step::MaxPool { x, y });
+        self.tap(Tapped::Value(y));
+        y
     }
 
     fn block(&mut self, plan: &BlockPlan, input: ValueId) -> Option<ValueId> {
@@ -326,8 +331,11 @@ impl Builder {
 
     fn convolution(&mut self, name: String, plan: ConvolutionPlan, x: ValueId, side: usize) -> ValueId {
         let y = self.value(side, plan.to);
-        let convolution = self.program.convolutions.len();
-        self.program.convolutions.push(NamedConvolution { name, plan, side: self.program.values[x].side });
+        let convolutions = &mut self.program.convolutions;
+        let convolution = convolutions.iter().position(|known| known.name == name).unwrap_or_else(|| {
+            convolutions.push(NamedConvolution { name, plan, side: self.program.values[x].side });
+            convolutions.len() - 1
+        });
         self.step(Step::Convolution { convolution, x, y });
         self.tap(Tapped::Value(y));
         y
@@ -337,8 +345,11 @@ impl Builder {
     fn normalise(&mut self, name: String, x: ValueId, addend: Option<ValueId>, relu: bool) -> ValueId {
         let Value { side, channels } = self.program.values[x];
         let y = self.value(side, channels);
-        let norm = self.program.norms.len();
-        self.program.norms.push(NamedNorm { name, channels });
+        let norms = &mut self.program.norms;
+        let norm = norms.iter().position(|known| known.name == name).unwrap_or_else(|| {
+            norms.push(NamedNorm { name, channels });
+            norms.len() - 1
+        });
         self.step(Step::Normalise { norm, x, addend, relu: relu && !self.observed, y });
         self.tap(Tapped::Value(y));
         if relu && self.observed {

@@ -10,7 +10,9 @@ use super::executor::AnyExecutor;
 use super::layout::{Layout, Place};
 use super::pass::{State, Statistics, Targets};
 use super::{Images, TakeLayer, Totals};
+use crate::network::ablation::check_variants;
 use crate::program::Program;
+use crate::topology::Topology;
 use crate::{Error, ResNet, Result, Sgd, SgdConfig};
 
 /// A copy of a network on a device.
@@ -24,7 +26,12 @@ pub struct DeviceNetwork {
     evaluation: AnyExecutor,
     observation: AnyExecutor,
     training: AnyExecutor,
+    /// The choices of deleted blocks that were asked for last, and what evaluates them.
+    ablation: Option<(Vec<Vec<bool>>, AnyExecutor)>,
     learning: Option<Learning>,
+    topology: Topology,
+    image_side: usize,
+    arithmetic: Arithmetic,
 }
 
 /// What training adds.
@@ -42,11 +49,11 @@ impl DeviceNetwork {
     /// # Errors
     /// [`Error::NotOnDevice`] for a Shake-Shake network; [`Error::Device`], [`Error::Candle`].
     pub fn new(network: &ResNet, device: Arc<Device>, arithmetic: Arithmetic) -> Result<Self> {
-        let (topology, side) = (network.config().topology(), network.config().image_side);
+        let (topology, image_side) = (network.config().topology(), network.config().image_side);
         let unknown = || Error::NotOnDevice { what: "Shake-Shake" };
-        let evaluation = Program::evaluation(&topology, side).ok_or_else(unknown)?;
-        let observation = Program::observation(&topology, side).ok_or_else(unknown)?;
-        let training = Program::training(&topology, side).ok_or_else(unknown)?;
+        let evaluation = Program::evaluation(&topology, image_side).ok_or_else(unknown)?;
+        let observation = Program::observation(&topology, image_side).ok_or_else(unknown)?;
+        let training = Program::training(&topology, image_side).ok_or_else(unknown)?;
         let layout = Layout::new(&evaluation, network.parameters());
         let (parameters, running) = gather(&layout, &network.state())?;
         let state = State {
@@ -62,7 +69,11 @@ impl DeviceNetwork {
             evaluation: executor(evaluation),
             observation: executor(observation),
             training: executor(training),
+            ablation: None,
             learning: None,
+            topology,
+            image_side,
+            arithmetic,
             device,
         })
     }
@@ -117,6 +128,31 @@ impl DeviceNetwork {
             true => take(layer, &copied(&device, values)?),
             false => Ok(()),
         })
+    }
+
+    /// The logits `[n, classes]`, row-major, of a batch for each of `variants`, in which flagged blocks are deleted, as
+    /// [`ResNet::forward_without`] has them.
+    ///
+    /// # Errors
+    /// [`Error::NoShortcuts`], [`Error::Shape`]; [`Error::Device`].
+    pub fn forward_without(&mut self, images: Images<'_>, variants: &[Vec<bool>]) -> Result<Vec<Vec<f32>>> {
+        check_variants(&self.topology, variants)?;
+        let device = self.device.clone();
+        let (known, mut executor) = match self.ablation.take().filter(|(known, _)| known == variants) {
+            Some(ablation) => ablation,
+            None => {
+                let program = Program::ablation(&self.topology, self.image_side, variants)
+                    .ok_or(Error::NotOnDevice { what: "Shake-Shake" })?;
+                (variants.to_vec(), AnyExecutor::new(&device, self.arithmetic, program))
+            }
+        };
+        let mut logits = vec![Vec::new(); variants.len()];
+        executor.run(images, &mut self.state, self.statistics, None, &mut |variant, values| {
+            logits[variant] = copied(&device, values)?;
+            Ok::<(), Error>(())
+        })?;
+        self.ablation = Some((known, executor));
+        Ok(logits)
     }
 
     /// Makes it ready to be trained, from where `sgd` is.

@@ -7,6 +7,7 @@ use super::evaluation::{forward_block, project};
 use super::modules::{Block, Shortcut};
 use super::workspace::Workspace;
 use crate::ops::elementwise;
+use crate::topology::{ShortcutPlan, Topology};
 use crate::{Error, Result};
 
 impl ResNet {
@@ -23,19 +24,28 @@ impl ResNet {
     /// or another number of flags, [`Error::Candle`].
     pub fn forward_without(&self, images: &Tensor, variants: &[Vec<bool>]) -> Result<Vec<Tensor>> {
         self.check_images(images)?;
-        if !self.config.residual {
-            return Err(Error::NoShortcuts);
-        }
-        if let Some(wrong) = variants.iter().find(|variant| variant.len() != self.blocks.len()) {
-            let expected = format!("one flag for each of the {} blocks", self.blocks.len());
-            return Err(Error::Shape { what: "a choice of deleted blocks", expected, got: vec![wrong.len()] });
-        }
+        check_variants(&self.config.topology(), variants)?;
         self.workspace.clear();
         let workspace = Workspace::default();
         let mut ablation = Ablation { network: self, workspace, variants, logits: vec![None; variants.len()] };
         let x = self.forward_stem(images, &ablation.workspace)?;
         ablation.follow(0, x, &(0..variants.len()).collect::<Vec<_>>())?;
         Ok(ablation.logits.into_iter().flatten().collect())
+    }
+}
+
+/// Whether every one of `variants` says of each block whether it is deleted, and something is left of a deleted one.
+pub(crate) fn check_variants(topology: &Topology, variants: &[Vec<bool>]) -> Result<()> {
+    let blocks = &topology.blocks;
+    if blocks.iter().any(|block| matches!(block.shortcut, ShortcutPlan::None)) {
+        return Err(Error::NoShortcuts);
+    }
+    match variants.iter().find(|variant| variant.len() != blocks.len()) {
+        None => Ok(()),
+        Some(wrong) => {
+            let expected = format!("one flag for each of the {} blocks", blocks.len());
+            Err(Error::Shape { what: "a choice of deleted blocks", expected, got: vec![wrong.len()] })
+        }
     }
 }
 

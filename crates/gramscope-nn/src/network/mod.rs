@@ -1,6 +1,6 @@
 //! The network: its parameters, its evaluation and its training step.
 
-mod ablation;
+pub(crate) mod ablation;
 mod evaluation;
 mod modules;
 pub(crate) mod state;

@@ -173,6 +173,49 @@ fn memory_of_training_is_what_has_to_be_kept() {
     assert!(found <= kept + 4 * 32 * 32 * 16 + 32 * 32 * 3, "{found} numbers an image, {kept} are kept");
 }
 
+/// Every ending of every stage, and each block alone.
+fn variants(blocks: usize) -> Vec<Vec<bool>> {
+    let some = |chosen: &dyn Fn(usize) -> bool| (0..blocks).map(chosen).collect::<Vec<bool>>();
+    let endings = (0..=blocks).map(|first| some(&|block| block >= first));
+    endings.chain((0..blocks).map(|only| some(&|block| block == only))).collect()
+}
+
+#[test]
+fn ablation_gives_every_variant_once_from_what_is_there() {
+    for config in configs().into_iter().filter(|config| config.residual) {
+        let (topology, side) = (config.topology(), config.image_side);
+        let (whole, variants) = (Program::evaluation(&topology, side).unwrap(), variants(topology.blocks.len()));
+        let program = Program::ablation(&topology, side, &variants).unwrap();
+        check_memory(&program);
+        let mut given: Vec<usize> = program
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Tap { layer, of: Tapped::Logits } => Some(*layer),
+                _ => None,
+            })
+            .collect();
+        given.sort_unstable();
+        assert_eq!(given, (0..variants.len()).collect::<Vec<_>>());
+        // Parameters are found as in the whole network.
+        let names = |program: &Program| program.convolutions.iter().map(|each| each.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&program), names(&whole));
+        // What is common is computed once: the stem, and the first block kept and deleted.
+        let runs = |convolution: usize| {
+            let is =
+                |step: &&Step| matches!(step, Step::Convolution { convolution: found, .. } if *found == convolution);
+            program.steps.iter().filter(is).count()
+        };
+        assert_eq!((runs(0), runs(1)), (1, 1));
+        let nothing = Program::ablation(&topology, side, &[vec![false; topology.blocks.len()]]).unwrap();
+        let steps = |program: &Program| {
+            let tap = |step: &&Step| !matches!(step, Step::Tap { .. });
+            program.steps.iter().filter(tap).copied().collect::<Vec<_>>()
+        };
+        assert_eq!(steps(&nothing), steps(&whole));
+    }
+}
+
 #[test]
 fn shake_shake_has_no_program_yet() {
     let config = ResNetConfig { shake_shake: true, ..ResNetConfig::default() };
