@@ -1,15 +1,16 @@
 // A batch of training images: bytes to [0, 1], reflect-pad, crop at random, flip left and right at random.
-//   images[b] = flip(crop(pad(pixels[order[b]]))) / 255,  labels_out[b] = labels[order[b]]
+//   images[b] = flip(crop(pad(pixels[rows[order[b]]]))) / 255,  labels_out[b] = labels[rows[order[b]]]
 // crates/gramscope-train/src/augment.rs is the model, in float32 to the last bit: what happens to an image is a function
 // of (seed, epoch, its index in the data set): words 0, 1 and 2 of Philox (common/philox.cuh) give row, column and flip.
 //
-// In   pixels [count, side, side, 3]  uint8
-//      labels [count]                 uint32
-//      order [batch]                  uint32: indices into the data set
-// Out  images [batch, side, side, 3]  float32, or bfloat16 (rounded once)
-//      labels_out [batch]             uint32
-// An entry of `order` beyond the data set reads nothing: the image is NaN and the label NO_LABEL, which is no class, so
-// that the loss is NaN (loss.cu). padding < side; a batch has fewer than 2^31 pixels, a block more included.
+// In   pixels [stored, side, side, 3]  uint8: the images that are used
+//      labels [stored]                 uint32
+//      rows [count]                    uint32: of every image of the data set, its row of pixels and labels
+//      order [batch]                   uint32: indices into the data set
+// Out  images [batch, side, side, 3]   float32, or bfloat16 (rounded once)
+//      labels_out [batch]              uint32
+// An entry of `order` beyond the data set, or of an image whose row is beyond those stored, reads nothing: the image is NaN
+// and the label NO_LABEL, which is no class, so that the loss is NaN (loss.cu). padding < side; a batch has fewer than 2^31 pixels, a block more included.
 // Grid, block: plan::augment, a thread a pixel; each works out its image's placement. Deterministic: yes. Accumulates:
 // nothing.
 //
@@ -25,11 +26,12 @@ struct AugmentShape {
     int32_t side;
     int32_t padding;
     int32_t flip;
-    int32_t unused;
+    int32_t stored;  // of them, those that are there
 };
 
 constexpr int COLOURS = 3;
 constexpr uint32_t NO_LABEL = 0xFFFFFFFFu;
+constexpr uint32_t NO_ROW = 0xFFFFFFFFu;
 
 // Where the crop of an image lies in the padded one, and whether it is flipped afterwards.
 struct Placement {
@@ -53,18 +55,19 @@ __device__ __forceinline__ int reflect(int position, int padding, int length) {
 
 template <class T>
 __device__ __forceinline__ void augment(T* images, uint32_t* labels_out, const uint8_t* pixels, const uint32_t* labels,
-                                        const uint32_t* order, const AugmentShape& shape) {
+                                        const uint32_t* rows, const uint32_t* order, const AugmentShape& shape) {
     int image_pixels = shape.side * shape.side, thread = blockIdx.x * ENTRY_THREADS + thread_of_block();
     if (thread >= shape.batch * image_pixels) return;
     int image = thread / image_pixels, pixel = thread % image_pixels;
     uint32_t index = order[image];
-    bool exists = index < shape.count;
-    if (pixel == 0) labels_out[image] = exists ? labels[index] : NO_LABEL;
+    uint32_t row = index < shape.count ? rows[index] : NO_ROW;
+    bool exists = row < static_cast<uint32_t>(shape.stored);
+    if (pixel == 0) labels_out[image] = exists ? labels[row] : NO_LABEL;
     Placement placement = placement_of(index, shape);
     int column = pixel % shape.side;
     int x = reflect((placement.flipped ? shape.side - 1 - column : column) + placement.left, shape.padding, shape.side);
     int y = reflect(pixel / shape.side + placement.top, shape.padding, shape.side);
-    int64_t source = (static_cast<int64_t>(index) * image_pixels + y * shape.side + x) * COLOURS;
+    int64_t source = (static_cast<int64_t>(row) * image_pixels + y * shape.side + x) * COLOURS;
     for (int colour = 0; colour < COLOURS; ++colour) {
         float value = exists ? __fdiv_rn(pixels[source + colour], 255.0f) : __uint_as_float(0x7FFFFFFFu);
         store(&images[static_cast<int64_t>(thread) * COLOURS + colour], value);
@@ -73,12 +76,12 @@ __device__ __forceinline__ void augment(T* images, uint32_t* labels_out, const u
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_augment_crop_f32(float* images, uint32_t* labels_out, const uint8_t* pixels, const uint32_t* labels,
-                        const uint32_t* order, AugmentShape shape) {
-    augment(images, labels_out, pixels, labels, order, shape);
+                        const uint32_t* rows, const uint32_t* order, AugmentShape shape) {
+    augment(images, labels_out, pixels, labels, rows, order, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_augment_crop_bf16(BF16* images, uint32_t* labels_out, const uint8_t* pixels, const uint32_t* labels,
-                         const uint32_t* order, AugmentShape shape) {
-    augment(images, labels_out, pixels, labels, order, shape);
+                         const uint32_t* rows, const uint32_t* order, AugmentShape shape) {
+    augment(images, labels_out, pixels, labels, rows, order, shape);
 }

@@ -181,8 +181,8 @@ pub struct AugmentShape {
     pub padding: i32,
     /// 1 where images are flipped at random.
     pub flip: i32,
-    /// 0.
-    pub unused: i32,
+    /// Of the data set's images, those that are there.
+    pub stored: i32,
 }
 
 /// What one layer's Gram matrix came to in one batch.

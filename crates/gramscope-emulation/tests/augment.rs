@@ -47,21 +47,33 @@ fn made(count: usize, side: usize) -> (Vec<u8>, Vec<u32>) {
     (pixels, (0..count as u32).map(|index| index % 7).collect())
 }
 
-/// Images and labels of the batch.
+/// Where five of six images lie: the fourth is not there.
+const PART: [u32; 6] = [3, 1, 4, u32::MAX, 0, 2];
+
+/// Of made images and labels, those at `places`.
+fn of(places: &[usize], pixels: &[u8], labels: &[u32], side: usize) -> (Vec<u8>, Vec<u32>) {
+    let image = |&place: &usize| &pixels[place * side * side * 3..][..side * side * 3];
+    (places.iter().flat_map(image).copied().collect(), places.iter().map(|&place| labels[place]).collect())
+}
+
+/// Images and labels of the batch, of images that lie at `rows`.
 fn augment<T: Element>(
     pixels: &[u8],
     labels: &[u32],
+    rows: &[u32],
     order: &[u32],
     side: usize,
     shape: AugmentShape,
 ) -> (Vec<T>, Vec<u32>) {
-    let shape = AugmentShape { count: labels.len() as i64, batch: order.len() as i32, side: side as i32, ..shape };
+    let (count, stored) = (rows.len() as i64, labels.len() as i32);
+    let shape = AugmentShape { count, stored, batch: order.len() as i32, side: side as i32, ..shape };
     let places = order.len() * side * side;
     let (mut images, mut labels_out) = (Buffer::<T>::poisoned(places * 3), Buffer::<u32>::poisoned(order.len()));
-    let (pixels, labels, order) = (Buffer::new(pixels), Buffer::new(labels), Buffer::new(order));
+    let (pixels, labels) = (Buffer::new(pixels), Buffer::new(labels));
+    let (rows, order) = (Buffer::new(rows), Buffer::new(order));
     let name = format!("gs_augment_crop_{}", T::SUFFIX);
     let launch = Launch::new(&name).geometry(plan::values(places)).seed(1).output(&mut images).output(&mut labels_out);
-    launch.input(&pixels).input(&labels).input(&order).value(shape).run().unwrap();
+    launch.input(&pixels).input(&labels).input(&rows).input(&order).value(shape).run().unwrap();
     (images.values().to_vec(), labels_out.values().to_vec())
 }
 
@@ -80,11 +92,16 @@ fn batches_are_the_cpus() {
             let cpu: Vec<f32> = cpu.flatten_all().unwrap().to_vec1().unwrap();
             let padding = crop_padding as i32;
             let shape = AugmentShape { seed, epoch, padding, flip: flip.into(), ..AugmentShape::default() };
-            let (images, labels_out) = augment::<f32>(&pixels, &labels, &order, side, shape);
-            assert_eq!(images, cpu, "{side} {crop_padding} {flip} {seed} {epoch}");
-            assert_eq!(labels_out, indices.map(|index| labels[index]));
-            let (images, _) = augment::<bf16>(&pixels, &labels, &order, side, shape);
-            assert_eq!(images, cpu.iter().map(|value| bf16::from_f32(*value)).collect::<Vec<_>>());
+            let bf16s: Vec<bf16> = cpu.iter().map(|value| bf16::from_f32(*value)).collect();
+            // All in their order, and without the one that is not asked for, in another.
+            for (rows, stored) in [([0, 1, 2, 3, 4, 5], vec![0, 1, 2, 3, 4, 5]), (PART, vec![4, 1, 5, 0, 2])] {
+                let (pixels, labels_of) = of(&stored, &pixels, &labels, side);
+                let (images, labels_out) = augment::<f32>(&pixels, &labels_of, &rows, &order, side, shape);
+                assert_eq!(images, cpu, "{stored:?} {side} {crop_padding} {flip} {seed} {epoch}");
+                assert_eq!(labels_out, indices.map(|index| labels[index]));
+                let (images, _) = augment::<bf16>(&pixels, &labels_of, &rows, &order, side, shape);
+                assert_eq!(images, bf16s);
+            }
         }
     }
 }
@@ -92,9 +109,11 @@ fn batches_are_the_cpus() {
 #[test]
 fn an_order_beyond_the_images_reads_nothing() {
     let (pixels, labels) = made(3, 4);
-    for beyond in [3, 1 << 31, u32::MAX] {
+    for (rows, beyond) in
+        [([0, 1, 2], 3), ([0, 1, 2], 1 << 31), ([0, 1, 2], u32::MAX), ([0, 3, 2], 1), ([0, u32::MAX, 2], 1)]
+    {
         let shape = AugmentShape { seed: 1, epoch: 1, padding: 2, flip: 1, ..AugmentShape::default() };
-        let (images, labels_out) = augment::<f32>(&pixels, &labels, &[2, beyond, 0], 4, shape);
+        let (images, labels_out) = augment::<f32>(&pixels, &labels, &rows, &[2, beyond, 0], 4, shape);
         for (index, value) in images.iter().enumerate() {
             assert_eq!(value.is_nan(), index / (4 * 4 * 3) == 1, "{index}");
         }

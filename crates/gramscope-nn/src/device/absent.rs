@@ -22,9 +22,20 @@ impl DeviceNetwork {
         Err(gramscope_cuda::Error::NotBuilt.into())
     }
 
+    /// The device it is on.
+    pub fn device(&self) -> &Arc<Device> {
+        match self.0 {}
+    }
+
     /// Bytes of device memory that looking at every layer takes.
     pub fn observation_bytes(&self, images: usize) -> u64 {
         let _ = images;
+        match self.0 {}
+    }
+
+    /// Takes the memory in which `other` was observed.
+    pub fn take_memory_of(&mut self, other: &mut Self) {
+        let _ = other;
         match self.0 {}
     }
 
@@ -125,5 +136,14 @@ impl StoredImages {
     pub fn new(device: &Device, pixels: &[u8], labels: &[u32], side: usize) -> Result<Self> {
         let _ = (device, pixels, labels, side);
         Err(gramscope_cuda::Error::NotBuilt.into())
+    }
+
+    /// The same of those images alone that are at `chosen`.
+    ///
+    /// # Errors
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
+    pub fn part(device: &Device, pixels: &[u8], labels: &[u32], side: usize, chosen: &[usize]) -> Result<Self> {
+        let _ = chosen;
+        Self::new(device, pixels, labels, side)
     }
 }

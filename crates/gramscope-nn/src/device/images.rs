@@ -9,12 +9,17 @@ use crate::program::{IMAGES, ValueId};
 use crate::topology::IMAGE_CHANNELS;
 use crate::{Error, Result};
 
-/// A data set's images and labels on a device, as bytes.
+/// Images and labels of a data set on a device, as bytes: all of them, or those that are used.
 pub struct StoredImages {
     pixels: Slice<u8>,
     labels: Slice<u32>,
+    /// Of every image of the data set, its place among those that are here.
+    rows: Slice<u32>,
     side: usize,
 }
+
+/// The row of an image that is not stored.
+const NO_ROW: u32 = u32::MAX;
 
 impl StoredImages {
     /// A copy of `pixels` `[images, side, side, 3]` and of a label for each.
@@ -22,9 +27,34 @@ impl StoredImages {
     /// # Errors
     /// [`Error::Device`].
     pub fn new(device: &Device, pixels: &[u8], labels: &[u32], side: usize) -> Result<Self> {
-        let pixels = device.upload("the data set's images", pixels)?;
-        let labels = device.upload("the data set's labels", labels)?;
-        Ok(Self { pixels, labels, side })
+        Self::at(device, pixels, labels, &(0..labels.len() as u32).collect::<Vec<_>>(), side)
+    }
+
+    /// The same of those images alone that are at `chosen`: batches name them by these places all the same.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    ///
+    /// # Panics
+    /// If there is no image at one of them.
+    pub fn part(device: &Device, pixels: &[u8], labels: &[u32], side: usize, chosen: &[usize]) -> Result<Self> {
+        let length = side * side * IMAGE_CHANNELS;
+        let mut rows = vec![NO_ROW; labels.len()];
+        for (row, &image) in (0..).zip(chosen) {
+            rows[image] = row;
+        }
+        let pixels: Vec<u8> = chosen.iter().flat_map(|image| &pixels[image * length..][..length]).copied().collect();
+        let labels: Vec<u32> = chosen.iter().map(|&image| labels[image]).collect();
+        Self::at(device, &pixels, &labels, &rows, side)
+    }
+
+    fn at(device: &Device, pixels: &[u8], labels: &[u32], rows: &[u32], side: usize) -> Result<Self> {
+        Ok(Self {
+            pixels: device.upload("the data set's images", pixels)?,
+            labels: device.upload("the data set's labels", labels)?,
+            rows: device.upload("the places of the data set's images", rows)?,
+            side,
+        })
     }
 }
 
@@ -67,9 +97,10 @@ impl Images<'_> {
             }
             Self::Stored { images, order, placing } => {
                 device.copy_to("the order of a batch", order, &mut memory.order.slice_mut(..count))?;
-                let (pixels, all_labels) = (images.pixels.as_view(), images.labels.as_view());
+                let (pixels, all_labels, rows) =
+                    (images.pixels.as_view(), images.labels.as_view(), images.rows.as_view());
                 let (order, labels) = (memory.order.slice(..count), &mut memory.labels.slice_mut(..count));
-                device.launcher().augment(to, labels, &pixels, &all_labels, &order, placing, images.side)?;
+                device.launcher().augment(to, labels, &pixels, &all_labels, &rows, &order, placing, images.side)?;
             }
         }
         Ok(())

@@ -296,7 +296,7 @@ fn augmented<T: Stored>(device: &Device, side: usize, finding: &mut Finding) -> 
     let cpu = Augmentation::new(&settings).batch(&split, &indices, 7, &Host::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
 
     let (pixels, on_device) = (device.upload(WHAT, &pixels)?, device.upload(WHAT, &labels)?);
-    let order = device.upload(WHAT, &order)?;
+    let (rows, order) = (device.upload(WHAT, &[0_u32, 1, 2, 3, 4, 5])?, device.upload(WHAT, &order)?);
     let (mut images, mut chosen) = (device.zeros::<T>(WHAT, cpu.len())?, device.zeros::<u32>(WHAT, indices.len())?);
     let placing = Placing { seed: settings.seed, epoch: 7, padding: settings.crop_padding, flip: settings.flip };
     device.launcher().augment(
@@ -304,6 +304,7 @@ fn augmented<T: Stored>(device: &Device, side: usize, finding: &mut Finding) -> 
         &mut chosen.as_view_mut(),
         &pixels.as_view(),
         &on_device.as_view(),
+        &rows.as_view(),
         &order.as_view(),
         placing,
         side,
