@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::driver::{command_on, driver, run};
+use support::driver::{Trace, command_on, driver, run};
 use support::{noise, text, write_activations};
 
 /// Fails with one message that has every one of `parts`.
@@ -190,33 +190,6 @@ fn panels_larger_than_device_memory_give_the_same_bits() {
     }
 }
 
-/// What the fake driver has noted.
-struct Trace {
-    kernels: Vec<String>,
-    /// The most bytes of device memory that were in use at a launch.
-    most_bytes: u64,
-}
-
-impl Trace {
-    fn read(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        // Without a profiler every line is a launch.
-        let lines: Vec<(&str, u64)> = text
-            .lines()
-            .map(|line| line.split_once(' ').unwrap())
-            .map(|(name, used)| (name, used.parse().unwrap()))
-            .collect();
-        Self {
-            kernels: lines.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            most_bytes: lines.iter().map(|&(_, used)| used).max().unwrap_or(0),
-        }
-    }
-
-    fn count(&self, kernel: &str) -> usize {
-        self.kernels.iter().filter(|name| *name == kernel).count()
-    }
-}
-
 /// Components of layers whose Gram matrices have spectra of all kinds: GPU and CPU agree.
 #[test]
 fn components_are_those_of_the_cpu() {
@@ -344,6 +317,7 @@ fn launches_in_ranges(trace: &Path) -> Vec<(String, String)> {
         match line.split_once(' ') {
             Some((">", name)) => ranges.push(name.to_owned()),
             None if line == "<" => drop(ranges.pop().expect("a range ends that has not begun")),
+            Some(("upload", _)) => {}
             Some((kernel, _)) => launches.push((kernel.to_owned(), ranges.join(" / "))),
             None => panic!("{line}"),
         }

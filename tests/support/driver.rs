@@ -29,6 +29,34 @@ pub fn command_on(folder: &Path, machine: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// What the fake driver has noted.
+pub struct Trace {
+    kernels: Vec<String>,
+    /// The most bytes of device memory that were in use at a launch.
+    pub most_bytes: u64,
+    /// Bytes that were copied from the host.
+    pub uploaded: u64,
+}
+
+impl Trace {
+    pub fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // Without a profiler every line is a launch or an upload.
+        let lines = text.lines().map(|line| line.split_once(' ').unwrap());
+        let lines: Vec<(&str, u64)> = lines.map(|(what, bytes)| (what, bytes.parse().unwrap())).collect();
+        let (uploads, launches): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(what, _)| *what == "upload");
+        Self {
+            kernels: launches.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            most_bytes: launches.iter().map(|&(_, used)| used).max().unwrap_or(0),
+            uploaded: uploads.iter().map(|(_, bytes)| bytes).sum(),
+        }
+    }
+
+    pub fn count(&self, kernel: &str) -> usize {
+        self.kernels.iter().filter(|name| *name == kernel).count()
+    }
+}
+
 /// The same, run to its end.
 pub fn run(folder: &Path, machine: &str, arguments: &[&str]) -> Output {
     command_on(folder, machine, arguments).output().unwrap()

@@ -223,6 +223,7 @@ driver! {
         if !memory::holds(to, bytes) {
             return INVALID_VALUE;
         }
+        machine().note_upload(bytes);
         // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
         unsafe { stream::copy(stream, to, from as usize, bytes) };
         SUCCESS

@@ -19,8 +19,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
-    /// Where a line a launch is written, the kernel's name and the bytes of device memory that are in use, and one for each end of
-    /// a profiler's range.
+    /// Where a line a launch is written, the kernel's name and the bytes of device memory that are in use; one a copy from the
+    /// host, "upload" and its bytes; and one for each end of a profiler's range.
     trace: Option<PathBuf>,
 }
 
@@ -52,6 +52,11 @@ impl Machine {
         if self.trace.is_some() {
             self.note(&format!("{} {}", kernel.to_string_lossy(), crate::memory::used()));
         }
+    }
+
+    /// Notes a copy from the host where that is wanted.
+    pub(crate) fn note_upload(&self, bytes: usize) {
+        self.note(&format!("upload {bytes}"));
     }
 
     /// Writes a line to the trace, where one is wanted.
