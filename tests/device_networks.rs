@@ -12,10 +12,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use candle_core::Device;
+use gramscope_nn::Backend;
 use gramscope_study::results;
 use gramscope_train::Run;
 use safetensors::SafeTensors;
-use support::driver::{command_on, driver, run};
+use support::driver::{Trace, command_on, driver, run};
 use support::text;
 
 /// A family of one network on images of 9 x 9, so that no side is even all the way.
@@ -70,6 +71,7 @@ fn a_gpu_trains_as_the_cpu_does() {
         ("no_shortcuts", "residual = false\n[family]\ndepth = [8]\nwidth = [0.4]\nseed = [1]\n"),
         ("distorted", "colour_distortion = 0.5\n[family]\ndepth = [8]\nwidth = [0.25]\nseed = [2]\n"),
         ("random", "random_labels = true\n[family]\ndepth = [14]\nwidth = [0.1]\nseed = [3]\n"),
+        ("fraction", "fraction = 0.5\n[family]\ndepth = [8]\nwidth = [0.25]\nseed = [4]\n"),
     ];
     for (name, rest) in kinds {
         let plan = format!("{PLAN}{rest}");
@@ -216,6 +218,46 @@ fn the_same_bits_again_and_after_an_interruption() {
     assert_eq!(losses(&whole), losses(&only_folder(&out)));
 }
 
+/// A run goes on as it was begun or not at all; what it was begun with is on record, and so is what compared it.
+#[test]
+fn what_computed_is_on_record_and_is_not_mixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.25]\nseed = [0]\n");
+    let trained = train(dir.path(), "runs", &plan, &["cuda", "--precision", "bf16"]);
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    assert!(read(&trained.join("config.toml")).contains("backend = \"cuda-bf16\""));
+    for line in read(&trained.join("metrics.jsonl")).lines() {
+        assert!(line.contains("\"gpu\":\"Emulated GPU\""), "{line}");
+    }
+
+    let (path, out) = (dir.path().join("runs.toml"), dir.path().join("runs"));
+    let again = |device: &[&str]| {
+        let arguments = ["sweep", path.to_str().unwrap(), "--out", out.to_str().unwrap(), "--device"];
+        let output = run(driver().path(), "", &[&arguments, device].concat());
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (finished, _) = again(&["cpu"]);
+    assert!(finished, "a finished run is not to go on, so that nothing would be mixed");
+    let predictions = trained.join("predictions.safetensors");
+    fs::remove_file(&predictions).unwrap();
+    for device in [["cpu", "--precision", "f32"], ["cuda", "--precision", "tf32"]] {
+        let (finished, said) = again(&device);
+        assert!(!finished && said.contains("go on with --device cuda --precision bf16"), "{said}");
+        assert!(!predictions.exists());
+    }
+    assert!(again(&["cuda", "--precision", "bf16"]).0 && predictions.exists());
+
+    let out = dir.path().join("cka");
+    for (device, backend) in [("cpu", Backend::Cpu), ("cuda", Backend::CudaF32)] {
+        let arguments = ["cka", trained.to_str().unwrap(), "--batch-size", "8", "--passes", "1", "--device", device];
+        let output = run(driver().path(), "", &[&arguments[..], &["--out", out.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let versions = results::load(&out).unwrap().info.versions;
+        assert_eq!(versions.backend, backend);
+        assert_eq!(versions.gpu.as_deref(), (device == "cuda").then_some("Emulated GPU"));
+    }
+}
+
 /// Weights that have been trained for two epochs, activations that never leave the device: what the same command gives on
 /// the CPU, within the promise of `exact` for both sides and what float32 networks differ by.
 #[test]
@@ -249,6 +291,82 @@ fn what_is_measured_of_a_run_is_the_cpus() {
         text(&output.stdout).replace(out.to_str().unwrap(), "")
     };
     assert_eq!(sparsity("cpu"), sparsity("cuda"));
+}
+
+/// Images of 24 x 24, so that the activations of a batch of 16 outweigh what else a comparison has on a device.
+const WIDE_PLAN: &str = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 64\nimage_side = 24\n\
+    [train]\nepochs = 1\nbatch_size = 10\n[family]\ndepth = [8]\nseed = [0]\n";
+
+/// Networks take turns in the memory of their activations, and the images are there once, whatever the number of networks,
+/// batches and passes.
+#[test]
+fn a_comparison_takes_the_memory_of_its_largest_forward_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let [wide, narrow] =
+        ["0.5", "0.25"].map(|width| train(dir.path(), width, &format!("{WIDE_PLAN}width = [{width}]\n"), &["cpu"]));
+    let compare = |name: &str, runs: &[&Path], passes: &str| {
+        let (out, trace) = (dir.path().join(name), dir.path().join(format!("{name}.trace")));
+        let mut arguments = vec!["cka"];
+        arguments.extend(runs.iter().map(|run| run.to_str().unwrap()));
+        arguments.extend(["--pairs", "within", "--batch-size", "16", "--passes", passes, "--device", "cuda"]);
+        arguments.extend(["--out", out.to_str().unwrap()]);
+        let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        (out, Trace::read(&trace))
+    };
+    let (alone, of_one) = compare("one", &[&wide], "1");
+    let (together, of_four) = compare("four", &[&wide, &wide, &narrow, &wide], "1");
+    let (_, of_passes) = compare("passes", &[&wide, &wide, &narrow, &wide], "3");
+
+    let maps: Vec<PathBuf> = fs::read_dir(&together).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let of =
+        |dir: &Path| results::load(dir).unwrap().similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let alone = of(&alone);
+    let equal = maps.iter().filter(|dir| dir.join("cka.npz").is_file() && of(dir) == alone).count();
+    assert_eq!(equal, 3, "the same network's maps, whoever had the memory before: {maps:?}");
+
+    // One value of the first stage: 8 channels, 24 x 24 pixels, 16 images. A pass has several of them.
+    let value = 8 * 24 * 24 * 16 * 4;
+    let (one, four) = (of_one.most_bytes, of_four.most_bytes);
+    assert!(one > 3 * value, "{one}");
+    assert!(four < one + value, "{four} bytes for four networks, {one} for one");
+
+    // Two passes more name 64 images for each of four networks, and no image is uploaded again.
+    let (orders, image) = (2 * 4 * 64 * 4, 3 * 24 * 24);
+    let more = of_passes.uploaded - of_four.uploaded;
+    assert!(more >= orders && more < orders + image, "{more} bytes more");
+}
+
+/// `--memory-limit` is about the GPU's memory wherever one runs the network: what can be done a part at a time is, to the same
+/// bits, and what cannot says what it needs.
+#[test]
+fn a_limit_on_device_memory_holds_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained = train(dir.path(), "runs", &format!("{WIDE_PLAN}width = [0.5]\n"), &["cpu"]);
+    let measure = |command: &str, limit: &str| {
+        let flags: &[&str] = if command == "cka" { &["--batch-size", "16"] } else { &[] };
+        let (out, trace) =
+            (dir.path().join(format!("{command}{limit}")), dir.path().join(format!("{command}{limit}.trace")));
+        let arguments = [command, trained.to_str().unwrap(), "--device", "cuda", "--memory-limit", limit, "--out"];
+        let arguments = [&arguments[..], &[out.to_str().unwrap()], flags].concat();
+        (run(driver().path(), &format!("trace={}", trace.display()), &arguments), Trace::read(&trace), out)
+    };
+    for (command, numbers) in [("sparsity", "sparsity.npz"), ("cosine", "cosine.npz")] {
+        let (whole, _, whole_out) = measure(command, "1G");
+        let (parts, trace, parts_out) = measure(command, "1500K");
+        for output in [whole, parts] {
+            assert!(output.status.success(), "{command}: {}", text(&output.stderr));
+        }
+        assert!(trace.most_bytes <= 1500 << 10, "{command}: {} bytes", trace.most_bytes);
+        assert!(fs::read(whole_out.join(numbers)).unwrap() == fs::read(parts_out.join(numbers)).unwrap(), "{command}");
+    }
+    for command in ["cka", "pcs", "dominant", "sparsity", "cosine"] {
+        let (output, ..) = measure(command, "100K");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+        assert!(stderr.contains("device memory") && stderr.contains("100.0 KiB"), "{command}: {stderr}");
+        assert!(stderr.contains("--memory-limit") && !stderr.contains("panicked"), "{command}: {stderr}");
+    }
 }
 
 #[test]

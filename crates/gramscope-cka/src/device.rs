@@ -16,8 +16,6 @@ use crate::totals::{Totals, packed_length};
 
 /// Layers that pass by at a time where memory is short: what a block of the kernels multiplies at once.
 const STRIP: usize = gramscope_cuda::plan::TILE;
-/// Of what is free on a device, the share that is never planned with, in parts: the driver rounds up what it gives.
-const SPARE_PARTS: u64 = 10;
 
 /// The panel of the batch that is open and the sums over those before, on a GPU.
 pub(crate) struct OnDevice {
@@ -91,10 +89,10 @@ impl OnDevice {
     /// How many of the panel's `total` rows fit into what memory may be taken, at least two; also decides whether there is room
     /// for two uploads at once.
     fn fitting_rows(&mut self, examples: usize, total: usize) -> Result<usize, Error> {
-        let DeviceMemory { limit: asked, features, largest_upload, other } = self.memory;
-        let limit = limit(asked, self.free);
+        let DeviceMemory { features, largest_upload, other, taken, .. } = self.memory;
+        let limit = self.memory.allowance(self.free);
         let workspace = self.sums.workspace_bytes(examples, features);
-        let fixed = [workspace, other].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
+        let fixed = [workspace, other, taken].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
         let left = limit.saturating_sub(fixed);
         // Two cost memory, and rounds cost more than waiting for uploads does.
         self.two_uploads = largest_upload <= left / 8;
@@ -248,12 +246,6 @@ pub(crate) fn most_rows(total: usize, left: u64, bytes: impl Fn(usize) -> u64) -
         if bytes(middle) <= left { fits = middle } else { too_many = middle }
     }
     fits
-}
-
-/// What may be taken of `free` bytes: what is asked for, or nearly all.
-pub(crate) fn limit(asked: Option<u64>, free: u64) -> u64 {
-    let most = free / SPARE_PARTS * (SPARE_PARTS - 1);
-    asked.map_or(most, |asked| asked.min(most))
 }
 
 pub(crate) fn summary(row: Row) -> RowSummary {

@@ -8,7 +8,7 @@ use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Up
 use crate::activation::Activation;
 use crate::components::FirstComponent;
 use crate::cpu::{PrincipalError, PrincipalRows, Principals, SMALLEST_REST, Unusable, set_upright};
-use crate::device::{blocks_held, blocks_with, host_values, limit, most_rows, panel_row, summary};
+use crate::device::{blocks_held, blocks_with, host_values, most_rows, panel_row, summary};
 use crate::error::Error;
 use crate::options::{DeviceMemory, Estimator};
 use crate::rounds::Rounds;
@@ -82,13 +82,13 @@ impl OnDevice {
 
     /// Makes what the work is done with, and says how many rows of each panel there is room for.
     pub(crate) fn begin(&mut self) -> Result<usize, Error> {
-        let DeviceMemory { limit: asked, features, largest_upload, other } = self.memory;
+        let DeviceMemory { features, largest_upload, other, taken, .. } = self.memory;
         let (n, layers) = (self.examples, self.components.len());
-        let limit = limit(asked, self.free);
+        let limit = self.memory.allowance(self.free);
         let biased = self.estimator == Estimator::Biased;
         let panels = |most| DeviceComponents::new(self.device.clone(), layers, n, biased, most);
         let probe = panels(1)?;
-        let fixed = [largest_upload, other].into_iter().fold(probe.other_bytes(features), u64::saturating_add);
+        let fixed = [largest_upload, other, taken].into_iter().fold(probe.other_bytes(features), u64::saturating_add);
         let least = layers.min(2);
         let needed = [DeviceComponents::decomposition_bytes(n, 1), probe.panel_bytes(least)];
         let needed = needed.into_iter().fold(fixed, u64::saturating_add);

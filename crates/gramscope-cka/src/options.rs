@@ -57,8 +57,21 @@ pub struct DeviceMemory {
     pub features: usize,
     /// Bytes of the largest activation that is uploaded.
     pub largest_upload: u64,
-    /// Bytes that a network will yet take there.
+    /// Bytes that networks will yet take there.
     pub other: u64,
+    /// Bytes that networks and their images took there before the comparison was made.
+    pub taken: u64,
+}
+
+/// Of what is free on a device, the share that is never planned with, in parts: the driver rounds up what it gives.
+const SPARE_PARTS: u64 = 10;
+
+impl DeviceMemory {
+    /// The bytes that may be taken in all, where so many are free beside those that were taken before.
+    pub fn allowance(&self, free: u64) -> u64 {
+        let most = free.saturating_add(self.taken) / SPARE_PARTS * (SPARE_PARTS - 1);
+        self.limit.map_or(most, |asked| asked.min(most))
+    }
 }
 
 /// Which similarity of two examples the Gram matrices hold.

@@ -25,6 +25,19 @@ impl Device {
         let _ = number;
         Err(Error::NotBuilt)
     }
+
+    /// (free, total) device memory, in bytes.
+    ///
+    /// # Errors
+    /// None.
+    pub fn memory(&self) -> Result<(u64, u64), Error> {
+        match self.0 {}
+    }
+
+    /// The name its maker gave it.
+    pub fn name(&self) -> &str {
+        match self.0 {}
+    }
 }
 
 /// A range of a profiler's. A build without CUDA tells no profiler anything.

@@ -90,6 +90,11 @@ impl Device {
         &self.properties
     }
 
+    /// The name its maker gave it.
+    pub fn name(&self) -> &str {
+        &self.properties.name
+    }
+
     /// The stream that everything runs on unless a launcher is given another.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream

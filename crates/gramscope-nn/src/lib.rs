@@ -21,7 +21,7 @@ mod work;
 pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
 pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
-pub use processor::Processor;
+pub use processor::{Backend, Processor};
 pub use sgd::{Sgd, SgdConfig};
 pub use work::Work;
 

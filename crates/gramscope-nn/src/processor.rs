@@ -1,8 +1,10 @@
 //! Where networks run.
 
+use std::fmt;
 use std::sync::Arc;
 
 use gramscope_cuda::plan::Arithmetic;
+use serde::{Deserialize, Serialize};
 
 /// Where networks run, and in which arithmetic.
 #[derive(Clone, Debug, Default)]
@@ -28,5 +30,56 @@ impl Processor {
             Self::Cpu => None,
             Self::Gpu { device, .. } => Some(device),
         }
+    }
+
+    /// Its kind, and its arithmetic.
+    pub fn backend(&self) -> Backend {
+        match self {
+            Self::Cpu => Backend::Cpu,
+            Self::Gpu { arithmetic: Arithmetic::Float32, .. } => Backend::CudaF32,
+            Self::Gpu { arithmetic: Arithmetic::Tf32, .. } => Backend::CudaTf32,
+            Self::Gpu { arithmetic: Arithmetic::Bf16, .. } => Backend::CudaBf16,
+        }
+    }
+}
+
+/// A kind of processor and its arithmetic: what, beside seed and settings, the bits of a trained network depend on.
+///
+/// It is what files record of a [`Processor`], whose number is nobody's concern later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// A CPU, in float32.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU, in float32.
+    CudaF32,
+    /// The same with TF32 products.
+    CudaTf32,
+    /// The same with activations and products in bfloat16.
+    CudaBf16,
+}
+
+impl Backend {
+    /// Whether it is the CPU, which files leave out.
+    pub fn is_cpu(&self) -> bool {
+        *self == Self::Cpu
+    }
+
+    /// The flags of the command line that ask for it.
+    pub fn flags(self) -> &'static str {
+        match self {
+            Self::Cpu => "--device cpu",
+            Self::CudaF32 => "--device cuda --precision f32",
+            Self::CudaTf32 => "--device cuda --precision tf32",
+            Self::CudaBf16 => "--device cuda --precision bf16",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    /// As files have it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
     }
 }

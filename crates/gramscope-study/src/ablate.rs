@@ -79,7 +79,7 @@ pub struct AblateInfo {
     pub examples: usize,
     /// Where they came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

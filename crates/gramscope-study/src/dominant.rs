@@ -9,9 +9,9 @@ use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Limit, Model, Progress, TestImages};
+use crate::compare::{Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes};
 use crate::output::check_place;
-use crate::pcs::{EXAMPLES, PcsData, components, each_layer};
+use crate::pcs::{EXAMPLES, PcsData, all_at_once, components, each_layer};
 use crate::results::{DroppedDominant, Versions};
 use crate::{Error, Result, plot};
 
@@ -35,6 +35,8 @@ pub struct DominantOptions {
     pub top: Option<usize>,
     /// Look at this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 /// The examples that dominate a layer, and their images.
@@ -63,7 +65,7 @@ pub struct DominantInfo {
     pub dominant: Vec<DominantExample>,
     /// Where the images came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 
@@ -91,19 +93,34 @@ pub(crate) struct Ranking {
 }
 
 impl Ranking {
-    /// For the layer of this name, or else the one whose first component explains most (the first of equals).
+    /// For the layer of this name, or else the one whose first component explains most (the first of equals), within
+    /// `memory`.
     pub(crate) fn of(
         model: &Model,
         layer: Option<&str>,
         data: &TestImages,
+        memory: MemoryLimits,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         let names = &model.info.layers;
+        let forward = forward_bytes(std::slice::from_ref(model), data.len(), false);
+        let needs = Needs {
+            what: format!("the first components of {} examples", data.len()),
+            examples: data.len(),
+            entries: 0,
+            row: 0,
+            rows: 0,
+            largest_layer: 0,
+            other: data.bytes() + model.bytes() + forward,
+            lower: "lower --examples",
+        };
+        needs.within(memory.host)?;
+        let images = all_at_once(model, data, memory.device)?;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
         let mut components = components(None, &model.info, data.len(), Estimator::Biased)?;
         let mut best: Option<(usize, FirstComponent)> = None;
-        each_layer(model, data, 0..names.len(), progress, &mut |layer, activation| {
+        each_layer(model, &images, 0..names.len(), progress, &mut |layer, activation| {
             if chosen.is_none_or(|chosen| chosen == layer)
                 && let Some(found) = components.first(layer, activation)?
                 && best.as_ref().is_none_or(|(_, best)| found.variance_explained > best.variance_explained)
@@ -125,7 +142,8 @@ impl Ranking {
 }
 
 impl DroppedDominant {
-    /// The `fraction` of the images, rounded to a whole number and at least one, that dominate each of `runs`, together.
+    /// The `fraction` of the images, rounded to a whole number and at least one, that dominate each of `runs`,
+    /// together, found within `memory`.
     ///
     /// # Errors
     /// [`Error::Incomparable`] for a fraction that is not between 0 and 1, or for a run all of whose layers are constant.
@@ -134,6 +152,7 @@ impl DroppedDominant {
         fraction: f64,
         data: &TestImages,
         processor: &Processor,
+        memory: MemoryLimits,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         if !(fraction > 0.0 && fraction < 1.0) {
@@ -143,7 +162,7 @@ impl DroppedDominant {
         let (mut layers, mut examples) = (Vec::new(), Vec::new());
         // Of all layers, whichever are compared: what dominates a network does not depend on that.
         for model in Model::open_all(runs, None, data, processor)? {
-            let ranking = Ranking::of(&model, None, data, progress)?;
+            let ranking = Ranking::of(&model, None, data, memory, progress)?;
             layers.push(format!("{}: {}", model.info.name, ranking.layer));
             examples.extend_from_slice(&ranking.order[..count.min(data.len())]);
         }
@@ -185,7 +204,8 @@ pub fn dominant(
         )));
     }
     let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
-    let Ranking { layer, component, order } = Ranking::of(&model, options.layer.as_deref(), &data, progress)?;
+    let (layer, memory) = (options.layer.as_deref(), options.memory);
+    let Ranking { layer, component, order } = Ranking::of(&model, layer, &data, memory, progress)?;
     let example = |&index: &usize| {
         let (coordinate, label) = (component.vector[index], data.split().label(index));
         DominantExample {
@@ -206,7 +226,7 @@ pub fn dominant(
         second_over_first: component.second_over_first,
         dominant: chosen.iter().map(example).collect(),
         data: PcsData::Images { name, dir },
-        versions: Versions::current(),
+        versions: Versions::on(processor),
     };
     Ok(Dominant { info, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
 }

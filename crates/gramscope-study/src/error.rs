@@ -48,8 +48,8 @@ pub enum Error {
     },
     /// What is wanted does not fit into the memory it may take.
     #[error(
-        "{what} need {} of memory and may take {}; {}choose fewer layers with --layers, or raise --memory-limit",
-        in_words(*.needed), in_words(*.limit), .lower.map_or_else(String::new, |flag| format!("lower {flag}, "))
+        "{what} need {} of memory and may take {}; {lower}, or raise --memory-limit",
+        in_words(*.needed), in_words(*.limit)
     )]
     Memory {
         /// What does not fit.
@@ -58,8 +58,8 @@ pub enum Error {
         needed: u64,
         /// The bytes that it may take.
         limit: u64,
-        /// The flag that lowers what is needed, if one does.
-        lower: Option<&'static str>,
+        /// What lowers what is needed, for who can do it.
+        lower: &'static str,
     },
     /// Another error of the comparison itself, with the names of what it happened to.
     #[error("{subject}: {reason}")]

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use gramscope_nn::Backend;
 use gramscope_train::{EpochMetrics, Run, TrainSettings};
 use serde_json::{Map, Value};
 
@@ -20,6 +21,8 @@ pub(crate) struct Member {
     pub(crate) data: String,
     /// How it was trained.
     pub(crate) settings: TrainSettings,
+    /// What trained it.
+    pub(crate) backend: Backend,
     /// The settings beside depth, width and seed in which the family differs, as this run has them ("fraction 0.1"); empty
     /// where there are none.
     pub(crate) variant: String,
@@ -82,8 +85,15 @@ pub(crate) fn in_order_of(runs: &[Run]) -> Result<Vec<Member>> {
     let tables = runs.iter().map(settings_table).collect::<Result<Vec<_>>>()?;
     let member = |(place, (run, variant)): (usize, (&Run, String))| {
         let config = run.config();
-        let (data, settings) = (config.data.name.to_string(), config.train.clone());
-        Ok(Member { name: run.name(), place, data, settings, variant, epochs: run.metrics()? })
+        Ok(Member {
+            name: run.name(),
+            place,
+            data: config.data.name.to_string(),
+            settings: config.train.clone(),
+            backend: config.backend,
+            variant,
+            epochs: run.metrics()?,
+        })
     };
     runs.iter().zip(variants(&tables)).enumerate().map(member).collect()
 }
@@ -153,12 +163,14 @@ pub(crate) mod tests {
             test_accuracy: test,
             images_per_second: 100.0,
             seconds: 2.0,
+            gpu: None,
         };
         Member {
             name: name.to_owned(),
             place: 0,
             data: "builtin".to_owned(),
             settings: TrainSettings { depth, width, seed, ..TrainSettings::default() },
+            backend: Backend::Cpu,
             variant: String::new(),
             epochs: vec![epoch(1), epoch(2)],
         }

@@ -4,8 +4,11 @@
 //! `numpy.load` reads it; undefined entries are NaN.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gramscope_cka::Similarity;
+use gramscope_cuda::Device;
+use gramscope_nn::{Backend, Processor};
 use serde::{Deserialize, Serialize};
 
 use crate::stored::{Array, Files, positions};
@@ -112,7 +115,7 @@ pub struct PairInfo {
     pub undefined: Undefined,
     /// Where the examples came from.
     pub data: DataInfo,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 
@@ -169,19 +172,35 @@ pub enum DataInfo {
     },
 }
 
-/// Versions of what computed a result.
+/// What computed a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
-    /// Of Gramscope.
+    /// Version of Gramscope.
     pub gramscope: String,
-    /// Of the format of the files.
+    /// Version of the format of the files.
     pub format: u32,
+    /// What ran the networks, where there were any. Files leave the CPU out.
+    #[serde(default, skip_serializing_if = "Backend::is_cpu")]
+    pub backend: Backend,
+    /// Name of the GPU that ran networks, or compared what files hold; none where the CPU did everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
 }
 
 impl Versions {
-    /// Of this build.
+    /// This build, on the CPU.
     pub fn current() -> Self {
-        Self { gramscope: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT }
+        Self { gramscope: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT, backend: Backend::Cpu, gpu: None }
+    }
+
+    /// This build, with networks where `processor` says.
+    pub fn on(processor: &Processor) -> Self {
+        Self { backend: processor.backend(), ..Self::with_gpu(processor.gpu().map(Arc::as_ref)) }
+    }
+
+    /// This build, comparing on `gpu`, where there is one, what it was handed.
+    pub fn with_gpu(gpu: Option<&Device>) -> Self {
+        Self { gpu: gpu.map(|gpu| gpu.name().to_owned()), ..Self::current() }
     }
 }
 
@@ -322,6 +341,22 @@ pub(crate) mod tests {
         assert_eq!(loaded.similarity.undefined_x, [1]);
         assert_eq!((loaded.similarity.layers_x, loaded.similarity.layers_y, loaded.similarity.batches), (2, 3, 3));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
+    }
+
+    /// So that what was written before there was a GPU reads as it did, and the CPU writes what it wrote.
+    #[test]
+    fn only_a_gpu_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut result = made("x", "y");
+        save(dir.path(), &result).unwrap();
+        let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
+        assert!(!text.contains("backend") && !text.contains("gpu"), "{text}");
+        result.info.versions.backend = Backend::CudaTf32;
+        result.info.versions.gpu = Some("a GPU".to_owned());
+        save(dir.path(), &result).unwrap();
+        let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
+        assert!(text.contains("\"backend\": \"cuda-tf32\"") && text.contains("\"gpu\": \"a GPU\""), "{text}");
+        assert_eq!(load(dir.path()).unwrap().info, result.info);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Augmentation {
 }
 
 /// How a GPU places images that are to stay as they are.
-pub(crate) const UNPLACED: Placing = Placing { seed: 0, epoch: 0, padding: 0, flip: false };
+pub const UNPLACED: Placing = Placing { seed: 0, epoch: 0, padding: 0, flip: false };
 
 impl Augmentation {
     /// With the seed, padding, flip and colour distortion of `settings`. The padding must be smaller than the image side.

@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gramscope_nn::Backend;
+
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::settings::RunConfig;
@@ -144,6 +146,11 @@ pub(crate) fn check_same(dir: &Path, stored: &RunConfig, asked: &RunConfig) -> R
     }
 }
 
+/// Fails if the run in `dir` was begun with another backend than `asked`.
+fn check_backend(dir: &Path, begun: Backend, asked: Backend) -> Result<()> {
+    if begun == asked { Ok(()) } else { Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked }) }
+}
+
 /// A run directory that this process alone writes to, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -153,8 +160,8 @@ pub(crate) struct Claim {
 
 /// Makes `dir` the directory of a run with these settings, or goes on with the one that is there.
 ///
-/// Nothing that exists is changed unless it is a run of the same settings that is to be resumed and that no other process
-/// is training.
+/// Nothing that exists is changed unless it is a run of the same settings and backend that is to be resumed and that no other
+/// process is training.
 pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Claim> {
     let directory = RunDirectory::new(dir);
     match (contents(dir)?, start) {
@@ -173,7 +180,10 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
             }
         }
         (Contents::Run(_), Start::Fresh) => return Err(Error::Occupied { dir: dir.to_path_buf() }),
-        (Contents::Run(stored), Start::Resume) => check_same(dir, &stored, config)?,
+        (Contents::Run(stored), Start::Resume) => {
+            check_same(dir, &stored, config)?;
+            check_backend(dir, stored.backend, config.backend)?;
+        }
         (Contents::Other, _) => return Err(Error::Foreign { dir: dir.to_path_buf() }),
     }
     let lock = lock(&directory)?;
@@ -227,6 +237,19 @@ mod tests {
         assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
         claim(&dir, &config(1), Start::Resume).unwrap();
         assert_eq!(RunDirectory::new(&dir).name(), "run");
+    }
+
+    #[test]
+    fn a_run_goes_on_as_it_was_begun() {
+        let root = tempfile::tempdir().unwrap();
+        for (begun, asked) in [(Backend::Cpu, Backend::CudaF32), (Backend::CudaBf16, Backend::CudaTf32)] {
+            let dir = root.path().join(begun.to_string());
+            drop(claim(&dir, &config(1).with_backend(begun), Start::Fresh).unwrap());
+            let error = claim(&dir, &config(1).with_backend(asked), Start::Resume).unwrap_err().to_string();
+            let advice = format!("go on with {}", begun.flags());
+            assert!(error.contains(asked.flags()) && error.contains(&advice), "{error}");
+            claim(&dir, &config(1).with_backend(begun), Start::Resume).unwrap();
+        }
     }
 
     #[test]

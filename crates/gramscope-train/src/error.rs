@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gramscope_nn::Backend;
+
 use crate::data::DataError;
 use crate::settings::{ConfigError, Difference};
 
@@ -74,6 +76,20 @@ pub enum Error {
         dir: PathBuf,
         /// The first setting that differs.
         difference: Difference,
+    },
+    /// The run in the directory was begun on another kind of processor, or in another arithmetic.
+    #[error(
+        "{} was begun with {begun}, and going on with {asked} would mix the two in one run; go on with {begun}, or choose \
+         another --out",
+        .dir.display(), begun = .begun.flags(), asked = .asked.flags()
+    )]
+    OtherBackend {
+        /// The directory.
+        dir: PathBuf,
+        /// What it was begun with.
+        begun: Backend,
+        /// What it was to go on with.
+        asked: Backend,
     },
     /// The images are not those that the run was started with.
     #[error(

@@ -32,6 +32,9 @@ pub struct EpochMetrics {
     pub images_per_second: f64,
     /// Wall time of the epoch with its evaluation, in seconds.
     pub seconds: f64,
+    /// The name of the GPU that trained it (where it was interrupted, what was left of it); none for the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
 }
 
 /// Appends the line of one epoch and waits until it is on the disk.
@@ -143,6 +146,7 @@ mod tests {
             test_accuracy: 0.0,
             images_per_second: 1e300,
             seconds: 0.1 + 0.2,
+            gpu: epoch.is_multiple_of(2).then(|| "a \"GPU\"".to_owned()),
         }
     }
 

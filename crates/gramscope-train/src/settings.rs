@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use gramscope_nn::{Family, ResNetConfig};
+use gramscope_nn::{Backend, Family, ResNetConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -229,6 +229,9 @@ pub(crate) const DATA_KEYS: [&str; 5] = ["name", "dir", "train_images", "test_im
 pub struct RunConfig {
     /// Format of the file, [`CONFIG_VERSION`].
     pub version: u32,
+    /// What trains it, which is no setting: it is recorded when the run begins. Files leave the CPU out.
+    #[serde(skip_serializing_if = "is_default")]
+    pub backend: Backend,
     /// Which images.
     pub data: DataConfig,
     /// Which network, and how it is trained.
@@ -236,9 +239,14 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// The configuration of a run with these settings on these data.
+    /// The configuration of a run with these settings on these data, trained by the CPU.
     pub fn new(data: DataConfig, train: TrainSettings) -> Self {
-        Self { version: CONFIG_VERSION, data, train }
+        Self { version: CONFIG_VERSION, backend: Backend::Cpu, data, train }
+    }
+
+    /// The same trained by `backend`.
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
     }
 
     /// This configuration with the defaults of its data filled in ([`DataConfig::resolved`]) and its paths made absolute,
@@ -252,7 +260,7 @@ impl RunConfig {
         if let Some(dir) = &mut train.init_from {
             *dir = std::path::absolute(&dir).map_err(Error::io("find", dir))?;
         }
-        Ok(Self::new(self.data.resolved()?, train))
+        Ok(Self::new(self.data.resolved()?, train).with_backend(self.backend))
     }
 
     /// Reads the text of a config.toml.
@@ -265,11 +273,12 @@ impl RunConfig {
         if version != Value::Integer(CONFIG_VERSION.into()) {
             return Err(ConfigError::Version { found: version.to_string() });
         }
-        check_keys(&file, None, &["version", "data", "train"])?;
-        Ok(Self::new(
+        check_keys(&file, None, &["version", "backend", "data", "train"])?;
+        let run = Self::new(
             typed(&take_table(&mut file, "data")?, "data", &DATA_KEYS)?,
             typed(&take_table(&mut file, "train")?, "train", &TrainSettings::KEYS)?,
-        ))
+        );
+        Ok(run.with_backend(take_backend(&mut file)?))
     }
 
     /// Reads a config.toml.
@@ -375,6 +384,14 @@ pub enum ConfigError {
         /// What was expected.
         problem: String,
     },
+    /// A backend that this program does not have.
+    #[error("`backend` cannot be {value}: {problem}")]
+    Backend {
+        /// The value.
+        value: String,
+        /// What was expected.
+        problem: String,
+    },
     /// Something else than a table under a table's name.
     #[error("`{name}` must be a table, written as [{name}]")]
     NotATable {
@@ -453,6 +470,15 @@ pub(crate) fn take_table(file: &mut Table, name: &'static str) -> Result<Table, 
         Some(Value::Table(table)) => Ok(table),
         Some(_) => Err(ConfigError::NotATable { name }),
     }
+}
+
+/// The `backend` of `file`, the CPU where it names none.
+fn take_backend(file: &mut Table) -> Result<Backend, ConfigError> {
+    let Some(value) = file.remove("backend") else { return Ok(Backend::Cpu) };
+    value.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Backend {
+        value: value.to_string(),
+        problem: error.message().replace('\n', " "),
+    })
 }
 
 /// Fails on the first key that is not among `known`, with the one that was most likely meant.

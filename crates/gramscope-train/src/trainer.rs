@@ -69,14 +69,16 @@ pub enum Event<'a> {
 }
 
 /// Trains a run into `dir` (or goes on with the one that is there), with the recipe of the module documentation of
-/// [`crate::settings`], where `processor` says. A run that is finished is returned at once when it is to be resumed.
+/// [`crate::settings`], where `processor` says; the run records its backend, whatever that of `config`. A run that is finished
+/// is returned at once when it is to be resumed, on any processor.
 ///
 /// After every epoch its line is appended to metrics.jsonl and checkpoints/latest.safetensors is replaced; a run that is
 /// killed and resumed where it was trained goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
 /// checkpoint is written, and the run goes on from that step when it is resumed.
 ///
 /// # Errors
-/// Settings that make no run, a directory that is not the run's, a loss that is not finite, what the disk may say, and
+/// Settings that make no run, a directory that is not the run's, [`Error::OtherBackend`] for a run that was begun on another
+/// kind of processor or in another arithmetic, a loss that is not finite, what the disk may say, and
 /// [`Error::Interrupted`] once `stop` is set.
 pub fn train(
     config: &RunConfig,
@@ -87,8 +89,8 @@ pub fn train(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Run> {
-    let config = config.resolved()?;
     let processor = OnDevice::place_of(processor, &config.train)?;
+    let config = config.resolved()?.with_backend(processor.backend());
     if start == Start::Resume
         && let Contents::Run(stored) = directory::contents(dir)?
     {
@@ -256,8 +258,8 @@ impl<'a> Trainer<'a> {
 
     /// Puts the network where it is to be trained.
     fn move_to(&mut self, processor: &Processor) -> Result<()> {
-        let Self { settings, dataset, labels, network, sgd, .. } = self;
-        self.on_device = OnDevice::new(processor, settings, dataset, labels, network, sgd)?;
+        let Self { settings, dataset, labels, indices, network, sgd, .. } = self;
+        self.on_device = OnDevice::new(processor, settings, dataset, labels, indices, network, sgd)?;
         Ok(())
     }
 
@@ -327,6 +329,7 @@ impl<'a> Trainer<'a> {
             test_accuracy: test.accuracy,
             images_per_second: partial.images_per_second(batch_size),
             seconds: earlier + started.elapsed().as_secs_f64(),
+            gpu: self.on_device.as_ref().map(OnDevice::gpu),
         })
     }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use gramscope_study::compare::MemoryLimits;
+
 /// The share of what there is that is taken unless something else is asked for, in quarters.
 const QUARTERS: u64 = 3;
 
@@ -34,19 +36,19 @@ impl FromStr for MemoryLimit {
 }
 
 /// The bytes that may be taken; none where nothing is asked for and the system does not say what it has.
-pub(crate) fn limit(asked: Option<MemoryLimit>) -> Option<u64> {
+fn limit(asked: Option<MemoryLimit>) -> Option<u64> {
     match asked {
         Some(MemoryLimit(bytes)) => Some(bytes),
         None => available(Path::new("/")).map(|bytes| bytes / 4 * QUARTERS),
     }
 }
 
-/// The bytes that may be taken of the host and, where a GPU does the work, of its memory: what is asked for is meant for where
-/// the panels are.
-pub(crate) fn limits(asked: Option<MemoryLimit>, on_gpu: bool) -> (Option<u64>, Option<u64>) {
+/// What may be taken of the host's memory and, where a GPU does the work, of its: what is asked for is meant for the one that
+/// does it.
+pub(crate) fn limits(asked: Option<MemoryLimit>, on_gpu: bool) -> MemoryLimits {
     match asked {
-        Some(MemoryLimit(bytes)) if on_gpu => (limit(None), Some(bytes)),
-        _ => (limit(asked), None),
+        Some(MemoryLimit(bytes)) if on_gpu => MemoryLimits { host: limit(None), device: Some(bytes) },
+        _ => MemoryLimits { host: limit(asked), device: None },
     }
 }
 
@@ -100,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_meant_for_where_the_panels_are() {
+    fn what_is_asked_for_is_meant_for_what_does_the_work() {
         let asked = Some(MemoryLimit(77));
-        assert_eq!(limits(asked, false), (Some(77), None));
-        assert_eq!(limits(asked, true).1, Some(77));
-        assert_eq!(limits(None, true).1, None);
+        assert_eq!(limits(asked, false), MemoryLimits { host: Some(77), device: None });
+        assert_eq!(limits(asked, true).device, Some(77));
+        assert_eq!(limits(None, true).device, None);
     }
 
     #[test]

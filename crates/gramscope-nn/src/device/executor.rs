@@ -50,6 +50,16 @@ impl AnyExecutor {
         }
     }
 
+    /// Takes the memory that `other` has, if it is of use here; it is freed otherwise.
+    pub(super) fn take_memory_of(&mut self, other: &mut Self) {
+        match (self, other) {
+            (Self::Single(executor), Self::Single(other)) => executor.take_memory_of(other),
+            (Self::Half(executor), Self::Half(other)) => executor.take_memory_of(other),
+            (_, Self::Single(other)) => other.memory = None,
+            (_, Self::Half(other)) => other.memory = None,
+        }
+    }
+
     /// The logits of the `images` that were run last. Waits for them.
     pub(super) fn logits(&self, images: usize) -> Result<Vec<f32>> {
         match self {
@@ -102,6 +112,11 @@ impl<T: Stored> Executor<T> {
             }
         }
         Ok(count)
+    }
+
+    fn take_memory_of(&mut self, other: &mut Self) {
+        let fits = |memory: &Memory<T>| memory.fits(&self.program, &self.slots, self.lengths(memory.images));
+        self.memory = other.memory.take().filter(fits);
     }
 
     fn logits(&self, images: usize) -> Result<Vec<f32>> {

@@ -78,6 +78,21 @@ impl<T: Stored> Memory<T> {
             sums: device.zeros(&what, lengths.sums.max(1))?,
         })
     }
+
+    /// Whether a program could run in it, over as many images as its own.
+    pub(super) fn fits(&self, program: &Program, slots: &Slots, lengths: Lengths) -> bool {
+        let Head { pooled, logits, .. } = &self.head;
+        let widest = program.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
+        let needed = slots.lengths.iter().map(|length| length * self.images);
+        slots.lengths.len() <= self.slots.len()
+            && self.slots.iter().zip(needed).all(|(slot, needed)| needed <= slot.len())
+            && lengths.statistics <= self.statistics.len()
+            && 2 * widest <= self.unmoved.len()
+            && program.features * self.images <= pooled.len()
+            && program.classes * self.images <= logits.len()
+            && lengths.partials <= self.partials.len()
+            && lengths.sums <= self.sums.len()
+    }
 }
 
 /// A value of a batch, where it lies.

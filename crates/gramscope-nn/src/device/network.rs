@@ -88,6 +88,12 @@ impl DeviceNetwork {
         self.observation.bytes(images)
     }
 
+    /// Takes the memory in which `other` was observed, if it is of use here, behind what is enqueued; it is freed otherwise. So
+    /// that networks that take turns have as much as one of them.
+    pub fn take_memory_of(&mut self, other: &mut Self) {
+        self.observation.take_memory_of(&mut other.observation);
+    }
+
     /// The logits `[n, classes]` of a batch, row-major.
     ///
     /// # Errors

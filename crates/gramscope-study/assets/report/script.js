@@ -80,7 +80,7 @@ function family() {
     ["depth", (run) => run.depth, String], ["width", (run) => run.width, String], ["seed", (run) => Number(run.seed), (_, run) => run.seed],
     ["residual", (run) => run.residual, (residual) => (residual ? "yes" : "no")],
     ["fraction", (run) => run.fraction, String], ["epochs", (run) => run.epochs.length, String],
-    ["data", (run) => run.data, String],
+    ["data", (run) => run.data, String], ["trained on", (run) => run.backend, String],
     ["seconds", (run) => run.epochs.reduce((sum, epoch) => sum + epoch.seconds, 0), (seconds) => seconds.toFixed(0)],
   ];
   const [head, body] = [document.querySelector("#family thead"), document.querySelector("#family tbody")];
@@ -270,7 +270,8 @@ function card(map, index) {
   const button = element("button", title, card);
   const unknown = map.undefined ? `, ${map.undefined} undefined layers` : "";
   const batches = map.batches === 1 ? "1 batch" : `${map.batches} batches`;
-  element("small", `${map.estimator}, ${map.kernel}, ${batches} of ${map.batch_size}${unknown}`, card).title = map.place;
+  const backend = map.backend === "cpu" ? "" : `, ${map.backend}`;
+  element("small", `${map.estimator}, ${map.kernel}, ${batches} of ${map.batch_size}${backend}${unknown}`, card).title = map.place;
   if (map.blocks) element("small", structure(map.blocks), card);
   const plot = element("div", undefined, card);
   plot.className = "plot";

@@ -27,7 +27,7 @@ pub struct BlocksInfo {
     pub source: Source,
     /// By which thresholds.
     pub parameters: Parameters,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

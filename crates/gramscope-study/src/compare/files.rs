@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use gramscope_cka::DeviceMemory;
+
 use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
 use crate::output::unused;
-use crate::results::{DataInfo, PairResult};
+use crate::results::{DataInfo, PairResult, Versions};
 use crate::{Error, Result};
 
 /// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`; batches are taken in
@@ -32,9 +34,11 @@ pub fn compare_files(
     let all_layers = || files.iter().flat_map(|file| file.layers());
     let largest = all_layers().map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
     let features = all_layers().map(|layer| layer.features).max().unwrap_or(0);
-    let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory)?;
+    let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory.host)?;
 
-    let mut comparison = options.begin(&layers, &[(x, y)], features, largest, 0)?;
+    let limit = options.memory.device;
+    let memory = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
+    let mut comparison = options.begin(&layers, &[(x, y)], memory)?;
     comparison.limit_panels(shares.panels);
     let mut rows = Rows::default();
     let mut done = 0;
@@ -65,7 +69,8 @@ pub fn compare_files(
     let similarity = comparison.finish().map_err(in_models(&infos))?.remove(0);
     let path = |file: usize| files[file].path().to_owned();
     let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples };
-    Ok(result(&infos[x], &infos[y], similarity, &batches, options, data))
+    let versions = Versions::with_gpu(options.device.as_deref());
+    Ok(result(&infos[x], &infos[y], similarity, &batches, options, data, versions))
 }
 
 fn common_examples(files: &[ActivationFile]) -> Result<usize> {

@@ -13,6 +13,15 @@ const ENTRY: u64 = 64;
 /// convolution is unrolled into.
 const ACTIVATIONS: u64 = 6;
 
+/// The bytes of memory that a command may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Of the host's; as much as is wanted where there is no limit.
+    pub host: Option<u64>,
+    /// Of the GPU's, where one runs networks or compares; most of what is free there where there is no limit.
+    pub device: Option<u64>,
+}
+
 /// What a comparison needs memory for.
 #[derive(Clone, Debug)]
 pub(crate) struct Needs {
@@ -30,7 +39,7 @@ pub(crate) struct Needs {
     pub(crate) largest_layer: u64,
     /// Bytes of everything else.
     pub(crate) other: u64,
-    /// The flag that makes batches smaller.
+    /// What makes it less, for its user: "lower --batch-size".
     pub(crate) lower: &'static str,
 }
 
@@ -61,7 +70,7 @@ impl Needs {
         let needed = [least, taken].into_iter().fold(fixed, u64::saturating_add);
         if needed > limit {
             let Self { what, lower, .. } = self;
-            return Err(Error::Memory { what: what.clone(), needed, limit, lower: Some(lower) });
+            return Err(Error::Memory { what: what.clone(), needed, limit, lower });
         }
         Ok(Shares { panels: left - taken, layer })
     }
@@ -78,6 +87,8 @@ pub(crate) struct BatchNeeds {
     pub(crate) entries: u64,
     /// Bytes of everything else.
     pub(crate) other: u64,
+    /// What makes it less, for its user.
+    pub(crate) lower: &'static str,
 }
 
 impl BatchNeeds {
@@ -90,17 +101,25 @@ impl BatchNeeds {
         let fixed = [self.entries.saturating_mul(ENTRY), self.other].into_iter().fold(PROCESS, u64::saturating_add);
         let needed = fixed.saturating_add(self.example);
         if needed > limit {
-            return Err(Error::Memory { what: self.what.clone(), needed, limit, lower: None });
+            return Err(Error::Memory { what: self.what.clone(), needed, limit, lower: self.lower });
         }
         let fitting = (limit - fixed) / self.example.max(1);
         Ok(usize::try_from(fitting).map_or(most, |fitting| fitting.min(most)))
     }
 }
 
-/// The most bytes of running any of `models` over a batch of `examples`, beside what they are themselves.
-pub(crate) fn forward_bytes(models: &[Model], examples: usize) -> u64 {
-    let values = models.iter().map(Model::largest_output).max().unwrap_or(0);
-    (values as u64).saturating_mul(ACTIVATIONS * examples as u64 * size_of::<f32>() as u64)
+/// The most bytes of the host's memory that running any of `models` over a batch of `examples` takes, beside what they are
+/// themselves. Of a network on a GPU one layer at a time comes here, unless it `stays` there.
+pub(crate) fn forward_bytes(models: &[Model], examples: usize, stays: bool) -> u64 {
+    let values = |model: &Model| {
+        let activations = match model.gpu() {
+            None => ACTIVATIONS,
+            Some(_) => u64::from(!stays),
+        };
+        model.largest_output() as u64 * activations
+    };
+    let values = models.iter().map(values).max().unwrap_or(0);
+    values.saturating_mul(examples as u64 * size_of::<f32>() as u64)
 }
 
 #[cfg(test)]
@@ -119,7 +138,7 @@ mod tests {
             rows: 2000,
             largest_layer: 100 * MIB,
             other: 0,
-            lower: "--batch-size",
+            lower: "lower --batch-size",
         }
     }
 
@@ -139,14 +158,18 @@ mod tests {
 
     #[test]
     fn batches_have_as_many_examples_as_fit() {
-        let needs = BatchNeeds { what: "images".to_owned(), example: MIB, entries: 0, other: 4 * MIB };
+        let lower = "choose fewer of them";
+        let needs = BatchNeeds { what: "images".to_owned(), example: MIB, entries: 0, other: 4 * MIB, lower };
         let within = |mib: u64| needs.within(Some(PROCESS + mib * MIB), 64);
         assert_eq!(needs.within(None, 64).unwrap(), 64);
         for (mib, examples) in [(5, 1), (6, 2), (67, 63), (68, 64), (1000, 64)] {
             assert_eq!(within(mib).unwrap(), examples, "{mib} MiB");
         }
         let message = within(4).unwrap_err().to_string();
-        assert!(message.contains("images need 101 MiB") && message.contains("100 MiB; choose fewer"), "{message}");
+        assert!(
+            message.contains("images need 101 MiB") && message.contains("100 MiB; choose fewer of them, or raise"),
+            "{message}"
+        );
         let huge = BatchNeeds { example: u64::MAX, entries: u64::MAX, ..needs };
         assert!(huge.within(Some(u64::MAX - 1), 64).is_err());
     }
@@ -154,7 +177,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_what_was_needed_and_what_would_help() {
         let message = needs().within(Some(50 * MIB)).unwrap_err().to_string();
-        for part in ["batches of 256", "50 MiB", "--batch-size", "--layers", "--memory-limit"] {
+        for part in ["batches of 256", "50 MiB", "--batch-size", "--memory-limit"] {
             assert!(message.contains(part), "{part} is missing from: {message}");
         }
         let huge = Needs { entries: u64::MAX, row: u64::MAX, largest_layer: u64::MAX, ..needs() };

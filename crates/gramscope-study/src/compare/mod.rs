@@ -7,6 +7,7 @@
 //! of a file whose batch does not fit is read some features at a time. Neither changes a bit of the results.
 
 mod batches;
+mod feed;
 mod files;
 mod images;
 mod memory;
@@ -21,8 +22,10 @@ use gramscope_cuda::{Device, PINNED_BYTES};
 use regex::Regex;
 
 use batches::Batches;
+pub(crate) use feed::{Batch, Feed};
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages, check_side};
+pub use memory::MemoryLimits;
 pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
 pub(crate) use model::Model;
 pub use runs::{Pairs, RunOptions, compare_runs};
@@ -43,26 +46,15 @@ pub struct CompareOptions {
     pub layers: Option<Regex>,
     /// The GPU that compares what files hold; the CPU where there is none. Networks are compared where they run.
     pub device: Option<Arc<Device>>,
-    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
-    pub memory: Option<u64>,
-    /// The same of the GPU's memory, where the panels are then; most of what is free there where there is no limit.
-    pub device_memory: Option<u64>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 impl CompareOptions {
-    /// The comparison of models with so many layers each, where it is to be made. `features`, `largest_upload` and
-    /// `other` are as in [`DeviceMemory`].
-    fn begin(
-        &self,
-        layers: &[usize],
-        pairs: &[(usize, usize)],
-        features: usize,
-        largest_upload: u64,
-        other: u64,
-    ) -> Result<Comparison, Error> {
+    /// The comparison of models with so many layers each, where it is to be made, within the `memory` there may be on a GPU.
+    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)], memory: DeviceMemory) -> Result<Comparison, Error> {
         let mut comparison = Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)?;
-        let limit = self.device_memory;
-        comparison.plan_device_memory(DeviceMemory { limit, features, largest_upload, other });
+        comparison.plan_device_memory(memory);
         Ok(comparison)
     }
 
@@ -77,7 +69,7 @@ impl CompareOptions {
             rows: layers.iter().map(|&layers| layers as u64).sum(),
             largest_layer,
             other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
-            lower: "--batch-size",
+            lower: "lower --batch-size, choose fewer layers with --layers",
         }
     }
 }
@@ -91,8 +83,7 @@ impl Default for CompareOptions {
             keep_partial: false,
             layers: None,
             device: None,
-            memory: None,
-            device_memory: None,
+            memory: MemoryLimits::default(),
         }
     }
 }
@@ -131,6 +122,7 @@ fn result(
     batches: &Batches,
     options: &CompareOptions,
     data: DataInfo,
+    versions: Versions,
 ) -> PairResult {
     let names = |model: &ModelInfo, layers: &[usize]| -> Vec<String> {
         layers.iter().map(|&layer| model.layers[layer].clone()).collect()
@@ -154,7 +146,7 @@ fn result(
         dropped_dominant: None,
         batch_statistics: x.batch_statistics,
         data,
-        versions: Versions::current(),
+        versions,
     };
     PairResult { info, similarity }
 }

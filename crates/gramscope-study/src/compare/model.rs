@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
-use gramscope_nn::device::{DeviceNetwork, Images};
+use gramscope_cuda::Device;
+use gramscope_nn::device::DeviceNetwork;
 use gramscope_nn::{Processor, ResNet};
 use gramscope_train::Run;
 use regex::Regex;
 
-use super::{ModelInfo, TestImages, in_layer};
+use super::{Batch, ModelInfo, TestImages, in_layer};
 use crate::output::unused;
 use crate::{Error, HOST, Result};
 
@@ -80,9 +82,16 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a GPU runs it.
-    pub(crate) fn is_on_device(&self) -> bool {
-        self.on_device.is_some()
+    /// The GPU that runs it, where one does.
+    pub(crate) fn gpu(&self) -> Option<Arc<Device>> {
+        self.on_device.as_ref().map(|network| network.borrow().device().clone())
+    }
+
+    /// Takes the memory in which a GPU ran `other`, so that models that take turns have as much as one of them.
+    pub(super) fn take_memory_of(&self, other: &Self) {
+        if let (Some(network), Some(other)) = (&self.on_device, &other.on_device) {
+            network.borrow_mut().take_memory_of(&mut other.borrow_mut());
+        }
     }
 
     /// The places of the chosen layers among the network's, ascending.
@@ -122,7 +131,7 @@ impl Model {
     pub(super) fn observe(
         &self,
         index: usize,
-        images: &Tensor,
+        images: &Batch,
         batch: usize,
         comparison: &mut Comparison,
     ) -> Result<()> {
@@ -143,24 +152,23 @@ impl Model {
     /// view of its activation, as it is made.
     pub(crate) fn each_layer(
         &self,
-        images: &Tensor,
+        images: &Batch,
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
         let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
         if let Some(network) = &self.on_device {
-            let (examples, pixels) = (images.dim(0)?, images.flatten_all()?.to_vec1::<f32>()?);
-            let images = Images::Host { pixels: &pixels, labels: &[] };
+            let examples = images.len()?;
             let is_wanted = |layer: usize| place_of(layer).is_some();
-            return network.borrow_mut().forward_copied(
-                images,
-                &is_wanted,
-                &mut |layer, values| match place_of(layer) {
-                    Some(place) => take(place, Activation::new(Values::F32(values), examples)),
-                    None => Ok(()),
-                },
-            );
+            let take = &mut |layer: usize, values: &[f32]| match place_of(layer) {
+                Some(place) => take(place, Activation::new(Values::F32(values), examples)),
+                None => Ok(()),
+            };
+            return images.on_device(|images| network.borrow_mut().forward_copied(images, &is_wanted, take));
         }
+        let Batch::Host(images) = images else {
+            return Err(candle_core::Error::msg("images on a GPU for a network on the CPU").into());
+        };
         self.network.forward_observed::<Error>(images, &mut |layer, activation| match place_of(layer) {
             Some(place) => with_view(activation, |view| take(place, view)),
             None => Ok(()),
@@ -174,19 +182,18 @@ impl Model {
         &self,
         network: &mut DeviceNetwork,
         index: usize,
-        images: &Tensor,
+        images: &Batch,
         batch: usize,
         comparison: &mut Comparison,
     ) -> Result<()> {
-        let (examples, pixels) = (images.dim(0)?, images.flatten_all()?.to_vec1::<f32>()?);
-        let wanted = comparison.wanted(index);
-        let images = Images::Host { pixels: &pixels, labels: &[] };
-        network.forward_observed(images, &mut |layer, values| {
+        let (examples, wanted) = (images.len()?, comparison.wanted(index));
+        let observe = &mut |layer: usize, values: &gramscope_cuda::Values<'_>| {
             let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
             let _range = gramscope_cuda::range(&self.info.layers[place]);
             let observed = comparison.observe_on_device(index, place, values, examples);
             observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
-        })
+        };
+        images.on_device(|images| network.forward_observed(images, observe))
     }
 }
 
@@ -233,7 +240,7 @@ mod tests {
         let layers = model.info.layers.len();
         let mut comparison = Comparison::new(&[layers], &[(0, 0)], Options::default()).unwrap();
         comparison.begin_batch(4).unwrap();
-        let images = Tensor::rand(0f32, 1f32, (4, 8, 8, 3), &Device::Cpu).unwrap();
+        let images = Batch::Host(Tensor::rand(0f32, 1f32, (4, 8, 8, 3), &Device::Cpu).unwrap());
         let error = model.observe(0, &images, 2, &mut comparison).unwrap_err();
         let Error::NonFinite { model, layer, batch, .. } = &error else { panic!("{error}") };
         assert_eq!((model.as_str(), layer.as_str(), *batch), ("broken run", "stage2.block1.conv1", 3));

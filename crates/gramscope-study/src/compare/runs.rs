@@ -2,19 +2,19 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gramscope_cka::DeviceMemory;
 use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
-use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
-use super::{Batches, CompareOptions, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result};
+use super::{Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result};
 use crate::family;
 use crate::pcs::EXAMPLES;
-use crate::results::{DroppedDominant, PairResult};
-use crate::{Error, HOST, Result};
+use crate::results::{DroppedDominant, PairResult, Versions};
+use crate::{Error, Result};
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +126,7 @@ pub fn compare_runs(
     let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
     let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
     let dropped = match run_options.drop_dominant {
-        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, processor, progress)?),
+        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, processor, options.memory, progress)?),
         None => None,
     };
     let kept = kept(data.len(), dropped.as_ref());
@@ -134,18 +134,21 @@ pub fn compare_runs(
     let models = Model::open_all(runs, options.layers.as_ref(), &data, processor)?;
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
-    let other =
-        data.bytes() + models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size);
-    let shares = options.needs(&layers, &pairs, 0, other).within(options.memory)?;
-
-    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
     // What is on a GPU already is not uploaded, unless the host normalises it first.
-    let stays = !options.cka.normalise_examples && models.iter().all(Model::is_on_device);
-    let uploads = if stays { 0 } else { features * options.batch_size * size_of::<f32>() };
-    let networks = models.iter().map(|model| model.device_bytes(options.batch_size)).sum();
-    let mut comparison = options.begin(&layers, &pairs, features, uploads as u64, networks)?;
+    let stays = !options.cka.normalise_examples && models.iter().all(|model| model.gpu().is_some());
+    let networks = models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size, stays);
+    let shares = options.needs(&layers, &pairs, 0, data.bytes() + networks).within(options.memory.host)?;
+
+    let feed = Feed::new(&data, &models, options.memory.device)?;
+    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
+    let largest_upload = if stays { 0 } else { (features * options.batch_size * size_of::<f32>()) as u64 };
+    let limit = options.memory.device;
+    let memory = feed.device_memory(&models, options.batch_size);
+    let mut comparison = options.begin(&layers, &pairs, DeviceMemory { limit, features, largest_upload, ..memory })?;
     comparison.limit_panels(shares.panels);
     let orders = Philox::new(run_options.seed, Stream::Evaluation);
+    // The network that was run last, which still has the memory of its activations.
+    let mut turn = None;
     let mut done = 0;
     let all_batches = run_options.passes * batches.ranges.len();
     for pass in passes {
@@ -154,7 +157,7 @@ pub fn compare_runs(
         for range in &batches.ranges {
             let batch = comparison.batches();
             let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
-            let images = images(data.split(), &order[range.clone()], data.side(), &HOST)?;
+            let images = feed.batch(&order[range.clone()])?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
             let total = all_batches * comparison.observations();
             loop {
@@ -167,6 +170,9 @@ pub fn compare_runs(
                         continue;
                     }
                     let _range = gramscope_cuda::range(&model.info.name);
+                    if let Some(before) = turn.replace(index).filter(|&before| before != index) {
+                        model.take_memory_of(&models[before]);
+                    }
                     model.observe(index, &images, batch, &mut comparison)?;
                     done += wanted;
                     let subject = &model.info.name;
@@ -183,7 +189,8 @@ pub fn compare_runs(
     let similarities = comparison.finish().map_err(in_models(models.iter().map(|model| &model.info)))?;
     let info = data.info(run_options.passes, run_options.seed);
     let results = pairs.iter().zip(similarities).map(|(&(x, y), similarity)| {
-        let mut result = result(&models[x].info, &models[y].info, similarity, &batches, options, info.clone());
+        let (data, versions) = (info.clone(), Versions::on(processor));
+        let mut result = result(&models[x].info, &models[y].info, similarity, &batches, options, data, versions);
         result.info.dropped_dominant = dropped.clone();
         result
     });

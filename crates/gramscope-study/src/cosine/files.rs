@@ -86,7 +86,7 @@ pub struct CosineInfo {
     pub undefined: Vec<String>,
     /// Where the examples came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

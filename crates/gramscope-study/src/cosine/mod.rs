@@ -21,7 +21,6 @@ use std::path::Path;
 
 use gramscope_nn::Processor;
 use gramscope_train::Run;
-use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
@@ -31,10 +30,12 @@ pub use files::{CosineInfo, CosineResult, INFO, NUMBERS, PICTURE, check, load, s
 use shapes::Cosines;
 
 use crate::activations::{ActivationFile, Rows};
-use crate::compare::{BatchNeeds, Limit, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer};
+use crate::compare::{
+    BatchNeeds, Feed, Limit, MemoryLimits, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer,
+};
 use crate::pcs::{EXAMPLES, PcsData};
 use crate::results::Versions;
-use crate::{Error, HOST, Result, plot};
+use crate::{Error, Result, plot};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -51,8 +52,8 @@ pub struct CosineOptions {
     pub layers: Option<Regex>,
     /// Feed this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
-    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
-    pub memory: Option<u64>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 impl CosineOptions {
@@ -61,7 +62,8 @@ impl CosineOptions {
         let wanted = (BATCH_BYTES / example.max(1)).clamp(1, MOST_EXAMPLES as u64) as usize;
         let entries = 2 * (layers as u64).pow(2);
         let what = "the activations of an example in all layers of one shape".to_owned();
-        BatchNeeds { what, example, entries, other }.within(self.memory, wanted)
+        let lower = "choose fewer layers with --layers";
+        BatchNeeds { what, example, entries, other, lower }.within(self.memory.host, wanted)
     }
 }
 
@@ -69,7 +71,7 @@ impl CosineOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for more images than there are, or where no layer matches; [`Error::NonFinite`] for NaN or
-/// infinity in an activation; [`Error::Memory`] where not even one image fits; and what the run or its data may say.
+/// infinity in an activation; memory that is too little for one image; and what the run or its data may say.
 pub fn cosine_of_run(
     run: &Run,
     options: &CosineOptions,
@@ -81,13 +83,15 @@ pub fn cosine_of_run(
     let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
     let shapes: Vec<Vec<usize>> = model.shapes().map(<[usize]>::to_vec).collect();
     let (mut cosines, layers) = (Cosines::new(&shapes), shapes.len());
-    let image = cosines.bytes(0..layers) + forward_bytes(std::slice::from_ref(&model), 1);
+    let image = cosines.bytes(0..layers) + forward_bytes(std::slice::from_ref(&model), 1, false);
     let size = options.batch(layers, image, data.bytes() + model.bytes())?;
+    let feed = Feed::new(&data, std::slice::from_ref(&model), options.memory.device)?;
+    let size = feed.most_at_once(&model, 1, size)?;
     let (name, names) = (&model.info.name, &model.info.layers);
     let indices: Vec<usize> = (0..data.len()).collect();
     let (mut done, batches) = (0, data.len().div_ceil(size));
     for (batch, indices) in indices.chunks(size).enumerate() {
-        let images = images(data.split(), indices, data.side(), &HOST)?;
+        let images = feed.batch(indices)?;
         model.each_layer(&images, 0..layers, &mut |layer, view| {
             let observed = view.and_then(|view| cosines.observe(layer, batch, view));
             observed.map_err(in_layer(name, &names[layer], batch))?;
@@ -97,7 +101,8 @@ pub fn cosine_of_run(
         })?;
     }
     let (source, dir) = data.source();
-    Ok(result(model.info, shapes, cosines, data.len(), PcsData::Images { name: source, dir }))
+    let (data, examples) = (PcsData::Images { name: source, dir }, data.len());
+    Ok(result(model.info, shapes, cosines, examples, data, Versions::on(processor)))
 }
 
 /// The cosine similarities of the layers of the activation file `path` over its first examples: those of as many features are
@@ -144,10 +149,18 @@ pub fn cosine_of_file(
             progress(Progress { done, total, batch: batch + 1, batches, subject: &model.name });
         }
     }
-    Ok(result(model, shapes, cosines, examples, PcsData::Activations { file: path.to_owned() }))
+    let data = PcsData::Activations { file: path.to_owned() };
+    Ok(result(model, shapes, cosines, examples, data, Versions::current()))
 }
 
-fn result(model: ModelInfo, shapes: Vec<Vec<usize>>, cosines: Cosines, examples: usize, data: PcsData) -> CosineResult {
+fn result(
+    model: ModelInfo,
+    shapes: Vec<Vec<usize>>,
+    cosines: Cosines,
+    examples: usize,
+    data: PcsData,
+    versions: Versions,
+) -> CosineResult {
     let (cosine, count) = cosines.finish();
     let layers = model.layers.len();
     let undefined = (0..layers).filter(|&layer| count[layer * layers + layer] == 0.0);
@@ -159,7 +172,7 @@ fn result(model: ModelInfo, shapes: Vec<Vec<usize>>, cosines: Cosines, examples:
         shapes,
         examples,
         data,
-        versions: Versions::current(),
+        versions,
     };
     CosineResult { info, cosine, count }
 }

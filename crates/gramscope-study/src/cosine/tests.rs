@@ -6,9 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use gramscope_reference::Matrix;
 use gramscope_reference::cosine::mean_cosine;
+use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
+use crate::HOST;
 
 /// A made result of three layers: two of one shape, which have one example less in common, and one alone.
 pub(crate) fn made(model: &str) -> CosineResult {
@@ -80,7 +82,8 @@ fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
     let stop = AtomicBool::new(false);
     let run =
         train(&config, &dataset, &dir.path().join("run"), &Processor::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
-    let within = |memory: Option<u64>, steps: &mut Vec<(usize, usize)>| {
+    let within = |host: Option<u64>, steps: &mut Vec<(usize, usize)>| {
+        let memory = MemoryLimits { host, device: None };
         let options = CosineOptions { memory, ..CosineOptions::default() };
         cosine_of_run(&run, &options, &Processor::Cpu, &mut |step| steps.push((step.done, step.total)))
     };

@@ -60,7 +60,7 @@ pub struct EpochsInfo {
     pub batch_statistics: bool,
     /// The images of CKA.
     pub data: DataInfo,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 
@@ -156,7 +156,7 @@ fn result(run: &Run, epochs: Vec<usize>, maps: &[PairResult], components: &[PcsR
         component_examples: end.info.examples,
         batch_statistics: map.batch_statistics,
         data: map.data.clone(),
-        versions: Versions::current(),
+        versions: map.versions.clone(),
     };
     EpochsResult {
         cka: maps.iter().flat_map(|map| map.similarity.cka.iter().copied()).collect(),

@@ -51,7 +51,7 @@ pub struct MeanInfo {
     pub kernel: String,
     /// The maps, in the order in which they were named.
     pub maps: Vec<MeanSource>,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

@@ -61,7 +61,7 @@ pub struct PcsInfo {
     pub batch_statistics: bool,
     /// Where the examples came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

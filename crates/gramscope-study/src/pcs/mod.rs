@@ -14,7 +14,6 @@ use gramscope_cka::{ComponentSimilarity, Components, DeviceMemory, Estimator};
 use gramscope_cuda::PINNED_BYTES;
 use gramscope_nn::Processor;
 use gramscope_train::Run;
-use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
@@ -22,9 +21,11 @@ pub(crate) use files::FILES;
 pub use files::{INFO, NUMBERS, PICTURE, PcsData, PcsInfo, PcsResult, check, load, load_info, save, write};
 
 use crate::activations::{ActivationFile, Rows};
-use crate::compare::{Limit, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole};
+use crate::compare::{
+    Batch, Feed, Limit, MemoryLimits, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole,
+};
 use crate::results::Versions;
-use crate::{Error, HOST, Result};
+use crate::{Error, Result};
 
 /// Examples that are used unless told otherwise.
 pub(crate) const EXAMPLES: usize = 1024;
@@ -43,12 +44,10 @@ pub struct PcsOptions {
     pub estimator: Estimator,
     /// Feed this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
-    /// The memory that may be taken, in bytes; as much as is wanted where there is no limit.
-    pub memory: Option<u64>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
     /// The GPU that analyses stored activations; the CPU where there is none.
     pub device: Option<Arc<gramscope_cuda::Device>>,
-    /// The same of the GPU's memory, where the panels are then; most of what is free there where there is no limit.
-    pub device_memory: Option<u64>,
 }
 
 impl PcsOptions {
@@ -75,13 +74,13 @@ impl PcsOptions {
             rows: layers as u64,
             largest_layer,
             other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
-            lower: "--examples",
+            lower: "lower --examples, choose fewer layers with --layers",
         };
         let mut components = components(self.device.clone(), model, examples, self.estimator)?;
-        let shares = needs.within(self.memory)?;
+        let shares = needs.within(self.memory.host)?;
         if on_device {
-            let (limit, features) = (self.device_memory, usize::try_from(features).unwrap_or(usize::MAX));
-            let memory = DeviceMemory { limit, features, largest_upload: largest_layer, other: 0 };
+            let (limit, features) = (self.memory.device, usize::try_from(features).unwrap_or(usize::MAX));
+            let memory = DeviceMemory { limit, features, largest_upload: largest_layer, ..DeviceMemory::default() };
             components.plan_device_memory(memory).map_err(in_whole)?;
         } else {
             components.limit_panels(shares.panels).map_err(in_whole)?;
@@ -94,7 +93,7 @@ impl PcsOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for more images than there are or fewer than the estimator needs, or where no layer matches;
-/// [`Error::NonFinite`] for NaN or infinity in an activation; and what the run or its data may say.
+/// [`Error::NonFinite`] for NaN or infinity in an activation; too little memory; and what the run or its data may say.
 pub fn pcs_of_run(
     run: &Run,
     options: &PcsOptions,
@@ -103,8 +102,9 @@ pub fn pcs_of_run(
 ) -> Result<PcsResult> {
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
     let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
-    let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len());
+    let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len(), false);
     let (mut components, _) = options.begin(&model.info, data.len(), [model.largest_output() as u64, 0, other])?;
+    let images = all_at_once(&model, &data, options.memory.device)?;
     let total = components.observations();
     let mut done = 0;
     loop {
@@ -112,7 +112,7 @@ pub fn pcs_of_run(
         let from = done;
         each_layer(
             &model,
-            &data,
+            &images,
             wanted.clone(),
             &mut |step| progress(Progress { done: from + step.done, total, ..step }),
             &mut |layer, activation| components.observe(layer, activation),
@@ -124,7 +124,7 @@ pub fn pcs_of_run(
     }
     let similarity = components.finish().map_err(in_whole)?;
     let (name, dir) = data.source();
-    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }))
+    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }, Versions::on(processor)))
 }
 
 /// The first principal components of the layers of the activation file `path` over its first examples.
@@ -167,7 +167,8 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
         }
     }
     let similarity = components.finish().map_err(in_some_layer(&subject, &info, None))?;
-    Ok(result(info, similarity, options, PcsData::Activations { file: path.to_owned() }))
+    let (data, gpu) = (PcsData::Activations { file: path.to_owned() }, options.device.as_deref());
+    Ok(result(info, similarity, options, data, Versions::with_gpu(gpu)))
 }
 
 /// For `map_err`: an error that may be about a layer observed before, as a GPU reports it, or about the one `at` hand.
@@ -200,20 +201,28 @@ pub(crate) fn components(
     Components::on(device, model.layers.len(), examples, estimator).map_err(in_whole)
 }
 
-/// Runs the network over all images as one batch, hands number and activation of every chosen layer that is one of `wanted` to
+/// All images as one batch for `model`, which is to take no more of its GPU's memory than `limit`.
+///
+/// # Errors
+/// [`gramscope_cuda::Error::MemoryLimit`] where it would.
+pub(crate) fn all_at_once(model: &Model, data: &TestImages, limit: Option<u64>) -> Result<Batch> {
+    let feed = Feed::new(data, std::slice::from_ref(model), limit)?;
+    feed.most_at_once(model, data.len(), data.len())?;
+    feed.batch(&(0..data.len()).collect::<Vec<_>>())
+}
+
+/// Runs the network over `images`, hands number and activation of every chosen layer that is one of `wanted` to
 /// `take`, and names the layer in its errors.
 pub(crate) fn each_layer(
     model: &Model,
-    data: &TestImages,
+    images: &Batch,
     wanted: Range<usize>,
     progress: &mut dyn FnMut(Progress<'_>),
     take: &mut dyn FnMut(usize, gramscope_cka::Activation<'_>) -> Result<(), gramscope_cka::Error>,
 ) -> Result<()> {
-    let indices: Vec<usize> = (0..data.len()).collect();
-    let images = images(data.split(), &indices, data.side(), &HOST)?;
     let (name, layers) = (&model.info.name, &model.info.layers);
     let (mut done, total) = (0, wanted.len());
-    model.each_layer(&images, wanted, &mut |layer, view| {
+    model.each_layer(images, wanted, &mut |layer, view| {
         view.and_then(|view| take(layer, view)).map_err(in_layer(name, &layers[layer], 0))?;
         done += 1;
         progress(Progress { done, total, batch: 1, batches: 1, subject: name });
@@ -221,7 +230,13 @@ pub(crate) fn each_layer(
     })
 }
 
-fn result(model: ModelInfo, similarity: ComponentSimilarity, options: &PcsOptions, data: PcsData) -> PcsResult {
+fn result(
+    model: ModelInfo,
+    similarity: ComponentSimilarity,
+    options: &PcsOptions,
+    data: PcsData,
+    versions: Versions,
+) -> PcsResult {
     let names = |layers: &[usize]| layers.iter().map(|&layer| model.layers[layer].clone()).collect();
     let close = |&layer: &usize| similarity.second_over_first[layer] > CLOSE_EIGENVALUES;
     let ill_defined: Vec<usize> = (0..similarity.layers).filter(close).collect();
@@ -233,7 +248,7 @@ fn result(model: ModelInfo, similarity: ComponentSimilarity, options: &PcsOption
         undefined_cka: names(&similarity.undefined_cka),
         undefined_cka_without_first: names(&similarity.undefined_without_first),
         data,
-        versions: Versions::current(),
+        versions,
         model: model.name,
         layers: model.layers,
         stages: model.stages,

@@ -67,7 +67,7 @@ pub struct PredictInfo {
     pub images: usize,
     /// How many classes.
     pub classes: usize,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

@@ -91,7 +91,7 @@ pub struct ProbeInfo {
     pub diverged: Vec<Diverged>,
     /// Where the images came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

@@ -28,7 +28,7 @@ use regex::Regex;
 pub(crate) use files::FILES;
 pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
 
-use crate::compare::{Model, Progress, check_side, in_layer};
+use crate::compare::{Batch, Model, Progress, check_side, in_layer};
 use crate::pcs::PcsData;
 use crate::results::Versions;
 use crate::{Error, HOST, Result};
@@ -246,7 +246,7 @@ impl<'a> Work<'a> {
         let images = batches::images(split, indices, self.model.network.config().image_side, &HOST)?;
         let labels = batches::labels(split.labels(), indices, &HOST)?;
         let info = &self.model.info;
-        self.model.each_layer(&images, 0..self.model.info.layers.len(), &mut |place, view| {
+        self.model.each_layer(&Batch::Host(images), 0..self.model.info.layers.len(), &mut |place, view| {
             let probing = &mut self.probes[place];
             if probing.diverged {
                 return Ok(());

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use gramscope_nn::Backend;
 use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
@@ -51,6 +52,7 @@ struct RunData<'a> {
     /// As text: a script's numbers end at 2^53.
     seed: String,
     fraction: f64,
+    backend: Backend,
     epochs: &'a [EpochMetrics],
 }
 
@@ -69,6 +71,8 @@ struct MapData<'a> {
     kernel: &'a str,
     batches: usize,
     batch_size: usize,
+    /// What ran the networks.
+    backend: Backend,
     undefined: usize,
     /// Its block structure, of a map within a network that is large enough for one.
     blocks: Option<Blocks>,
@@ -157,6 +161,7 @@ fn run_data(member: &Member) -> RunData<'_> {
         residual: settings.residual,
         seed: settings.seed.to_string(),
         fraction: settings.fraction,
+        backend: member.backend,
         epochs: &member.epochs,
     }
 }
@@ -184,6 +189,7 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
         kernel: &info.kernel,
         batches: info.batches,
         batch_size: info.batch_size,
+        backend: info.versions.backend,
         undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
         blocks: blocks::of(result),
         place: below(dir, place),

@@ -62,7 +62,7 @@ pub struct SparsityInfo {
     pub examples: usize,
     /// Where they came from.
     pub data: PcsData,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 

@@ -11,19 +11,18 @@ use std::path::Path;
 use gramscope_cka::{Activation, Values};
 use gramscope_nn::Processor;
 use gramscope_train::Run;
-use gramscope_train::batches::images;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
 pub(crate) use files::FILES;
 pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, save};
 
-use crate::compare::{Limit, Model, Progress, TestImages, in_layer};
+use crate::compare::{BatchNeeds, Feed, Limit, MemoryLimits, Model, Progress, TestImages, forward_bytes, in_layer};
 use crate::pcs::PcsData;
 use crate::results::Versions;
-use crate::{Error, HOST, Result, plot};
+use crate::{Error, Result, plot};
 
-/// Images that go through the network together.
+/// Images that go through the network together, where there is memory for them.
 const BATCH: usize = 250;
 /// The names of the layers that are looked at.
 const RELU: &str = r"\.relu\d*$";
@@ -35,13 +34,15 @@ pub struct SparsityOptions {
     pub examples: Option<usize>,
     /// Feed this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 /// The sparsity of every ReLU of `run` over test images of its data, or of other data.
 ///
 /// # Errors
-/// [`Error::Incomparable`] for more images than there are; [`Error::NonFinite`] for NaN or infinity in an activation; and
-/// what the run or its data may say.
+/// [`Error::Incomparable`] for more images than there are; [`Error::NonFinite`] for NaN or infinity in an activation; memory
+/// that is too little for one image; and what the run or its data may say.
 pub fn sparsity(
     run: &Run,
     options: &SparsityOptions,
@@ -54,10 +55,19 @@ pub fn sparsity(
     let model = Model::open_all(std::slice::from_ref(run), Some(&relu), &data, processor)?.remove(0);
     let mut layers: Vec<Units> = model.channels().into_iter().map(Units::new).collect();
     let (name, names) = (&model.info.name, &model.info.layers);
+    let needs = BatchNeeds {
+        what: "the activations of an image in a ReLU".to_owned(),
+        example: forward_bytes(std::slice::from_ref(&model), 1, false),
+        entries: 0,
+        other: data.bytes() + model.bytes(),
+        lower: "lower --examples",
+    };
+    let feed = Feed::new(&data, std::slice::from_ref(&model), options.memory.device)?;
+    let size = feed.most_at_once(&model, 1, needs.within(options.memory.host, BATCH)?)?;
     let indices: Vec<usize> = (0..data.len()).collect();
-    let (mut done, batches) = (0, data.len().div_ceil(BATCH));
-    for (batch, indices) in indices.chunks(BATCH).enumerate() {
-        let images = images(data.split(), indices, data.side(), &HOST)?;
+    let (mut done, batches) = (0, data.len().div_ceil(size));
+    for (batch, indices) in indices.chunks(size).enumerate() {
+        let images = feed.batch(indices)?;
         model.each_layer(&images, 0..names.len(), &mut |layer, view| {
             let counted = view.and_then(|view| layers[layer].count(layer, batch, view));
             counted.map_err(in_layer(name, &names[layer], batch))?;
@@ -72,7 +82,7 @@ pub fn sparsity(
         units: layers.iter().map(|units| units.zeros.len()).collect(),
         examples: data.len(),
         data: PcsData::Images { name: source, dir },
-        versions: Versions::current(),
+        versions: Versions::on(processor),
         model: model.info.name,
         layers: model.info.layers,
         stages: model.info.stages,

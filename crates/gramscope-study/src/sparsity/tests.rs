@@ -5,9 +5,11 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
+use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
+use crate::HOST;
 
 /// A made result of three ReLUs, the second with a dead unit.
 pub(crate) fn made(model: &str) -> Sparsity {

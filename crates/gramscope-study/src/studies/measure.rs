@@ -10,7 +10,7 @@ use super::plan::{Measures, ProbeMeasure};
 use super::{Scale, StudyEvent};
 use crate::ablate::{self, AblateOptions, AblateResult};
 use crate::blocks::{self, BlocksInfo, WithinMap};
-use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
+use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, compare_runs};
 use crate::epochs::{self, EpochsResult};
 use crate::mean;
 use crate::pcs::{self, PcsOptions, PcsResult};
@@ -54,8 +54,8 @@ pub(super) struct Bench<'a> {
     pub(super) scale: Scale,
     /// Over the test images, for CKA.
     pub(super) passes: usize,
-    /// That may be taken, in bytes.
-    pub(super) memory: Option<u64>,
+    /// That may be taken.
+    pub(super) memory: MemoryLimits,
     /// Below which the results lie.
     pub(super) dir: &'a Path,
     pub(super) processor: &'a Processor,
@@ -190,7 +190,8 @@ impl Bench<'_> {
 
     fn sparsity(&mut self, run: &Run, dir: &Path) -> Result<Sparsity> {
         self.check_stop()?;
-        let (processor, options) = (self.processor, SparsityOptions::default());
+        let options = SparsityOptions { memory: self.memory, ..SparsityOptions::default() };
+        let processor = self.processor;
         let result = sparsity::sparsity(run, &options, processor, &mut self.shows("counting"))?;
         sparsity::write(dir, &result)?;
         Ok(result)

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use plan::{Measures, ProbeMeasure, StudyPlan};
 pub use scale::Scale;
 
-use crate::compare::Progress;
+use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
 use crate::{Error, Result, plot, report};
@@ -62,7 +62,7 @@ pub struct StudyInfo {
     pub runs: Vec<String>,
     /// What was found, a sentence or two each.
     pub findings: Vec<String>,
-    /// Versions of what computed this.
+    /// What computed this.
     pub versions: Versions,
 }
 
@@ -73,8 +73,8 @@ pub struct StudyOptions {
     pub scale: Scale,
     /// These data instead of the study's own.
     pub data: Option<DataConfig>,
-    /// The memory that measuring may take, in bytes; as much as is wanted where there is no limit.
-    pub memory: Option<u64>,
+    /// The memory that measuring may take.
+    pub memory: MemoryLimits,
 }
 
 /// What happens while a study goes on.

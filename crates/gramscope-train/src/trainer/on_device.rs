@@ -1,6 +1,6 @@
 //! A run's steps on a GPU.
 //!
-//! The data set lies there as bytes, and a batch is cropped and flipped where it is; only the order of its images goes to
+//! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of its images goes to
 //! the device. Where the host has to draw it, because its colours are distorted, it goes as float32.
 
 use candle_core::Device;
@@ -39,23 +39,34 @@ impl OnDevice {
         }
     }
 
-    /// For the run of `settings`, from where `network` and `sgd` are; none where the CPU trains.
+    /// For the run of `settings` on the images at `indices`, of these `labels`, from where `network` and `sgd` are; none where
+    /// the CPU trains.
     pub(super) fn new(
         processor: &Processor,
         settings: &TrainSettings,
         dataset: &Dataset,
         labels: &[u32],
+        indices: &[usize],
         network: &ResNet,
         sgd: &Sgd,
     ) -> Result<Option<Self>> {
         let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(None) };
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
-        let stored =
-            |split: &Split, labels: &[u32]| StoredImages::new(device, split.pixels(), labels, split.image_side());
+        let Dataset { train, test, image_side: side, .. } = dataset;
         let is_drawn_here = settings.colour_distortion > 0.0;
-        let train = if is_drawn_here { None } else { Some(stored(&dataset.train, labels)?) };
-        Ok(Some(Self { network: on_device, train, test: stored(&dataset.test, dataset.test.labels())? }))
+        let train = match indices.len() == train.len() {
+            _ if is_drawn_here => None,
+            true => Some(StoredImages::new(device, train.pixels(), labels, *side)?),
+            false => Some(StoredImages::part(device, train.pixels(), labels, *side, indices)?),
+        };
+        let test = StoredImages::new(device, test.pixels(), test.labels(), *side)?;
+        Ok(Some(Self { network: on_device, train, test }))
+    }
+
+    /// The name of the GPU.
+    pub(super) fn gpu(&self) -> String {
+        self.network.device().name().to_owned()
     }
 
     /// Begins an epoch, or goes on with one, of which there is so much.

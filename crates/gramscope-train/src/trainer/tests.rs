@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use gramscope_nn::Backend;
+
 use super::*;
 use crate::data::{self, DataConfig};
 
@@ -225,6 +227,21 @@ fn a_run_learns_and_its_network_can_be_read() {
     assert_eq!(earlier.loss, metrics[1].test_loss);
 }
 
+/// Whatever was recorded is read again, and nothing is the CPU.
+#[test]
+fn the_backend_of_a_run_is_recorded() {
+    let (config, _) = setting();
+    for backend in [Backend::Cpu, Backend::CudaF32, Backend::CudaTf32, Backend::CudaBf16] {
+        let config = config.clone().with_backend(backend);
+        let text = config.to_toml().unwrap();
+        assert_eq!(text.contains(&format!("backend = \"{backend}\"")), backend != Backend::Cpu, "{text}");
+        assert_eq!(RunConfig::parse(&text).unwrap(), config);
+    }
+    let text = config.with_backend(Backend::CudaF32).to_toml().unwrap();
+    let error = RunConfig::parse(&text.replace("cuda-f32", "abacus")).unwrap_err().to_string();
+    assert!(error.contains("backend") && error.contains("abacus") && error.contains("cuda-bf16"), "{error}");
+}
+
 /// What is left at its default changes nothing: neither config.toml nor a number.
 #[test]
 fn settings_that_say_nothing_are_not_written_and_change_no_bit() {
@@ -233,10 +250,11 @@ fn settings_that_say_nothing_are_not_written_and_change_no_bit() {
     let dirs = [root.path().join("a"), root.path().join("b")];
     train_quietly(&(config.clone(), dataset.clone()), &dirs[0], Start::Fresh).unwrap();
     let text = fs::read_to_string(dirs[0].join("config.toml")).unwrap();
-    for key in ["family", "shake", "colour", "random_labels", "init", "first_pc"] {
+    for key in ["backend", "family", "shake", "colour", "random_labels", "init", "first_pc"] {
         assert!(!text.contains(key), "{key} in {text}");
     }
     assert_eq!(RunConfig::parse(&text).unwrap().train, config.train);
+    assert!(!fs::read_to_string(dirs[0].join("metrics.jsonl")).unwrap().contains("gpu"));
     let nothing = TrainSettings { first_pc_penalty: 1.0, first_pc_threshold: 0.9999, ..config.train.clone() };
     train_quietly(&(RunConfig::new(config.data, nothing), dataset), &dirs[1], Start::Fresh).unwrap();
     let [plain, nothing] = dirs.map(|dir| bits(&dir));

@@ -237,6 +237,8 @@ pub(crate) struct DominantArguments {
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) data: Option<String>,
     #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         [] => device::gpu(arguments.device.device, console)?,
         _ => processor.gpu().cloned(),
     };
-    let (memory, device_memory) = memory::limits(arguments.memory.memory_limit, gpu.is_some());
+    let memory = memory::limits(arguments.memory.memory_limit, gpu.is_some());
     let options = CompareOptions {
         cka: Options {
             estimator: arguments.estimator,
@@ -40,7 +40,6 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         layers: arguments.layers.clone(),
         device: gpu,
         memory,
-        device_memory,
     };
     output::check(&arguments.out)?;
     let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);

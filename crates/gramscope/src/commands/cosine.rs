@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use gramscope_nn::Processor;
 use gramscope_study::compare::Progress;
 use gramscope_study::cosine::{self, CosineOptions, CosineResult};
 use gramscope_train::Run;
@@ -54,19 +55,20 @@ pub(crate) struct CosineArguments {
 /// Compares what the arguments name and writes the result.
 pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Result<()> {
     cosine::check(&arguments.out)?;
+    let processor = match arguments.run {
+        Some(_) => device::processor(&arguments.device, console)?,
+        None => Processor::Cpu,
+    };
     let options = CosineOptions {
         examples: arguments.examples,
         layers: arguments.layers.clone(),
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
-        memory: memory::limit(arguments.memory.memory_limit),
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let result = match (&arguments.run, &arguments.activations) {
-        (Some(name), _) => {
-            let processor = device::processor(&arguments.device, console)?;
-            cosine::cosine_of_run(&Run::named(name)?, &options, &processor, &mut progress)?
-        }
+        (Some(name), _) => cosine::cosine_of_run(&Run::named(name)?, &options, &processor, &mut progress)?,
         (None, Some(file)) => cosine::cosine_of_file(file, &options, &mut progress)?,
         (None, None) => anyhow::bail!("name a run, or a file with --activations"),
     };

@@ -9,7 +9,7 @@ use gramscope_train::data::DataConfig;
 use super::cka::show_progress;
 use crate::arguments::DominantArguments;
 use crate::console::{Console, Unit};
-use crate::device;
+use crate::{device, memory};
 
 /// Finds the images and writes them.
 pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::Result<()> {
@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         layer: arguments.layer.clone(),
         top: arguments.top,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let found = dominant::dominant(&Run::named(&arguments.run)?, &options, &processor, &mut |progress| {

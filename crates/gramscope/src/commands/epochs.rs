@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
         cka: Options { estimator: arguments.estimator, ..Options::default() },
         batch_size: arguments.batch_size,
         layers: arguments.layers.clone(),
-        memory: memory::limit(arguments.memory.memory_limit),
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
         ..CompareOptions::default()
     };
     let run_options = RunOptions {

@@ -1,6 +1,7 @@
 //! `gramscope pcs`: first principal components of a run's layers, or of stored activations.
 
 use anyhow::Context;
+use gramscope_nn::Processor;
 use gramscope_study::compare::Progress;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
 use gramscope_train::data::DataConfig;
@@ -14,22 +15,23 @@ use crate::{device, memory};
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
     pcs::check(&arguments.out)?;
     // The layers of a run are analysed on the host, wherever its network runs.
-    let gpu = if arguments.run.is_none() { device::gpu(arguments.device.device, console)? } else { None };
-    let (memory, device_memory) = memory::limits(arguments.memory.memory_limit, gpu.is_some());
+    let (processor, gpu) = match arguments.run {
+        Some(_) => (device::processor(&arguments.device, console)?, None),
+        None => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
+    };
+    let on_gpu = gpu.is_some() || processor.gpu().is_some();
     let options = PcsOptions {
         examples: arguments.examples,
         layers: arguments.layers.clone(),
         estimator: arguments.estimator,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
-        memory,
+        memory: memory::limits(arguments.memory.memory_limit, on_gpu),
         device: gpu,
-        device_memory,
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);
     let result = match (&arguments.run, &arguments.activations) {
         (Some(dir), _) => {
-            let processor = device::processor(&arguments.device, console)?;
             let run = super::opened(dir, arguments.batch_statistics)?;
             pcs::pcs_of_run(&run, &options, &processor, &mut progress)?
         }

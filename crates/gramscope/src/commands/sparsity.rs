@@ -10,9 +10,9 @@ use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
 use super::cka::show_progress;
-use crate::arguments::DeviceArguments;
+use crate::arguments::{DeviceArguments, MemoryArguments};
 use crate::console::{Console, Unit};
-use crate::device;
+use crate::{device, memory};
 
 pub(crate) const SPARSITY_HELP: &str = "\
 Examples:
@@ -38,17 +38,20 @@ pub(crate) struct SparsityArguments {
     #[arg(long, value_name = "NAME|DIR")]
     data: Option<String>,
     #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
 /// Counts and writes the result.
 pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::Result<()> {
     sparsity::check(&arguments.out)?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = SparsityOptions {
         examples: arguments.examples,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
-    let processor = device::processor(&arguments.device, console)?;
     let mut bar = console.progress(Unit::Passes, 0);
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "counting", progress);
     let result = sparsity::sparsity(&Run::named(&arguments.run)?, &options, &processor, &mut progress)?;

@@ -20,13 +20,13 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
         return Ok(());
     };
     let plan = StudyPlan::named(name)?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = StudyOptions {
         scale: Scale::new(arguments.scale)?,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
-        memory: memory::limit(arguments.memory.memory_limit),
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&plan.name));
-    let processor = device::processor(&arguments.device, console)?;
     let mut training = SweepProgress::new(console);
     let mut measuring = None;
     let outcome = studies::study(&plan, &options, &out, &processor, interrupt.requested(), &mut |event| match event {

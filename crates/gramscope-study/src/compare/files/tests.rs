@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::activations::tests::{Layer, write_layers};
+use crate::compare::MemoryLimits;
 
 /// `exact` promises 1e-6 of float64 in every entry.
 const TOLERANCE: f64 = 1e-6;
@@ -220,7 +221,12 @@ fn the_order_of_the_metadata_is_the_order_of_the_result() {
 
 /// The result where `limit` bytes of memory may be taken.
 fn limited(a: &Path, b: &Path, limit: Option<u64>) -> Result<PairResult> {
-    compare_files(a, Some(b), &CompareOptions { memory: limit, ..options(8, true) }, &mut no_progress)
+    compare_files(
+        a,
+        Some(b),
+        &CompareOptions { memory: MemoryLimits { host: limit, device: None }, ..options(8, true) },
+        &mut no_progress,
+    )
 }
 
 #[test]

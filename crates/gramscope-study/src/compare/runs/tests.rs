@@ -7,8 +7,9 @@ use gramscope_train::{RunConfig, Start, TrainSettings, train};
 use regex::Regex;
 
 use super::*;
+use crate::HOST;
 use crate::activations::{ExportOptions, export, write_activations};
-use crate::compare::compare_files;
+use crate::compare::{MemoryLimits, compare_files};
 
 const TEST_IMAGES: usize = 24;
 
@@ -246,7 +247,8 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
 fn a_limit_on_memory_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let runs = family(dir.path());
-    let compare = |memory: Option<u64>| {
+    let compare = |host: Option<u64>| {
+        let memory = MemoryLimits { host, device: None };
         let (options, stop) = (CompareOptions { memory, ..options(7) }, AtomicBool::new(false));
         let mut steps = 0;
         let mut count = |progress: Progress<'_>| {

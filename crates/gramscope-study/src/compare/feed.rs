@@ -1,0 +1,144 @@
+//! Test images on their way into networks.
+
+use std::iter::successors;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use gramscope_cka::DeviceMemory;
+use gramscope_cuda::Device;
+use gramscope_nn::device::{Images, StoredImages};
+use gramscope_train::augment::UNPLACED;
+use gramscope_train::batches::images;
+
+use super::{Model, TestImages};
+use crate::{HOST, Result};
+
+/// Of the GPU's memory that may be taken, the part that all images may have; of more, a batch is there at a time.
+const IMAGES_PART: u64 = 8;
+
+/// A batch of images.
+pub(crate) enum Batch {
+    /// On the host: `[n, side, side, 3]` f32 in [0, 1].
+    Host(Tensor),
+    /// On a GPU, as bytes.
+    Stored {
+        /// Those of the batch, and perhaps others.
+        images: Rc<StoredImages>,
+        /// Their places in the data.
+        order: Vec<u32>,
+    },
+}
+
+impl Batch {
+    /// How many images.
+    pub(crate) fn len(&self) -> Result<usize> {
+        match self {
+            Self::Host(images) => Ok(images.dim(0)?),
+            Self::Stored { order, .. } => Ok(order.len()),
+        }
+    }
+
+    /// Calls `run` with the images as a network on a GPU takes them.
+    pub(super) fn on_device<R>(&self, run: impl FnOnce(Images<'_>) -> Result<R>) -> Result<R> {
+        match self {
+            Self::Host(images) => run(Images::Host { pixels: &images.flatten_all()?.to_vec1::<f32>()?, labels: &[] }),
+            Self::Stored { images, order } => run(Images::Stored { images, order, placing: UNPLACED }),
+        }
+    }
+}
+
+/// Hands out test images in batches, where the networks run that are to see them.
+pub(crate) struct Feed<'a> {
+    data: &'a TestImages,
+    gpu: Option<OnGpu>,
+}
+
+/// The GPU that all networks run on.
+struct OnGpu {
+    device: Arc<Device>,
+    /// All images, where there is room for them.
+    all: Option<Rc<StoredImages>>,
+    /// What was asked for, and what networks and images have taken.
+    memory: DeviceMemory,
+}
+
+impl<'a> Feed<'a> {
+    /// Of `data` to `models`. `limit` is what may be taken of a GPU's memory in all; most of what is free where there is none.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn new(data: &'a TestImages, models: &[Model], limit: Option<u64>) -> Result<Self> {
+        let devices: Option<Vec<_>> = models.iter().map(Model::gpu).collect();
+        // Where one is on the CPU, all take what the host makes for that one.
+        let Some(device) = devices.and_then(|devices| devices.into_iter().next()) else {
+            return Ok(Self { data, gpu: None });
+        };
+        let taken = models.iter().map(Model::bytes).sum();
+        let mut memory = DeviceMemory { limit, taken, ..DeviceMemory::default() };
+        let free = device.memory().map_err(gramscope_nn::Error::from)?.0;
+        let mut all = None;
+        if data.bytes() <= memory.allowance(free) / IMAGES_PART {
+            let split = data.split();
+            all = Some(Rc::new(StoredImages::new(&device, split.pixels(), split.labels(), data.side())?));
+            memory.taken += data.bytes();
+        }
+        Ok(Self { data, gpu: Some(OnGpu { device, all, memory }) })
+    }
+
+    /// The images at `indices`.
+    ///
+    /// # Errors
+    /// Those of the device, and what candle may say.
+    pub(crate) fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        let (split, side) = (self.data.split(), self.data.side());
+        let Some(OnGpu { device, all, .. }) = &self.gpu else {
+            return Ok(Batch::Host(images(split, indices, side, &HOST)?));
+        };
+        let images = match all {
+            Some(all) => all.clone(),
+            None => Rc::new(StoredImages::part(device, split.pixels(), split.labels(), side, indices)?),
+        };
+        // No split has as many as 2^32 images.
+        let order = indices.iter().map(|&index| u32::try_from(index).unwrap_or(u32::MAX)).collect();
+        Ok(Batch::Stored { images, order })
+    }
+
+    /// What a comparison on the networks' GPU is to know of the memory there, where batches of so many images are looked at by
+    /// networks that take turns.
+    pub(super) fn device_memory(&self, models: &[Model], images: usize) -> DeviceMemory {
+        let largest = models.iter().map(|model| model.device_bytes(images)).max().unwrap_or(0);
+        match &self.gpu {
+            None => DeviceMemory { other: largest, ..DeviceMemory::default() },
+            Some(gpu) => DeviceMemory { other: largest + gpu.batch_bytes(self.data, images), ..gpu.memory },
+        }
+    }
+
+    /// The most images, from `least` to `most`, that `model` can look at at once in what memory its GPU may give; `most` on the
+    /// CPU.
+    ///
+    /// # Errors
+    /// [`gramscope_cuda::Error::MemoryLimit`] where that is not even `least`.
+    pub(crate) fn most_at_once(&self, model: &Model, least: usize, most: usize) -> Result<usize> {
+        let Some(gpu) = &self.gpu else { return Ok(most) };
+        let free = gpu.device.memory().map_err(gramscope_nn::Error::from)?.0;
+        let limit = gpu.memory.allowance(free);
+        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.data, images) + model.device_bytes(images);
+        let mut halves = successors(Some(most), |&images| (images > least).then(|| (images / 2).max(least)));
+        halves.find(|&images| needed(images) <= limit).ok_or_else(|| {
+            let what = format!("{least} images at once in {}", model.info.name);
+            let reason = gramscope_cuda::Error::MemoryLimit { what, needed: needed(least), limit, free };
+            gramscope_nn::Error::from(reason).into()
+        })
+    }
+}
+
+impl OnGpu {
+    /// Bytes that a batch of so many images of `data` takes beside those that are there.
+    fn batch_bytes(&self, data: &TestImages, images: usize) -> u64 {
+        match self.all {
+            Some(_) => 0,
+            None => data.image_bytes() * images as u64,
+        }
+    }
+}
