@@ -197,4 +197,17 @@ mod tests {
         assert!("Biased".parse::<Estimator>().unwrap_err().to_string().contains("unbiased"));
         assert!("slow".parse::<Gram>().unwrap_err().to_string().contains("exact"));
     }
+    #[test]
+    fn what_was_taken_counts_towards_what_may_be() {
+        let memory = |limit, taken| DeviceMemory { limit, taken, ..DeviceMemory::default() };
+        for (limit, taken, free, allowance) in [
+            (None, 0, 100, 90),
+            (None, 20, 80, 90),
+            (Some(50), 20, 80, 50),
+            (Some(500), 20, 80, 90),
+            (Some(1), 20, 80, 1),
+        ] {
+            assert_eq!(memory(limit, taken).allowance(free), allowance, "{limit:?} {taken} {free}");
+        }
+    }
 }

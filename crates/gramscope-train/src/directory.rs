@@ -4,8 +4,6 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gramscope_nn::Backend;
-
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::settings::RunConfig;
@@ -146,11 +144,6 @@ pub(crate) fn check_same(dir: &Path, stored: &RunConfig, asked: &RunConfig) -> R
     }
 }
 
-/// Fails if the run in `dir` was begun with another backend than `asked`.
-fn check_backend(dir: &Path, begun: Backend, asked: Backend) -> Result<()> {
-    if begun == asked { Ok(()) } else { Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked }) }
-}
-
 /// A run directory that this process alone writes to, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -164,13 +157,14 @@ pub(crate) struct Claim {
 /// process is training.
 pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Claim> {
     let directory = RunDirectory::new(dir);
-    match (contents(dir)?, start) {
+    let asked = config.backend;
+    let begun = match (contents(dir)?, start) {
         (Contents::Nothing, _) => {
             let text = config.to_toml()?;
             fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
             let path = directory.config();
             match atomic::write_new(&path, text.as_bytes()) {
-                Ok(true) => {}
+                Ok(true) => asked,
                 // Another process was faster; it may even have cleared this one's temporary file away.
                 Ok(false) => return Err(Error::Busy { dir: dir.to_path_buf() }),
                 Err(reason) if reason.kind() == io::ErrorKind::NotFound && path.exists() => {
@@ -182,11 +176,15 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
         (Contents::Run(_), Start::Fresh) => return Err(Error::Occupied { dir: dir.to_path_buf() }),
         (Contents::Run(stored), Start::Resume) => {
             check_same(dir, &stored, config)?;
-            check_backend(dir, stored.backend, config.backend)?;
+            stored.backend
         }
         (Contents::Other, _) => return Err(Error::Foreign { dir: dir.to_path_buf() }),
-    }
+    };
     let lock = lock(&directory)?;
+    // After the lock: a run that another process is training needs no advice but to wait.
+    if begun != asked {
+        return Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked });
+    }
     let checkpoints = directory.checkpoints();
     fs::create_dir_all(&checkpoints).map_err(Error::io("make the directory", &checkpoints))?;
     for dir in [dir, &checkpoints] {
@@ -217,6 +215,8 @@ fn lock(directory: &RunDirectory) -> Result<File> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use gramscope_nn::Backend;
+
     use super::*;
     use crate::data::DataConfig;
     use crate::settings::TrainSettings;
@@ -244,8 +244,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         for (begun, asked) in [(Backend::Cpu, Backend::CudaF32), (Backend::CudaBf16, Backend::CudaTf32)] {
             let dir = root.path().join(begun.to_string());
-            drop(claim(&dir, &config(1).with_backend(begun), Start::Fresh).unwrap());
-            let error = claim(&dir, &config(1).with_backend(asked), Start::Resume).unwrap_err().to_string();
+            let claimed = claim(&dir, &config(1).with_backend(begun), Start::Fresh).unwrap();
+            let other = || claim(&dir, &config(1).with_backend(asked), Start::Resume).unwrap_err();
+            assert!(matches!(other(), Error::Busy { .. }));
+            drop(claimed);
+            let error = other().to_string();
             let advice = format!("go on with {}", begun.flags());
             assert!(error.contains(asked.flags()) && error.contains(&advice), "{error}");
             claim(&dir, &config(1).with_backend(begun), Start::Resume).unwrap();
