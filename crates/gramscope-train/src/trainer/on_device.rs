@@ -1,7 +1,7 @@
 //! A run's steps on a GPU.
 //!
-//! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of its images goes to
-//! the device. Where the host has to draw it, because its colours are distorted, it goes as float32.
+//! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of its images
+//! goes to the device. Where the host has to draw it, because its colours are distorted, it goes as float32.
 
 use candle_core::Device;
 use gramscope_nn::device::{DeviceNetwork, Images, StoredImages, Totals};
@@ -55,10 +55,12 @@ impl OnDevice {
         on_device.learn(sgd)?;
         let Dataset { train, test, image_side: side, .. } = dataset;
         let is_drawn_here = settings.colour_distortion > 0.0;
-        let train = match indices.len() == train.len() {
-            _ if is_drawn_here => None,
-            true => Some(StoredImages::new(device, train.pixels(), labels, *side)?),
-            false => Some(StoredImages::part(device, train.pixels(), labels, *side, indices)?),
+        let train = if is_drawn_here {
+            None
+        } else if indices.len() == train.len() {
+            Some(StoredImages::new(device, train.pixels(), labels, *side)?)
+        } else {
+            Some(StoredImages::part(device, train.pixels(), labels, *side, indices)?)
         };
         let test = StoredImages::new(device, test.pixels(), test.labels(), *side)?;
         Ok(Some(Self { network: on_device, train, test }))
