@@ -91,6 +91,25 @@ fn a_gpu_trains_as_the_cpu_does() {
     }
 }
 
+/// Ten images of a hundred cost what ten of ten do, but for a row number an image.
+#[test]
+fn a_run_uploads_the_images_it_uses() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploaded = |images: u64, fraction: f64| {
+        let [plan, out, trace] = ["toml", "out", "trace"].map(|kind| dir.path().join(format!("{images}.{kind}")));
+        let description = format!(
+            "[data]\nname = \"builtin\"\ntrain_images = {images}\ntest_images = 10\nimage_side = 8\n\
+             [train]\nepochs = 1\nbatch_size = 10\nfraction = {fraction:?}\ndepth = 8\nwidth = 0.1\n[family]\nseed = [0]\n"
+        );
+        fs::write(&plan, description).unwrap();
+        let arguments = ["sweep", plan.to_str().unwrap(), "--device", "cuda", "--out", out.to_str().unwrap()];
+        let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        Trace::read(&trace).uploaded
+    };
+    assert_eq!(uploaded(100, 0.1) - uploaded(10, 1.0), 90 * 4);
+}
+
 /// A bottleneck network of 35 layers, strided stem and max pooling, for one step on ten images. So few values a channel make
 /// it steep: gradients of such a network in float32 and in float64 differ by up to a tenth of their tensor's largest (seen
 /// with PyTorch), while its loss is good to 1e-6. An operation done wrongly changes either by far more.
