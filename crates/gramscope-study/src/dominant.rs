@@ -226,7 +226,7 @@ pub fn dominant(
         second_over_first: component.second_over_first,
         dominant: chosen.iter().map(example).collect(),
         data: PcsData::Images { name, dir },
-        versions: Versions::on(processor),
+        versions: Versions::on(model.processor()),
     };
     Ok(Dominant { info, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
 }

@@ -182,7 +182,7 @@ pub struct Versions {
     /// What ran the networks, where there were any. Files leave the CPU out.
     #[serde(default, skip_serializing_if = "Backend::is_cpu")]
     pub backend: Backend,
-    /// Name of the GPU that ran networks, or compared what files hold; none where the CPU did everything.
+    /// Name of the GPU that ran networks or compared layers; none where the CPU did everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
 }

@@ -80,10 +80,10 @@ impl<'a> Feed<'a> {
         let mut all = None;
         if data.bytes() <= memory.allowance(free) / IMAGES_PART {
             let split = data.split();
-            all = Some(Rc::new(StoredImages::new(&device, split.pixels(), split.labels(), data.side())?));
+            all = Some(Rc::new(StoredImages::new(device, split.pixels(), split.labels(), data.side())?));
             memory.taken += data.bytes();
         }
-        Ok(Self { data, gpu: Some(OnGpu { device, all, memory }) })
+        Ok(Self { data, gpu: Some(OnGpu { device: device.clone(), all, memory }) })
     }
 
     /// The images at `indices`.

@@ -24,6 +24,8 @@ pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
 pub(crate) struct Model {
     pub(crate) info: ModelInfo,
     pub(crate) network: ResNet,
+    /// Where it runs.
+    processor: Processor,
     /// Its copy on a GPU, where one runs it. A pass changes nothing but its memory.
     on_device: Option<RefCell<DeviceNetwork>>,
     /// For each layer of the network, its place among those compared.
@@ -65,7 +67,7 @@ impl Model {
             Some(pattern) if info.layers.is_empty() => {
                 Err(Error::Incomparable(format!("--layers {pattern} matches none of the layers of {}", info.name)))
             }
-            _ => Ok(Self { info, network, on_device: None, places }),
+            _ => Ok(Self { info, network, processor: Processor::Cpu, on_device: None, places }),
         }
     }
 
@@ -73,7 +75,10 @@ impl Model {
     fn move_to(&mut self, processor: &Processor) -> Result<()> {
         let Processor::Gpu { device, arithmetic, named } = processor else { return Ok(()) };
         match DeviceNetwork::new(&self.network, device.clone(), *arithmetic) {
-            Ok(network) => self.on_device = Some(RefCell::new(network)),
+            Ok(network) => {
+                self.processor = processor.clone();
+                self.on_device = Some(RefCell::new(network));
+            }
             Err(reason @ gramscope_nn::Error::NotOnDevice { .. }) if !named => {
                 tracing::warn!("{}: {reason}; it runs there", self.info.name);
             }
@@ -82,9 +87,14 @@ impl Model {
         Ok(())
     }
 
+    /// Where it runs.
+    pub(crate) fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
     /// The GPU that runs it, where one does.
-    pub(crate) fn gpu(&self) -> Option<Arc<Device>> {
-        self.on_device.as_ref().map(|network| network.borrow().device().clone())
+    pub(crate) fn gpu(&self) -> Option<&Arc<Device>> {
+        self.processor.gpu()
     }
 
     /// Takes the memory in which a GPU ran `other`, so that models that take turns have as much as one of them.

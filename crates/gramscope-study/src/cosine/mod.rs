@@ -102,7 +102,8 @@ pub fn cosine_of_run(
     }
     let (source, dir) = data.source();
     let (data, examples) = (PcsData::Images { name: source, dir }, data.len());
-    Ok(result(model.info, shapes, cosines, examples, data, Versions::on(processor)))
+    let versions = Versions::on(model.processor());
+    Ok(result(model.info, shapes, cosines, examples, data, versions))
 }
 
 /// The cosine similarities of the layers of the activation file `path` over its first examples: those of as many features are

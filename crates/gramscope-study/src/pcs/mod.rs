@@ -124,7 +124,8 @@ pub fn pcs_of_run(
     }
     let similarity = components.finish().map_err(in_whole)?;
     let (name, dir) = data.source();
-    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }, Versions::on(processor)))
+    let versions = Versions::on(model.processor());
+    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }, versions))
 }
 
 /// The first principal components of the layers of the activation file `path` over its first examples.

@@ -82,7 +82,7 @@ pub fn sparsity(
         units: layers.iter().map(|units| units.zeros.len()).collect(),
         examples: data.len(),
         data: PcsData::Images { name: source, dir },
-        versions: Versions::on(processor),
+        versions: Versions::on(model.processor()),
         model: model.info.name,
         layers: model.info.layers,
         stages: model.info.stages,
