@@ -312,6 +312,67 @@ fn what_is_measured_of_a_run_is_the_cpus() {
     assert_eq!(sparsity("cpu"), sparsity("cuda"));
 }
 
+/// Activations are the CPU's but for the order of sums, a few units of 2^-24 a layer in float32. In bfloat16 an activation is
+/// rounded to 2^-9 of itself and a weight too, some 25 times one after the other.
+#[test]
+fn exported_activations_are_the_cpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+    let trained = train(dir.path(), "runs", &plan, &["cpu"]);
+    let export = |name: &str, flags: &[&str]| {
+        let file = dir.path().join(name);
+        let arguments = ["activations", trained.to_str().unwrap(), "--out", file.to_str().unwrap(), "--device"];
+        let output = run(driver().path(), "", &[&arguments, flags].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        fs::read(file).unwrap()
+    };
+    let values = |file: &[u8], layer: &str| -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(file).unwrap();
+        let bytes = tensors.tensor(layer).unwrap().data().to_vec();
+        bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
+    };
+    let cpu = export("cpu.safetensors", &["cpu"]);
+    let tensors = SafeTensors::deserialize(&cpu).unwrap();
+    assert_eq!(tensors.len(), 28);
+    for (name, flags, allowed) in
+        [("f32", &["cuda"][..], 1e-5), ("bf16", &["cuda", "--precision", "bf16"], 25.0 / 512.0)]
+    {
+        let gpu = export(&format!("{name}.safetensors"), flags);
+        assert!(String::from_utf8_lossy(&gpu).contains(&format!("--precision {name}")), "{name} is not on record");
+        for layer in tensors.names() {
+            let (cpu, gpu) = (values(&cpu, layer), values(&gpu, layer));
+            assert_eq!(cpu.len(), gpu.len());
+            let largest = cpu.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            for (cpu, gpu) in cpu.iter().zip(&gpu) {
+                assert!((cpu - gpu).abs() <= allowed * largest, "{layer}, {name}: {gpu} is not {cpu}");
+            }
+        }
+    }
+}
+
+/// Blocks deleted in every way, in both families and in pieces of the images: no image changes sides.
+#[test]
+fn deleted_blocks_cost_what_they_cost_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let bottlenecks = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 12\nimage_side = 33\n\
+        [train]\nepochs = 1\nbatch_size = 10\nlearning_rate = 0.001\nfamily = \"imagenet\"\n\
+        [family]\ndepth = [35]\nwidth = [0.0625]\nseed = [0]\n";
+    let cifar = format!("{PLAN}[family]\ndepth = [14]\nwidth = [0.25]\nseed = [0]\n");
+    for (name, plan) in [("cifar", cifar.as_str()), ("imagenet", bottlenecks)] {
+        let trained = train(dir.path(), name, plan, &["cpu"]);
+        let ablate = |device: &str| {
+            let out = dir.path().join(format!("{name}-{device}"));
+            let arguments = ["ablate", trained.to_str().unwrap(), "--each", "--device", device, "--out"];
+            let output = run(driver().path(), "", &[&arguments[..], &[out.to_str().unwrap()]].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            gramscope_study::ablate::load(&out).unwrap()
+        };
+        let (cpu, gpu) = (ablate("cpu"), ablate("cuda"));
+        assert_eq!((cpu.stages, cpu.info.alone), (gpu.stages, gpu.info.alone), "{name}");
+        assert_eq!(gpu.info.versions.backend, Backend::CudaF32);
+    }
+}
+
 /// Images of 24 x 24, so that the activations of a batch of 16 outweigh what else a comparison has on a device.
 const WIDE_PLAN: &str = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 32\nimage_side = 24\n\
     [train]\nepochs = 1\nbatch_size = 10\n[family]\ndepth = [8]\nseed = [0]\n";

@@ -12,13 +12,13 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gramscope_nn::ResNetConfig;
 use gramscope_nn::ops::loss;
+use gramscope_nn::{Processor, ResNetConfig};
 use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, batches, evaluate};
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Limit, Progress, TestImages};
+use crate::compare::{Feed, Limit, Model, Progress, TestImages};
 use crate::output::check_place;
 use crate::pcs::PcsData;
 use crate::results::Versions;
@@ -104,7 +104,7 @@ impl AblateResult {
     }
 }
 
-/// Deletes blocks of `run` from the end of each stage, and those that `options` name alone.
+/// Deletes blocks of `run` from the end of each stage, and those that `options` name alone; `processor` says where.
 ///
 /// # Errors
 /// [`Error::Incomparable`] for a run without residual connections, for a block that it does not have, for more images than
@@ -112,6 +112,7 @@ impl AblateResult {
 pub fn ablate(
     run: &Run,
     options: &AblateOptions,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<AblateResult> {
@@ -125,8 +126,8 @@ pub fn ablate(
     }
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let network = run.network(&HOST)?;
-    data.check_side(&name, &network)?;
+    let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
+    let network = &model.network;
     let (classes, found) = (network.config().classes, data.classes().len());
     if classes != found {
         return Err(Error::Incomparable(format!(
@@ -142,6 +143,7 @@ pub fn ablate(
     let choices = endings.iter().map(|ending| ending.blocks.clone()).chain(alone.iter().map(|&b| b..b + 1));
     let variants: Vec<Vec<bool>> = choices.map(only).collect();
 
+    let feed = Feed::new(&data, std::slice::from_ref(&model), None)?;
     let mut correct = vec![0.0; variants.len()];
     let indices: Vec<usize> = (0..data.len()).collect();
     let batches = indices.len().div_ceil(evaluate::BATCH);
@@ -149,9 +151,9 @@ pub fn ablate(
         if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let images = batches::images(data.split(), indices, data.side(), &HOST)?;
+        let images = feed.batch(indices)?;
         let labels = batches::labels(data.split().labels(), indices, &HOST)?;
-        for (correct, logits) in correct.iter_mut().zip(network.forward_without(&images, &variants)?) {
+        for (correct, logits) in correct.iter_mut().zip(model.forward_without(&images, &variants)?) {
             *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
         }
         progress(Progress { done: batch + 1, total: batches, batch: batch + 1, batches, subject: &name });
@@ -169,7 +171,7 @@ pub fn ablate(
         alone: alone.collect(),
         examples: data.len(),
         data: PcsData::Images { name: source, dir },
-        versions: Versions::current(),
+        versions: Versions::on(model.processor()),
     };
     Ok(AblateResult { stages: stages.collect(), info })
 }

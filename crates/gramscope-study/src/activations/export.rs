@@ -2,16 +2,14 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
-use gramscope_nn::ResNet;
+use gramscope_cka::Values;
+use gramscope_nn::Processor;
 use gramscope_train::Run;
-use gramscope_train::batches::images;
-use gramscope_train::data::Split;
 use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
-use crate::compare::{Limit, Progress, TestImages};
-use crate::{Error, HOST, Result};
+use crate::compare::{Feed, Limit, Model, Progress, TestImages, in_layer};
+use crate::{Error, Result};
 
 /// Images that go through the network at once.
 const BATCH: usize = 256;
@@ -27,16 +25,19 @@ pub struct ExportOptions {
     pub layers: Option<Regex>,
 }
 
-/// Runs the network of `run` over the first test images of its data and writes its layers to `path`, as
-/// [`write_activations`] does. An activation file at `path` is replaced. Returns the number of images.
+/// Runs the network of `run` over the first test images of its data, where `processor` says, and writes its layers to `path`: in
+/// the order of the network, as float32 tensors [examples, height, width, channels] or [examples, features]. That they are NHWC
+/// is also said in the file's metadata, and what computed them, unless it was the CPU. An activation file at `path` is replaced.
+/// Returns the number of images.
 ///
 /// # Errors
-/// [`Error::File`] where `path` holds something that is not an activation file, or where no layer matches;
-/// [`Error::Incomparable`] for more images than there are; and what the run, its data, the network or the disk may say.
+/// [`Error::File`] where `path` holds something that is not an activation file; [`Error::Incomparable`] where no layer matches
+/// and for more images than there are; and what the run, its data, the network or the disk may say.
 pub fn export(
     run: &Run,
     path: &Path,
     options: &ExportOptions,
+    processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<usize> {
     if path.exists() && ActivationFile::open(path, None).is_err() {
@@ -44,50 +45,40 @@ pub fn export(
     }
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::load(&run.config().data, limit)?;
-    let network = run.network(&HOST)?;
-    data.check_side(&run.name(), &network)?;
+    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
     let indices: Vec<usize> = (0..data.len()).collect();
-    write_activations(path, &run.name(), &network, data.split(), &indices, options.layers.as_ref(), progress)?;
+    write_activations(path, &model, &data, &indices, progress)?;
     Ok(indices.len())
 }
 
-/// Runs `network` over the images `indices` of `split` and writes the activations of every layer whose name `pattern`
-/// matches, in the order of the network, as float32 tensors [examples, height, width, channels] or [examples, features].
-/// That they are NHWC is also said in the file's metadata.
-///
-/// # Errors
-/// [`Error::File`] where no layer matches, and what the network or the disk may say.
-pub fn write_activations(
+/// Writes the chosen layers of `model` over the images `indices` of `data`.
+pub(crate) fn write_activations(
     path: &Path,
-    model: &str,
-    network: &ResNet,
-    split: &Split,
+    model: &Model,
+    data: &TestImages,
     indices: &[usize],
-    pattern: Option<&Regex>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<()> {
-    let mut places = Vec::with_capacity(network.layers().len());
-    let mut layers = Vec::new();
-    for layer in network.layers() {
-        let chosen = pattern.is_none_or(|pattern| pattern.is_match(&layer.name));
-        places.push(chosen.then_some(layers.len()));
-        if chosen {
-            layers.push((layer.name.clone(), layer.shape.clone()));
-        }
+    let name = &model.info.name;
+    let shapes = model.shapes().map(<[usize]>::to_vec);
+    let layers: Vec<_> = model.info.layers.iter().cloned().zip(shapes).collect();
+    let mut about = vec![("layout", "NHWC".to_owned()), ("model", name.clone()), ("split", "test".to_owned())];
+    let backend = model.processor().backend();
+    if !backend.is_cpu() {
+        about.push(("computed with", backend.flags().to_owned()));
     }
-    if let (true, Some(pattern)) = (layers.is_empty(), pattern) {
-        return Err(Error::Incomparable(format!("--layers {pattern} matches none of the layers of {model}")));
-    }
-    let about = [("layout", "NHWC".to_owned()), ("model", model.to_owned()), ("split", "test".to_owned())];
     let mut writer = ActivationWriter::create(path, &layers, indices.len(), &about)?;
+    let feed = Feed::new(data, std::slice::from_ref(model), None)?;
     let total = indices.len().div_ceil(BATCH);
     for (batch, indices) in indices.chunks(BATCH).enumerate() {
-        let images = images(split, indices, network.config().image_side, &HOST)?;
-        network.forward_observed::<Error>(&images, &mut |layer, activation: &Tensor| match places[layer] {
-            Some(place) => writer.append(place, &activation.flatten_all()?.to_vec1::<f32>()?),
-            None => Ok(()),
+        model.each_layer(&feed.batch(indices)?, 0..layers.len(), &mut |place, view| {
+            let activation = view.map_err(in_layer(name, &layers[place].0, batch))?;
+            let Some(Values::F32(values)) = activation.values() else {
+                return Err(candle_core::Error::msg("a network's activations are float32 numbers").into());
+            };
+            writer.append(place, values)
         })?;
-        progress(Progress { done: batch + 1, total, batch: batch + 1, batches: total, subject: model });
+        progress(Progress { done: batch + 1, total, batch: batch + 1, batches: total, subject: name });
     }
     writer.finish()
 }

@@ -14,7 +14,9 @@ mod layers;
 mod reader;
 mod writer;
 
-pub use export::{ExportOptions, export, write_activations};
+#[cfg(test)]
+pub(crate) use export::write_activations;
+pub use export::{ExportOptions, export};
 pub use layers::StoredLayer;
 pub use reader::{ActivationFile, Rows};
 pub use writer::ActivationWriter;

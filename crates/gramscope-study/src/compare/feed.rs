@@ -39,6 +39,14 @@ impl Batch {
         }
     }
 
+    /// The images as a network on the CPU takes them.
+    pub(super) fn host(&self) -> Result<&Tensor> {
+        match self {
+            Self::Host(images) => Ok(images),
+            Self::Stored { .. } => Err(candle_core::Error::msg("images on a GPU for a network on the CPU").into()),
+        }
+    }
+
     /// Calls `run` with the images as a network on a GPU takes them.
     pub(super) fn on_device<R>(&self, run: impl FnOnce(Images<'_>) -> Result<R>) -> Result<R> {
         match self {

@@ -176,14 +176,20 @@ impl Model {
             };
             return images.on_device(|images| network.borrow_mut().forward_copied(images, &is_wanted, take));
         }
-        let Batch::Host(images) = images else {
-            return Err(candle_core::Error::msg("images on a GPU for a network on the CPU").into());
-        };
-        self.network.forward_observed::<Error>(images, &mut |layer, activation| match place_of(layer) {
+        self.network.forward_observed::<Error>(images.host()?, &mut |layer, activation| match place_of(layer) {
             Some(place) => with_view(activation, |view| take(place, view)),
             None => Ok(()),
         })?;
         Ok(())
+    }
+
+    /// The logits `[n, classes]` of `images` for each of `variants`, in which flagged blocks are deleted
+    /// ([`ResNet::forward_without`]).
+    pub(crate) fn forward_without(&self, images: &Batch, variants: &[Vec<bool>]) -> Result<Vec<Tensor>> {
+        let Some(network) = &self.on_device else { return Ok(self.network.forward_without(images.host()?, variants)?) };
+        let shape = (images.len()?, self.network.config().classes);
+        let all = images.on_device(|images| Ok(network.borrow_mut().forward_without(images, variants)?))?;
+        Ok(all.into_iter().map(|logits| Tensor::from_vec(logits, shape, &HOST)).collect::<candle_core::Result<_>>()?)
     }
 
     /// Runs the network on its GPU and hands activations to `comparison`, on the same one, as they are made.

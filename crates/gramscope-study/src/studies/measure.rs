@@ -182,8 +182,8 @@ impl Bench<'_> {
 
     fn ablations(&mut self, run: &Run, dir: &Path) -> Result<AblateResult> {
         let options = AblateOptions { each: true, ..AblateOptions::default() };
-        let stop = self.stop;
-        let result = ablate::ablate(run, &options, stop, &mut self.shows("deleting"))?;
+        let (processor, stop) = (self.processor, self.stop);
+        let result = ablate::ablate(run, &options, processor, stop, &mut self.shows("deleting"))?;
         ablate::write(dir, &result)?;
         Ok(result)
     }

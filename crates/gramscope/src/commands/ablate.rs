@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
     let runs = arguments.runs.iter().map(|dir| Run::named(dir)).collect::<Result<Vec<_>, _>>()?;
     let directories = directories(&runs, arguments);
     directories.iter().try_for_each(|dir| ablate::check(dir))?;
-    device::on_cpu(arguments.device.device, arguments.device.precision, "ablate")?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = AblateOptions {
         blocks: arguments.block.clone(),
         each: arguments.each,
@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
     };
     for (run, dir) in runs.iter().zip(&directories) {
         let mut bar = console.progress(Unit::Passes, 0);
-        let result = ablate::ablate(run, &options, interrupt.requested(), &mut |progress| {
+        let result = ablate::ablate(run, &options, &processor, interrupt.requested(), &mut |progress| {
             show_progress(&mut bar, "ablating", progress);
         })?;
         drop(bar);

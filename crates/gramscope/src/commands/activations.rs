@@ -10,11 +10,11 @@ use crate::device;
 
 /// Writes the activations of the run's test images.
 pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow::Result<()> {
-    device::on_cpu(arguments.device.device, arguments.device.precision, "activations")?;
     let run = Run::named(&arguments.run)?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = ExportOptions { examples: arguments.examples, layers: arguments.layers.clone() };
     let mut bar = console.progress(Unit::Passes, 0);
-    let images = activations::export(&run, &arguments.out, &options, &mut |progress| {
+    let images = activations::export(&run, &arguments.out, &options, &processor, &mut |progress| {
         show_progress(&mut bar, "exporting", progress);
     })?;
     drop(bar);

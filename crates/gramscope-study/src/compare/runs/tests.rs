@@ -7,7 +7,6 @@ use gramscope_train::{RunConfig, Start, TrainSettings, train};
 use regex::Regex;
 
 use super::*;
-use crate::HOST;
 use crate::activations::{ExportOptions, export, write_activations};
 use crate::compare::{MemoryLimits, compare_files};
 
@@ -46,10 +45,11 @@ fn one_pass() -> RunOptions {
 
 /// Writes the activations of `run` for the images of the first pass of [`one_pass`], in its order.
 fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
-    let dataset = data::load(&run.config().data).unwrap();
+    let runs = std::slice::from_ref(run);
+    let images = TestImages::of_runs(runs, None, Limit::None).unwrap();
     let order = Philox::new(5, Stream::Evaluation).sequence(0).permutation(TEST_IMAGES);
-    let network = run.network(&HOST).unwrap();
-    write_activations(&path, &run.name(), &network, &dataset.test, &order, None, &mut no_progress).unwrap();
+    let model = Model::open_all(runs, None, &images, &Processor::Cpu).unwrap().remove(0);
+    write_activations(&path, &model, &images, &order, &mut no_progress).unwrap();
     path
 }
 
@@ -217,7 +217,7 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let run = run(&dir.path().join("run"), tiny(0), small_data());
     let path = dir.path().join("out.safetensors");
-    let export = |options: &ExportOptions| export(&run, &path, options, &mut no_progress);
+    let export = |options: &ExportOptions| export(&run, &path, options, &Processor::Cpu, &mut no_progress);
     assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
     let some = ExportOptions { examples: Some(10), layers: Some(Regex::new("^(pool|logits)$").unwrap()) };
     assert_eq!(export(&some).unwrap(), 10);
