@@ -373,6 +373,31 @@ fn deleted_blocks_cost_what_they_cost_on_the_cpu() {
     }
 }
 
+/// Probes on a network that a GPU runs: features differ by a few units of 2^-24, so that no image but one on the edge between
+/// two classes changes sides, here or after some steps.
+#[test]
+fn probes_reach_what_they_reach_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+    let trained = train(dir.path(), "runs", &plan, &["cpu"]);
+    let probe = |device: &str| {
+        let out = dir.path().join(device);
+        let arguments = ["probe", trained.to_str().unwrap(), "--layers", ".", "--epochs", "3", "--batch-size", "12"];
+        let rest = ["--device", device, "--out", out.to_str().unwrap()];
+        let output = run(driver().path(), "", &[&arguments[..], &rest].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        gramscope_study::probe::load(&out).unwrap()
+    };
+    let (cpu, gpu) = (probe("cpu"), probe("cuda"));
+    assert_eq!(gpu.info.versions.backend, Backend::CudaF32);
+    assert_eq!((gpu.layers.len(), &gpu.info.diverged), (28, &cpu.info.diverged));
+    for (cpu, gpu) in cpu.layers.iter().zip(&gpu.layers) {
+        let off = |cpu: Option<f64>, gpu: Option<f64>, images: f64| (cpu.unwrap() - gpu.unwrap()).abs() * images;
+        assert!(off(cpu.accuracy_train, gpu.accuracy_train, 40.0) < 1.5, "{}", cpu.layer);
+        assert!(off(cpu.accuracy_test, gpu.accuracy_test, 16.0) < 1.5, "{}", cpu.layer);
+    }
+}
+
 /// Images of 24 x 24, so that the activations of a batch of 16 outweigh what else a comparison has on a device.
 const WIDE_PLAN: &str = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 32\nimage_side = 24\n\
     [train]\nepochs = 1\nbatch_size = 10\n[family]\ndepth = [8]\nseed = [0]\n";

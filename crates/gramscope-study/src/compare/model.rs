@@ -72,7 +72,7 @@ impl Model {
     }
 
     /// Puts the network where it is to run.
-    fn move_to(&mut self, processor: &Processor) -> Result<()> {
+    pub(crate) fn move_to(&mut self, processor: &Processor) -> Result<()> {
         let Processor::Gpu { device, arithmetic, named } = processor else { return Ok(()) };
         match DeviceNetwork::new(&self.network, device.clone(), *arithmetic) {
             Ok(network) => {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use gramscope_cka::{Activation, Values};
+use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::data::{self, DataConfig, Dataset, Split, balanced_prefix};
 use gramscope_train::{Run, batches, evaluate};
@@ -99,7 +100,8 @@ impl ProbeOptions {
     }
 }
 
-/// Trains a linear probe on every chosen layer of `run`, on the images that the run was trained on or on other data.
+/// Trains a linear probe on every chosen layer of `run`, on the images that the run was trained on or on other data. The network
+/// runs where `processor` says; the probes take their steps on the CPU, from copies of the layers.
 ///
 /// # Errors
 /// [`Error::Incomparable`] for settings out of range, for more images than there are, or where no layer matches;
@@ -107,6 +109,7 @@ impl ProbeOptions {
 pub fn probe(
     run: &Run,
     options: &ProbeOptions,
+    processor: &Processor,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ProbeResult> {
@@ -118,7 +121,8 @@ pub fn probe(
     let (before, after) = (config.branch_end(), if config.residual { "add" } else { config.block_end() });
     let default = Regex::new(&format!(r"\.({before}|{after})$")).expect("names of layers are plain words");
     let stages = network.layers().iter().map(|layer| layer.stage).collect();
-    let model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
+    let mut model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
+    model.move_to(processor)?;
 
     let mut work = Work::new(&model, &images, options);
     let train_steps = options.epochs * images.train.len().div_ceil(options.batch_size);
@@ -170,7 +174,7 @@ pub fn probe(
         test_images: test.len(),
         diverged: work.diverged,
         data: PcsData::Images { name: images.dataset.name.clone(), dir: images.dir },
-        versions: Versions::current(),
+        versions: Versions::on(model.processor()),
     };
     Ok(ProbeResult { layers: layers.collect(), info })
 }

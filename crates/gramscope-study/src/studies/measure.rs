@@ -174,8 +174,8 @@ impl Bench<'_> {
     fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
         let epochs = self.scale.share_of(how.epochs);
         let options = ProbeOptions { epochs, pool: how.pool, ..ProbeOptions::default() };
-        let stop = self.stop;
-        let result = probe::probe(run, &options, stop, &mut self.shows("probing"))?;
+        let (processor, stop) = (self.processor, self.stop);
+        let result = probe::probe(run, &options, processor, stop, &mut self.shows("probing"))?;
         probe::write(dir, &result)?;
         Ok(result)
     }

@@ -14,7 +14,7 @@ use crate::interrupt::Interrupt;
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     probe::check(&arguments.out)?;
-    device::on_cpu(arguments.device.device, arguments.device.precision, "probe")?;
+    let processor = device::processor(&arguments.device, console)?;
     let options = ProbeOptions {
         layers: arguments.layers.clone(),
         epochs: arguments.epochs,
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
     };
     let mut bar = console.progress(Unit::Passes, 0);
     let run = Run::named(&arguments.run)?;
-    let result = probe::probe(&run, &options, interrupt.requested(), &mut |progress| {
+    let result = probe::probe(&run, &options, &processor, interrupt.requested(), &mut |progress| {
         show_progress(&mut bar, "probing", progress);
     })?;
     drop(bar);
