@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can prove, in one command, on a machine with one:
 #
-#     scripts/gpu-check.sh [GRAMSCOPE] [OUT]
+#     scripts/gpu-check.sh [--part PART]... [GRAMSCOPE] [OUT]
 #
 # GRAMSCOPE is a binary built with `--features cuda`; where none is named, one is built if cargo is here. A stripped binary
 # that was carried to a machine without Rust, and this file, suffice. OUT (by default benches/results/ of the checkout, or
 # the current folder) receives JSON rows, a line each, and the reports of doctor and of compute-sanitizer. Ends with 1 if
 # anything failed, after everything has run.
 #
+# The parts, in their order; all of them unless some are named, for machines that are lent for minutes:
+#
+#     doctor     every check, against float64 and the CPU
+#     sanitizer  compute-sanitizer's four tools over the checks of single kernels and a training step
+#     kernels    bench kernels
+#     cka        bench cka
+#     train      bench train, in each precision, and four networks at once
+#     libraries  comparing beside PyTorch, pytorch-cka and torch_cka
+#     pytorch    training beside PyTorch, compiled
+#
 # cuBLAS (for the measured ceilings and to be compared with) and compute-sanitizer are used where they are found: on the path, in
-# CUDA_HOME, or where scripts/cuda-toolkit.sh puts them. The comparison with PyTorch, pytorch-cka and torch_cka needs benches/
-# beside this file's folder and a python3 (or PYTHON) with torch, numpy and safetensors.
+# CUDA_HOME, or where scripts/cuda-toolkit.sh puts them. The last two parts need benches/ beside this file's folder and a python3
+# (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,6 +32,18 @@ run() {
     say "$what"
     "$@" || { failures+=("$what"); echo "FAILED: $what"; }
 }
+
+all=(doctor sanitizer kernels cka train libraries pytorch)
+parts=()
+while [[ ${1:-} == --* ]]; do
+    if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
+        echo "gpu-check: expected --part and one of: ${all[*]}" >&2
+        exit 1
+    fi
+    parts+=("$2")
+    shift 2
+done
+[[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
 
 if [[ $# -ge 1 ]]; then
     gramscope=$(readlink -f "$1")
@@ -53,38 +75,67 @@ nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.li
 
 # `tee` must not hide the verdict: pipefail is on.
 doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
-run "doctor" doctor
-run "bench kernels" "$gramscope" bench kernels --device cuda:0 --json "$out/kernels.jsonl"
-run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"
-for precision in f32 tf32 bf16; do
-    run "bench train, $precision" \
-        "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
-done
+part_doctor() { run "doctor" doctor; }
+
+# What runs for minutes as it is, comparisons and repetitions, would run for hours.
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|average|max pooling|augmentation|loss|sgd|the direction)'
+sanitize() {
+    "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
+        >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
+}
+part_sanitizer() {
+    if [[ -z $sanitizer ]]; then
+        echo "skipped: no compute-sanitizer here (CUDA_HOME, or scripts/cuda-toolkit.sh)"
+        return
+    fi
+    local tool
+    for tool in memcheck racecheck initcheck synccheck; do
+        run "compute-sanitizer, $tool" sanitize "$tool"
+    done
+}
+
+part_kernels() { run "bench kernels" "$gramscope" bench kernels --device cuda:0 --json "$out/kernels.jsonl"; }
+
+part_cka() { run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"; }
+
+part_train() {
+    local precision
+    for precision in f32 tf32 bf16; do
+        run "bench train, $precision" \
+            "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
+    done
+}
 
 python=${PYTHON:-python3}
-libraries=$here/benches/cka_libraries.py
-if [[ ! -f $libraries ]]; then
-    echo "skipped: no benches/cka_libraries.py here, so nothing is compared with PyTorch"
-elif ! "$python" -c 'import numpy, safetensors, torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    echo "skipped: $python has no torch that sees the GPU, numpy and safetensors, so nothing is compared with PyTorch"
-else
-    run "beside PyTorch, pytorch-cka and torch_cka" \
-        "$python" "$libraries" --device cuda --binary "$gramscope" --out "$out"
-    run "training beside PyTorch, compiled" "$python" "$here/benches/train_pytorch.py" --device cuda --compile --rounds 2 \
-        --precision tf32 bf16 --binary "$gramscope" --out "$out" -- 20x1 38x10
-fi
+# Whether a script of benches/ can be run.
+python_runs() {
+    if [[ ! -f $here/benches/$1 ]]; then
+        echo "skipped: no benches/$1 here, so nothing is compared with PyTorch"
+    elif ! "$python" -c 'import numpy, safetensors, torch; assert torch.cuda.is_available()' 2>/dev/null; then
+        echo "skipped: $python has no torch that sees the GPU, numpy and safetensors, so nothing is compared with PyTorch"
+    else
+        return 0
+    fi
+    return 1
+}
 
-if [[ -n $sanitizer ]]; then
-    for tool in memcheck racecheck initcheck synccheck; do
-        check() {
-            "$sanitizer" --tool "$tool" --error-exitcode 86 "$gramscope" doctor --device cuda:0 \
-                >"$out/sanitizer-$tool.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$tool.txt"; return 1; }
-        }
-        run "compute-sanitizer, $tool" check
-    done
-else
-    echo "skipped: no compute-sanitizer here (CUDA_HOME, or scripts/cuda-toolkit.sh)"
-fi
+part_libraries() {
+    python_runs cka_libraries.py || return 0
+    run "beside PyTorch, pytorch-cka and torch_cka" \
+        "$python" "$here/benches/cka_libraries.py" --device cuda --binary "$gramscope" --out "$out"
+}
+
+part_pytorch() {
+    python_runs train_pytorch.py || return 0
+    local train=("$python" "$here/benches/train_pytorch.py" --device cuda --compile --rounds 2 --precision tf32 bf16
+        --binary "$gramscope" --out "$out")
+    run "training beside PyTorch, compiled" "${train[@]}" -- 20x1 38x10
+    run "training a ResNet-50 beside PyTorch, compiled" "${train[@]}" --family imagenet --batch 64 -- 50x1
+}
+
+for part in "${parts[@]}"; do
+    "part_$part"
+done
 
 if [[ ${#failures[@]} -gt 0 ]]; then
     say "failed: $(IFS=';'; echo "${failures[*]}")"

@@ -18,6 +18,14 @@ fn the_cpu_is_checked_and_passes() {
 }
 
 #[test]
+fn only_what_is_asked_for_is_checked() {
+    let report = succeeds(["doctor", "--device", "cpu", "--only", "^convolution, gradient"]);
+    let lines: Vec<&str> = report.lines().filter(|line| line.contains("pass  ")).collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("convolution, gradient")), "{report}");
+    fails(["doctor", "--device", "cpu", "--only", "no such check"], 1, &["--only no such check", "none"]);
+}
+
+#[test]
 fn a_build_without_cuda_says_so() {
     if cfg!(feature = "cuda") {
         println!("skipped: this build has CUDA");

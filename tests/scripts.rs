@@ -99,3 +99,31 @@ fn profile_says_what_limits_a_kernel() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no launch of gs_hsic_mma_f32"), "{}", text(&output.stderr));
 }
+
+/// A made-up binary, whose `bench cka` fails.
+#[test]
+fn gpu_check_runs_the_parts_that_are_named_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (binary, asked) = (folder.path().join("gramscope"), folder.path().join("asked"));
+    fs::write(&binary, format!("#!/bin/sh\necho \"$*\" >> {}\ntest \"$2\" != cka\n", asked.display())).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let check = |arguments: &[&str]| {
+        let out = folder.path().join("out");
+        Command::new("bash").arg(script("gpu-check.sh")).args(arguments).args([&binary, &out]).output().unwrap()
+    };
+    let output = check(&["--part", "cka", "--part", "doctor"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("failed: bench cka"), "{}", text(&output.stdout));
+    let asked = fs::read_to_string(&asked).unwrap();
+    let asked: Vec<&str> = asked.lines().collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(
+        asked[0].starts_with("bench cka --device cuda:0 --json ") && asked[1] == "doctor --device cuda:0",
+        "{asked:?}"
+    );
+    for wrong in [&["--part", "everything"][..], &["--parts", "doctor"]] {
+        let output = check(wrong);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("doctor sanitizer kernels"), "{}", text(&output.stderr));
+    }
+}

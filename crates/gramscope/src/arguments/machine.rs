@@ -21,7 +21,8 @@ anything fails. Without a GPU, or in a build without CUDA, it checks the CPU and
 
 Examples:
   gramscope doctor
-  gramscope doctor --device cuda:0";
+  gramscope doctor --device cuda:0
+  compute-sanitizer gramscope doctor --device cuda:0 --only '^(gram|hsic)'";
 
 /// What is measured.
 #[derive(Subcommand, Debug)]
@@ -102,6 +103,9 @@ pub(crate) struct DoctorArguments {
     /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceChoice,
+    /// Only the checks whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) only: Option<Regex>,
 }
 
 #[derive(Subcommand, Debug)]

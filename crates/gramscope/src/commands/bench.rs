@@ -24,9 +24,19 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
                 Processor::Cpu => Some(Ceilings::measure()?),
                 Processor::Gpu { device, arithmetic, .. } => Ceilings::of_gpu(device, *arithmetic)?,
             };
-            for config in networks(*family, *depth, *width, *all) {
+            let (networks, mut failed) = (networks(*family, *depth, *width, *all), 0);
+            let count = networks.len();
+            for config in networks {
+                let name = format!("ResNet-{} x{}", config.depth, config.width);
                 let subject = train::Subject { config, batch_size: *batch_size };
-                train::run(&subject, &processor, ceilings, &mut rows)?;
+                // What is too large for the memory there is must not hide the others.
+                if let Err(error) = train::run(&subject, &processor, ceilings, &mut rows) {
+                    failed += 1;
+                    console.error(&error.context(name));
+                }
+            }
+            if failed > 0 {
+                anyhow::bail!("{failed} of {count} networks could not be measured");
             }
             Ok(())
         }

@@ -28,11 +28,11 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     let place = Place { begin: &begin };
     cka::check(report, &place);
     for case in cka::cases().into_iter().filter(|case| case.options.gram == Gram::Exact) {
-        report.check(&format!("the same on CPU and GPU, {}", case.name), apart(&case, &place));
+        report.check(&format!("the same on CPU and GPU, {}", case.name), || apart(&case, &place));
     }
     let linear = |case: &Case| case.options.kernel == Kernel::Linear && case.options.estimator == Estimator::Unbiased;
     for case in cka::cases().into_iter().filter(|case| case.examples == 256 && linear(case)) {
-        report.check(&format!("the same bits {REPEATS} times, {}", case.name), repeated(&case, &place));
+        report.check(&format!("the same bits {REPEATS} times, {}", case.name), || repeated(&case, &place));
     }
 }
 

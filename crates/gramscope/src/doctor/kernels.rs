@@ -50,15 +50,13 @@ struct Input {
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
         let mut line = |name: &str, allowed: f64, check: &Check| {
-            let mut finding = Ok(Finding::new(allowed));
-            for (seed, shape) in SHAPES.into_iter().enumerate() {
-                finding = finding.and_then(|mut finding| {
-                    let input = input(device, stored, shape, seed as u64)?;
-                    check(device, &input, &mut finding)?;
-                    Ok(finding)
-                });
-            }
-            report.check(&format!("{name}, {stored:?}"), finding);
+            report.check(&format!("{name}, {stored:?}"), || {
+                let mut finding = Finding::new(allowed);
+                for (seed, shape) in SHAPES.into_iter().enumerate() {
+                    check(device, &input(device, stored, shape, seed as u64)?, &mut finding)?;
+                }
+                Ok(finding)
+            });
         };
         line("gram shift", SHIFT, &shift);
         line("gram naive", DOUBLE, &|device, input, finding| products(device, input, false, finding));
@@ -68,13 +66,13 @@ pub(super) fn check(report: &mut Report<'_>, device: &Device) {
         line("gram tiled exact", EXACT, &|device, input, finding| tiled(device, input, true, finding));
         line("gram tiled fast", FAST, &|device, input, finding| tiled(device, input, false, finding));
     }
-    report.check("ucenter", over_shapes(SINGLE, |finding, n| centre(device, n, false, finding)));
-    report.check("ucenter naive", over_shapes(SINGLE, |finding, n| centre(device, n, true, finding)));
-    report.check("rbf", over_shapes(DOUBLE, |finding, n| kernel_values(device, n, false, finding)));
-    report.check("rbf naive", over_shapes(DOUBLE, |finding, n| kernel_values(device, n, true, finding)));
-    report.check("eigen", over_shapes(EIGEN, |finding, n| eigenpairs(device, n, finding)));
-    report.check("hsic", over_panels(EXACT, |finding, panel| pairs(device, panel, false, finding)));
-    report.check("hsic naive", over_panels(DOUBLE, |finding, panel| pairs(device, panel, true, finding)));
+    report.check("ucenter", || over_shapes(SINGLE, |finding, n| centre(device, n, false, finding)));
+    report.check("ucenter naive", || over_shapes(SINGLE, |finding, n| centre(device, n, true, finding)));
+    report.check("rbf", || over_shapes(DOUBLE, |finding, n| kernel_values(device, n, false, finding)));
+    report.check("rbf naive", || over_shapes(DOUBLE, |finding, n| kernel_values(device, n, true, finding)));
+    report.check("eigen", || over_shapes(EIGEN, |finding, n| eigenpairs(device, n, finding)));
+    report.check("hsic", || over_panels(EXACT, |finding, panel| pairs(device, panel, false, finding)));
+    report.check("hsic naive", || over_panels(DOUBLE, |finding, panel| pairs(device, panel, true, finding)));
 }
 
 type Check<'a> = dyn Fn(&Device, &Input, &mut Finding) -> anyhow::Result<()> + 'a;

@@ -16,15 +16,17 @@ mod training;
 #[cfg(feature = "cuda")]
 mod training_kernels;
 
+use regex::Regex;
+
 use crate::console::Console;
 use crate::device::DeviceChoice;
 
-/// Checks everything there is, a line each.
+/// Checks everything there is, or what of it `only` matches, a line each.
 ///
 /// # Errors
-/// A GPU that was asked for and cannot be had; any check that fails.
-pub(crate) fn run(choice: DeviceChoice, console: &Console) -> anyhow::Result<()> {
-    let mut report = Report { console, checks: 0, failed: 0 };
+/// A GPU that was asked for and cannot be had; any check that fails; no check that matches.
+pub(crate) fn run(choice: DeviceChoice, only: Option<&Regex>, console: &Console) -> anyhow::Result<()> {
+    let mut report = Report { console, only, checks: 0, failed: 0 };
     machine::describe(&report);
     let gpu = machine::gpu(choice, &report)?;
     report.heading("CPU");
@@ -42,6 +44,8 @@ pub(crate) fn run(choice: DeviceChoice, console: &Console) -> anyhow::Result<()>
 /// The lines so far.
 pub(crate) struct Report<'a> {
     console: &'a Console,
+    /// Which checks are wanted, by name.
+    only: Option<&'a Regex>,
     checks: usize,
     failed: usize,
 }
@@ -55,10 +59,18 @@ impl Report<'_> {
         self.console.result(&format!("  {name:<12} {value}"));
     }
 
-    /// The line of one check: what it found, or why it failed.
-    fn check(&mut self, name: &str, outcome: anyhow::Result<Finding>) {
+    /// Whether the check of this name is wanted.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_none_or(|only| only.is_match(name))
+    }
+
+    /// The line of one check, where it is wanted: what it found, or why it failed.
+    fn check(&mut self, name: &str, outcome: impl FnOnce() -> anyhow::Result<Finding>) {
+        if !self.wants(name) {
+            return;
+        }
         self.checks += 1;
-        let (verdict, detail) = match outcome {
+        let (verdict, detail) = match outcome() {
             Ok(finding) if finding.passes() => ("pass", finding.to_string()),
             Ok(finding) => ("FAIL", finding.to_string()),
             Err(error) => ("FAIL", format!("{error:#}")),
@@ -70,6 +82,9 @@ impl Report<'_> {
     }
 
     fn end(self) -> anyhow::Result<()> {
+        if let (0, Some(only)) = (self.checks, self.only) {
+            anyhow::bail!("--only {only} matches none of the checks; without it all their names are listed");
+        }
         if self.failed > 0 {
             anyhow::bail!("{} of {} checks failed; their lines begin with FAIL", self.failed, self.checks);
         }

@@ -27,12 +27,14 @@ const SGD: SgdConfig = SgdConfig { learning_rate: 0.02, momentum: 0.9, weight_de
 /// root, 2% and 5% a layer, some 5% and 15% at the stem. So one step is compared, by its direction: 1 - cos is half the square
 /// of the relative error, four times which is allowed. A tensor that does not move is 1 off, one that moves backwards 2.
 pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
-    report.check("ten training steps as on the CPU, f32", as_on_cpu(device));
+    report.check("ten training steps as on the CPU, f32", || as_on_cpu(device));
     for (name, arithmetic, allowed) in [("tf32", Arithmetic::Tf32, 0.005), ("bf16", Arithmetic::Bf16, 0.05)] {
-        report.check(&format!("the direction of a training step, {name}"), same_direction(device, arithmetic, allowed));
+        report.check(&format!("the direction of a training step, {name}"), || {
+            same_direction(device, arithmetic, allowed)
+        });
     }
     for (name, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32), ("bf16", Arithmetic::Bf16)] {
-        report.check(&format!("ten training steps, the same bits twice, {name}"), twice(device, arithmetic));
+        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(device, arithmetic));
     }
 }
 

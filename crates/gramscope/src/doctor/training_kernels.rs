@@ -64,25 +64,29 @@ impl Stored for bf16 {
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     check_stored::<f32>(report, device);
     check_stored::<bf16>(report, device);
-    report.check("loss", over(&LOGITS, SINGLE, |finding, logits| losses(device, logits, finding)));
-    report.check("sgd", over(&[1, 1021], SINGLE, |finding, length| step(device, length, finding)));
+    report.check("loss", || over(&LOGITS, SINGLE, |finding, logits| losses(device, logits, finding)));
+    report.check("sgd", || over(&[1, 1021], SINGLE, |finding, length| step(device, length, finding)));
 }
 
 fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     for naive in [false, true] {
         let name = if naive { "batch norm naive" } else { "batch norm" };
-        let statistics =
-            over(&NORMS, SINGLE, |finding, shape| Norm::<T>::new(device, shape)?.statistics(naive, finding).map(drop));
-        report.check(&format!("{name}, statistics, {}", T::NAME), statistics);
-        let passes =
-            over(&NORMS, T::ROUNDING, |finding, shape| Norm::<T>::new(device, shape)?.there_and_back(naive, finding));
-        report.check(&format!("{name}, normalised and gradients, {}", T::NAME), passes);
+        report.check(&format!("{name}, statistics, {}", T::NAME), || {
+            over(&NORMS, SINGLE, |finding, shape| Norm::<T>::new(device, shape)?.statistics(naive, finding).map(drop))
+        });
+        report.check(&format!("{name}, normalised and gradients, {}", T::NAME), || {
+            over(&NORMS, T::ROUNDING, |finding, shape| Norm::<T>::new(device, shape)?.there_and_back(naive, finding))
+        });
     }
-    let mut line = |name: &str, finding| report.check(&format!("{name}, {}", T::NAME), finding);
-    line("addition and ReLU", over(&[1, 1021, 4096], T::ROUNDING, |finding, n| elementwise::<T>(device, n, finding)));
-    line("average pooling", over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
-    line("max pooling", over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
-    line("augmentation", over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
+    let mut line = |name: &str, check: &dyn Fn() -> anyhow::Result<Finding>| {
+        report.check(&format!("{name}, {}", T::NAME), check);
+    };
+    line("addition and ReLU", &|| {
+        over(&[1, 1021, 4096], T::ROUNDING, |finding, n| elementwise::<T>(device, n, finding))
+    });
+    line("average pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
+    line("max pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
+    line("augmentation", &|| over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
 }
 
 fn over<S: Copy>(
