@@ -26,6 +26,14 @@ impl Device {
         Err(Error::NotBuilt)
     }
 
+    /// The same device with a stream of its own.
+    ///
+    /// # Errors
+    /// None.
+    pub fn fork(&self) -> Result<Self, Error> {
+        match self.0 {}
+    }
+
     /// (free, total) device memory, in bytes.
     ///
     /// # Errors

@@ -36,10 +36,12 @@ pub struct Properties {
 }
 
 /// An open device: its context, a stream on it, and every kernel, loaded once.
+///
+/// The stream is its own: what is enqueued on it runs in order, and beside what other streams do.
 pub struct Device {
     properties: Properties,
     stream: Arc<CudaStream>,
-    functions: Functions,
+    functions: Arc<Functions>,
 }
 
 impl fmt::Debug for Device {
@@ -80,9 +82,25 @@ impl Device {
             let Properties { name, capability, .. } = properties;
             return Err(Error::Unsupported { number, name, capability });
         }
-        let stream = context.default_stream();
-        let functions = Functions::load(&stream, properties.shared_bytes)?;
+        // SAFETY: cudarc would order what several streams do with a buffer by an event a buffer and use, which costs time and
+        // cannot be captured. It is in order without: all that is done with a buffer is done on the stream of the device that it
+        // was allocated by, which is also where it is freed. The one other stream that touches buffers, that of uploads, waits for
+        // that stream and is waited for by it, by events of its own.
+        unsafe { context.disable_event_tracking() };
+        // Not the default stream, which cannot be captured.
+        let stream = context.new_stream().map_err(opening)?;
+        let functions = Arc::new(Functions::load(&stream, properties.shared_bytes)?);
         Ok(Self { properties, stream, functions })
+    }
+
+    /// The same device, and the same kernels, with a stream of its own: for work that goes on beside this one's. Buffers belong
+    /// to the device that they were allocated by.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn fork(&self) -> Result<Self, Error> {
+        let stream = self.stream.context().new_stream().map_err(|error| refused("creating a stream", error))?;
+        Ok(Self { properties: self.properties.clone(), stream, functions: self.functions.clone() })
     }
 
     /// What the device is.
@@ -95,7 +113,7 @@ impl Device {
         &self.properties.name
     }
 
-    /// The stream that everything runs on unless a launcher is given another.
+    /// The stream that everything runs on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }

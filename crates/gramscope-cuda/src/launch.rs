@@ -1,5 +1,6 @@
 //! What every launcher does before it launches: look at each argument.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DevicePtr, DriverError, LaunchConfig};
@@ -20,11 +21,23 @@ pub(crate) struct Arguments<'a> {
 
 /// Where a buffer lies.
 #[derive(Clone, Copy, Default)]
-struct Span {
-    argument: &'static str,
-    start: u64,
-    end: u64,
-    written: bool,
+pub(crate) struct Span {
+    pub(crate) argument: &'static str,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) written: bool,
+}
+
+thread_local! {
+    /// The buffers of this thread's launches, while they are collected.
+    static COLLECTED: RefCell<Option<Vec<Span>>> = const { RefCell::new(None) };
+}
+
+/// Does `work` and returns, beside what came of it, every buffer that its launches were given.
+pub(crate) fn collecting_spans<R>(work: impl FnOnce() -> R) -> (R, Vec<Span>) {
+    COLLECTED.set(Some(Vec::new()));
+    let done = work();
+    (done, COLLECTED.take().unwrap_or_default())
 }
 
 impl<'a> Arguments<'a> {
@@ -73,6 +86,9 @@ impl<'a> Arguments<'a> {
         length: usize,
         written: bool,
     ) -> Result<(), Error> {
+        if !Arc::ptr_eq(buffer.stream(), self.stream) {
+            return Err(wrong(self.kernel, argument, "another stream's memory", "memory of the stream it runs on"));
+        }
         let (start, _record) = buffer.device_ptr(self.stream);
         if buffer.len() < length {
             let (found, expected) = (format!("{} values", buffer.len()), format!("at least {length}"));
@@ -89,6 +105,7 @@ impl<'a> Arguments<'a> {
         }
         self.spans[self.count] = span;
         self.count += 1;
+        COLLECTED.with_borrow_mut(|collected| collected.iter_mut().for_each(|spans| spans.push(span)));
         Ok(())
     }
 }

@@ -8,8 +8,9 @@
 //! # Safety
 //! This is the one crate of the workspace with `unsafe`. A launcher is a safe function: it takes views that know their
 //! length, checks lengths, alignment, overlap and ranges, and ends in one `unsafe` block that says what the kernel reads
-//! and writes and why that is in bounds. Buffers are cudarc's, which keep their memory alive and order their use between
-//! streams; everything a launcher enqueues runs on the stream that the caller names.
+//! and writes and why that is in bounds. Buffers are cudarc's, which keep their memory alive. A [`Device`] has one stream, on
+//! which all of its buffers come, are used and go, in order; launchers take no others. What a second stream copies to them
+//! is ordered by events.
 #![allow(unsafe_code, reason = "launching a kernel is unsafe, and this crate is where that is done")]
 
 pub mod plan;
@@ -31,6 +32,8 @@ mod cublas;
 mod device;
 #[cfg(feature = "cuda")]
 mod functions;
+#[cfg(feature = "cuda")]
+mod graph;
 #[cfg(feature = "cuda")]
 mod images;
 #[cfg(feature = "cuda")]
@@ -70,6 +73,8 @@ pub use cudarc::driver::CudaViewMut as ViewMut;
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
+pub use graph::{Captured, Graph, Regions};
+#[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
     Partials, PartialsMut, ProductLengths, Uploaded, Values,
@@ -79,7 +84,7 @@ pub use nvtx::{Range, range};
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
-pub use shapes::{EigenSummary, LayerSum, RowSummary, Selection, Weight};
+pub use shapes::{BatchPlace, EigenSummary, LayerSum, RowSummary, Selection, Weight};
 #[cfg(feature = "cuda")]
 pub use uploads::{HostValues, Uploads};
 

@@ -171,8 +171,8 @@ pub struct AugmentShape {
     pub seed: u64,
     /// Images of the data set.
     pub count: i64,
-    /// The epoch, from 1.
-    pub epoch: u32,
+    /// Entries of the order.
+    pub entries: i32,
     /// Images of a batch.
     pub batch: i32,
     /// Rows, and columns, of an image.
@@ -183,6 +183,16 @@ pub struct AugmentShape {
     pub flip: i32,
     /// Of the data set's images, those that are there.
     pub stored: i32,
+}
+
+/// augment.cu's `BatchPlace`: where a batch begins in the order of an epoch's images.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchPlace {
+    /// The entry of its first image.
+    pub first: u32,
+    /// The epoch, from 1.
+    pub epoch: u32,
 }
 
 /// What one layer's Gram matrix came to in one batch.
@@ -291,8 +301,9 @@ mod crossing {
     use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
     use super::{
-        AugmentShape, BatchNormShape, CentreShape, ConvolutionShape, EigenShape, EigenSummary, ElementwiseShape,
-        GramShape, HsicShape, LayerSum, LossShape, PoolingShape, RbfShape, RowSummary, Selection, SgdShape, Weight,
+        AugmentShape, BatchNormShape, BatchPlace, CentreShape, ConvolutionShape, EigenShape, EigenSummary,
+        ElementwiseShape, GramShape, HsicShape, LayerSum, LossShape, PoolingShape, RbfShape, RowSummary, Selection,
+        SgdShape, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -310,6 +321,6 @@ mod crossing {
 
     crosses!(
         GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
-        BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40
+        BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8
     );
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, CudaView, DeviceRepr, DriverError, PinnedHostSlice, result};
+use cudarc::driver::{CudaEvent, CudaStream, CudaView, DeviceRepr, DriverError, PinnedHostSlice};
 use half::{bf16, f16};
 
 use crate::device::{Device, refused};
@@ -34,16 +34,14 @@ pub enum HostValues<'a> {
 /// The way from the host to the device.
 pub struct Uploads {
     device: Arc<Device>,
-    stream: CopyStream,
+    /// For copies alone.
+    stream: Arc<CudaStream>,
     chunks: Vec<Chunk>,
     next_chunk: usize,
     places: Vec<Place>,
     /// The place that was filled last.
     last_place: usize,
 }
-
-/// A stream for copies alone.
-struct CopyStream(Arc<CudaStream>);
 
 /// Pinned host memory.
 struct Chunk {
@@ -67,7 +65,8 @@ impl Uploads {
     /// # Errors
     /// [`Error::Driver`].
     pub fn new(device: Arc<Device>, two: bool) -> Result<Self, Error> {
-        let stream = CopyStream::new(&device).map_err(|error| refused("creating a stream for uploads", error))?;
+        let stream =
+            device.stream().context().new_stream().map_err(|error| refused("creating a stream for uploads", error))?;
         let places = (0..if two { 2 } else { 1 }).map(|_| Place::new(&device)).collect::<Result<_, _>>();
         let places = places.map_err(|error| refused("preparing uploads", error))?;
         Ok(Self { device, stream, chunks: Vec::new(), next_chunk: 0, places, last_place: 0 })
@@ -92,7 +91,7 @@ impl Uploads {
             // Memory comes, zeroed, in the order of the device's stream.
             place.free.record(main).map_err(copying)?;
         }
-        self.stream.0.wait(&place.free).map_err(copying)?;
+        self.stream.wait(&place.free).map_err(copying)?;
         if self.chunks.is_empty() {
             let chunks = (0..CHUNKS).map(|_| Chunk::new(&self.device)).collect::<Result<_, _>>();
             self.chunks = chunks.map_err(|error| refused("pinning host memory for uploads", error))?;
@@ -101,11 +100,11 @@ impl Uploads {
         let mut done = 0;
         for part in bytes.chunks(CHUNK_BYTES) {
             let chunk = &mut self.chunks[self.next_chunk];
-            chunk.send(part, &mut to.slice_mut(done..done + part.len()), &self.stream.0).map_err(copying)?;
+            chunk.send(part, &mut to.slice_mut(done..done + part.len()), &self.stream).map_err(copying)?;
             self.next_chunk = (self.next_chunk + 1) % CHUNKS;
             done += part.len();
         }
-        place.arrived.record(&self.stream.0).map_err(copying)?;
+        place.arrived.record(&self.stream).map_err(copying)?;
         main.wait(&place.arrived).map_err(copying)?;
         let there = place.bytes.view()?;
         Ok(match values {
@@ -138,31 +137,10 @@ fn viewed<'a, T>(bytes: &CudaView<'a, u8>, values: &[T]) -> CudaView<'a, T> {
     unsafe { bytes.transmute(values.len()) }.expect("device memory shorter than what was copied into it")
 }
 
-impl CopyStream {
-    /// One that cudarc does not count: it would have every kernel wait for, and record, an event a buffer as soon as there are
-    /// two streams. [`Uploads`] orders its copies itself.
-    fn new(device: &Device) -> Result<Self, DriverError> {
-        let context = device.stream().context();
-        context.bind_to_thread()?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        // SAFETY: the stream was made in this context just now, and is destroyed when this is dropped, after its last work.
-        Ok(Self(unsafe { context.wrap_borrowed_stream(stream) }))
-    }
-}
-
-impl Drop for CopyStream {
-    fn drop(&mut self) {
-        // What the driver says now, it would say to whoever asks next: there is nobody to tell here.
-        let _ = self.0.synchronize();
-        // SAFETY: the stream is this one's own, and nothing is left on it.
-        let _ = unsafe { result::stream::destroy(self.0.cu_stream()) };
-    }
-}
-
 impl Drop for Uploads {
     fn drop(&mut self) {
         // Pinned memory must not go while it is being copied.
-        let _ = self.stream.0.synchronize();
+        let _ = self.stream.synchronize();
     }
 }
 

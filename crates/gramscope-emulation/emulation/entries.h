@@ -45,3 +45,6 @@ extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, s
 
 // Whether there is an entry point of this name.
 extern "C" int gs_emulation_has(const char* name);
+
+// How many arguments the entry point of this name takes, 0 where there is none; `*sizes` then leads to the bytes of each.
+extern "C" size_t gs_emulation_arguments(const char* name, const size_t** sizes);

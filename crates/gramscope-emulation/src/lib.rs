@@ -37,12 +37,25 @@ unsafe extern "C" {
         length: usize,
     ) -> i32;
     fn gs_emulation_has(name: *const c_char) -> i32;
+    fn gs_emulation_arguments(name: *const c_char, sizes: *mut *const usize) -> usize;
 }
 
 /// Whether there is a kernel of this name.
 pub fn has(name: &CStr) -> bool {
     // SAFETY: the name is terminated, and nothing else is asked for.
     unsafe { gs_emulation_has(name.as_ptr()) != 0 }
+}
+
+/// Bytes of each argument of the kernel of this name; none where there is no such kernel.
+pub fn argument_sizes(name: &CStr) -> &'static [usize] {
+    let mut sizes = std::ptr::null();
+    // SAFETY: the name is terminated, and `sizes` may be written.
+    let count = unsafe { gs_emulation_arguments(name.as_ptr(), &raw mut sizes) };
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the table of entries holds so many sizes there, constants of this program.
+    unsafe { std::slice::from_raw_parts(sizes, count) }
 }
 
 /// Runs a kernel as cuLaunchKernel would: `geometry` is grid x, y, z, block x, y, z, and `arguments` leads to as many

@@ -5,7 +5,7 @@ mod support;
 
 use candle_core::Device;
 use gramscope_cuda::plan::training as plan;
-use gramscope_cuda::shapes::AugmentShape;
+use gramscope_cuda::shapes::{AugmentShape, BatchPlace};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::TrainSettings;
@@ -56,30 +56,35 @@ fn of(places: &[usize], pixels: &[u8], labels: &[u32], side: usize) -> (Vec<u8>,
     (places.iter().flat_map(image).copied().collect(), places.iter().map(|&place| labels[place]).collect())
 }
 
-/// Images and labels of the batch, of images that lie at `rows`.
+/// Images and labels of the batch of `batch` from `place` on in `order`, of images that lie at `rows`.
 fn augment<T: Element>(
     pixels: &[u8],
     labels: &[u32],
     rows: &[u32],
     order: &[u32],
+    (place, batch): (BatchPlace, usize),
     side: usize,
     shape: AugmentShape,
 ) -> (Vec<T>, Vec<u32>) {
     let (count, stored) = (rows.len() as i64, labels.len() as i32);
-    let shape = AugmentShape { count, stored, batch: order.len() as i32, side: side as i32, ..shape };
-    let places = order.len() * side * side;
-    let (mut images, mut labels_out) = (Buffer::<T>::poisoned(places * 3), Buffer::<u32>::poisoned(order.len()));
+    let shape =
+        AugmentShape { count, stored, entries: order.len() as i32, batch: batch as i32, side: side as i32, ..shape };
+    let places = batch * side * side;
+    let (mut images, mut labels_out) = (Buffer::<T>::poisoned(places * 3), Buffer::<u32>::poisoned(batch));
     let (pixels, labels) = (Buffer::new(pixels), Buffer::new(labels));
     let (rows, order) = (Buffer::new(rows), Buffer::new(order));
+    let place = Buffer::new(&[place.first, place.epoch]);
     let name = format!("gs_augment_crop_{}", T::SUFFIX);
     let launch = Launch::new(&name).geometry(plan::values(places)).seed(1).output(&mut images).output(&mut labels_out);
-    launch.input(&pixels).input(&labels).input(&rows).input(&order).value(shape).run().unwrap();
+    launch.input(&pixels).input(&labels).input(&rows).input(&order).input(&place).value(shape).run().unwrap();
     (images.values().to_vec(), labels_out.values().to_vec())
 }
 
 #[test]
 fn batches_are_the_cpus() {
     let order = [4u32, 0, 5, 5, 2, 1];
+    // Of an epoch, the batch is neither the first nor the last.
+    let epochs = [&[3, 3][..], &order, &[0]].concat();
     for (side, crop_padding, flip) in
         [(1, 0, true), (5, 4, true), (8, 0, false), (8, 0, true), (32, 4, true), (7, 3, false)]
     {
@@ -91,32 +96,49 @@ fn batches_are_the_cpus() {
             let cpu = Augmentation::new(&settings).batch(&split, &indices, epoch, &Device::Cpu).unwrap();
             let cpu: Vec<f32> = cpu.flatten_all().unwrap().to_vec1().unwrap();
             let padding = crop_padding as i32;
-            let shape = AugmentShape { seed, epoch, padding, flip: flip.into(), ..AugmentShape::default() };
+            let shape = AugmentShape { seed, padding, flip: flip.into(), ..AugmentShape::default() };
+            let batch = (BatchPlace { first: 2, epoch }, order.len());
             let bf16s: Vec<bf16> = cpu.iter().map(|value| bf16::from_f32(*value)).collect();
             // All in their order, and without the one that is not asked for, in another.
             for (rows, stored) in [([0, 1, 2, 3, 4, 5], vec![0, 1, 2, 3, 4, 5]), (PART, vec![4, 1, 5, 0, 2])] {
                 let (pixels, labels_of) = of(&stored, &pixels, &labels, side);
-                let (images, labels_out) = augment::<f32>(&pixels, &labels_of, &rows, &order, side, shape);
+                let (images, labels_out) = augment::<f32>(&pixels, &labels_of, &rows, &epochs, batch, side, shape);
                 assert_eq!(images, cpu, "{stored:?} {side} {crop_padding} {flip} {seed} {epoch}");
                 assert_eq!(labels_out, indices.map(|index| labels[index]));
-                let (images, _) = augment::<bf16>(&pixels, &labels_of, &rows, &order, side, shape);
+                let (images, _) = augment::<bf16>(&pixels, &labels_of, &rows, &epochs, batch, side, shape);
                 assert_eq!(images, bf16s);
             }
         }
     }
 }
 
-#[test]
-fn an_order_beyond_the_images_reads_nothing() {
+/// Which of three images are NaN and have no label.
+fn missing(rows: &[u32], order: &[u32], first: u32) -> Vec<bool> {
     let (pixels, labels) = made(3, 4);
+    let shape = AugmentShape { seed: 1, padding: 2, flip: 1, ..AugmentShape::default() };
+    let batch = (BatchPlace { first, epoch: 1 }, 3);
+    let (images, labels_out) = augment::<f32>(&pixels, &labels, rows, order, batch, 4, shape);
+    let missing: Vec<bool> = labels_out.iter().map(|&label| label == u32::MAX).collect();
+    for (index, value) in images.iter().enumerate() {
+        assert_eq!(value.is_nan(), missing[index / (4 * 4 * 3)], "{index}");
+    }
+    missing
+}
+
+#[test]
+fn an_order_beyond_the_images_and_images_beyond_the_order_read_nothing() {
     for (rows, beyond) in
         [([0, 1, 2], 3), ([0, 1, 2], 1 << 31), ([0, 1, 2], u32::MAX), ([0, 3, 2], 1), ([0, u32::MAX, 2], 1)]
     {
-        let shape = AugmentShape { seed: 1, epoch: 1, padding: 2, flip: 1, ..AugmentShape::default() };
-        let (images, labels_out) = augment::<f32>(&pixels, &labels, &rows, &[2, beyond, 0], 4, shape);
-        for (index, value) in images.iter().enumerate() {
-            assert_eq!(value.is_nan(), index / (4 * 4 * 3) == 1, "{index}");
-        }
-        assert_eq!(labels_out, [2, u32::MAX, 0]);
+        assert_eq!(missing(&rows, &[2, beyond, 0], 0), [false, true, false]);
     }
+    assert_eq!(missing(&[0, 1, 2], &[1, 2, 0], 1), [false, false, true]);
+    assert_eq!(missing(&[0, 1, 2], &[1, 2, 0], u32::MAX), [true; 3]);
+}
+
+#[test]
+fn a_batch_moves_the_place_on() {
+    let mut place = Buffer::new(&[7u32, 3]);
+    Launch::new("gs_augment_advance").geometry(plan::advance()).output(&mut place).value(5u32).run().unwrap();
+    assert_eq!(place.values(), [12, 3]);
 }

@@ -5,14 +5,16 @@
 //!
 //! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
 //! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,trace=FILE`, in any
-//! order, any of them left out. Everything is synchronous but copies on streams of their own, which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the
-//! call that frees it fails.
+//! order, any of them left out. Everything is synchronous but copies from pinned memory on streams other than the default one,
+//! which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the call that
+//! frees it fails.
 #![allow(unsafe_code, reason = "the driver's interface is C's")]
 #![allow(
     clippy::missing_safety_doc,
     reason = "the contract of each function is that of the driver's function of its name"
 )]
 
+mod capture;
 mod machine;
 mod memory;
 mod stream;
@@ -20,6 +22,7 @@ mod tool;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
+use capture::Graph;
 use machine::machine;
 use stream::Event;
 
@@ -30,8 +33,11 @@ const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;
 const INVALID_DEVICE: c_int = 101;
 const INVALID_IMAGE: c_int = 200;
+const ILLEGAL_STATE: c_int = 401;
 const NOT_FOUND: c_int = 500;
 const LAUNCH_FAILED: c_int = 719;
+const CAPTURE_UNSUPPORTED: c_int = 900;
+const CAPTURE_INVALIDATED: c_int = 901;
 
 /// The first bytes of a fatbin.
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
@@ -143,6 +149,9 @@ driver! {
 
     /// Nothing but copies is ever left to wait for.
     fn cuCtxSynchronize() {
+        if let Some(refusal) = capture::refusal_of_thread() {
+            return refusal;
+        }
         stream::synchronise_all();
         SUCCESS
     }
@@ -161,13 +170,67 @@ driver! {
 
     /// Nothing but copies is ever left to wait for.
     fn cuStreamSynchronize(stream: usize) {
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         stream::synchronise(stream);
+        SUCCESS
+    }
+
+    /// From now on what the stream is told is kept.
+    fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) {
+        let _ = mode;
+        capture::begin(stream)
+    }
+
+    /// The graph of what was kept.
+    fn cuStreamEndCapture(stream: usize, graph: *mut *mut Graph) {
+        match capture::end(stream) {
+            // SAFETY: the interface's contract.
+            Ok(captured) => unsafe { give(graph, Box::into_raw(Box::new(captured))) },
+            Err(error) => error,
+        }
+    }
+
+    /// A graph that can be launched.
+    fn cuGraphInstantiateWithFlags(instance: *mut *mut Graph, graph: *const Graph, flags: u64) {
+        let _ = flags;
+        // SAFETY: graphs are those that cuStreamEndCapture has made.
+        let made = unsafe { &*graph }.instance();
+        // SAFETY: the interface's contract.
+        unsafe { give(instance, Box::into_raw(Box::new(made))) }
+    }
+
+    /// Runs what was captured.
+    fn cuGraphLaunch(instance: *const Graph, stream: usize) {
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
+        stream::synchronise(stream);
+        // SAFETY: instances are those that cuGraphInstantiateWithFlags has made.
+        unsafe { &*instance }.run()
+    }
+
+    /// Forgets a graph that can be launched.
+    fn cuGraphExecDestroy(instance: *mut Graph) {
+        // SAFETY: instances are those that cuGraphInstantiateWithFlags has made, and are destroyed once.
+        drop(unsafe { Box::from_raw(instance) });
+        SUCCESS
+    }
+
+    /// Forgets a graph.
+    fn cuGraphDestroy(graph: *mut Graph) {
+        // SAFETY: graphs are those that cuStreamEndCapture has made, and are destroyed once.
+        drop(unsafe { Box::from_raw(graph) });
         SUCCESS
     }
 
     /// What comes next on any stream may need what came before the event.
     fn cuStreamWaitEvent(stream: usize, event: *const Event, flags: c_uint) {
-        let _ = (stream, flags);
+        let _ = flags;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         // SAFETY: events are those that cuEventCreate has made.
         unsafe { &*event }.wait();
         SUCCESS
@@ -182,7 +245,9 @@ driver! {
 
     /// Device memory.
     fn cuMemAllocAsync(pointer: *mut usize, bytes: usize, stream: usize) {
-        let _ = stream;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         let Some(address) = memory::allocate(bytes, machine().memory, memory::Kind::Device) else { return OUT_OF_MEMORY };
         // SAFETY: the interface's contract.
         unsafe { give(pointer, address) }
@@ -190,13 +255,19 @@ driver! {
 
     /// Device memory given back.
     fn cuMemFreeAsync(pointer: usize, stream: usize) {
-        let _ = stream;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
+        stream::synchronise(stream);
         if memory::free(pointer) { SUCCESS } else { INVALID_VALUE }
     }
 
     /// Host memory.
     fn cuMemHostAlloc(pointer: *mut usize, bytes: usize, flags: c_uint) {
         let _ = flags;
+        if let Some(refusal) = capture::refusal_of_thread() {
+            return refusal;
+        }
         let Some(address) = memory::allocate(bytes, usize::MAX, memory::Kind::Host) else { return OUT_OF_MEMORY };
         // SAFETY: the interface's contract.
         unsafe { give(pointer, address) }
@@ -209,32 +280,44 @@ driver! {
 
     /// Sets bytes.
     fn cuMemsetD8Async(to: usize, value: u8, bytes: usize, stream: usize) {
-        let _ = stream;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         if !memory::holds(to, bytes) {
             return INVALID_VALUE;
         }
+        stream::synchronise(stream);
         // SAFETY: the range lies in memory that this library has given out.
         unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
         SUCCESS
     }
 
-    /// Copies to the device.
+    /// Copies to the device: from memory that is not pinned, before it returns.
     fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         if !memory::holds(to, bytes) {
             return INVALID_VALUE;
         }
         machine().note_upload(bytes);
         // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
         unsafe { stream::copy(stream, to, from as usize, bytes) };
+        if !memory::is_pinned(from as usize) {
+            stream::synchronise(stream);
+        }
         SUCCESS
     }
 
     /// Copies to the host.
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: usize, bytes: usize, stream: usize) {
-        let _ = stream;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         if !memory::holds(from, bytes) {
             return INVALID_VALUE;
         }
+        stream::synchronise(stream);
         // SAFETY: the source lies in memory that this library has given out; the target is the caller's.
         unsafe { std::ptr::copy(from as *const u8, to, bytes) };
         SUCCESS
@@ -242,10 +325,13 @@ driver! {
 
     /// Copies on the device.
     fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) {
-        let _ = stream;
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         if !memory::holds(to, bytes) || !memory::holds(from, bytes) {
             return INVALID_VALUE;
         }
+        stream::synchronise(stream);
         // SAFETY: both lie in memory that this library has given out.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
         SUCCESS
@@ -316,22 +402,15 @@ driver! {
         arguments: *const *const c_void,
         extra: usize,
     ) {
-        let _ = (stream, extra);
-        let Some(name) = machine::name(function) else { return INVALID_VALUE };
-        machine().note_launch(name);
+        let _ = extra;
+        let Some(kernel) = machine::name(function) else { return INVALID_VALUE };
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
         if shared_bytes as usize > machine::SHARED_BYTES || geometry.contains(&0) {
             return INVALID_VALUE;
         }
+        stream::synchronise(stream);
         // SAFETY: the interface's contract: `arguments` leads to the kernel's arguments.
-        let result = unsafe { gramscope_emulation::launch(name, geometry, shared_bytes as usize, arguments) };
-        match result {
-            Ok(()) => SUCCESS,
-            Err(error) => {
-                eprintln!("fake driver: {error}");
-                LAUNCH_FAILED
-            }
-        }
+        unsafe { capture::launch(stream, kernel, geometry, shared_bytes as usize, arguments) }
     }
 
     /// A point in a stream's work.
@@ -343,6 +422,9 @@ driver! {
 
     /// That point is now.
     fn cuEventRecord(event: *mut Event, stream: usize) {
+        if let Some(refusal) = capture::refusal(stream) {
+            return refusal;
+        }
         // SAFETY: events are those that cuEventCreate has made.
         unsafe { give(event, Event::in_stream(stream)) }
     }
@@ -385,6 +467,9 @@ driver! {
             INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
             NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
             LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+            ILLEGAL_STATE => c"CUDA_ERROR_ILLEGAL_STATE",
+            CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+            CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
             _ => return INVALID_VALUE,
         };
         // SAFETY: the interface's contract.

@@ -1,10 +1,12 @@
 //! The machine that the driver pretends to run on.
 
-use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
+
+use crate::{LAUNCH_FAILED, SUCCESS};
 
 /// Shared memory a block, in bytes: a Hopper's.
 pub(crate) const SHARED_BYTES: usize = 232_448;
@@ -19,8 +21,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
-    /// Where a line a launch is written, the kernel's name and the bytes of device memory that are in use; one a copy from the
-    /// host, "upload" and its bytes; and one for each end of a profiler's range.
+    /// Where a line a kernel is written, its name and the bytes of device memory that are in use; the same of "graph" before those
+    /// of a graph; one a copy from the host, "upload" and its bytes; and one for each end of a profiler's range.
     trace: Option<PathBuf>,
 }
 
@@ -106,6 +108,27 @@ pub(crate) fn kernel(name: &CStr) -> Option<&'static CStr> {
 pub(crate) fn name(function: usize) -> Option<&'static CStr> {
     let kernels = KERNELS.lock().ok()?;
     kernels.iter().copied().find(|known| known.as_ptr() as usize == function)
+}
+
+/// Runs a kernel.
+///
+/// # Safety
+/// `arguments` leads to the kernel's arguments.
+pub(crate) unsafe fn run(
+    kernel: &CStr,
+    geometry: [u32; 6],
+    shared_bytes: usize,
+    arguments: *const *const c_void,
+) -> c_int {
+    machine().note_launch(kernel);
+    // SAFETY: the caller's promise.
+    match unsafe { gramscope_emulation::launch(kernel, geometry, shared_bytes, arguments) } {
+        Ok(()) => SUCCESS,
+        Err(error) => {
+            eprintln!("fake driver: {error}");
+            LAUNCH_FAILED
+        }
+    }
 }
 
 /// Where the array of constants is, and how many bytes it has: the numbers of kernels/common/constants.cuh in their order,

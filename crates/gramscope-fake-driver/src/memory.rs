@@ -90,6 +90,13 @@ pub(crate) fn holds(address: usize, bytes: usize) -> bool {
             .is_some_and(|(start, piece)| address - start <= piece.bytes && bytes <= piece.bytes - (address - start))
 }
 
+/// Whether an address lies in host memory that this library has given out.
+pub(crate) fn is_pinned(address: usize) -> bool {
+    let pieces = pieces();
+    let before = pieces.range(..=address).next_back();
+    before.is_some_and(|(start, piece)| piece.kind == Kind::Host && address - start < piece.bytes)
+}
+
 /// Puts values into memory that is never given back.
 pub(crate) fn keep(values: &[u32]) -> usize {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();

@@ -1,6 +1,6 @@
 //! Streams that copy late. What a stream other than the default one is to copy waits until somebody waits for it: for an event
-//! recorded after it, or for the stream. So a program that reads what it has not waited for finds NaN, and one that fills
-//! pinned memory again too early copies the wrong bytes. The default stream does everything at once.
+//! recorded after it, for the stream, or for what that stream is told next. So a program that reads what it has not waited for
+//! finds NaN, and one that fills pinned memory again too early copies the wrong bytes. The default stream does everything at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

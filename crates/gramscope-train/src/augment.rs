@@ -42,9 +42,6 @@ pub struct Augmentation {
     colour: Option<ColourDistortion>,
 }
 
-/// How a GPU places images that are to stay as they are.
-pub const UNPLACED: Placing = Placing { seed: 0, epoch: 0, padding: 0, flip: false };
-
 impl Augmentation {
     /// With the seed, padding, flip and colour distortion of `settings`. The padding must be smaller than the image side.
     pub fn new(settings: &TrainSettings) -> Self {
@@ -66,9 +63,9 @@ impl Augmentation {
         Placement { top: offset(words[0]), left: offset(words[1]), flipped: self.flip && words[2] >> 31 == 1 }
     }
 
-    /// How a GPU places the images of `epoch`, by the same random numbers.
-    pub(crate) fn placing(&self, epoch: u32) -> Placing {
-        Placing { seed: self.seed, epoch, padding: self.padding, flip: self.flip }
+    /// How a GPU places images, by the same random numbers.
+    pub(crate) fn placing(&self) -> Placing {
+        Placing { seed: self.seed, padding: self.padding, flip: self.flip }
     }
 
     /// Writes an image of [side, side, 3] bytes to `pixels`, placed as `placement` says, as f32 in [0, 1].

@@ -297,9 +297,9 @@ impl<'a> Trainer<'a> {
         let earlier = self.position.partial.seconds;
         let number = u32::try_from(epoch).expect("settings allow no more than 2^32 - 1 epochs");
         let learning_rate = schedule::learning_rate(self.settings.learning_rate, epoch, self.settings.epochs);
-        self.begin_epoch(learning_rate)?;
         let order = augment::order(self.settings.seed, number, self.indices.len());
         let order: Vec<usize> = order.into_iter().map(|position| self.indices[position]).collect();
+        self.begin_epoch(number, learning_rate, &order)?;
         let batch_size = self.settings.batch_size;
         for indices in order.chunks_exact(batch_size).skip(self.position.partial.steps) {
             self.step(indices, number)?;
@@ -341,11 +341,13 @@ impl<'a> Trainer<'a> {
         Err(Error::Interrupted { dir, epoch, steps: self.position.partial.steps })
     }
 
-    fn begin_epoch(&mut self, learning_rate: f64) -> Result<()> {
+    /// Begins an epoch, or goes on with the one that was left.
+    fn begin_epoch(&mut self, epoch: u32, learning_rate: f64, order: &[usize]) -> Result<()> {
         self.sgd.set_learning_rate(learning_rate);
-        let Partial { loss_sum: loss, correct, .. } = self.position.partial;
+        let Partial { steps, loss_sum: loss, correct, .. } = self.position.partial;
+        let taken = steps * self.settings.batch_size;
         match &mut self.on_device {
-            Some(on_device) => on_device.begin_epoch(learning_rate, Totals { loss, correct }),
+            Some(on_device) => on_device.begin_epoch(epoch, learning_rate, order, taken, Totals { loss, correct }),
             None => Ok(()),
         }
     }

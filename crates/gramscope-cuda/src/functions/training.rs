@@ -36,6 +36,7 @@ pub(crate) struct TrainingFunctions {
     pub(crate) batch_norm: Typed<BatchNormFunctions>,
     pub(crate) batch_norm_gradients: Kernel,
     pub(crate) layers: Typed<LayerFunctions>,
+    pub(crate) augment_advance: Kernel,
     pub(crate) loss: Kernel,
     pub(crate) sgd: Kernel,
 }
@@ -84,6 +85,7 @@ impl TrainingFunctions {
                 f32: layers!(elementwise, pooling, augment, "f32"),
                 bf16: layers!(elementwise, pooling, augment, "bf16"),
             },
+            augment_advance: augment.kernel("gs_augment_advance")?,
             loss: load(&images::LOSS)?.kernel("gs_loss_softmax_cross_entropy")?,
             sgd: load(&images::SGD)?.kernel("gs_sgd_step")?,
         })

@@ -44,7 +44,7 @@ const MOST_VALUES: usize = (1 << 31) - plan::ENTRY_THREADS;
 /// The most values of an array that is taken value by value.
 const MOST_LENGTH: usize = 1 << 40;
 
-/// A device's kernels, about to be launched on a stream.
+/// A device's kernels, about to be launched on its stream.
 #[derive(Clone, Copy)]
 pub struct Launcher<'a> {
     device: &'a Device,
@@ -60,12 +60,7 @@ const NULL: u64 = 0;
 impl Device {
     /// The kernels, to be launched on this device's own stream.
     pub fn launcher(&self) -> Launcher<'_> {
-        self.launcher_on(self.stream())
-    }
-
-    /// The kernels, to be launched on `stream`, which belongs to this device.
-    pub fn launcher_on<'a>(&'a self, stream: &'a Arc<CudaStream>) -> Launcher<'a> {
-        Launcher { device: self, stream }
+        Launcher { device: self, stream: self.stream() }
     }
 
     /// What launch geometry depends on.

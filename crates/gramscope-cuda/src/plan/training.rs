@@ -14,13 +14,11 @@ const BATCH_NORM_FEW_BLOCKS: usize = 256;
 /// Blocks that it has at most, between these two twice so many rows a thread: adding up a block costs as much as some rows.
 const BATCH_NORM_BLOCKS: usize = 1024;
 
-/// What decides where an image's crop lies and whether it is flipped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What, beside the epoch, decides where an image's crop lies and whether it is flipped. The default leaves images as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placing {
     /// The run's seed.
     pub seed: u64,
-    /// The epoch, from 1.
-    pub epoch: u32,
     /// Reflected pixels on each side of an image, fewer than its side; 0: no crop.
     pub padding: usize,
     /// Whether images are flipped at random.
@@ -84,7 +82,7 @@ pub fn runs(length: usize, value_bytes: usize) -> Geometry {
     Geometry::new([length.div_ceil(RUN_BYTES / value_bytes * ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
-/// `gs_pooling_average_backward_*`, `gs_pooling_max_*` and `gs_augment_*`: a thread a value (augment: a pixel).
+/// `gs_pooling_average_backward_*`, `gs_pooling_max_*` and `gs_augment_crop_*`: a thread a value (augment: a pixel).
 pub fn values(count: usize) -> Geometry {
     Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
@@ -97,6 +95,11 @@ pub fn average_pool(images: usize, channels: usize) -> Geometry {
 /// `gs_loss_softmax_cross_entropy`: one block; two sums a warp.
 pub fn loss() -> Geometry {
     Geometry::new([1, 1, 1], LOSS_THREADS, 2 * (LOSS_THREADS / WARP) * size_of::<f64>())
+}
+
+/// `gs_augment_advance`: one warp, of which one thread works.
+pub fn advance() -> Geometry {
+    Geometry::new([1; 3], WARP, 0)
 }
 
 /// Rows (or columns) that max pooling leaves of `length`.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use gramscope_cuda::Device;
-use gramscope_cuda::plan::Arithmetic;
+use gramscope_cuda::plan::{Arithmetic, Placing};
 
 use super::{Images, TakeLayer, Totals};
 use crate::{Error, ResNet, Result, Sgd};
@@ -145,5 +145,28 @@ impl StoredImages {
     pub fn part(device: &Device, pixels: &[u8], labels: &[u32], side: usize, chosen: &[usize]) -> Result<Self> {
         let _ = chosen;
         Self::new(device, pixels, labels, side)
+    }
+}
+
+/// The order of an epoch's images on a device. A build without CUDA has none.
+pub struct Order(Infallible);
+
+impl Order {
+    /// For epochs of so many images.
+    ///
+    /// # Errors
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
+    pub fn new(device: Arc<Device>, images: usize, placing: Placing) -> Result<Self> {
+        let _ = (device, images, placing);
+        Err(gramscope_cuda::Error::NotBuilt.into())
+    }
+
+    /// Begins an epoch.
+    ///
+    /// # Errors
+    /// None.
+    pub fn begin(&mut self, indices: &[u32], taken: usize, epoch: u32) -> Result<()> {
+        let _ = (indices, taken, epoch);
+        match self.0 {}
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gramscope_cuda::plan::Arithmetic;
-use gramscope_cuda::{Device, Values};
+use gramscope_cuda::{Device, Regions, Values};
 use half::bf16;
 
 use super::Images;
@@ -35,10 +35,34 @@ impl AnyExecutor {
         }
     }
 
+    /// Numbers that an image has.
+    pub(super) fn image_length(&self) -> usize {
+        match self {
+            Self::Single(executor) => executor.image_length(),
+            Self::Half(executor) => executor.image_length(),
+        }
+    }
+
+    /// Images a batch that there is memory for; none before the first.
+    pub(super) fn reserved(&self) -> Option<usize> {
+        match self {
+            Self::Single(executor) => executor.memory.as_ref().map(|memory| memory.images),
+            Self::Half(executor) => executor.memory.as_ref().map(|memory| memory.images),
+        }
+    }
+
+    /// Shows that memory to `memory`.
+    pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
+        match self {
+            Self::Single(executor) => executor.memory.iter_mut().for_each(|own| own.show(memory)),
+            Self::Half(executor) => executor.memory.iter_mut().for_each(|own| own.show(memory)),
+        }
+    }
+
     /// Runs the program over `images`, and hands what it taps to `observe`. Returns the number of images.
     pub(super) fn run<E: From<Error>>(
         &mut self,
-        images: Images<'_>,
+        images: &mut Images<'_>,
         state: &mut State,
         statistics: Statistics,
         targets: Option<&mut Targets>,
@@ -84,6 +108,10 @@ impl<T: Stored> Executor<T> {
         Self { device: device.clone(), arithmetic, program, slots, memory: None }
     }
 
+    fn image_length(&self) -> usize {
+        self.program.values[IMAGES].length()
+    }
+
     fn bytes(&self, images: usize) -> u64 {
         let head = 2 * (self.program.features + self.program.classes) * size_of::<f32>();
         let each = self.slots.length() * size_of::<T>() + head + 2 * size_of::<u32>();
@@ -92,13 +120,13 @@ impl<T: Stored> Executor<T> {
 
     fn run<E: From<Error>>(
         &mut self,
-        images: Images<'_>,
+        images: &mut Images<'_>,
         state: &mut State,
         statistics: Statistics,
         targets: Option<&mut Targets>,
         observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let count = images.count(self.program.values[IMAGES].length(), targets.is_some())?;
+        let count = images.count(self.image_length(), targets.is_some())?;
         self.reserve(count)?;
         let memory = self.memory.as_mut().ok_or(Error::NotTraining)?;
         let places = Places { program: &self.program, slots: &self.slots, images: count };

@@ -1,6 +1,7 @@
 //! A batch's images, on their way into a program.
 
-use gramscope_cuda::{Device, Slice};
+use gramscope_cuda::plan::Placing;
+use gramscope_cuda::{Device, Regions, Slice};
 
 use super::Images;
 use super::memory::{Memory, Places};
@@ -56,6 +57,11 @@ impl StoredImages {
             side,
         })
     }
+
+    /// Bytes an image.
+    fn length(&self) -> usize {
+        self.side * self.side * IMAGE_CHANNELS
+    }
 }
 
 impl Images<'_> {
@@ -74,33 +80,83 @@ impl Images<'_> {
                 }
             }
             Self::Stored { order: [], .. } => wrong("the batch of images", "at least one".to_owned(), vec![0]),
-            Self::Stored { images, order, .. } if images.side * images.side * IMAGE_CHANNELS == length => {
-                Ok(order.len())
-            }
-            Self::Stored { images, .. } => {
+            Self::Stored { images, .. } | Self::Next { images, .. } if images.length() != length => {
                 let got = vec![images.side, images.side, IMAGE_CHANNELS];
                 wrong("the data set's images", format!("{length} bytes an image"), got)
             }
+            Self::Stored { order, .. } => Ok(order.len()),
+            Self::Next { ref order, count, .. } => match (1..=order.left()).contains(&count) {
+                true => Ok(count),
+                false => {
+                    let expected = format!("from 1 to {}, which the epoch has left", order.left());
+                    wrong("the next images of an epoch", expected, vec![count])
+                }
+            },
         }
     }
 
+    /// How they are placed, where they are the next of an order.
+    pub(super) fn placing(&self) -> Option<Placing> {
+        match self {
+            Self::Next { order, .. } => Some(order.placing),
+            Self::Host { .. } | Self::Stored { .. } => None,
+        }
+    }
+
+    /// A batch of `count` has been enqueued.
+    pub(super) fn are_taken(&mut self, count: usize) {
+        if let Self::Next { order, .. } = self {
+            order.take(count);
+        }
+    }
+
+    /// Shows `memory` what device memory they are read from.
+    pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
+        let images = match self {
+            Self::Host { .. } => return,
+            Self::Stored { images, .. } => images,
+            Self::Next { images, order, .. } => {
+                memory.reads(&order.indices);
+                memory.writes(&mut order.place);
+                images
+            }
+        };
+        memory.reads(&images.pixels);
+        memory.reads(&images.labels);
+        memory.reads(&images.rows);
+    }
+
     /// Puts them where the program of `places` expects them, and their labels beside.
-    pub(super) fn place<T: Stored>(&self, device: &Device, memory: &mut Memory<T>, places: Places<'_>) -> Result<()> {
+    pub(super) fn place<T: Stored>(
+        &mut self,
+        device: &Device,
+        memory: &mut Memory<T>,
+        places: Places<'_>,
+    ) -> Result<()> {
         const TO: [ValueId; 1] = [IMAGES];
         let count = places.images;
         let [mut to] = places.of(&mut memory.slots, TO)?;
-        let to = &mut to.view_mut();
-        match *self {
-            Self::Host { pixels, labels } => {
+        let (to, labels) = (&mut to.view_mut(), &mut memory.labels.slice_mut(..count));
+        let launcher = device.launcher();
+        match self {
+            Self::Host { pixels, labels: from } => {
                 device.copy_to("the images of a batch", &T::from_host(pixels), to)?;
-                device.copy_to("the labels of a batch", labels, &mut memory.labels.slice_mut(..labels.len()))?;
+                device.copy_to("the labels of a batch", from, &mut labels.slice_mut(..from.len()))?;
             }
-            Self::Stored { images, order, placing } => {
+            Self::Stored { images, order, .. } => {
                 device.copy_to("the order of a batch", order, &mut memory.order.slice_mut(..count))?;
-                let (pixels, all_labels, rows) =
-                    (images.pixels.as_view(), images.labels.as_view(), images.rows.as_view());
-                let (order, labels) = (memory.order.slice(..count), &mut memory.labels.slice_mut(..count));
-                device.launcher().augment(to, labels, &pixels, &all_labels, &rows, &order, placing, images.side)?;
+                let (order, place) = (memory.order.slice(..count), memory.order_start.as_view());
+                let StoredImages { pixels, labels: from, rows, side } = images;
+                let (pixels, from, rows) = (pixels.as_view(), from.as_view(), rows.as_view());
+                let placing = Placing::default();
+                launcher.augment(to, labels, &pixels, &from, &rows, &order, &place, placing, count, *side)?;
+            }
+            Self::Next { images, order, .. } => {
+                let StoredImages { pixels, labels: from, rows, side } = images;
+                let (pixels, from, rows) = (pixels.as_view(), from.as_view(), rows.as_view());
+                let (indices, place) = (order.indices.as_view(), order.place.as_view());
+                launcher.augment(to, labels, &pixels, &from, &rows, &indices, &place, order.placing, count, *side)?;
+                launcher.advance(&mut order.place.as_view_mut(), count)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The memory that a program runs in.
 
-use gramscope_cuda::{Device, Slice, View, ViewMut};
+use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View, ViewMut};
 
 use super::stored::Stored;
 use crate::program::{Program, Slots, ValueId};
@@ -12,6 +12,8 @@ pub(super) struct Memory<T> {
     pub(super) slots: Vec<Slice<T>>,
     /// The images' places in their data set.
     pub(super) order: Slice<u32>,
+    /// Where a batch begins in it.
+    pub(super) order_start: Slice<BatchPlace>,
     pub(super) labels: Slice<u32>,
     /// Means and variances over the batch, of every batch norm.
     pub(super) statistics: Slice<f32>,
@@ -65,6 +67,7 @@ impl<T: Stored> Memory<T> {
             images,
             slots: slots.collect::<Result<_, _>>()?,
             order: numbers()?,
+            order_start: device.zeros(&what, 1)?,
             labels: numbers()?,
             statistics: floats(lengths.statistics)?,
             unmoved: floats(2 * widest)?,
@@ -77,6 +80,20 @@ impl<T: Stored> Memory<T> {
             partials: floats(lengths.partials)?,
             sums: device.zeros(&what, lengths.sums.max(1))?,
         })
+    }
+
+    /// Shows all of it to `memory`.
+    pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
+        let Self { images: _, slots, order, order_start, labels, statistics, unmoved, head, partials, sums } = self;
+        slots.iter_mut().for_each(|slot| memory.writes(slot));
+        memory.writes(order);
+        memory.reads(order_start);
+        memory.writes(labels);
+        let Head { pooled, logits, dpooled, dlogits } = head;
+        for buffer in [statistics, unmoved, pooled, logits, dpooled, dlogits, partials] {
+            memory.writes(buffer);
+        }
+        memory.writes(sums);
     }
 
     /// Whether a program could run in it, over as many images as its own.

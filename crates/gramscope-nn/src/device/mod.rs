@@ -2,8 +2,9 @@
 //!
 //! A [`DeviceNetwork`] is a copy of a [`ResNet`](crate::ResNet) on a device: its parameters in one buffer, its running
 //! statistics in another, and its programs (`crate::program`), whose steps are launched one after the other on one stream.
-//! Memory is taken when a batch of a size is first seen, not in a step; nothing comes to the host but logits and, when they
-//! are asked for, the sums of the losses. What is trained comes back with [`DeviceNetwork::write_back`].
+//! Memory is taken when a batch of a size is first seen, not in a step; batches that follow each other in an [`Order`] are
+//! captured, and launched as a whole; nothing comes to the host but logits and, when they are asked for, the sums of the
+//! losses. What is trained comes back with [`DeviceNetwork::write_back`].
 //!
 //! candle's tensors stay the currency at the border: what a network starts from and ends in are its `Var`s.
 
@@ -20,20 +21,26 @@ mod memory;
 #[cfg(feature = "cuda")]
 mod network;
 #[cfg(feature = "cuda")]
+mod order;
+#[cfg(feature = "cuda")]
 mod pass;
 #[cfg(feature = "cuda")]
+mod replay;
+#[cfg(feature = "cuda")]
 mod stored;
+#[cfg(feature = "cuda")]
+mod tasks;
 
 #[cfg(not(feature = "cuda"))]
-pub use absent::{DeviceNetwork, StoredImages};
-use gramscope_cuda::plan::Placing;
+pub use absent::{DeviceNetwork, Order, StoredImages};
 #[cfg(feature = "cuda")]
 pub use images::StoredImages;
 #[cfg(feature = "cuda")]
 pub use network::DeviceNetwork;
+#[cfg(feature = "cuda")]
+pub use order::Order;
 
 /// Where the images of a batch come from.
-#[derive(Clone, Copy)]
 pub enum Images<'a> {
     /// From the host.
     Host {
@@ -42,14 +49,21 @@ pub enum Images<'a> {
         /// One an image, or none where nothing is learnt.
         labels: &'a [u32],
     },
-    /// From a data set on the device.
+    /// From a data set on the device, as they are there.
     Stored {
         /// The data set.
         images: &'a StoredImages,
         /// The places in it.
         order: &'a [u32],
-        /// How they are cropped and flipped.
-        placing: Placing,
+    },
+    /// From a data set on the device, what comes next in an epoch, cropped and flipped as that says.
+    Next {
+        /// The data set.
+        images: &'a StoredImages,
+        /// The epoch's order.
+        order: &'a mut Order,
+        /// How many.
+        count: usize,
     },
 }
 

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use gramscope_cuda::plan::Arithmetic;
-use gramscope_cuda::{Device, Slice, Values};
+use gramscope_cuda::{Device, Values};
 
 use super::executor::AnyExecutor;
 use super::layout::{Layout, Place};
 use super::pass::{State, Statistics, Targets};
+use super::replay::Replay;
+use super::tasks::{Evaluation, Learning, TrainingStep};
 use super::{Images, TakeLayer, Totals};
 use crate::network::ablation::check_variants;
 use crate::program::Program;
 use crate::topology::Topology;
-use crate::{Error, ResNet, Result, Sgd, SgdConfig};
+use crate::{Error, ResNet, Result, Sgd};
 
 /// A copy of a network on a device.
 ///
@@ -29,18 +31,11 @@ pub struct DeviceNetwork {
     /// The choices of deleted blocks that were asked for last, and what evaluates them.
     ablation: Option<(Vec<Vec<bool>>, AnyExecutor)>,
     learning: Option<Learning>,
+    evaluations: Replay,
+    steps: Replay,
     topology: Topology,
     image_side: usize,
     arithmetic: Arithmetic,
-}
-
-/// What training adds.
-struct Learning {
-    targets: Targets,
-    velocities: Slice<f32>,
-    /// On the device, where a step reads it when it runs.
-    rate: Slice<f32>,
-    config: SgdConfig,
 }
 
 impl DeviceNetwork {
@@ -71,6 +66,8 @@ impl DeviceNetwork {
             training: executor(training),
             ablation: None,
             learning: None,
+            evaluations: Replay::default(),
+            steps: Replay::default(),
             topology,
             image_side,
             arithmetic,
@@ -94,14 +91,15 @@ impl DeviceNetwork {
         self.observation.take_memory_of(&mut other.observation);
     }
 
-    /// The logits `[n, classes]` of a batch, row-major.
+    /// The logits `[n, classes]` of a batch, row-major. Captured as [`Self::step`] is.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Shape`].
     pub fn forward(&mut self, images: Images<'_>) -> Result<Vec<f32>> {
         let _range = gramscope_cuda::range("evaluation");
-        let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
-        let count = self.evaluation.run(images, &mut self.state, self.statistics, None, nothing)?;
+        let Self { evaluation: executor, state, .. } = self;
+        let task = &mut Evaluation { executor, state, statistics: self.statistics };
+        let count = self.evaluations.enqueue(&self.device, task, images)?;
         self.evaluation.logits(count)
     }
 
@@ -113,10 +111,12 @@ impl DeviceNetwork {
     /// Those of `observe`; [`Error::Device`] and [`Error::Shape`].
     pub fn forward_observed<E: From<Error>>(
         &mut self,
-        images: Images<'_>,
+        mut images: Images<'_>,
         observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.observation.run(images, &mut self.state, self.statistics, None, observe).map(drop)
+        let count = self.observation.run(&mut images, &mut self.state, self.statistics, None, observe)?;
+        images.are_taken(count);
+        Ok(())
     }
 
     /// The same with a copy on the host, in float32, of every layer that is `wanted`. Waits for each.
@@ -141,7 +141,7 @@ impl DeviceNetwork {
     ///
     /// # Errors
     /// [`Error::NoShortcuts`], [`Error::Shape`]; [`Error::Device`].
-    pub fn forward_without(&mut self, images: Images<'_>, variants: &[Vec<bool>]) -> Result<Vec<Vec<f32>>> {
+    pub fn forward_without(&mut self, mut images: Images<'_>, variants: &[Vec<bool>]) -> Result<Vec<Vec<f32>>> {
         check_variants(&self.topology, variants)?;
         let device = self.device.clone();
         let (known, mut executor) = match self.ablation.take().filter(|(known, _)| known == variants) {
@@ -153,10 +153,11 @@ impl DeviceNetwork {
             }
         };
         let mut logits = vec![Vec::new(); variants.len()];
-        executor.run(images, &mut self.state, self.statistics, None, &mut |variant, values| {
+        let count = executor.run(&mut images, &mut self.state, self.statistics, None, &mut |variant, values| {
             logits[variant] = copied(&device, values)?;
             Ok::<(), Error>(())
         })?;
+        images.are_taken(count);
         self.ablation = Some((known, executor));
         Ok(logits)
     }
@@ -169,6 +170,8 @@ impl DeviceNetwork {
         let layout = &self.state.layout;
         let (velocities, _) = gather(layout, &sgd.velocities())?;
         let what = "the gradients";
+        // What was captured has the optimiser's settings in it.
+        self.steps = Replay::default();
         self.learning = Some(Learning {
             targets: Targets {
                 gradients: self.device.zeros(what, layout.parameters)?,
@@ -191,27 +194,17 @@ impl DeviceNetwork {
         Ok(self.device.copy_to("the learning rate", &[rate as f32], &mut learning.rate.as_view_mut())?)
     }
 
-    /// Enqueues a training step on a batch: batch norms take the batch's statistics, and the running ones move.
+    /// Enqueues a training step on a batch: batch norms take the batch's statistics, and the running ones move. Batches that
+    /// are the next of an order are one launch each from the third on, where they are of one size.
     ///
     /// # Errors
     /// [`Error::NotTraining`] before [`Self::learn`]; [`Error::Device`], [`Error::Shape`].
     pub fn step(&mut self, images: Images<'_>) -> Result<()> {
         let _range = gramscope_cuda::range("training step");
+        let Self { device, training: executor, state, .. } = self;
         let learning = self.learning.as_mut().ok_or(Error::NotTraining)?;
-        let nothing = &mut |_, _: &Values<'_>| Ok::<(), Error>(());
-        let targets = Some(&mut learning.targets);
-        self.training.run(images, &mut self.state, Statistics::Moving, targets, nothing)?;
-        let SgdConfig { momentum, weight_decay, .. } = learning.config;
-        let _range = gramscope_cuda::range("SGD");
-        Ok(self.device.launcher().sgd(
-            &mut self.state.parameters.as_view_mut(),
-            &mut learning.velocities.as_view_mut(),
-            &learning.targets.gradients.as_view(),
-            &learning.rate.as_view(),
-            momentum,
-            weight_decay,
-            self.state.layout.decaying,
-        )?)
+        let task = &mut TrainingStep { launcher: device.launcher(), executor, state, learning };
+        self.steps.enqueue(device, task, images).map(drop)
     }
 
     /// What the sums of the steps begin with. They go on from step to step, however often they are looked at, so that their

@@ -8,7 +8,6 @@ use candle_core::Tensor;
 use gramscope_cka::DeviceMemory;
 use gramscope_cuda::Device;
 use gramscope_nn::device::{Images, StoredImages};
-use gramscope_train::augment::UNPLACED;
 use gramscope_train::batches::images;
 
 use super::{Model, TestImages};
@@ -51,7 +50,7 @@ impl Batch {
     pub(super) fn on_device<R>(&self, run: impl FnOnce(Images<'_>) -> Result<R>) -> Result<R> {
         match self {
             Self::Host(images) => run(Images::Host { pixels: &images.flatten_all()?.to_vec1::<f32>()?, labels: &[] }),
-            Self::Stored { images, order } => run(Images::Stored { images, order, placing: UNPLACED }),
+            Self::Stored { images, order } => run(Images::Stored { images, order }),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A run's steps on a GPU.
 //!
-//! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of its images
-//! goes to the device. Where the host has to draw it, because its colours are distorted, it goes as float32.
+//! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of the images
+//! goes to the device, once an epoch. Where the host has to draw a batch, because its colours are distorted, it goes as float32.
 
 use candle_core::Device;
-use gramscope_nn::device::{DeviceNetwork, Images, StoredImages, Totals};
+use gramscope_cuda::plan::Placing;
+use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
 use gramscope_nn::{Processor, ResNet, Sgd};
 
-use crate::augment::{Augmentation, UNPLACED};
+use crate::augment::Augmentation;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Evaluation};
@@ -17,8 +18,21 @@ use crate::settings::TrainSettings;
 pub(super) struct OnDevice {
     network: DeviceNetwork,
     /// The training images, unless the host draws them.
-    train: Option<StoredImages>,
-    test: StoredImages,
+    train: Option<Stored>,
+    test: Stored,
+}
+
+/// A split's images, and the order in which they are taken.
+struct Stored {
+    images: StoredImages,
+    order: Order,
+}
+
+impl Stored {
+    /// The next `count`.
+    fn next(&mut self, count: usize) -> Images<'_> {
+        Images::Next { images: &self.images, order: &mut self.order, count }
+    }
 }
 
 impl OnDevice {
@@ -54,15 +68,22 @@ impl OnDevice {
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
         let Dataset { train, test, image_side: side, .. } = dataset;
+        let in_order = |images: StoredImages, count: usize, placing: Placing| -> Result<Stored> {
+            Ok(Stored { images, order: Order::new(device.clone(), count, placing)? })
+        };
         let is_drawn_here = settings.colour_distortion > 0.0;
-        let train = if is_drawn_here {
+        let stored = if is_drawn_here {
             None
         } else if indices.len() == train.len() {
             Some(StoredImages::new(device, train.pixels(), labels, *side)?)
         } else {
             Some(StoredImages::part(device, train.pixels(), labels, *side, indices)?)
         };
+        let placing = Augmentation::new(settings).placing();
+        let train = stored.map(|images| in_order(images, indices.len(), placing)).transpose()?;
+        let count = test.len();
         let test = StoredImages::new(device, test.pixels(), test.labels(), *side)?;
+        let test = in_order(test, count, Placing::default())?;
         Ok(Some(Self { network: on_device, train, test }))
     }
 
@@ -71,13 +92,23 @@ impl OnDevice {
         self.network.device().name().to_owned()
     }
 
-    /// Begins an epoch, or goes on with one, of which there is so much.
-    pub(super) fn begin_epoch(&mut self, learning_rate: f64, so_far: Totals) -> Result<()> {
+    /// Begins `epoch`, of the images at `order`, or goes on with it behind the first `taken`, of which the sums are `so_far`.
+    pub(super) fn begin_epoch(
+        &mut self,
+        epoch: u32,
+        learning_rate: f64,
+        order: &[usize],
+        taken: usize,
+        so_far: Totals,
+    ) -> Result<()> {
         self.network.set_learning_rate(learning_rate)?;
+        if let Some(train) = &mut self.train {
+            train.order.begin(&places(order), taken, epoch)?;
+        }
         Ok(self.network.set_totals(so_far)?)
     }
 
-    /// Enqueues a step on the images at `indices` of the training split, of these `labels`.
+    /// Enqueues a step on the images at `indices` of the training split, of these `labels`: the next of the epoch.
     pub(super) fn step(
         &mut self,
         augmentation: &Augmentation,
@@ -86,9 +117,8 @@ impl OnDevice {
         indices: &[usize],
         epoch: u32,
     ) -> Result<()> {
-        if let Some(images) = &self.train {
-            let (order, placing) = (places(indices), augmentation.placing(epoch));
-            return Ok(self.network.step(Images::Stored { images, order: &order, placing })?);
+        if let Some(train) = &mut self.train {
+            return Ok(self.network.step(train.next(indices.len()))?);
         }
         let pixels = augmentation.batch(split, indices, epoch, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
@@ -104,9 +134,9 @@ impl OnDevice {
     pub(super) fn evaluate(&mut self, split: &Split, classes: usize) -> Result<Evaluation> {
         let indices: Vec<usize> = (0..split.len()).collect();
         let mut logits = Vec::with_capacity(split.len() * classes);
+        self.test.order.begin(&places(&indices), 0, 1)?;
         for batch in indices.chunks(evaluate::BATCH) {
-            let (images, order) = (&self.test, places(batch));
-            logits.extend(self.network.forward(Images::Stored { images, order: &order, placing: UNPLACED })?);
+            logits.extend(self.network.forward(self.test.next(batch.len()))?);
         }
         Ok(Evaluation::new(logits, split.labels(), classes))
     }

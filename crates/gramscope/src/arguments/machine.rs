@@ -1,5 +1,6 @@
 //! Flags of what is about this machine and its data: bench, doctor, data.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -67,6 +68,9 @@ pub(crate) enum BenchCommand {
         /// Arithmetic of the network
         #[arg(long, value_enum, default_value = "f32")]
         precision: Precision,
+        /// On a GPU also so many of the same network at once, beside one after the other
+        #[arg(long, value_name = "N", default_value = "1")]
+        jobs: NonZeroUsize,
         #[command(flatten)]
         arguments: BenchArguments,
     },

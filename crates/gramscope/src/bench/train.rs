@@ -1,12 +1,14 @@
 //! A training step: forward, backward and the optimiser, on images that are in memory.
 
+use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use candle_nn::Optimizer;
 use cpu_time::ProcessTime;
 use gramscope_cuda::plan::{Arithmetic, Placing};
-use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
+use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages};
 use gramscope_nn::{Processor, ResNet, ResNetConfig, Sgd, SgdConfig, Work};
 use serde_json::json;
 
@@ -26,6 +28,8 @@ const SGD: SgdConfig = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_de
 pub(crate) struct Subject {
     pub(crate) config: ResNetConfig,
     pub(crate) batch_size: usize,
+    /// How many of them are trained at once on a GPU, after one alone.
+    pub(crate) jobs: usize,
 }
 
 /// Milliseconds that a step takes: by the clock, and of the processor's time.
@@ -34,8 +38,8 @@ struct Times {
     cpu_ms: f64,
 }
 
-/// Measures training steps of one network where `processor` says, beside the least time that `ceilings`, where they are known,
-/// give what it computes and moves ([`ResNetConfig::training_work`]).
+/// Measures training steps of one network where `processor` says, and on a GPU of several at once, beside the least time that
+/// `ceilings`, where they are known, give what it computes and moves ([`ResNetConfig::training_work`]).
 ///
 /// # Errors
 /// A network that does not exist, or not there; too little memory; a file that cannot be written.
@@ -45,34 +49,77 @@ pub(crate) fn run(
     ceilings: Option<Ceilings>,
     rows: &mut Rows<'_>,
 ) -> anyhow::Result<()> {
-    let Subject { config, batch_size } = subject;
-    let network = ResNet::new(config, 0, &Device::Cpu)?;
-    let (Times { ms, cpu_ms }, device, precision) = match processor {
-        Processor::Cpu => (on_cpu(subject, &network)?, "cpu".to_owned(), "f32"),
-        Processor::Gpu { device, arithmetic, .. } => {
-            let times = on_gpu(subject, DeviceNetwork::new(&network, device.clone(), *arithmetic)?, device)?;
-            (times, super::cka::device_name(Some(device)), name(*arithmetic))
-        }
+    let row = |networks: usize, times: Times, alone: Option<f64>| Row {
+        subject,
+        processor,
+        ceilings,
+        networks,
+        times,
+        alone,
     };
-    let work = work(subject, precision);
-    let rate = *batch_size as f64 / ms * 1e3;
-    let floor = ceilings.map(|ceilings| ceilings.floor_ms(&work));
-    let (depth, width) = (config.depth, config.width);
-    let fields = json!({
-        "bench": "train", "family": config.family, "depth": depth, "width": width, "precision": precision,
-        "batch_size": batch_size, "image_side": config.image_side, "ms_per_step": ms, "cpu_ms_per_step": cpu_ms,
-        "images_per_second": rate, "multiply_adds": work.iter().map(|work| work.multiply_adds).sum::<u64>(),
-        "bytes": work.iter().map(|work| work.bytes).sum::<u64>(), "floor_ms": floor,
-        "share_of_floor": floor.map(|floor| floor / ms),
-        "multiply_adds_per_second": ceilings.map(|ceilings| ceilings.multiply_adds),
-        "bytes_per_second": ceilings.map(|ceilings| ceilings.bytes), "device": device,
-    });
-    let beside =
-        floor.map_or_else(String::new, |floor| format!("; counted floor {floor:.2} ms, {:.2} of the time", floor / ms));
-    let text = format!(
-        "ResNet-{depth} x{width}, {precision}, batches of {batch_size}: {ms:.2} ms a step, {rate:.0} images/s{beside}"
-    );
-    rows.row(&text, &fields)
+    match processor {
+        Processor::Cpu => row(1, rounds(1, &mut [OnCpu::new(subject)?])?, None).write(rows),
+        Processor::Gpu { device, arithmetic, .. } => {
+            let network = |_| OnGpu::new(subject, Arc::new(device.fork()?), *arithmetic);
+            let times = rounds(STEPS_A_ROUND, &mut [network(0)?])?;
+            let alone = times.ms;
+            row(1, times, None).write(rows)?;
+            if subject.jobs == 1 {
+                return Ok(());
+            }
+            let mut networks = (0..subject.jobs).map(network).collect::<anyhow::Result<Vec<_>>>()?;
+            row(subject.jobs, rounds(STEPS_A_ROUND, &mut networks)?, Some(alone)).write(rows)
+        }
+    }
+}
+
+/// What has been measured of so many networks of one kind, trained at once.
+struct Row<'a> {
+    subject: &'a Subject,
+    processor: &'a Processor,
+    ceilings: Option<Ceilings>,
+    networks: usize,
+    /// Of a step of each.
+    times: Times,
+    /// Milliseconds of a step where one is trained alone.
+    alone: Option<f64>,
+}
+
+impl Row<'_> {
+    fn write(self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+        let Self {
+            subject: Subject { config, batch_size, .. }, networks, ceilings, times: Times { ms, cpu_ms }, ..
+        } = self;
+        let (device, precision) = match self.processor {
+            Processor::Cpu => ("cpu".to_owned(), "f32"),
+            Processor::Gpu { device, arithmetic, .. } => (super::cka::device_name(Some(device)), name(*arithmetic)),
+        };
+        let work = work(self.subject, precision);
+        let rate = (networks * batch_size) as f64 / ms * 1e3;
+        let floor = ceilings.map(|ceilings| networks as f64 * ceilings.floor_ms(&work));
+        // How much sooner all are done than one after the other.
+        let gain = self.alone.map(|alone| networks as f64 * alone / ms);
+        let (depth, width) = (config.depth, config.width);
+        let fields = json!({
+            "bench": "train", "family": config.family, "depth": depth, "width": width, "precision": precision,
+            "batch_size": batch_size, "image_side": config.image_side, "captured": self.processor.gpu().is_some(),
+            "networks_at_once": networks, "ms_per_step": ms, "cpu_ms_per_step": cpu_ms, "images_per_second": rate,
+            "over_one_after_the_other": gain, "multiply_adds": work.iter().map(|work| work.multiply_adds).sum::<u64>(),
+            "bytes": work.iter().map(|work| work.bytes).sum::<u64>(), "floor_ms": floor,
+            "share_of_floor": floor.map(|floor| floor / ms),
+            "multiply_adds_per_second": ceilings.map(|ceilings| ceilings.multiply_adds),
+            "bytes_per_second": ceilings.map(|ceilings| ceilings.bytes), "device": device,
+        });
+        let many = if networks == 1 { String::new() } else { format!("{networks} networks at once, ") };
+        let gain = gain.map_or_else(String::new, |gain| format!(", {gain:.2} times one after the other"));
+        let beside = floor
+            .map_or_else(String::new, |floor| format!("; counted floor {floor:.2} ms, {:.2} of the time", floor / ms));
+        let text = format!(
+            "ResNet-{depth} x{width}, {many}{precision}, batches of {batch_size}: {ms:.2} ms a step, {rate:.0} images/s\
+             {gain}{beside}"
+        );
+        rows.row(&text, &fields)
+    }
 }
 
 fn name(arithmetic: Arithmetic) -> &'static str {
@@ -98,56 +145,111 @@ fn labels(subject: &Subject) -> Vec<u32> {
     (0..subject.batch_size).map(|image| image as u32 % classes).collect()
 }
 
-fn on_cpu(subject: &Subject, network: &ResNet) -> anyhow::Result<Times> {
-    let side = subject.config.image_side;
-    let mut optimiser = Sgd::for_network(network, SGD)?;
-    let images = Tensor::rand(0_f32, 1.0, (subject.batch_size, side, side, 3), &Device::Cpu)?;
-    let labels = Tensor::new(labels(subject), &Device::Cpu)?;
-    rounds(
-        1,
-        || {
-            let gradients = network.loss_and_gradients(&images, &labels)?;
-            Ok(optimiser.step(&gradients.grads)?)
-        },
-        || Ok(()),
-    )
+/// A network being trained.
+trait Training: Send {
+    /// Makes a step, or enqueues it.
+    fn step(&mut self) -> anyhow::Result<()>;
+
+    /// Waits for all steps so far, at the end of a round.
+    fn wait(&mut self) -> anyhow::Result<()>;
 }
 
-/// The images are cropped and flipped on the way, from bytes that are on the device.
-fn on_gpu(subject: &Subject, network: DeviceNetwork, device: &gramscope_cuda::Device) -> anyhow::Result<Times> {
-    let Subject { config, batch_size } = subject;
-    let host = ResNet::new(config, 0, &Device::Cpu)?;
-    let network = std::cell::RefCell::new(network);
-    network.borrow_mut().learn(&Sgd::for_network(&host, SGD)?)?;
-    let pixels: Vec<u8> =
-        (0..batch_size * config.image_side.pow(2) * 3).map(|place| (place * 97 % 251) as u8).collect();
-    let images = StoredImages::new(device, &pixels, &labels(subject), config.image_side)?;
-    let order: Vec<u32> = (0..*batch_size as u32).collect();
-    let placing = Placing { seed: 0, epoch: 1, padding: 4.min(config.image_side - 1), flip: true };
-    rounds(
-        STEPS_A_ROUND,
-        || Ok(network.borrow_mut().step(Images::Stored { images: &images, order: &order, placing })?),
-        || Ok(network.borrow().totals().map(drop)?),
-    )
+struct OnCpu {
+    network: ResNet,
+    optimiser: Sgd,
+    images: Tensor,
+    labels: Tensor,
 }
 
-/// The median over rounds of what one of `steps` steps takes, behind which `wait` waits.
-fn rounds(
-    steps: usize,
-    mut step: impl FnMut() -> anyhow::Result<()>,
-    mut wait: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<Times> {
+impl OnCpu {
+    fn new(subject: &Subject) -> anyhow::Result<Self> {
+        let side = subject.config.image_side;
+        let network = ResNet::new(&subject.config, 0, &Device::Cpu)?;
+        Ok(Self {
+            optimiser: Sgd::for_network(&network, SGD)?,
+            network,
+            images: Tensor::rand(0_f32, 1.0, (subject.batch_size, side, side, 3), &Device::Cpu)?,
+            labels: Tensor::new(labels(subject), &Device::Cpu)?,
+        })
+    }
+}
+
+impl Training for OnCpu {
+    fn step(&mut self) -> anyhow::Result<()> {
+        let gradients = self.network.loss_and_gradients(&self.images, &self.labels)?;
+        Ok(self.optimiser.step(&gradients.grads)?)
+    }
+
+    fn wait(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// The images are cropped and flipped on the way, from bytes that are on the device, and steps are captured, as in training.
+struct OnGpu {
+    network: DeviceNetwork,
+    images: StoredImages,
+    order: Order,
+    /// A round's images, again and again those there are.
+    indices: Vec<u32>,
+    batch_size: usize,
+}
+
+impl OnGpu {
+    fn new(subject: &Subject, device: Arc<gramscope_cuda::Device>, arithmetic: Arithmetic) -> anyhow::Result<Self> {
+        let Subject { config, batch_size, .. } = subject;
+        let host = ResNet::new(config, 0, &Device::Cpu)?;
+        let mut network = DeviceNetwork::new(&host, device.clone(), arithmetic)?;
+        network.learn(&Sgd::for_network(&host, SGD)?)?;
+        let pixels: Vec<u8> =
+            (0..batch_size * config.image_side.pow(2) * 3).map(|place| (place * 97 % 251) as u8).collect();
+        let images = StoredImages::new(&device, &pixels, &labels(subject), config.image_side)?;
+        let indices: Vec<u32> = (0..STEPS_A_ROUND).flat_map(|_| 0..*batch_size as u32).collect();
+        let placing = Placing { seed: 0, padding: 4.min(config.image_side - 1), flip: true };
+        let mut order = Order::new(device, indices.len(), placing)?;
+        order.begin(&indices, 0, 1)?;
+        Ok(Self { network, images, order, indices, batch_size: *batch_size })
+    }
+}
+
+impl Training for OnGpu {
+    fn step(&mut self) -> anyhow::Result<()> {
+        let Self { network, images, order, batch_size, .. } = self;
+        Ok(network.step(Images::Next { images, order, count: *batch_size })?)
+    }
+
+    fn wait(&mut self) -> anyhow::Result<()> {
+        self.network.totals()?;
+        Ok(self.order.begin(&self.indices, 0, 1)?)
+    }
+}
+
+/// The median over rounds of what a step takes, where each of `networks` makes `steps` of them a round, all at once.
+fn rounds(steps: usize, networks: &mut [impl Training]) -> anyhow::Result<Times> {
     let (mut times, mut cpu_times) = (Vec::with_capacity(ROUNDS), Vec::with_capacity(ROUNDS));
     for round in 0..WARM_UP + ROUNDS {
         let (start, cpu_start) = (Instant::now(), ProcessTime::try_now()?);
-        for _ in 0..steps {
-            step()?;
-        }
-        wait()?;
+        all_at_once(networks, &|network| {
+            (0..steps).try_for_each(|_| network.step())?;
+            network.wait()
+        })?;
         if round >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3 / steps as f64);
             cpu_times.push(cpu_start.try_elapsed()?.as_secs_f64() * 1e3 / steps as f64);
         }
     }
     Ok(Times { ms: median(times), cpu_ms: median(cpu_times) })
+}
+
+/// Does `work` with each of `networks`, the first on this thread and the others on one each.
+fn all_at_once<T: Training>(
+    networks: &mut [T],
+    work: &(dyn Fn(&mut T) -> anyhow::Result<()> + Sync),
+) -> anyhow::Result<()> {
+    let Some((first, others)) = networks.split_first_mut() else { return Ok(()) };
+    thread::scope(|scope| {
+        let others: Vec<_> = others.iter_mut().map(|network| scope.spawn(|| work(network))).collect();
+        let first = work(first);
+        others.into_iter().map(|other| other.join().expect("a network's thread panicked")).fold(first, Result::and)
+    })
 }

@@ -17,7 +17,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let gpu = device::gpu(arguments.device, console)?;
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
-        BenchCommand::Train { family, depth, width, all, batch_size, precision, arguments } => {
+        BenchCommand::Train { family, depth, width, all, batch_size, precision, jobs, arguments } => {
             let processor = device::processor_of(arguments.device, *precision, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             let ceilings = match &processor {
@@ -28,7 +28,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let count = networks.len();
             for config in networks {
                 let name = format!("ResNet-{} x{}", config.depth, config.width);
-                let subject = train::Subject { config, batch_size: *batch_size };
+                let subject = train::Subject { config, batch_size: *batch_size, jobs: jobs.get() };
                 // What is too large for the memory there is must not hide the others.
                 if let Err(error) = train::run(&subject, &processor, ceilings, &mut rows) {
                     failed += 1;

@@ -2,6 +2,7 @@
 
 use candle_core::Device as Host;
 use gramscope_cuda::plan::Placing;
+use gramscope_cuda::shapes::BatchPlace;
 use gramscope_cuda::{Activation, Device, Slice};
 use gramscope_nn::ops::batch_norm::EPSILON;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, loss, pooling, sgd};
@@ -294,15 +295,16 @@ fn augmented<T: Stored>(device: &Device, side: usize, finding: &mut Finding) -> 
     let mut random = numbers(1);
     let pixels: Vec<u8> = (0..COUNT * side * side * 3).map(|_| random.below(256).to_le_bytes()[0]).collect();
     let labels: Vec<u32> = (0..COUNT).map(|_| random.below(10)).collect();
-    let order = [4_u32, 0, 5, 5, 2];
-    let indices = order.map(|index| index as usize);
+    let (order, place) = ([3_u32, 4, 0, 5, 5, 2], BatchPlace { first: 1, epoch: 7 });
+    let indices: Vec<usize> = order[1..].iter().map(|&index| index as usize).collect();
     let split = Split::new(pixels.clone(), labels.clone(), side)?;
     let cpu = Augmentation::new(&settings).batch(&split, &indices, 7, &Host::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
 
     let (pixels, on_device) = (device.upload(WHAT, &pixels)?, device.upload(WHAT, &labels)?);
     let (rows, order) = (device.upload(WHAT, &[0_u32, 1, 2, 3, 4, 5])?, device.upload(WHAT, &order)?);
+    let mut place = device.upload(WHAT, &[place])?;
     let (mut images, mut chosen) = (device.zeros::<T>(WHAT, cpu.len())?, device.zeros::<u32>(WHAT, indices.len())?);
-    let placing = Placing { seed: settings.seed, epoch: 7, padding: settings.crop_padding, flip: settings.flip };
+    let placing = Placing { seed: settings.seed, padding: settings.crop_padding, flip: settings.flip };
     device.launcher().augment(
         &mut images.as_view_mut(),
         &mut chosen.as_view_mut(),
@@ -310,9 +312,14 @@ fn augmented<T: Stored>(device: &Device, side: usize, finding: &mut Finding) -> 
         &on_device.as_view(),
         &rows.as_view(),
         &order.as_view(),
+        &place.as_view(),
         placing,
+        indices.len(),
         side,
     )?;
+    device.launcher().advance(&mut place.as_view_mut(), indices.len())?;
+    let found = device.download(&place)?.into_iter().map(|place| f64::from(place.first));
+    finding.compare_all(found, &[order.len() as f64], 1.0);
     let expected: Vec<f64> = cpu.into_iter().map(|value| T::of(value).widen()).collect();
     finding.compare_all(download(device, &images)?, &expected, 1.0);
     let expected: Vec<f64> = indices.iter().map(|&index| labels[index].into()).collect();

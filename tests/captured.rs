@@ -1,0 +1,232 @@
+//! Work that is captured on a GPU and launched as a whole, on the driver that runs the kernels' own sources: it has the bits of
+//! the same work launched kernel by kernel, and nothing that cannot be captured, or is no longer there, is launched.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use candle_core::Device as Host;
+use gramscope_cuda::plan::{Arithmetic, Placing};
+use gramscope_cuda::{Device, Error, Regions, Slice};
+use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
+use gramscope_nn::{ResNet, ResNetConfig, Sgd, SgdConfig};
+use gramscope_train::TrainSettings;
+use gramscope_train::augment::Augmentation;
+use gramscope_train::data::Split;
+use support::driver::{Trace, driver};
+use support::text;
+
+/// Set where a test runs on the fake driver.
+const INSIDE: &str = "GRAMSCOPE_TEST_ON_FAKE_DRIVER";
+
+/// Runs this program's test of this name again, on the fake driver, which the loader must find when a process starts. Returns
+/// what that noted; none inside, where the test is to do its work.
+fn on_fake_driver(test: &str) -> Option<Trace> {
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    let (folder, dir) = (driver(), tempfile::tempdir().unwrap());
+    let trace = dir.path().join("trace");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("LD_LIBRARY_PATH", folder.path());
+    command.env("GRAMSCOPE_FAKE_DRIVER", format!("trace={}", trace.display()));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+    Some(Trace::read(&trace))
+}
+
+const SIDE: usize = 9;
+const IMAGES: usize = 13;
+const CLASSES: u32 = 10;
+
+/// Images, a network, and how it learns.
+struct Setting {
+    split: Split,
+    settings: TrainSettings,
+    network: ResNet,
+    sgd: Sgd,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let pixels = (0..IMAGES * SIDE * SIDE * 3).map(|place| (place * 97 % 251) as u8).collect();
+        let labels = (0..IMAGES as u32).map(|image| image * 7 % CLASSES).collect();
+        let config = ResNetConfig { depth: 8, width: 0.25, image_side: SIDE, ..ResNetConfig::default() };
+        let network = ResNet::new(&config, 3, &Host::Cpu).unwrap();
+        let sgd = SgdConfig { learning_rate: 0.05, momentum: 0.9, weight_decay: 1e-3 };
+        Self {
+            split: Split::new(pixels, labels, SIDE).unwrap(),
+            settings: TrainSettings { seed: 5, crop_padding: 2, flip: true, ..TrainSettings::default() },
+            sgd: Sgd::for_network(&network, sgd).unwrap(),
+            network,
+        }
+    }
+
+    fn on_device(&self, device: &Arc<Device>, arithmetic: Arithmetic) -> DeviceNetwork {
+        let mut network = DeviceNetwork::new(&self.network, device.clone(), arithmetic).unwrap();
+        network.learn(&self.sgd).unwrap();
+        network
+    }
+
+    fn stored(&self, device: &Device) -> StoredImages {
+        StoredImages::new(device, self.split.pixels(), self.split.labels(), SIDE).unwrap()
+    }
+
+    fn placing(&self) -> Placing {
+        let TrainSettings { seed, crop_padding: padding, flip, .. } = self.settings;
+        Placing { seed, padding, flip }
+    }
+
+    /// A step that the host draws, which nothing captures.
+    fn plain_step(&self, network: &mut DeviceNetwork, images: &[u32], epoch: u32) {
+        let images: Vec<usize> = images.iter().map(|&image| image as usize).collect();
+        let pixels = Augmentation::new(&self.settings).batch(&self.split, &images, epoch, &Host::Cpu).unwrap();
+        let pixels: Vec<f32> = pixels.flatten_all().unwrap().to_vec1().unwrap();
+        let labels: Vec<u32> = images.iter().map(|&image| self.split.labels()[image]).collect();
+        network.step(Images::Host { pixels: &pixels, labels: &labels }).unwrap();
+    }
+
+    /// Everything that has been learnt.
+    fn learnt(&self, network: &DeviceNetwork) -> Vec<(String, Vec<u32>)> {
+        let (host, mut sgd) = (Self::new().network, Self::new().sgd);
+        network.write_back(&host, &mut sgd).unwrap();
+        let all = host.state().into_iter().chain(sgd.velocities());
+        let bits = |tensor: candle_core::Tensor| -> Vec<u32> {
+            tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+        };
+        all.map(|(name, tensor)| (name, bits(tensor))).collect()
+    }
+}
+
+/// The order of an epoch's images.
+fn shuffled(epoch: u32) -> Vec<u32> {
+    (0..IMAGES as u32).map(|image| (image * 5 + epoch * 3) % IMAGES as u32).collect()
+}
+
+/// Batches that make a network capture, go on, take more memory, capture again, and do without; an epoch that is begun in its
+/// middle; learning rates that change; another optimiser.
+#[test]
+fn captured_steps_have_the_bits_of_plain_ones() {
+    const EPOCHS: [(u32, usize, &[usize]); 4] =
+        [(1, 0, &[3, 3, 3]), (2, 3, &[3, 3]), (3, 0, &[4, 4, 4]), (7, 1, &[3, 4, 2])];
+    if let Some(trace) = on_fake_driver("captured_steps_have_the_bits_of_plain_ones") {
+        // Of each of three networks, in the first epoch two, in the second both, in the third two, in the fourth one.
+        assert_eq!(trace.count("graph"), 3 * 7);
+        return;
+    }
+    let setting = Setting::new();
+    let device = Arc::new(Device::open(0).unwrap());
+    for arithmetic in [Arithmetic::Float32, Arithmetic::Tf32, Arithmetic::Bf16] {
+        let (mut captured, mut plain) =
+            (setting.on_device(&device, arithmetic), setting.on_device(&device, arithmetic));
+        let images = setting.stored(&device);
+        let mut order = Order::new(device.clone(), IMAGES, setting.placing()).unwrap();
+        for (epoch, mut taken, batches) in EPOCHS {
+            order.begin(&shuffled(epoch), taken, epoch).unwrap();
+            for network in [&mut captured, &mut plain] {
+                network.set_learning_rate(0.1 / f64::from(epoch)).unwrap();
+                network.set_totals(Totals { loss: 0.5, correct: 0.0 }).unwrap();
+            }
+            for &count in batches {
+                captured.step(Images::Next { images: &images, order: &mut order, count }).unwrap();
+                setting.plain_step(&mut plain, &shuffled(epoch)[taken..][..count], epoch);
+                taken += count;
+            }
+            assert_eq!(captured.totals().unwrap(), plain.totals().unwrap(), "{arithmetic:?}, epoch {epoch}");
+            assert!(setting.learnt(&captured) == setting.learnt(&plain), "{arithmetic:?}, epoch {epoch}");
+        }
+        let beyond = captured.step(Images::Next { images: &images, order: &mut order, count: 4 }).unwrap_err();
+        assert!(beyond.to_string().contains("the next images of an epoch"), "{beyond}");
+    }
+}
+
+#[test]
+fn captured_evaluations_have_the_bits_of_plain_ones() {
+    if let Some(trace) = on_fake_driver("captured_evaluations_have_the_bits_of_plain_ones") {
+        // Of batches of 5, 5 and 3: in the first epoch one, in the others two.
+        assert_eq!(trace.count("graph"), 5);
+        return;
+    }
+    let setting = Setting::new();
+    let device = Arc::new(Device::open(0).unwrap());
+    let (images, mut network) = (setting.stored(&device), setting.on_device(&device, Arithmetic::Float32));
+    let mut order = Order::new(device.clone(), IMAGES, Placing::default()).unwrap();
+    for epoch in 1..=3 {
+        order.begin(&shuffled(epoch), 0, 1).unwrap();
+        let mut whole = setting.on_device(&device, Arithmetic::Float32);
+        for (step, images) in shuffled(0).chunks(4).take(epoch as usize).enumerate() {
+            setting.plain_step(&mut whole, images, step as u32);
+            if step as u32 + 1 == epoch {
+                setting.plain_step(&mut network, images, step as u32);
+            }
+        }
+        for batch in shuffled(epoch).chunks(5) {
+            let next = Images::Next { images: &images, order: &mut order, count: batch.len() };
+            let found = network.forward(next).unwrap();
+            let expected = whole.forward(Images::Stored { images: &images, order: batch }).unwrap();
+            assert!(found.iter().all(|logit| logit.is_finite()) && found == expected, "epoch {epoch}");
+        }
+    }
+}
+
+/// Memory that is `buffer` alone.
+fn written(buffer: &mut Slice<f32>) -> Regions<'_> {
+    let mut memory = Regions::default();
+    memory.writes(buffer);
+    memory
+}
+
+#[test]
+fn what_cannot_be_captured_is_refused() {
+    if on_fake_driver("what_cannot_be_captured_is_refused").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let mut buffer = device.upload("numbers", &[1.0_f32, -2.0, 3.0]).unwrap();
+    let refused = |work: &dyn Fn() -> Result<(), Error>| {
+        let error = device.capture(work).err().unwrap().to_string();
+        assert!(error.contains("CAPTURE"), "{error}");
+        // The device is as good as before.
+        device.synchronise().unwrap();
+    };
+    refused(&|| device.synchronise());
+    refused(&|| device.zeros::<f32>("nothing", 1).map(drop));
+    refused(&|| device.upload("nothing", &[1]).map(drop));
+    refused(&|| device.download(&buffer).map(drop));
+    let failed = Error::NotWritten { what: "the test" };
+    let error = device.capture(|| Err(failed.clone())).err();
+    assert_eq!(error, Some(failed));
+
+    let captured = device.capture(|| device.launcher().relu(&mut buffer.as_view_mut(), 3)).unwrap();
+    assert_eq!(device.download(&buffer).unwrap(), [1.0, -2.0, 3.0], "a capture ran");
+    let mut memory = Regions::default();
+    memory.reads(&buffer);
+    let error = captured.over(&memory).err().unwrap().to_string();
+    assert!(error.contains("not shown"), "{error}");
+
+    let captured = device.capture(|| device.launcher().relu(&mut buffer.as_view_mut(), 3)).unwrap();
+    let graph = captured.over(&written(&mut buffer)).unwrap();
+    let mut other = device.upload("numbers", &[-1.0_f32, -1.0, -1.0]).unwrap();
+    assert!(!graph.launch(&written(&mut other)).unwrap());
+    assert!(graph.launch(&written(&mut buffer)).unwrap());
+    assert_eq!(device.download(&buffer).unwrap(), [1.0, 0.0, 3.0]);
+    assert_eq!(device.download(&other).unwrap(), [-1.0; 3]);
+}
+
+#[test]
+fn a_stream_takes_no_other_streams_memory() {
+    if on_fake_driver("a_stream_takes_no_other_streams_memory").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let fork = device.fork().unwrap();
+    let mut buffer = device.upload("numbers", &[1.0_f32, -2.0]).unwrap();
+    let error = fork.launcher().relu(&mut buffer.as_view_mut(), 2).unwrap_err().to_string();
+    assert!(error.contains("another stream"), "{error}");
+    device.launcher().relu(&mut buffer.as_view_mut(), 2).unwrap();
+    assert_eq!(device.download(&buffer).unwrap(), [1.0, 0.0]);
+}
