@@ -87,6 +87,15 @@ fn settings_that_make_no_network_are_explained() {
 }
 
 #[test]
+fn how_many_runs_go_at_once_is_checked() {
+    let sweep = |flags: &[&'static str]| ["sweep", "no-plan.toml", "--out", "out"].into_iter().chain(flags.to_vec());
+    fails(sweep(&["--jobs", "0"]), 2, &["--jobs"]);
+    fails(sweep(&["--device", "cuda:0,0"]), 2, &["--device", "twice", "--jobs"]);
+    fails(sweep(&["--device", "cuda:0,cpu"]), 2, &["--device", "cpu", "cuda:0,1"]);
+    fails(sweep(&["--device", "cpu", "--jobs", "2"]), 1, &["--jobs is for GPUs", "no-plan.toml"]);
+}
+
+#[test]
 fn a_directory_that_holds_another_run_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");

@@ -8,13 +8,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use candle_core::Device;
 use gramscope_nn::Backend;
 use gramscope_study::results;
-use gramscope_train::Run;
+use gramscope_train::{EpochMetrics, Run};
 use safetensors::SafeTensors;
 use support::driver::{Trace, command_on, driver, run};
 use support::text;
@@ -275,6 +276,67 @@ fn what_computed_is_on_record_and_is_not_mixed() {
         assert_eq!(versions.backend, backend);
         assert_eq!(versions.gpu.as_deref(), (device == "cuda").then_some("Emulated GPU"));
     }
+}
+
+/// What a finished run has learnt, and how.
+#[derive(PartialEq)]
+struct Finished {
+    name: String,
+    state: BTreeMap<String, Vec<f32>>,
+    losses_and_accuracies: Vec<[f64; 4]>,
+}
+
+/// The finished runs of a sweep.
+fn family(dir: &Path) -> Vec<Finished> {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    let run = |folder: &PathBuf| {
+        let run = Run::open(folder).unwrap();
+        assert!(run.is_finished(), "{}", folder.display());
+        let epochs = run.metrics().unwrap();
+        let of = |epoch: &EpochMetrics| [epoch.train_loss, epoch.train_accuracy, epoch.test_loss, epoch.test_accuracy];
+        Finished { name: run.name(), state: state(folder), losses_and_accuracies: epochs.iter().map(of).collect() }
+    };
+    folders.iter().map(run).collect()
+}
+
+/// Two runs at once on each of two GPUs, stopped in the middle and gone on with: what one after the other gives.
+#[test]
+fn several_gpus_and_several_runs_on_each_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, plan) = (driver(), dir.path().join("plan.toml"));
+    let rest = "[family]\ndepth = [8]\nwidth = [0.25]\nseed = [0, 1, 2]\ncolour_distortion = [0.0, 0.5]\n";
+    fs::write(&plan, format!("{}{rest}", PLAN.replace("epochs = 2", "epochs = 6"))).unwrap();
+    let (whole, several) = (dir.path().join("whole"), dir.path().join("several"));
+    let sweep = |out: &Path, flags: &[&str]| {
+        let mut arguments = vec!["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        arguments.extend(flags);
+        command_on(driver.path(), "devices=2", &arguments)
+    };
+    let output = sweep(&whole, &["--device", "cuda"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let flags = ["--device", "cuda:0,1", "--jobs", "2"];
+    let mut child = sweep(&several, &flags).stderr(Stdio::null()).spawn().unwrap();
+    let begun = || {
+        let Ok(entries) = fs::read_dir(&several) else { return 0 };
+        entries.filter(|entry| entry.as_ref().unwrap().path().join("metrics.jsonl").is_file()).count()
+    };
+    while begun() < 4 && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(5));
+    }
+    let signal = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let code = child.wait().unwrap().code();
+    match signal.success() && code == Some(130) {
+        true => assert!((4..6).contains(&begun()), "{} runs were begun", begun()),
+        false => println!("skipped in part: training ended before the signal came ({code:?})"),
+    }
+    let output = sweep(&several, &flags).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (whole, several) = (family(&whole), family(&several));
+    assert_eq!(whole.len(), 6);
+    assert!(whole == several, "other bits");
 }
 
 /// Weights that have been trained for two epochs, activations that never leave the device: what the same command gives on

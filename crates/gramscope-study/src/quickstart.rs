@@ -1,6 +1,7 @@
 //! The newcomer's first run: a small family on the built-in data, trained, compared, reported, and put into words.
 
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
@@ -71,13 +72,14 @@ pub fn quickstart(
     scale: Scale,
     processor: &Processor,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(QuickstartEvent<'_>),
+    progress: &mut (dyn FnMut(QuickstartEvent<'_>) + Send),
 ) -> Result<Quickstart> {
     let runs = dir.join("runs");
     let mut directories = Vec::new();
     for text in [family_plan(scale), deep_plan(scale)] {
         let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
-        let summary = sweep(&plan, &runs, processor, stop, &mut |event| progress(QuickstartEvent::Training(event)))?;
+        let training = &mut |event: SweepEvent<'_>| progress(QuickstartEvent::Training(event));
+        let summary = sweep(&plan, &runs, slice::from_ref(processor), stop, training)?;
         if let Some((name, reason)) = summary.first_failure() {
             return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
         }

@@ -2,13 +2,14 @@
 //! with `--quiet`. Results go to stdout, everything else to stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Plain progress lines come at most this often.
+/// Plain progress lines come at most this often, those of several things at once taken together.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ enum Mode {
 pub(crate) struct Console {
     mode: Mode,
     bars: MultiProgress,
+    /// How many there are.
+    bar_count: AtomicU32,
 }
 
 impl Console {
@@ -44,7 +47,7 @@ impl Console {
         } else {
             log.without_time().with_ansi(mode == Mode::Bars).init();
         }
-        Self { mode, bars }
+        Self { mode, bars, bar_count: AtomicU32::new(0) }
     }
 
     /// A result, on stdout. A reader that closed the pipe is no error.
@@ -75,7 +78,13 @@ impl Console {
     /// Progress of `total` units of `what`.
     pub(crate) fn progress(&self, what: Unit, total: u64) -> Progress<'_> {
         let bar = self.bars.add(ProgressBar::new(total).with_style(what.style()));
+        self.bar_count.fetch_add(1, Ordering::Relaxed);
         Progress { console: self, bar, unit: what, total, last_line: Instant::now() }
+    }
+
+    /// How long each of the bars there are waits between its lines.
+    fn line_every(&self) -> Duration {
+        LINE_EVERY * self.bar_count.load(Ordering::Relaxed).max(1)
     }
 
     fn stderr(&self, text: &str) {
@@ -135,7 +144,7 @@ impl Progress<'_> {
                 self.bar.set_message(message.to_owned());
                 self.bar.set_position(done);
             }
-            Mode::Lines | Mode::Json if self.last_line.elapsed() >= LINE_EVERY => {
+            Mode::Lines | Mode::Json if self.last_line.elapsed() >= self.console.line_every() => {
                 self.last_line = Instant::now();
                 let (unit, total) = (self.unit.name(), self.total);
                 let text = format!("{prefix}: {unit} {done} of {total} {message}");
@@ -159,6 +168,7 @@ impl Progress<'_> {
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        self.console.bar_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

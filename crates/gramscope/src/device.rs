@@ -1,6 +1,8 @@
-//! `--device` and `--precision`: where a network runs and in which arithmetic.
+//! `--device`, `--jobs` and `--precision`: where networks run, how many at once, and in which arithmetic.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -46,6 +48,30 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => formatter.write_str("auto"),
             Self::Cpu => formatter.write_str("cpu"),
             Self::Cuda(number) => write!(formatter, "cuda:{number}"),
+        }
+    }
+}
+
+/// What `--device` names where several GPUs may share the work: `cuda:0,cuda:1` or, shorter, `cuda:0,1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceChoices(Vec<DeviceChoice>);
+
+impl FromStr for DeviceChoices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((first, others)) = text.split_once(',') else { return Ok(Self(vec![text.parse()?])) };
+        let first = first.strip_prefix("cuda:").ok_or("expected several GPUs as in cuda:0,1")?;
+        let numbers = others.split(',').map(|other| other.strip_prefix("cuda:").unwrap_or(other));
+        let gpu = |number: &str| match number.parse() {
+            Ok(number) => Ok(DeviceChoice::Cuda(number)),
+            Err(_) => Err(format!("{number:?} is no number of a GPU; expected several as in cuda:0,1")),
+        };
+        let choices = [first].into_iter().chain(numbers).map(gpu).collect::<Result<Vec<_>, _>>()?;
+        let distinct: BTreeSet<String> = choices.iter().map(DeviceChoice::to_string).collect();
+        match distinct.len() == choices.len() {
+            true => Ok(Self(choices)),
+            false => Err("names a GPU twice; --jobs N trains N runs at once on each".to_owned()),
         }
     }
 }
@@ -106,6 +132,38 @@ pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: 
     Ok(Processor::Gpu { device, arithmetic, named: matches!(choice, DeviceChoice::Cuda(_)) })
 }
 
+/// Where runs are trained at once: `jobs` on each GPU of `choices`, on streams of their own; one on the CPU, whose threads
+/// one run keeps busy.
+///
+/// # Errors
+/// As [`processor`].
+pub(crate) fn processors(
+    choices: &DeviceChoices,
+    jobs: NonZeroUsize,
+    precision: Precision,
+    console: &Console,
+) -> anyhow::Result<Vec<Processor>> {
+    let mut processors = Vec::new();
+    for &choice in &choices.0 {
+        let processor = processor_of(choice, precision, console)?;
+        match &processor {
+            Processor::Gpu { device, arithmetic, named } => {
+                for _ in 1..jobs.get() {
+                    let device = Arc::new(device.fork().with_context(|| format!("--jobs {jobs}"))?);
+                    processors.push(Processor::Gpu { device, arithmetic: *arithmetic, named: *named });
+                }
+            }
+            Processor::Cpu if jobs.get() > 1 => {
+                let text = "--jobs is for GPUs: on the CPU one run at a time keeps all threads busy";
+                console.note("jobs", text, json!({ "jobs": 1, "reason": text }));
+            }
+            Processor::Cpu => {}
+        }
+        processors.push(processor);
+    }
+    Ok(processors)
+}
+
 /// For `what`, which runs its networks on the CPU alone.
 ///
 /// # Errors
@@ -134,6 +192,12 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        let several = Ok(DeviceChoices(vec![DeviceChoice::Cuda(0), DeviceChoice::Cuda(2)]));
+        assert_eq!(("cuda:0,2".parse(), "cuda:0,cuda:2".parse()), (several.clone(), several));
+        assert_eq!("auto".parse(), Ok(DeviceChoices(vec![DeviceChoice::Auto])));
+        for wrong in ["", ",", "cuda:0,", "cuda:0,0", "cuda:0,cpu", "auto,1", "0,1", "cuda,1", "cuda:0,cuda:"] {
+            assert!(wrong.parse::<DeviceChoices>().is_err(), "{wrong:?} was accepted");
+        }
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda3"] {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong:?} was accepted");
         }

@@ -15,6 +15,7 @@ mod sized;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
@@ -113,7 +114,7 @@ pub fn study(
     dir: &Path,
     processor: &Processor,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(StudyEvent<'_>),
+    progress: &mut (dyn FnMut(StudyEvent<'_>) + Send),
 ) -> Result<Outcome> {
     let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
     claim(dir, plan, &sized)?;
@@ -201,9 +202,10 @@ fn train(
     dir: &Path,
     processor: &Processor,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(StudyEvent<'_>),
+    progress: &mut (dyn FnMut(StudyEvent<'_>) + Send),
 ) -> Result<()> {
-    let summary = sweep(family, dir, processor, stop, &mut |event| progress(StudyEvent::Training(event)))?;
+    let summary =
+        sweep(family, dir, slice::from_ref(processor), stop, &mut |event| progress(StudyEvent::Training(event)))?;
     if let Some((name, reason)) = summary.first_failure() {
         return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
     }

@@ -3,7 +3,9 @@
 mod plan;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use gramscope_nn::Processor;
 
@@ -28,9 +30,14 @@ pub enum SweepEvent<'a> {
         /// How many there are.
         of: usize,
     },
-    /// Something happened in it.
-    Training(Event<'a>),
-    /// It failed; the others go on.
+    /// Something happened in a run whose turn had come.
+    Training {
+        /// Its name.
+        name: &'a str,
+        /// What.
+        event: Event<'a>,
+    },
+    /// One failed; the others go on.
     Failed {
         /// Its name.
         name: &'a str,
@@ -72,37 +79,47 @@ impl SweepSummary {
     }
 }
 
+/// Hears what happens while a family is trained, a thing at a time, from whichever thread.
+pub type Progress<'a> = dyn FnMut(SweepEvent<'_>) + Send + 'a;
+
 /// Trains every run of `plan` that is not finished, each in a directory of its own below `dir`. A run that fails is
 /// reported, and the others are trained all the same.
+///
+/// Each of `processors` trains one run after the other, at the same time as the others, on a thread of its own; a run has the
+/// same bits whichever trains it. On a GPU that is to train several at once each needs a stream of its own
+/// ([`gramscope_cuda::Device::fork`]).
 ///
 /// Several processes may work on one directory: each takes the runs that no other is training. One that finds nothing left
 /// to take ends, and says which runs are still trained elsewhere.
 ///
 /// # Errors
 /// A directory that is itself a run's, or data that cannot be read: what no run could do without.
-/// [`Error::Interrupted`] once `stop` is set.
+/// [`Error::Interrupted`] once `stop` is set, and every run that was being trained has written its checkpoint.
+///
+/// # Panics
+/// Without a processor.
 pub fn sweep(
     plan: &Plan,
     dir: &Path,
-    processor: &Processor,
+    processors: &[Processor],
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(SweepEvent<'_>),
+    progress: &mut Progress<'_>,
 ) -> Result<SweepSummary> {
     if dir.join(crate::directory::CONFIG).exists() {
         return Err(Error::SweepInRun { dir: dir.to_path_buf() });
     }
-    let mut family = Family { plan, dir, processor, stop, loaded: None };
+    let family = Family { plan, dir, stop, loaded: Mutex::new(None), progress: Mutex::new(progress) };
     let mut outcomes = vec![Outcome::Elsewhere; plan.runs().len()];
     loop {
-        let mut taken = 0;
-        for (index, outcome) in outcomes.iter_mut().enumerate() {
-            if matches!(outcome, Outcome::Elsewhere) {
-                *outcome = family.train(index, progress)?;
-                taken += usize::from(!matches!(outcome, Outcome::Elsewhere));
-            }
+        let left: Vec<usize> =
+            (0..outcomes.len()).filter(|&index| matches!(outcomes[index], Outcome::Elsewhere)).collect();
+        let taken = family.train_all(&left, processors)?;
+        let count = taken.len();
+        for (index, outcome) in taken {
+            outcomes[index] = outcome;
         }
         // While this process trained, another may have been killed and have left a run.
-        if taken == 0 || !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Elsewhere)) {
+        if count == 0 || count == left.len() {
             break;
         }
     }
@@ -114,35 +131,83 @@ pub fn sweep(
 struct Family<'a> {
     plan: &'a Plan,
     dir: &'a Path,
-    processor: &'a Processor,
     stop: &'a AtomicBool,
     /// The data of the run before, which are most likely those of the next.
-    loaded: Option<(DataConfig, Dataset)>,
+    loaded: Mutex<Option<(DataConfig, Arc<Dataset>)>>,
+    progress: Mutex<&'a mut Progress<'a>>,
 }
 
 impl Family<'_> {
-    /// Trains the plan's run `index`, unless another process is at it.
-    fn train(&mut self, index: usize, progress: &mut dyn FnMut(SweepEvent<'_>)) -> Result<Outcome> {
-        let (name, config) = &self.plan.runs()[index];
-        progress(SweepEvent::Run { name, number: index + 1, of: self.plan.runs().len() });
-        let dataset = match self.loaded.take() {
-            Some((data, dataset)) if data == config.data => dataset,
-            _ => data::load(&config.data)?,
+    /// Trains the plan's runs with these indices, but those that other processes are at; returns what came of which.
+    fn train_all(&self, runs: &[usize], processors: &[Processor]) -> Result<Vec<(usize, Outcome)>> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let work = |processor: &Processor| {
+            let mut taken = Vec::new();
+            while !failed.load(Ordering::Relaxed)
+                && let Some(&index) = runs.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let outcome = self.train(index, processor);
+                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                match outcome? {
+                    Outcome::Elsewhere => {}
+                    outcome => taken.push((index, outcome)),
+                }
+            }
+            Ok(taken)
         };
-        let training = &mut |event: Event<'_>| progress(SweepEvent::Training(event));
-        let run = train(config, &dataset, &self.dir.join(name), self.processor, Start::Resume, self.stop, training);
-        self.loaded = Some((config.data.clone(), dataset));
+        let (first, others) = processors.split_first().expect("a sweep without a processor");
+        thread::scope(|scope| {
+            let others: Vec<_> = others.iter().map(|processor| scope.spawn(|| work(processor))).collect();
+            let first = work(first);
+            let others = others.into_iter().map(|other| other.join().expect("a run's thread panicked"));
+            // Wait for all, whatever came of the first.
+            let all: Vec<Result<_>> = [first].into_iter().chain(others).collect();
+            Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
+        })
+    }
+
+    /// Trains the plan's run `index`, unless another process is at it.
+    fn train(&self, index: usize, processor: &Processor) -> Result<Outcome> {
+        let (name, config) = &self.plan.runs()[index];
+        self.tell(SweepEvent::Run { name, number: index + 1, of: self.plan.runs().len() });
+        let dataset = self.data(&config.data)?;
+        let training = &mut |event: Event<'_>| self.tell(SweepEvent::Training { name, event });
+        let run = train(config, &dataset, &self.dir.join(name), processor, Start::Resume, self.stop, training);
         match run.and_then(last_epoch) {
             Ok(metrics) => Ok(Outcome::Done(metrics)),
             Err(Error::Busy { .. }) => Ok(Outcome::Elsewhere),
             Err(interrupted @ Error::Interrupted { .. }) => Err(interrupted),
             Err(error) => {
                 let reason = error.to_string();
-                progress(SweepEvent::Failed { name, reason: &reason });
+                self.tell(SweepEvent::Failed { name, reason: &reason });
                 Ok(Outcome::Failed(reason))
             }
         }
     }
+
+    /// The data that `config` describes; once for all runs that share them.
+    fn data(&self, config: &DataConfig) -> Result<Arc<Dataset>> {
+        let mut loaded = locked(&self.loaded);
+        if let Some((data, dataset)) = &*loaded
+            && data == config
+        {
+            return Ok(dataset.clone());
+        }
+        // Give back the others first.
+        *loaded = None;
+        let dataset = Arc::new(data::load(config)?);
+        *loaded = Some((config.clone(), dataset.clone()));
+        Ok(dataset)
+    }
+
+    fn tell(&self, event: SweepEvent<'_>) {
+        locked(&self.progress)(event);
+    }
+}
+
+/// What a thread that panicked has left is as good as before.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn last_epoch(run: Run) -> Result<EpochMetrics> {
@@ -153,31 +218,4 @@ fn last_epoch(run: Run) -> Result<EpochMetrics> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    const PLAN: &str = "[data]\nname = \"builtin\"\ntrain_images = 40\ntest_images = 20\nimage_side = 8\n\
-        [train]\nepochs = 1\nbatch_size = 16\ndepth = 8\n[family]\nwidth = [0.25]\nseed = [0, 1]\nlearning_rate = [0.01, 1e30]\n";
-
-    #[test]
-    fn a_run_that_diverges_does_not_stop_the_others_and_nothing_is_trained_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::parse(PLAN).unwrap();
-        let family = dir.path().join("family");
-        let summary = sweep(&plan, &family, &Processor::Cpu, &AtomicBool::new(false), &mut |_| {}).unwrap();
-        let failed: Vec<bool> = summary.runs.iter().map(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).collect();
-        assert_eq!(failed, [false, true, false, true]);
-        assert!(summary.first_failure().unwrap().1.contains("learning_rate"));
-        let mut steps = 0;
-        sweep(&plan, &family, &Processor::Cpu, &AtomicBool::new(false), &mut |event| {
-            steps += usize::from(matches!(event, SweepEvent::Training(Event::Epoch(_))));
-        })
-        .unwrap();
-        assert_eq!(steps, 0, "a finished run was trained again");
-        let inside =
-            sweep(&plan, &family.join(&plan.runs()[0].0), &Processor::Cpu, &AtomicBool::new(false), &mut |_| {});
-        assert!(matches!(inside, Err(Error::SweepInRun { .. })));
-    }
-}
+mod tests;

@@ -1,11 +1,13 @@
 //! Flags of what trains: quickstart, train, sweep, study.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 use gramscope_nn::Family;
 
 use super::{DeviceArguments, MemoryArguments};
+use crate::device::{DeviceChoices, Precision};
 
 pub(crate) const QUICKSTART_HELP: &str = "\
 Example:
@@ -27,8 +29,9 @@ of the lists:
   width = [1, 2]
   seed = [0, 1]
 
-Example:
+Examples:
   gramscope sweep family.toml --out family
+  gramscope sweep family.toml --out family --device cuda:0,1 --jobs 4
 
 DIR holds a run directory for each of them, and curves.png and accuracy.png (test accuracy against depth and width).";
 
@@ -185,8 +188,15 @@ pub(crate) struct SweepArguments {
     /// Directory of the family, a run directory for each of its members
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or several GPUs, which share the runs: cuda:0,1
+    #[arg(long = "device", value_name = "DEVICE", default_value = "auto")]
+    pub(crate) devices: DeviceChoices,
+    /// Runs that each GPU trains at once: several small networks leave less of it idle, and each takes its own memory
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) jobs: NonZeroUsize,
+    /// Arithmetic of the network
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: Precision,
 }
 
 #[derive(Args, Debug)]

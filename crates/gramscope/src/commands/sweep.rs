@@ -1,11 +1,12 @@
 //! `gramscope sweep`: a family from a plan.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::bail;
 use gramscope_study::plot;
-use gramscope_train::Run;
 use gramscope_train::sweep::{self, Outcome, Plan, SweepEvent, SweepSummary};
+use gramscope_train::{Event, Run};
 use serde_json::json;
 
 use super::training_progress::TrainingProgress;
@@ -19,11 +20,11 @@ use crate::interrupt::Interrupt;
 /// # Errors
 /// One run that failed makes the command fail, after the others have been trained.
 pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let processor = device::processor(&arguments.device, console)?;
+    let processors = device::processors(&arguments.devices, arguments.jobs, arguments.precision, console)?;
     let plan = Plan::read(&arguments.plan)?;
     let mut progress = SweepProgress::new(console);
     let summary =
-        sweep::sweep(&plan, &arguments.out, &processor, interrupt.requested(), &mut |event| progress.show(event))?;
+        sweep::sweep(&plan, &arguments.out, &processors, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
     console.result(&table(&summary));
     draw(&arguments.out, &summary)?;
@@ -46,12 +47,13 @@ fn draw(dir: &Path, summary: &SweepSummary) -> anyhow::Result<()> {
 /// Shows a family being trained.
 pub(crate) struct SweepProgress<'a> {
     console: &'a Console,
-    training: TrainingProgress<'a>,
+    /// Of the runs that are being trained.
+    training: BTreeMap<String, TrainingProgress<'a>>,
 }
 
 impl<'a> SweepProgress<'a> {
     pub(crate) fn new(console: &'a Console) -> Self {
-        Self { console, training: TrainingProgress::new(console) }
+        Self { console, training: BTreeMap::new() }
     }
 
     pub(crate) fn show(&mut self, event: SweepEvent<'_>) {
@@ -60,8 +62,16 @@ impl<'a> SweepProgress<'a> {
                 let fields = json!({ "run": name, "number": number, "of": of });
                 self.console.note("run", &format!("run {number} of {of}: {name}"), fields);
             }
-            SweepEvent::Training(event) => self.training.show(event),
+            SweepEvent::Training { name, event } => {
+                let ends = matches!(event, Event::Finished);
+                let training = self.training.entry(name.to_owned());
+                training.or_insert_with(|| TrainingProgress::new(self.console)).show(event);
+                if ends {
+                    self.training.remove(name);
+                }
+            }
             SweepEvent::Failed { name, reason } => {
+                self.training.remove(name);
                 let fields = json!({ "run": name, "reason": reason });
                 self.console.note("failed", &format!("{name} failed: {reason}"), fields);
             }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::console::{Console, Progress, Unit};
 
-/// Shows the events of one run after another.
+/// Shows the events of a run.
 pub(crate) struct TrainingProgress<'a> {
     console: &'a Console,
     bar: Option<Progress<'a>>,
