@@ -103,6 +103,8 @@ part_train() {
     for precision in f32 tf32 bf16; do
         run "bench train, $precision" \
             "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
+        run "bench train, four small networks at once, $precision" "$gramscope" bench train --jobs 4 \
+            --precision "$precision" --device cuda:0 --json "$out/train-jobs-$precision.jsonl"
     done
 }
 
