@@ -2,6 +2,7 @@
 
 use gramscope_nn::{Family, Processor, ResNetConfig};
 use regex::Regex;
+use serde_json::json;
 
 use crate::arguments::{BenchArguments, BenchCommand};
 use crate::bench::ceilings::Ceilings;
@@ -29,10 +30,15 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             for config in networks {
                 let name = format!("ResNet-{} x{}", config.depth, config.width);
                 let subject = train::Subject { config, batch_size: *batch_size, jobs: jobs.get() };
-                // What is too large for the memory there is must not hide the others.
-                if let Err(error) = train::run(&subject, &processor, ceilings, &mut rows) {
-                    failed += 1;
-                    console.error(&error.context(name));
+                match train::run(&subject, &processor, ceilings, &mut rows) {
+                    Err(error) if count == 1 => return Err(error),
+                    // What is too large for the memory there is must not hide the others.
+                    Err(error) => {
+                        failed += 1;
+                        let fields = json!({ "network": name, "reason": format!("{error:#}") });
+                        console.note("failed", &format!("{name}: {error:#}"), fields);
+                    }
+                    Ok(()) => {}
                 }
             }
             if failed > 0 {
