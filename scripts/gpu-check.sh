@@ -8,7 +8,7 @@
 # the current folder) receives JSON rows, a line each, and the reports of doctor and of compute-sanitizer. Ends with 1 if
 # anything failed, after everything has run.
 #
-# The parts, in their order; all of them unless some are named, for machines that are lent for minutes:
+# The parts, in their order; all of them unless some are named, where time on the machine is short:
 #
 #     doctor     every check, against float64 and the CPU
 #     sanitizer  compute-sanitizer's four tools over the checks of single kernels and a training step
