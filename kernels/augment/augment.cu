@@ -19,6 +19,7 @@
 //
 // Variants  none: one simple loop a thread is its own naive twin
 #include "common/numbers.cuh"
+#include "common/order.cuh"
 #include "common/philox.cuh"
 
 struct AugmentShape {
@@ -32,14 +33,7 @@ struct AugmentShape {
     int32_t stored;  // of them, those that are there
 };
 
-// Where a batch begins in the order of an epoch's images. Epochs count from 1.
-struct BatchPlace {
-    uint32_t first;
-    uint32_t epoch;
-};
-
 constexpr int COLOURS = 3;
-constexpr uint32_t NO_IMAGE = 0xFFFFFFFFu;
 constexpr uint32_t NO_LABEL = 0xFFFFFFFFu;
 constexpr uint32_t NO_ROW = 0xFFFFFFFFu;
 
@@ -70,8 +64,7 @@ __device__ __forceinline__ void augment(T* images, uint32_t* labels_out, const u
     int image_pixels = shape.side * shape.side, thread = blockIdx.x * ENTRY_THREADS + thread_of_block();
     if (thread >= shape.batch * image_pixels) return;
     int image = thread / image_pixels, pixel = thread % image_pixels;
-    int64_t entry = static_cast<int64_t>(place->first) + image;
-    uint32_t index = entry < shape.entries ? order[entry] : NO_IMAGE;
+    uint32_t index = image_of_batch(image, order, shape.entries, place);
     uint32_t row = index < shape.count ? rows[index] : NO_ROW;
     bool exists = row < static_cast<uint32_t>(shape.stored);
     if (pixel == 0) labels_out[image] = exists ? labels[row] : NO_LABEL;

@@ -6,7 +6,7 @@
 #include "common/platform.cuh"
 
 // What the numbers are used for: `Stream` there.
-enum RandomStream : uint32_t { STREAM_AUGMENTATION = 2 };
+enum RandomStream : uint32_t { STREAM_AUGMENTATION = 2, STREAM_SHAKE = 12 };
 
 struct RandomWords {
     uint32_t words[4];

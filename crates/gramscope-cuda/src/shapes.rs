@@ -185,7 +185,33 @@ pub struct AugmentShape {
     pub stored: i32,
 }
 
-/// augment.cu's `BatchPlace`: where a batch begins in the order of an epoch's images.
+/// mixing.cu's `SharesShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharesShape {
+    /// The run's seed.
+    pub seed: u64,
+    /// Entries of the order.
+    pub entries: i32,
+    /// Images of a batch.
+    pub batch: i32,
+    /// Blocks whose branches are mixed.
+    pub blocks: i32,
+    /// 0.
+    pub padding: i32,
+}
+
+/// mixing.cu's `MixingShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MixingShape {
+    /// Images of a batch.
+    pub images: i32,
+    /// Values of an image.
+    pub length: i32,
+}
+
+/// common/order.cuh's `BatchPlace`: where a batch begins in the order of an epoch's images.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchPlace {
@@ -302,8 +328,8 @@ mod crossing {
 
     use super::{
         AugmentShape, BatchNormShape, BatchPlace, CentreShape, ConvolutionShape, EigenShape, EigenSummary,
-        ElementwiseShape, GramShape, HsicShape, LayerSum, LossShape, PoolingShape, RbfShape, RowSummary, Selection,
-        SgdShape, Weight,
+        ElementwiseShape, GramShape, HsicShape, LayerSum, LossShape, MixingShape, PoolingShape, RbfShape, RowSummary,
+        Selection, SgdShape, SharesShape, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -321,6 +347,7 @@ mod crossing {
 
     crosses!(
         GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
-        BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8
+        BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8,
+        SharesShape: 24, MixingShape: 8
     );
 }

@@ -1,4 +1,4 @@
-//! Training's kernels but the convolutions: kernels/{batch_norm,elementwise,pooling,loss,sgd,augment}.
+//! Training's kernels but the convolutions: kernels/{batch_norm,elementwise,mixing,pooling,loss,sgd,augment}.
 
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub(crate) struct BatchNormFunctions {
 pub(crate) struct LayerFunctions {
     pub(crate) add: Kernel,
     pub(crate) relu: Kernel,
+    pub(crate) mix: Kernel,
+    pub(crate) mix_backward: Kernel,
     pub(crate) average_pool: Kernel,
     pub(crate) average_pool_backward: Kernel,
     pub(crate) max_pool: Kernel,
@@ -37,6 +39,7 @@ pub(crate) struct TrainingFunctions {
     pub(crate) batch_norm_gradients: Kernel,
     pub(crate) layers: Typed<LayerFunctions>,
     pub(crate) augment_advance: Kernel,
+    pub(crate) mixing_shares: Kernel,
     pub(crate) loss: Kernel,
     pub(crate) sgd: Kernel,
 }
@@ -59,10 +62,12 @@ macro_rules! batch_norm {
 
 /// The kernels of the other layers for one suffix.
 macro_rules! layers {
-    ($elementwise:ident, $pooling:ident, $augment:ident, $suffix:literal) => {
+    ($elementwise:ident, $mixing:ident, $pooling:ident, $augment:ident, $suffix:literal) => {
         LayerFunctions {
             add: $elementwise.kernel(concat!("gs_elementwise_add_", $suffix))?,
             relu: $elementwise.kernel(concat!("gs_elementwise_relu_", $suffix))?,
+            mix: $mixing.kernel(concat!("gs_mixing_forward_", $suffix))?,
+            mix_backward: $mixing.kernel(concat!("gs_mixing_backward_", $suffix))?,
             average_pool: $pooling.kernel(concat!("gs_pooling_average_", $suffix))?,
             average_pool_backward: $pooling.kernel(concat!("gs_pooling_average_backward_", $suffix))?,
             max_pool: $pooling.kernel(concat!("gs_pooling_max_", $suffix))?,
@@ -76,16 +81,17 @@ impl TrainingFunctions {
     pub(super) fn load(stream: &Arc<CudaStream>, shared_bytes: u32) -> Result<Self, Error> {
         let load = |image| Family::load(stream, image, shared_bytes);
         let batch_norm = load(&images::BATCH_NORM)?;
-        let (elementwise, pooling, augment) =
-            (load(&images::ELEMENTWISE)?, load(&images::POOLING)?, load(&images::AUGMENT)?);
+        let (elementwise, mixing) = (load(&images::ELEMENTWISE)?, load(&images::MIXING)?);
+        let (pooling, augment) = (load(&images::POOLING)?, load(&images::AUGMENT)?);
         Ok(Self {
             batch_norm: Typed { f32: batch_norm!(batch_norm, "f32"), bf16: batch_norm!(batch_norm, "bf16") },
             batch_norm_gradients: batch_norm.kernel("gs_batch_norm_gradients")?,
             layers: Typed {
-                f32: layers!(elementwise, pooling, augment, "f32"),
-                bf16: layers!(elementwise, pooling, augment, "bf16"),
+                f32: layers!(elementwise, mixing, pooling, augment, "f32"),
+                bf16: layers!(elementwise, mixing, pooling, augment, "bf16"),
             },
             augment_advance: augment.kernel("gs_augment_advance")?,
+            mixing_shares: mixing.kernel("gs_mixing_shares")?,
             loss: load(&images::LOSS)?.kernel("gs_loss_softmax_cross_entropy")?,
             sgd: load(&images::SGD)?.kernel("gs_sgd_step")?,
         })

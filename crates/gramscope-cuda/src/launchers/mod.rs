@@ -9,6 +9,7 @@ mod elementwise;
 mod gram;
 mod hsic;
 mod loss;
+mod mixing;
 mod pooling;
 mod rbf;
 mod sgd;

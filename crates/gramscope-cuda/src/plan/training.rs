@@ -14,7 +14,8 @@ const BATCH_NORM_FEW_BLOCKS: usize = 256;
 /// Blocks that it has at most, between these two twice so many rows a thread: adding up a block costs as much as some rows.
 const BATCH_NORM_BLOCKS: usize = 1024;
 
-/// What, beside the epoch, decides where an image's crop lies and whether it is flipped. The default leaves images as they are.
+/// What, beside the epoch, decides where an image's crop lies and whether it is flipped, and how the branches of Shake-Shake
+/// networks share. The default leaves images as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placing {
     /// The run's seed.
@@ -77,12 +78,13 @@ pub fn batch_norm_channels(channels: usize) -> Geometry {
     Geometry::new([channels, 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
-/// `gs_elementwise_*` and `gs_sgd_step`: a thread a run of values of `value_bytes`.
+/// `gs_elementwise_*`, `gs_mixing_{forward,backward}_*` and `gs_sgd_step`: a thread a run of values of `value_bytes`.
 pub fn runs(length: usize, value_bytes: usize) -> Geometry {
     Geometry::new([length.div_ceil(RUN_BYTES / value_bytes * ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
-/// `gs_pooling_average_backward_*`, `gs_pooling_max_*` and `gs_augment_crop_*`: a thread a value (augment: a pixel).
+/// `gs_pooling_average_backward_*`, `gs_pooling_max_*`, `gs_augment_crop_*` and `gs_mixing_shares`: a thread a value (augment: a
+/// pixel; shares: a block and image).
 pub fn values(count: usize) -> Geometry {
     Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
