@@ -12,7 +12,7 @@ use candle_core::Device as Host;
 use gramscope_cuda::plan::{Arithmetic, Placing};
 use gramscope_cuda::{Device, Error, Regions, Slice};
 use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
-use gramscope_nn::{ResNet, ResNetConfig, Sgd, SgdConfig};
+use gramscope_nn::{ResNet, Sgd, SgdConfig, Shake};
 use gramscope_train::TrainSettings;
 use gramscope_train::augment::Augmentation;
 use gramscope_train::data::Split;
@@ -52,16 +52,24 @@ struct Setting {
 }
 
 impl Setting {
-    fn new() -> Self {
+    fn new(shake_shake: bool) -> Self {
         let pixels = (0..IMAGES * SIDE * SIDE * 3).map(|place| (place * 97 % 251) as u8).collect();
         let labels = (0..IMAGES as u32).map(|image| image * 7 % CLASSES).collect();
-        let config = ResNetConfig { depth: 8, width: 0.25, image_side: SIDE, ..ResNetConfig::default() };
-        let network = ResNet::new(&config, 3, &Host::Cpu).unwrap();
+        let settings = TrainSettings {
+            seed: 5,
+            depth: 8,
+            width: 0.25,
+            shake_shake,
+            crop_padding: 2,
+            flip: true,
+            ..TrainSettings::default()
+        };
+        let network = ResNet::new(&settings.network(CLASSES as usize, SIDE), 3, &Host::Cpu).unwrap();
         let sgd = SgdConfig { learning_rate: 0.05, momentum: 0.9, weight_decay: 1e-3 };
         Self {
             split: Split::new(pixels, labels, SIDE).unwrap(),
-            settings: TrainSettings { seed: 5, crop_padding: 2, flip: true, ..TrainSettings::default() },
             sgd: Sgd::for_network(&network, sgd).unwrap(),
+            settings,
             network,
         }
     }
@@ -87,12 +95,14 @@ impl Setting {
         let pixels = Augmentation::new(&self.settings).batch(&self.split, &images, epoch, &Host::Cpu).unwrap();
         let pixels: Vec<f32> = pixels.flatten_all().unwrap().to_vec1().unwrap();
         let labels: Vec<u32> = images.iter().map(|&image| self.split.labels()[image]).collect();
-        network.step(Images::Host { pixels: &pixels, labels: &labels }).unwrap();
+        let TrainSettings { seed, shake_shake, .. } = self.settings;
+        let shake = shake_shake.then_some(Shake { seed, epoch, images: &images });
+        network.step(Images::Host { pixels: &pixels, labels: &labels, shake }).unwrap();
     }
 
     /// Everything that has been learnt.
     fn learnt(&self, network: &DeviceNetwork) -> Vec<(String, Vec<u32>)> {
-        let (host, mut sgd) = (Self::new().network, Self::new().sgd);
+        let Self { network: host, mut sgd, .. } = Self::new(self.settings.shake_shake);
         network.write_back(&host, &mut sgd).unwrap();
         let all = host.state().into_iter().chain(sgd.velocities());
         let bits = |tensor: candle_core::Tensor| -> Vec<u32> {
@@ -107,51 +117,90 @@ fn shuffled(epoch: u32) -> Vec<u32> {
     (0..IMAGES as u32).map(|image| (image * 5 + epoch * 3) % IMAGES as u32).collect()
 }
 
-/// Batches that make a network capture, go on, take more memory, capture again, and do without; an epoch that is begun in its
-/// middle; learning rates that change; another optimiser.
+/// Epochs, images that have been taken when they begin, and batches.
+const EPOCHS: [(u32, usize, &[usize]); 4] =
+    [(1, 0, &[3, 3, 3]), (2, 3, &[3, 3]), (3, 0, &[4, 4, 4]), (7, 1, &[3, 4, 2])];
+
 #[test]
 fn captured_steps_have_the_bits_of_plain_ones() {
-    const EPOCHS: [(u32, usize, &[usize]); 4] =
-        [(1, 0, &[3, 3, 3]), (2, 3, &[3, 3]), (3, 0, &[4, 4, 4]), (7, 1, &[3, 4, 2])];
     if let Some(trace) = on_fake_driver("captured_steps_have_the_bits_of_plain_ones") {
-        // Of each of three networks, in the first epoch two, in the second both, in the third two, in the fourth one.
-        assert_eq!(trace.count("graph"), 3 * 7);
+        // Of each of six networks, in the first epoch two, in the second both, in the third two, in the fourth one.
+        assert_eq!(trace.count("graph"), 6 * 7);
         return;
     }
-    let setting = Setting::new();
     let device = Arc::new(Device::open(0).unwrap());
-    for arithmetic in [Arithmetic::Float32, Arithmetic::Tf32, Arithmetic::Bf16] {
-        let (mut captured, mut plain) =
-            (setting.on_device(&device, arithmetic), setting.on_device(&device, arithmetic));
-        let images = setting.stored(&device);
-        let mut order = Order::new(device.clone(), IMAGES, setting.placing()).unwrap();
-        for (epoch, mut taken, batches) in EPOCHS {
-            order.begin(&shuffled(epoch), taken, epoch).unwrap();
-            for network in [&mut captured, &mut plain] {
-                network.set_learning_rate(0.1 / f64::from(epoch)).unwrap();
-                network.set_totals(Totals { loss: 0.5, correct: 0.0 }).unwrap();
-            }
-            for &count in batches {
-                captured.step(Images::Next { images: &images, order: &mut order, count }).unwrap();
-                setting.plain_step(&mut plain, &shuffled(epoch)[taken..][..count], epoch);
-                taken += count;
-            }
-            assert_eq!(captured.totals().unwrap(), plain.totals().unwrap(), "{arithmetic:?}, epoch {epoch}");
-            assert!(setting.learnt(&captured) == setting.learnt(&plain), "{arithmetic:?}, epoch {epoch}");
+    for shake_shake in [false, true] {
+        for arithmetic in [Arithmetic::Float32, Arithmetic::Tf32, Arithmetic::Bf16] {
+            step_both_ways(&Setting::new(shake_shake), &device, arithmetic);
         }
-        let beyond = captured.step(Images::Next { images: &images, order: &mut order, count: 4 }).unwrap_err();
-        assert!(beyond.to_string().contains("the next images of an epoch"), "{beyond}");
     }
+}
+
+/// Batches that make a network capture, go on, take more memory, capture again, and do without; an epoch that is begun in its
+/// middle; learning rates that change; another optimiser.
+fn step_both_ways(setting: &Setting, device: &Arc<Device>, arithmetic: Arithmetic) {
+    let (mut captured, mut plain) = (setting.on_device(device, arithmetic), setting.on_device(device, arithmetic));
+    let images = setting.stored(device);
+    let mut order = Order::new(device.clone(), IMAGES, setting.placing()).unwrap();
+    for (epoch, mut taken, batches) in EPOCHS {
+        order.begin(&shuffled(epoch), taken, epoch).unwrap();
+        for network in [&mut captured, &mut plain] {
+            network.set_learning_rate(0.1 / f64::from(epoch)).unwrap();
+            network.set_totals(Totals { loss: 0.5, correct: 0.0 }).unwrap();
+        }
+        for &count in batches {
+            captured.step(Images::Next { images: &images, order: &mut order, count }).unwrap();
+            setting.plain_step(&mut plain, &shuffled(epoch)[taken..][..count], epoch);
+            taken += count;
+        }
+        assert_eq!(captured.totals().unwrap(), plain.totals().unwrap(), "{arithmetic:?}, epoch {epoch}");
+        assert!(setting.learnt(&captured) == setting.learnt(&plain), "{arithmetic:?}, epoch {epoch}");
+    }
+    let beyond = captured.step(Images::Next { images: &images, order: &mut order, count: 4 }).unwrap_err();
+    assert!(beyond.to_string().contains("the next images of an epoch"), "{beyond}");
+}
+
+/// What a captured step does to a Shake-Shake network depends on the epoch and on nothing that was captured: from the same
+/// start, on images that are placed as they are, only the shares can make a difference.
+#[test]
+fn a_captured_step_draws_the_shares_of_its_own_epoch() {
+    if on_fake_driver("a_captured_step_draws_the_shares_of_its_own_epoch").is_some() {
+        return;
+    }
+    let mut setting = Setting::new(true);
+    (setting.settings.crop_padding, setting.settings.flip) = (0, false);
+    let device = Arc::new(Device::open(0).unwrap());
+    let images = setting.stored(&device);
+    let learnt_in = |epoch: u32| {
+        let mut network = setting.on_device(&device, Arithmetic::Float32);
+        let mut order = Order::new(device.clone(), IMAGES, setting.placing()).unwrap();
+        // Twice in the first epoch, so that what follows has been captured there.
+        network.set_learning_rate(0.0).unwrap();
+        order.begin(&shuffled(0), 0, 1).unwrap();
+        for _ in 0..2 {
+            network.step(Images::Next { images: &images, order: &mut order, count: 4 }).unwrap();
+        }
+        network.set_learning_rate(0.1).unwrap();
+        order.begin(&shuffled(0), 0, epoch).unwrap();
+        network.step(Images::Next { images: &images, order: &mut order, count: 4 }).unwrap();
+        setting.learnt(&network)
+    };
+    let (first, second) = (learnt_in(1), learnt_in(2));
+    assert!(first == learnt_in(1), "other bits in the same epoch");
+    assert!(first != second, "the same shares in another epoch");
 }
 
 #[test]
 fn captured_evaluations_have_the_bits_of_plain_ones() {
     if let Some(trace) = on_fake_driver("captured_evaluations_have_the_bits_of_plain_ones") {
-        // Of batches of 5, 5 and 3: in the first epoch one, in the others two.
-        assert_eq!(trace.count("graph"), 5);
+        // Of batches of 5, 5 and 3 and two networks: in the first epoch one, in the others two.
+        assert_eq!(trace.count("graph"), 2 * 5);
         return;
     }
-    let setting = Setting::new();
+    [false, true].map(Setting::new).iter().for_each(evaluate_both_ways);
+}
+
+fn evaluate_both_ways(setting: &Setting) {
     let device = Arc::new(Device::open(0).unwrap());
     let (images, mut network) = (setting.stored(&device), setting.on_device(&device, Arithmetic::Float32));
     let mut order = Order::new(device.clone(), IMAGES, Placing::default()).unwrap();

@@ -102,12 +102,6 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
-    /// The network cannot be put on a GPU.
-    #[error("{what} networks run on the CPU alone so far (--device cpu)")]
-    NotOnDevice {
-        /// What it is.
-        what: &'static str,
-    },
     /// A network on a device was asked for a training step before it was made ready for training.
     #[error("the network on the device was not made ready to be trained")]
     NotTraining,

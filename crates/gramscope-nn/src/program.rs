@@ -51,6 +51,9 @@ pub(crate) enum Step {
     Add { sum: ValueId, addend: ValueId },
     /// Negative values of x become 0.
     Relu { x: ValueId },
+    /// mixed = a share of mixed + the rest of other, then + addend and ReLU where there is one. In training the shares of the
+    /// block of number `block`, from 0, are drawn for each image; in evaluation they are one half.
+    Mix { block: usize, mixed: ValueId, other: ValueId, addend: Option<ValueId> },
     /// y = max pooling(x).
     MaxPool { x: ValueId, y: ValueId },
     /// The pooled features are the means of x over its pixels.
@@ -67,6 +70,8 @@ pub(crate) enum Step {
     MaxPoolBackward { x: ValueId, y: ValueId, dy: ValueId, dx: ValueId },
     /// The gradients of gamma and beta, of x, and of the addend where there was one.
     NormaliseBackward { norm: usize, x: ValueId, dy: ValueId, dx: ValueId, added: Option<Added>, relu: bool },
+    /// From the gradient of the result y of a mixture with an addend, dmixed, those of its parts; dmixed becomes the first one's.
+    MixBackward { block: usize, y: ValueId, dmixed: ValueId, dother: ValueId, daddend: ValueId },
     /// The gradients of weights and biases.
     WeightGradient { convolution: usize, x: ValueId, dy: ValueId },
     /// dx, or what is added to it.
@@ -124,25 +129,29 @@ pub(crate) struct Program {
 
 impl Program {
     /// What gives the logits, and nothing beside.
-    ///
-    /// None for Shake-Shake networks: mixing branches is not a step yet.
-    pub(crate) fn evaluation(topology: &Topology, image_side: usize) -> Option<Self> {
-        Some(Builder::new(topology, image_side, false).network(topology)?.program)
+    pub(crate) fn evaluation(topology: &Topology, image_side: usize) -> Self {
+        Builder::new(topology, image_side, false).network(topology).program
     }
 
     /// The same with a tap behind every layer, in the order of [`Topology::layers`].
-    pub(crate) fn observation(topology: &Topology, image_side: usize) -> Option<Self> {
-        Some(Builder::new(topology, image_side, true).network(topology)?.program)
+    pub(crate) fn observation(topology: &Topology, image_side: usize) -> Self {
+        Builder::new(topology, image_side, true).network(topology).program
     }
 
     /// What gives the loss and every parameter's gradient.
-    pub(crate) fn training(topology: &Topology, image_side: usize) -> Option<Self> {
-        let mut program = Self::evaluation(topology, image_side)?;
+    pub(crate) fn training(topology: &Topology, image_side: usize) -> Self {
+        let mut program = Self::evaluation(topology, image_side);
         let forward = program.steps.clone();
         program.steps.push(Step::Loss);
         let mut gradients = Gradients { program: &mut program, of: HashMap::new() };
         forward.iter().rev().for_each(|step| gradients.add_backward(step));
-        Some(program)
+        program
+    }
+
+    /// Blocks whose branches' shares are drawn for each batch: in training, those that have two.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn drawn_blocks(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step, Step::MixBackward { .. })).count()
     }
 
     /// The shape of convolution number `convolution` of so many images.
@@ -190,6 +199,8 @@ impl Step {
             Self::Convolution { x, y, .. } | Self::MaxPool { x, y } => some([x, y]),
             Self::Normalise { x, addend, y, .. } => vec![Some(x), addend, Some(y)],
             Self::Add { sum, addend } => some([sum, addend]),
+            Self::Mix { mixed, other, addend, .. } => vec![Some(mixed), Some(other), addend],
+            Self::MixBackward { y, dmixed, dother, daddend, .. } => [y, dmixed, dother, daddend].map(Some).to_vec(),
             Self::Relu { x } | Self::AveragePool { x } | Self::Tap { of: Tapped::Value(x), .. } => vec![Some(x)],
             Self::AveragePoolBackward { dx } => vec![Some(dx)],
             Self::MaxPoolBackward { x, y, dy, dx } => vec![Some(x), Some(y), Some(dy), Some(dx)],
@@ -261,16 +272,16 @@ impl Builder {
         Self { program, observed, layers: 0 }
     }
 
-    fn network(mut self, topology: &Topology) -> Option<Self> {
+    fn network(mut self, topology: &Topology) -> Self {
         let mut x = self.stem(&topology.stem);
-        for block in &topology.blocks {
-            x = self.block(block, x)?;
+        for (number, block) in topology.blocks.iter().enumerate() {
+            x = self.block(number, block, x);
         }
         self.step(Step::AveragePool { x });
         self.tap(Tapped::Pooled);
         self.step(Step::Logits);
         self.tap(Tapped::Logits);
-        Some(self)
+        self
     }
 
     /// The input of the first block.
@@ -284,11 +295,42 @@ impl Builder {
         y
     }
 
-    fn block(&mut self, plan: &BlockPlan, input: ValueId) -> Option<ValueId> {
-        if plan.branches > 1 {
-            return None;
+    /// The result of the block of number `number`, from 0.
+    fn block(&mut self, number: usize, plan: &BlockPlan, input: ValueId) -> ValueId {
+        match plan.branches {
+            1 => self.single_branch(plan, input),
+            _ => self.two_branches(number, plan, input),
         }
-        let prefix = plan.branch_prefix(0);
+    }
+
+    fn single_branch(&mut self, plan: &BlockPlan, input: ValueId) -> ValueId {
+        let (x, norm) = self.to_last_convolution(plan, 0, input);
+        if self.observed {
+            let branch = self.normalise(norm, x, None, false);
+            return self.add_and_rectify(plan, input, branch);
+        }
+        let addend = self.shortcut(plan, input);
+        self.normalise(norm, x, addend, true)
+    }
+
+    fn two_branches(&mut self, block: usize, plan: &BlockPlan, input: ValueId) -> ValueId {
+        let [mixed, other] = [0, 1].map(|branch| {
+            let (x, norm) = self.to_last_convolution(plan, branch, input);
+            self.normalise(norm, x, None, false)
+        });
+        if self.observed {
+            self.step(Step::Mix { block, mixed, other, addend: None });
+            self.tap(Tapped::Value(mixed));
+            return self.add_and_rectify(plan, input, mixed);
+        }
+        let addend = self.shortcut(plan, input);
+        self.step(Step::Mix { block, mixed, other, addend });
+        mixed
+    }
+
+    /// The result of a branch's last convolution, and the name of the batch norm that follows it.
+    fn to_last_convolution(&mut self, plan: &BlockPlan, branch: usize, input: ValueId) -> (ValueId, String) {
+        let prefix = plan.branch_prefix(branch);
         let mut x = input;
         let all = plan.convolutions.len();
         for (number, (convolution, &side)) in (1..).zip(plan.convolutions.iter().zip(&plan.sides)) {
@@ -297,19 +339,18 @@ impl Builder {
                 x = self.normalise(format!("{prefix}.bn{number}"), x, None, true);
             }
         }
-        let norm = format!("{prefix}.bn{all}");
-        // Layers are counted in the order in which they are there one by one: the branch, the shortcut, the addition.
-        if self.observed {
-            let branch = self.normalise(norm, x, None, false);
-            if let Some(addend) = self.shortcut(plan, input) {
-                self.step(Step::Add { sum: branch, addend });
-                self.tap(Tapped::Value(branch));
-            }
-            self.relu(branch);
-            return Some(branch);
+        (x, format!("{prefix}.bn{all}"))
+    }
+
+    /// What follows the result `x` of a block's branches, where every layer is seen: layers are counted in the order in which
+    /// they are there one by one, the branches, the shortcut, the addition.
+    fn add_and_rectify(&mut self, plan: &BlockPlan, input: ValueId, x: ValueId) -> ValueId {
+        if let Some(addend) = self.shortcut(plan, input) {
+            self.step(Step::Add { sum: x, addend });
+            self.tap(Tapped::Value(x));
         }
-        let addend = self.shortcut(plan, input);
-        Some(self.normalise(norm, x, addend, true))
+        self.relu(x);
+        x
     }
 
     /// What is added to the branch's result.
@@ -415,6 +456,12 @@ impl Gradients<'_> {
                     let dx = if adds { self.of[&x] } else { self.fresh(x) };
                     self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds });
                 }
+            }
+            Step::Mix { block, mixed, other, addend: Some(addend) } => {
+                // What was mixed is in the memory of a part, and so is its gradient.
+                let dmixed = self.of[&mixed];
+                let (dother, daddend) = (self.fresh(other), self.fresh(addend));
+                self.program.steps.push(Step::MixBackward { block, y: mixed, dmixed, dother, daddend });
             }
             _ => unreachable!("no other step is in the forward part of a training program"),
         }

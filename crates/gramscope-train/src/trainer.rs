@@ -354,12 +354,12 @@ impl<'a> Trainer<'a> {
 
     /// One step on these images.
     fn step(&mut self, indices: &[usize], epoch: u32) -> Result<()> {
+        let shake = self.settings.shake_shake.then_some(Shake { seed: self.settings.seed, epoch, images: indices });
         if let Some(on_device) = &mut self.on_device {
-            return on_device.step(&self.augmentation, &self.dataset.train, &self.labels, indices, epoch);
+            return on_device.step(&self.augmentation, &self.dataset.train, &self.labels, indices, epoch, shake);
         }
         let images = self.augmentation.batch(&self.dataset.train, indices, epoch, &HOST)?;
         let labels = batches::labels(&self.labels, indices, &HOST)?;
-        let shake = self.settings.shake_shake.then_some(Shake { seed: self.settings.seed, epoch, images: indices });
         let options = StepOptions { penalty: self.penalty, shake };
         let gradients = self.network.loss_and_gradients_with(&images, &labels, options)?;
         self.sgd.step(&gradients.grads)?;

@@ -168,7 +168,8 @@ impl<T: Stored> Executor<T> {
     fn lengths(&self, images: usize) -> Lengths {
         let launcher = self.device.launcher();
         let places = Places { program: &self.program, slots: &self.slots, images };
-        let mut lengths = Lengths { statistics: 0, partials: 0, sums: 0 };
+        let shares = 2 * self.program.drawn_blocks() * images;
+        let mut lengths = Lengths { statistics: 0, shares, partials: 0, sums: 0 };
         for norm in &self.program.norms {
             lengths.statistics += 2 * norm.channels;
         }

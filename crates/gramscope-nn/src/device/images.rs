@@ -1,14 +1,14 @@
 //! A batch's images, on their way into a program.
 
 use gramscope_cuda::plan::Placing;
-use gramscope_cuda::{Device, Regions, Slice};
+use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View};
 
 use super::Images;
 use super::memory::{Memory, Places};
 use super::stored::Stored;
 use crate::program::{IMAGES, ValueId};
 use crate::topology::IMAGE_CHANNELS;
-use crate::{Error, Result};
+use crate::{Error, Result, Shake};
 
 /// Images and labels of a data set on a device, as bytes: all of them, or those that are used.
 pub struct StoredImages {
@@ -72,7 +72,11 @@ impl Images<'_> {
             Self::Host { pixels, .. } if pixels.is_empty() || !pixels.len().is_multiple_of(length) => {
                 wrong("the batch of images", format!("{length} numbers an image, and at least one"), vec![pixels.len()])
             }
-            Self::Host { pixels, labels } => {
+            Self::Host { pixels, shake: Some(Shake { images, .. }), .. } if images.len() != pixels.len() / length => {
+                let expected = format!("one for each of {} images", pixels.len() / length);
+                wrong("the batch's image numbers", expected, vec![images.len()])
+            }
+            Self::Host { pixels, labels, .. } => {
                 let count = pixels.len() / length;
                 match labels.len() == count || labels.is_empty() && !learns {
                     true => Ok(count),
@@ -139,9 +143,19 @@ impl Images<'_> {
         let (to, labels) = (&mut to.view_mut(), &mut memory.labels.slice_mut(..count));
         let launcher = device.launcher();
         match self {
-            Self::Host { pixels, labels: from } => {
+            Self::Host { pixels, labels: from, shake } => {
                 device.copy_to("the images of a batch", &T::from_host(pixels), to)?;
                 device.copy_to("the labels of a batch", from, &mut labels.slice_mut(..from.len()))?;
+                match shake {
+                    None => share_evenly(device, &mut memory.shares, places)?,
+                    Some(Shake { seed, epoch, images }) => {
+                        let order = &mut memory.order.slice_mut(..count);
+                        device.copy_to("the numbers of a batch's images", &numbers(images), order)?;
+                        let place = &mut memory.order_start.as_view_mut();
+                        device.copy_to("the epoch", &[BatchPlace { first: 0, epoch: *epoch }], place)?;
+                        draw_shares(device, &mut memory.shares, places, &order.as_view(), &place.as_view(), *seed)?;
+                    }
+                }
             }
             Self::Stored { images, order, .. } => {
                 device.copy_to("the order of a batch", order, &mut memory.order.slice_mut(..count))?;
@@ -150,15 +164,51 @@ impl Images<'_> {
                 let (pixels, from, rows) = (pixels.as_view(), from.as_view(), rows.as_view());
                 let placing = Placing::default();
                 launcher.augment(to, labels, &pixels, &from, &rows, &order, &place, placing, count, *side)?;
+                share_evenly(device, &mut memory.shares, places)?;
             }
             Self::Next { images, order, .. } => {
                 let StoredImages { pixels, labels: from, rows, side } = images;
                 let (pixels, from, rows) = (pixels.as_view(), from.as_view(), rows.as_view());
                 let (indices, place) = (order.indices.as_view(), order.place.as_view());
                 launcher.augment(to, labels, &pixels, &from, &rows, &indices, &place, order.placing, count, *side)?;
+                draw_shares(device, &mut memory.shares, places, &indices, &place, order.placing.seed)?;
                 launcher.advance(&mut order.place.as_view_mut(), count)?;
             }
         }
         Ok(())
+    }
+}
+
+/// As a device takes them: no data set has as many as 2^32 images.
+fn numbers(images: &[usize]) -> Vec<u32> {
+    images.iter().map(|&image| u32::try_from(image).unwrap_or(u32::MAX)).collect()
+}
+
+/// Draws the branches' shares of every block that wants some, for the batch from `place` on in `order`.
+fn draw_shares(
+    device: &Device,
+    shares: &mut Slice<f32>,
+    places: Places<'_>,
+    order: &View<'_, u32>,
+    place: &View<'_, BatchPlace>,
+    seed: u64,
+) -> Result<()> {
+    match places.program.drawn_blocks() {
+        0 => Ok(()),
+        blocks => {
+            let shares = &mut shares.slice_mut(..2 * blocks * places.images);
+            Ok(device.launcher().draw_shares(shares, order, place, seed, blocks, places.images)?)
+        }
+    }
+}
+
+/// The same of a batch of which nobody says which images it has: one half for all.
+fn share_evenly(device: &Device, shares: &mut Slice<f32>, places: Places<'_>) -> Result<()> {
+    match places.program.drawn_blocks() {
+        0 => Ok(()),
+        blocks => {
+            let halves = vec![0.5; 2 * blocks * places.images];
+            Ok(device.copy_to("the shares of branches", &halves, &mut shares.slice_mut(..halves.len()))?)
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The memory that a program runs in.
 
+use std::ops::Range;
+
 use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View, ViewMut};
 
 use super::stored::Stored;
@@ -12,7 +14,7 @@ pub(super) struct Memory<T> {
     pub(super) slots: Vec<Slice<T>>,
     /// The images' places in their data set.
     pub(super) order: Slice<u32>,
-    /// Where a batch begins in it.
+    /// Where a batch begins in them, and the epoch.
     pub(super) order_start: Slice<BatchPlace>,
     pub(super) labels: Slice<u32>,
     /// Means and variances over the batch, of every batch norm.
@@ -20,6 +22,8 @@ pub(super) struct Memory<T> {
     /// What moves instead of the running statistics where these are to stay.
     pub(super) unmoved: Slice<f32>,
     pub(super) head: Head,
+    /// Of every block whose branches' shares are drawn, those of each image, forward and backward.
+    pub(super) shares: Slice<f32>,
     /// Partial sums of weight gradients.
     pub(super) partials: Slice<f32>,
     /// Partial sums of batch norms.
@@ -38,6 +42,7 @@ pub(super) struct Head {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lengths {
     pub(super) statistics: usize,
+    pub(super) shares: usize,
     pub(super) partials: usize,
     pub(super) sums: usize,
 }
@@ -45,7 +50,7 @@ pub(super) struct Lengths {
 impl Lengths {
     /// Bytes of device memory.
     pub(super) fn bytes(self) -> u64 {
-        ((self.statistics + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>()) as u64
+        ((self.statistics + self.shares + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>()) as u64
     }
 }
 
@@ -77,6 +82,7 @@ impl<T: Stored> Memory<T> {
                 dpooled: floats(program.features * images)?,
                 dlogits: floats(program.classes * images)?,
             },
+            shares: floats(lengths.shares)?,
             partials: floats(lengths.partials)?,
             sums: device.zeros(&what, lengths.sums.max(1))?,
         })
@@ -84,13 +90,14 @@ impl<T: Stored> Memory<T> {
 
     /// Shows all of it to `memory`.
     pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
-        let Self { images: _, slots, order, order_start, labels, statistics, unmoved, head, partials, sums } = self;
+        let Self { images: _, slots, order, order_start, labels, statistics, unmoved, head, shares, partials, sums } =
+            self;
         slots.iter_mut().for_each(|slot| memory.writes(slot));
         memory.writes(order);
         memory.reads(order_start);
         memory.writes(labels);
         let Head { pooled, logits, dpooled, dlogits } = head;
-        for buffer in [statistics, unmoved, pooled, logits, dpooled, dlogits, partials] {
+        for buffer in [statistics, unmoved, pooled, logits, dpooled, dlogits, shares, partials] {
             memory.writes(buffer);
         }
         memory.writes(sums);
@@ -107,6 +114,7 @@ impl<T: Stored> Memory<T> {
             && 2 * widest <= self.unmoved.len()
             && program.features * self.images <= pooled.len()
             && program.classes * self.images <= logits.len()
+            && lengths.shares <= self.shares.len()
             && lengths.partials <= self.partials.len()
             && lengths.sums <= self.sums.len()
     }
@@ -146,6 +154,11 @@ impl Places<'_> {
     pub(super) fn rows(&self, value: ValueId) -> (usize, usize) {
         let value = self.program.values[value];
         (value.pixels() * self.images, value.channels)
+    }
+
+    /// Where the shares of the block of number `block` lie: forward, and backward.
+    pub(super) fn shares(&self, block: usize) -> [Range<usize>; 2] {
+        [2 * block, 2 * block + 1].map(|row| row * self.images..(row + 1) * self.images)
     }
 
     /// The values, which are all different.

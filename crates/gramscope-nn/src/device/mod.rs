@@ -31,6 +31,8 @@ mod stored;
 #[cfg(feature = "cuda")]
 mod tasks;
 
+use crate::Shake;
+
 #[cfg(not(feature = "cuda"))]
 pub use absent::{DeviceNetwork, Order, StoredImages};
 #[cfg(feature = "cuda")]
@@ -48,6 +50,8 @@ pub enum Images<'a> {
         pixels: &'a [f32],
         /// One an image, or none where nothing is learnt.
         labels: &'a [u32],
+        /// The random shares of the branches, where there are two and a step is taken; without, both have one half.
+        shake: Option<Shake<'a>>,
     },
     /// From a data set on the device, as they are there.
     Stored {
@@ -56,7 +60,8 @@ pub enum Images<'a> {
         /// The places in it.
         order: &'a [u32],
     },
-    /// From a data set on the device, what comes next in an epoch, cropped and flipped as that says.
+    /// From a data set on the device, what comes next in an epoch, cropped, flipped and, where there are two branches, shared
+    /// out among them as that says.
     Next {
         /// The data set.
         images: &'a StoredImages,

@@ -42,13 +42,10 @@ impl DeviceNetwork {
     /// A copy of `network` on `device`, whose products are computed as `arithmetic` says.
     ///
     /// # Errors
-    /// [`Error::NotOnDevice`] for a Shake-Shake network; [`Error::Device`], [`Error::Candle`].
+    /// [`Error::Device`], [`Error::Candle`].
     pub fn new(network: &ResNet, device: Arc<Device>, arithmetic: Arithmetic) -> Result<Self> {
         let (topology, image_side) = (network.config().topology(), network.config().image_side);
-        let unknown = || Error::NotOnDevice { what: "Shake-Shake" };
-        let evaluation = Program::evaluation(&topology, image_side).ok_or_else(unknown)?;
-        let observation = Program::observation(&topology, image_side).ok_or_else(unknown)?;
-        let training = Program::training(&topology, image_side).ok_or_else(unknown)?;
+        let evaluation = Program::evaluation(&topology, image_side);
         let layout = Layout::new(&evaluation, network.parameters());
         let (parameters, running) = gather(&layout, &network.state())?;
         let state = State {
@@ -62,8 +59,8 @@ impl DeviceNetwork {
             state,
             statistics,
             evaluation: executor(evaluation),
-            observation: executor(observation),
-            training: executor(training),
+            observation: executor(Program::observation(&topology, image_side)),
+            training: executor(Program::training(&topology, image_side)),
             ablation: None,
             learning: None,
             evaluations: Replay::default(),
@@ -147,8 +144,7 @@ impl DeviceNetwork {
         let (known, mut executor) = match self.ablation.take().filter(|(known, _)| known == variants) {
             Some(ablation) => ablation,
             None => {
-                let program = Program::ablation(&self.topology, self.image_side, variants)
-                    .ok_or(Error::NotOnDevice { what: "Shake-Shake" })?;
+                let program = Program::ablation(&self.topology, self.image_side, variants);
                 (variants.to_vec(), AnyExecutor::new(&device, self.arithmetic, program))
             }
         };

@@ -63,6 +63,7 @@ impl<T: Stored> Pass<'_, T> {
             }
             Step::Add { sum, addend } => self.add(sum, addend),
             Step::Relu { x } => self.relu(x),
+            Step::Mix { block, mixed, other, addend } => self.mix(block, mixed, other, addend),
             Step::MaxPool { x, y } => self.max_pool(x, y),
             Step::AveragePool { x } => self.average_pool(x),
             Step::Logits => self.logits(),
@@ -72,6 +73,9 @@ impl<T: Stored> Pass<'_, T> {
             Step::MaxPoolBackward { x, y, dy, dx } => self.max_pool_backward(x, y, dy, dx),
             Step::NormaliseBackward { norm, x, dy, dx, added, relu } => {
                 self.normalise_backward(norm, [x, dy, dx], added, relu)
+            }
+            Step::MixBackward { block, y, dmixed, dother, daddend } => {
+                self.mix_backward(block, y, [dmixed, dother, daddend])
             }
             Step::WeightGradient { convolution, x, dy } => self.weight_gradient(convolution, x, dy),
             Step::InputGradient { convolution, dy, dx, adds } => self.input_gradient(convolution, dy, dx, adds),

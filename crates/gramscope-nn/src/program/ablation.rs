@@ -7,18 +7,16 @@ impl Program {
     /// What gives the logits for each of `variants`, every one a flag for each block that says whether it is deleted: of such a
     /// block only the shortcut and the last ReLU stay. Behind the logits of a variant is a tap of its number. What variants have
     /// in common from the first block on is computed once, as by [`crate::ResNet::forward_without`].
-    ///
-    /// None for Shake-Shake networks.
-    pub(crate) fn ablation(topology: &Topology, image_side: usize, variants: &[Vec<bool>]) -> Option<Self> {
+    pub(crate) fn ablation(topology: &Topology, image_side: usize, variants: &[Vec<bool>]) -> Self {
         // Of the whole network all is numbered in its order, whatever the variants come by first.
-        let mut program = Self::evaluation(topology, image_side)?;
+        let mut program = Self::evaluation(topology, image_side);
         program.steps.clear();
         program.values.truncate(IMAGES + 1);
         let builder = Builder { program, observed: false, layers: 0 };
         let mut tree = Tree { builder, blocks: &topology.blocks, variants };
         let x = tree.builder.stem(&topology.stem);
-        tree.follow(0, x, &(0..variants.len()).collect::<Vec<_>>())?;
-        Some(tree.builder.program)
+        tree.follow(0, x, &(0..variants.len()).collect::<Vec<_>>());
+        tree.builder.program
     }
 }
 
@@ -32,24 +30,23 @@ struct Tree<'a> {
 impl Tree<'_> {
     /// From `x`, the input of block number `block` in all variants of `group`, to their logits. The side on which the block is
     /// deleted goes first: in what is deleted from the end of a stage it parts no more, so that few values wait.
-    fn follow(&mut self, block: usize, x: ValueId, group: &[usize]) -> Option<()> {
+    fn follow(&mut self, block: usize, x: ValueId, group: &[usize]) {
         let Some(plan) = self.blocks.get(block) else {
             self.builder.step(Step::AveragePool { x });
             self.builder.step(Step::Logits);
             group.iter().for_each(|&layer| self.builder.step(Step::Tap { layer, of: Tapped::Logits }));
-            return Some(());
+            return;
         };
         let (deleted, kept): (Vec<usize>, Vec<usize>) =
             group.iter().partition(|&&variant| self.variants[variant][block]);
         if !deleted.is_empty() {
             let y = self.shortcut_alone(plan, x);
-            self.follow(block + 1, y, &deleted)?;
+            self.follow(block + 1, y, &deleted);
         }
         if !kept.is_empty() {
-            let y = self.builder.block(plan, x)?;
-            self.follow(block + 1, y, &kept)?;
+            let y = self.builder.block(block, plan, x);
+            self.follow(block + 1, y, &kept);
         }
-        Some(())
     }
 
     /// What is left of a block without its residual branch. The ReLU does nothing to the block's input, which comes from one.

@@ -7,13 +7,15 @@ use candle_core::Device;
 use super::*;
 use crate::{Family, ResNet, ResNetConfig};
 
-/// Every kind of network that has a program.
+/// Every kind of network.
 fn configs() -> Vec<ResNetConfig> {
     let cifar = ResNetConfig { depth: 14, width: 0.5, image_side: 9, classes: 3, ..ResNetConfig::default() };
     vec![
         cifar.clone(),
         ResNetConfig { residual: false, ..cifar.clone() },
+        ResNetConfig { shake_shake: true, ..cifar.clone() },
         ResNetConfig { family: Family::ImageNet, depth: 35, image_side: 33, width: 0.25, ..cifar.clone() },
+        ResNetConfig { family: Family::ImageNet, depth: 35, image_side: 32, shake_shake: true, ..cifar.clone() },
         ResNetConfig { family: Family::ImageNet, depth: 35, image_side: 32, residual: false, ..cifar },
     ]
 }
@@ -25,6 +27,8 @@ fn accesses(step: &Step) -> (Vec<ValueId>, Vec<ValueId>) {
         Step::Normalise { x, addend, y, .. } => ([x].into_iter().chain(addend).collect(), vec![y]),
         Step::Add { sum, addend } => (vec![sum, addend], vec![sum]),
         Step::Relu { x } => (vec![x], vec![x]),
+        Step::Mix { mixed, other, addend, .. } => ([mixed, other].into_iter().chain(addend).collect(), vec![mixed]),
+        Step::MixBackward { y, dmixed, dother, daddend, .. } => (vec![y, dmixed], vec![dmixed, dother, daddend]),
         Step::AveragePool { x } | Step::Tap { of: Tapped::Value(x), .. } => (vec![x], vec![]),
         Step::AveragePoolBackward { dx } => (vec![], vec![dx]),
         Step::MaxPoolBackward { x, y, dy, dx } => (vec![x, y, dy], vec![dx]),
@@ -66,7 +70,7 @@ fn nothing_is_read_that_is_not_there() {
     for config in configs() {
         let (topology, side) = (config.topology(), config.image_side);
         for program in [Program::evaluation, Program::observation, Program::training] {
-            check_memory(&program(&topology, side).unwrap());
+            check_memory(&program(&topology, side));
         }
     }
 }
@@ -74,7 +78,7 @@ fn nothing_is_read_that_is_not_there() {
 #[test]
 fn taps_are_the_layers_in_their_order() {
     for config in configs() {
-        let program = Program::observation(&config.topology(), config.image_side).unwrap();
+        let program = Program::observation(&config.topology(), config.image_side);
         let layers = config.layers();
         let taps: Vec<(usize, Vec<usize>)> = program
             .steps
@@ -99,7 +103,7 @@ fn taps_are_the_layers_in_their_order() {
 fn names_and_shapes_are_the_networks() {
     for config in configs() {
         let network = ResNet::new(&config, 0, &Device::Cpu).unwrap();
-        let program = Program::evaluation(&config.topology(), config.image_side).unwrap();
+        let program = Program::evaluation(&config.topology(), config.image_side);
         let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
         for NamedConvolution { name, plan, .. } in &program.convolutions {
             expected.push((format!("{name}.weight"), vec![plan.to, plan.kernel, plan.kernel, plan.from]));
@@ -130,7 +134,7 @@ fn names_and_shapes_are_the_networks() {
 #[test]
 fn training_gives_every_gradient_once() {
     for config in configs() {
-        let program = Program::training(&config.topology(), config.image_side).unwrap();
+        let program = Program::training(&config.topology(), config.image_side);
         let (mut convolutions, mut norms, mut heads) = (HashSet::new(), HashSet::new(), 0);
         for step in &program.steps {
             match *step {
@@ -152,7 +156,7 @@ fn training_gives_every_gradient_once() {
 fn memory_of_an_evaluation_does_not_grow_with_depth() {
     let at_depth = |depth: usize| {
         let config = ResNetConfig { depth, ..ResNetConfig::default() };
-        Program::evaluation(&config.topology(), config.image_side).unwrap().slots().length()
+        Program::evaluation(&config.topology(), config.image_side).slots().length()
     };
     assert_eq!(at_depth(110), at_depth(20));
     assert!(at_depth(20) <= 3 * 32 * 32 * 16 + 32 * 32 * 3, "{}", at_depth(20));
@@ -163,7 +167,7 @@ fn memory_of_an_evaluation_does_not_grow_with_depth() {
 #[test]
 fn memory_of_training_is_what_has_to_be_kept() {
     let config = ResNetConfig { depth: 56, ..ResNetConfig::default() };
-    let program = Program::training(&config.topology(), config.image_side).unwrap();
+    let program = Program::training(&config.topology(), config.image_side);
     let of = |step: &Step| match *step {
         Step::Normalise { x, y, .. } => program.values[x].length() + program.values[y].length(),
         _ => 0,
@@ -184,8 +188,8 @@ fn variants(blocks: usize) -> Vec<Vec<bool>> {
 fn ablation_gives_every_variant_once_from_what_is_there() {
     for config in configs().into_iter().filter(|config| config.residual) {
         let (topology, side) = (config.topology(), config.image_side);
-        let (whole, variants) = (Program::evaluation(&topology, side).unwrap(), variants(topology.blocks.len()));
-        let program = Program::ablation(&topology, side, &variants).unwrap();
+        let (whole, variants) = (Program::evaluation(&topology, side), variants(topology.blocks.len()));
+        let program = Program::ablation(&topology, side, &variants);
         check_memory(&program);
         let mut given: Vec<usize> = program
             .steps
@@ -207,7 +211,7 @@ fn ablation_gives_every_variant_once_from_what_is_there() {
             program.steps.iter().filter(is).count()
         };
         assert_eq!((runs(0), runs(1)), (1, 1));
-        let nothing = Program::ablation(&topology, side, &[vec![false; topology.blocks.len()]]).unwrap();
+        let nothing = Program::ablation(&topology, side, &[vec![false; topology.blocks.len()]]);
         let steps = |program: &Program| {
             let tap = |step: &&Step| !matches!(step, Step::Tap { .. });
             program.steps.iter().filter(tap).copied().collect::<Vec<_>>()
@@ -216,8 +220,29 @@ fn ablation_gives_every_variant_once_from_what_is_there() {
     }
 }
 
+/// The numbers of the blocks whose branches are mixed, and of those that are mixed backwards.
+fn mixed_blocks(program: &Program) -> [Vec<usize>; 2] {
+    let mut blocks = [Vec::new(), Vec::new()];
+    for step in &program.steps {
+        match *step {
+            Step::Mix { block, .. } => blocks[0].push(block),
+            Step::MixBackward { block, .. } => blocks[1].push(block),
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// Shares are drawn by a block's number, and the CPU counts all of a network's blocks from 0.
 #[test]
-fn shake_shake_has_no_program_yet() {
-    let config = ResNetConfig { shake_shake: true, ..ResNetConfig::default() };
-    assert!(Program::training(&config.topology(), config.image_side).is_none());
+fn every_block_of_two_branches_mixes_them_under_its_number() {
+    for config in configs() {
+        let (topology, side) = (config.topology(), config.image_side);
+        let blocks: Vec<usize> = if config.shake_shake { (0..topology.blocks.len()).collect() } else { vec![] };
+        for program in [Program::evaluation, Program::observation] {
+            assert_eq!(mixed_blocks(&program(&topology, side)), [blocks.clone(), vec![]]);
+        }
+        let backwards = blocks.iter().rev().copied().collect();
+        assert_eq!(mixed_blocks(&Program::training(&topology, side)), [blocks, backwards]);
+    }
 }

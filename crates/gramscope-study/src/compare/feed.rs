@@ -49,7 +49,9 @@ impl Batch {
     /// Calls `run` with the images as a network on a GPU takes them.
     pub(super) fn on_device<R>(&self, run: impl FnOnce(Images<'_>) -> Result<R>) -> Result<R> {
         match self {
-            Self::Host(images) => run(Images::Host { pixels: &images.flatten_all()?.to_vec1::<f32>()?, labels: &[] }),
+            Self::Host(images) => {
+                run(Images::Host { pixels: &images.flatten_all()?.to_vec1::<f32>()?, labels: &[], shake: None })
+            }
             Self::Stored { images, order } => run(Images::Stored { images, order }),
         }
     }
@@ -76,11 +78,8 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of the device.
     pub(crate) fn new(data: &'a TestImages, models: &[Model], limit: Option<u64>) -> Result<Self> {
-        let devices: Option<Vec<_>> = models.iter().map(Model::gpu).collect();
-        // Where one is on the CPU, all take what the host makes for that one.
-        let Some(device) = devices.and_then(|devices| devices.into_iter().next()) else {
-            return Ok(Self { data, gpu: None });
-        };
+        // They are all where the first is.
+        let Some(device) = models.first().and_then(Model::gpu) else { return Ok(Self { data, gpu: None }) };
         let taken = models.iter().map(Model::bytes).sum();
         let mut memory = DeviceMemory { limit, taken, ..DeviceMemory::default() };
         let free = device.memory().map_err(gramscope_nn::Error::from)?.0;

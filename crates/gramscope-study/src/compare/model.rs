@@ -73,17 +73,10 @@ impl Model {
 
     /// Puts the network where it is to run.
     pub(crate) fn move_to(&mut self, processor: &Processor) -> Result<()> {
-        let Processor::Gpu { device, arithmetic, named } = processor else { return Ok(()) };
-        match DeviceNetwork::new(&self.network, device.clone(), *arithmetic) {
-            Ok(network) => {
-                self.processor = processor.clone();
-                self.on_device = Some(RefCell::new(network));
-            }
-            Err(reason @ gramscope_nn::Error::NotOnDevice { .. }) if !named => {
-                tracing::warn!("{}: {reason}; it runs there", self.info.name);
-            }
-            Err(reason) => return Err(reason.into()),
-        }
+        let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(()) };
+        let network = DeviceNetwork::new(&self.network, device.clone(), *arithmetic)?;
+        self.processor = processor.clone();
+        self.on_device = Some(RefCell::new(network));
         Ok(())
     }
 

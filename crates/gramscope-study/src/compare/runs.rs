@@ -190,10 +190,8 @@ pub fn compare_runs(
     let info = data.info(run_options.passes, run_options.seed);
     let results = pairs.iter().zip(similarities).map(|(&(x, y), similarity)| {
         let (x, y) = (&models[x], &models[y]);
-        let backends = [x, y].map(|model| model.processor().backend());
-        let backend = backends.into_iter().find(|backend| !backend.is_cpu()).unwrap_or_default();
-        let versions = Versions { backend, ..Versions::with_gpu(options.device.as_deref()) };
-        let mut result = result(&x.info, &y.info, similarity, &batches, options, info.clone(), versions);
+        let (data, versions) = (info.clone(), Versions::on(processor));
+        let mut result = result(&x.info, &y.info, similarity, &batches, options, data, versions);
         result.info.dropped_dominant = dropped.clone();
         result
     });

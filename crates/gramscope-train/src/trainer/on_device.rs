@@ -6,7 +6,7 @@
 use candle_core::Device;
 use gramscope_cuda::plan::Placing;
 use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
-use gramscope_nn::{Processor, ResNet, Sgd};
+use gramscope_nn::{Processor, ResNet, Sgd, Shake};
 
 use crate::augment::Augmentation;
 use crate::data::{Dataset, Split};
@@ -40,7 +40,6 @@ impl OnDevice {
     pub(super) fn place_of<'a>(processor: &'a Processor, settings: &TrainSettings) -> Result<&'a Processor> {
         let setting = match settings {
             _ if settings.first_pc_penalty > 0.0 => "first_pc_penalty",
-            _ if settings.shake_shake => "shake_shake",
             _ => return Ok(processor),
         };
         match processor {
@@ -108,7 +107,8 @@ impl OnDevice {
         Ok(self.network.set_totals(so_far)?)
     }
 
-    /// Enqueues a step on the images at `indices` of the training split, of these `labels`: the next of the epoch.
+    /// Enqueues a step on the images at `indices` of the training split, of these `labels`: the next of the epoch. `shake` is of
+    /// the same images.
     pub(super) fn step(
         &mut self,
         augmentation: &Augmentation,
@@ -116,13 +116,14 @@ impl OnDevice {
         labels: &[u32],
         indices: &[usize],
         epoch: u32,
+        shake: Option<Shake<'_>>,
     ) -> Result<()> {
         if let Some(train) = &mut self.train {
             return Ok(self.network.step(train.next(indices.len()))?);
         }
         let pixels = augmentation.batch(split, indices, epoch, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
-        Ok(self.network.step(Images::Host { pixels: &pixels, labels: &labels })?)
+        Ok(self.network.step(Images::Host { pixels: &pixels, labels: &labels, shake })?)
     }
 
     /// The sums of the epoch's losses and of its correct images.

@@ -7,7 +7,7 @@ use candle_nn::Optimizer;
 use gramscope_cuda::Device;
 use gramscope_cuda::plan::Arithmetic;
 use gramscope_nn::device::{DeviceNetwork, Images};
-use gramscope_nn::{ResNet, ResNetConfig, Sgd, SgdConfig};
+use gramscope_nn::{ResNet, ResNetConfig, Sgd, SgdConfig, Shake, StepOptions};
 
 use super::inputs::numbers;
 use super::{Finding, Report};
@@ -27,14 +27,17 @@ const SGD: SgdConfig = SgdConfig { learning_rate: 0.02, momentum: 0.9, weight_de
 /// root, 2% and 5% a layer, some 5% and 15% at the stem. So one step is compared, by its direction: 1 - cos is half the square
 /// of the relative error, four times which is allowed. A tensor that does not move is 1 off, one that moves backwards 2.
 pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
-    report.check("ten training steps as on the CPU, f32", || as_on_cpu(device));
+    let plain = &ResNetConfig { depth: 8, width: 0.5, image_side: SIDE, ..ResNetConfig::default() };
+    let shaken = &ResNetConfig { shake_shake: true, ..plain.clone() };
+    report.check("ten training steps as on the CPU, f32", || as_on_cpu(plain, device));
+    report.check("ten training steps of Shake-Shake as on the CPU, f32", || as_on_cpu(shaken, device));
     for (name, arithmetic, allowed) in [("tf32", Arithmetic::Tf32, 0.005), ("bf16", Arithmetic::Bf16, 0.05)] {
         report.check(&format!("the direction of a training step, {name}"), || {
-            same_direction(device, arithmetic, allowed)
+            same_direction(plain, device, arithmetic, allowed)
         });
     }
     for (name, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32), ("bf16", Arithmetic::Bf16)] {
-        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(device, arithmetic));
+        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(plain, device, arithmetic));
     }
 }
 
@@ -54,9 +57,14 @@ fn state(network: &ResNet) -> anyhow::Result<State> {
         .collect::<candle_core::Result<_>>()?)
 }
 
-fn network() -> anyhow::Result<ResNet> {
-    let config = ResNetConfig { depth: 8, width: 0.5, image_side: SIDE, ..ResNetConfig::default() };
-    Ok(ResNet::new(&config, 1, &Host::Cpu)?)
+fn network(config: &ResNetConfig) -> anyhow::Result<ResNet> {
+    Ok(ResNet::new(config, 1, &Host::Cpu)?)
+}
+
+/// The branches' shares in the step of this number, where there are two: of another epoch each, so that they differ.
+fn shake(step: usize) -> anyhow::Result<Option<Shake<'static>>> {
+    const NUMBERS: [usize; IMAGES] = [3, 1, 4, 15, 9, 2, 6, 53];
+    Ok(Some(Shake { seed: 7, epoch: u32::try_from(step)?, images: &NUMBERS }))
 }
 
 fn batch() -> (Vec<f32>, Vec<u32>) {
@@ -65,27 +73,33 @@ fn batch() -> (Vec<f32>, Vec<u32>) {
     (pixels.collect(), (0..IMAGES as u32).collect())
 }
 
-fn trained_on_cpu(steps: usize) -> anyhow::Result<State> {
-    let network = network()?;
+fn trained_on_cpu(config: &ResNetConfig, steps: usize) -> anyhow::Result<State> {
+    let network = network(config)?;
     let mut sgd = Sgd::for_network(&network, SGD)?;
     let (pixels, labels) = batch();
     let images = Tensor::from_vec(pixels, (IMAGES, SIDE, SIDE, 3), &Host::Cpu)?;
     let labels = Tensor::from_vec(labels, IMAGES, &Host::Cpu)?;
-    for _ in 0..steps {
-        let gradients = network.loss_and_gradients(&images, &labels)?;
+    for step in 0..steps {
+        let options = StepOptions { penalty: None, shake: shake(step)? };
+        let gradients = network.loss_and_gradients_with(&images, &labels, options)?;
         sgd.step(&gradients.grads)?;
     }
     state(&network)
 }
 
-fn trained_on_gpu(device: &Arc<Device>, arithmetic: Arithmetic, steps: usize) -> anyhow::Result<State> {
-    let network = network()?;
+fn trained_on_gpu(
+    config: &ResNetConfig,
+    device: &Arc<Device>,
+    arithmetic: Arithmetic,
+    steps: usize,
+) -> anyhow::Result<State> {
+    let network = network(config)?;
     let mut sgd = Sgd::for_network(&network, SGD)?;
     let mut on_device = DeviceNetwork::new(&network, device.clone(), arithmetic)?;
     on_device.learn(&sgd)?;
     let (pixels, labels) = batch();
-    for _ in 0..steps {
-        on_device.step(Images::Host { pixels: &pixels, labels: &labels })?;
+    for step in 0..steps {
+        on_device.step(Images::Host { pixels: &pixels, labels: &labels, shake: shake(step)? })?;
     }
     on_device.write_back(&network, &mut sgd)?;
     state(&network)
@@ -105,10 +119,10 @@ fn is_taken_away(name: &str) -> bool {
     name.contains(".conv") && name.ends_with(".bias")
 }
 
-fn as_on_cpu(device: &Arc<Device>) -> anyhow::Result<Finding> {
-    let before = state(&network()?)?;
-    let expected = movements(&before, trained_on_cpu(STEPS)?);
-    let found = movements(&before, trained_on_gpu(device, Arithmetic::Float32, STEPS)?);
+fn as_on_cpu(config: &ResNetConfig, device: &Arc<Device>) -> anyhow::Result<Finding> {
+    let before = state(&network(config)?)?;
+    let expected = movements(&before, trained_on_cpu(config, STEPS)?);
+    let found = movements(&before, trained_on_gpu(config, device, Arithmetic::Float32, STEPS)?);
     let mut finding = Finding::new(1e-3);
     for ((name, expected), (_, found)) in expected.iter().zip(found).filter(|((name, _), _)| !is_taken_away(name)) {
         let largest = expected.iter().fold(0.0_f64, |largest, moved| largest.max(moved.abs()));
@@ -118,10 +132,15 @@ fn as_on_cpu(device: &Arc<Device>) -> anyhow::Result<Finding> {
     Ok(finding)
 }
 
-fn same_direction(device: &Arc<Device>, arithmetic: Arithmetic, allowed: f64) -> anyhow::Result<Finding> {
-    let before = state(&network()?)?;
-    let expected = movements(&before, trained_on_cpu(1)?);
-    let found = movements(&before, trained_on_gpu(device, arithmetic, 1)?);
+fn same_direction(
+    config: &ResNetConfig,
+    device: &Arc<Device>,
+    arithmetic: Arithmetic,
+    allowed: f64,
+) -> anyhow::Result<Finding> {
+    let before = state(&network(config)?)?;
+    let expected = movements(&before, trained_on_cpu(config, 1)?);
+    let found = movements(&before, trained_on_gpu(config, device, arithmetic, 1)?);
     let mut finding = Finding::new(allowed);
     for ((_, expected), (_, found)) in expected.iter().zip(&found).filter(|((name, _), _)| !is_taken_away(name)) {
         finding.compare(cosine(found, expected), 1.0);
@@ -136,8 +155,8 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     if lengths == 0.0 { 0.0 } else { product(a, b) / lengths }
 }
 
-fn twice(device: &Arc<Device>, arithmetic: Arithmetic) -> anyhow::Result<Finding> {
-    let once = || trained_on_gpu(device, arithmetic, STEPS);
+fn twice(config: &ResNetConfig, device: &Arc<Device>, arithmetic: Arithmetic) -> anyhow::Result<Finding> {
+    let once = || trained_on_gpu(config, device, arithmetic, STEPS);
     let mut finding = Finding::new(0.0);
     for ((_, first), (_, second)) in once()?.iter().zip(once()?) {
         finding.compare_all(second, first, 1.0);

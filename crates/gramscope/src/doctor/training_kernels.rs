@@ -5,6 +5,7 @@ use gramscope_cuda::plan::Placing;
 use gramscope_cuda::shapes::BatchPlace;
 use gramscope_cuda::{Activation, Device, Slice};
 use gramscope_nn::ops::batch_norm::EPSILON;
+use gramscope_nn::ops::mixing;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, loss, pooling, sgd};
 use gramscope_train::TrainSettings;
 use gramscope_train::augment::Augmentation;
@@ -20,6 +21,8 @@ const WHAT: &str = "a check";
 const NORMS: [[usize; 2]; 6] = [[2, 1], [7, 3], [257, 17], [1021, 16], [301, 20], [2100, 64]];
 /// Images, rows, columns and channels for pooling.
 const IMAGES: [[usize; 4]; 4] = [[1, 1, 1, 1], [2, 8, 8, 64], [3, 4, 5, 17], [2, 7, 9, 8]];
+/// Images and values of each, mixed: ones that end within a run of values, and more than a block takes.
+const MIXTURES: [[usize; 2]; 4] = [[1, 1], [3, 13], [5, 324], [2, 4096]];
 /// Images and classes of logits.
 const LOGITS: [[usize; 2]; 3] = [[1, 1], [128, 10], [37, 100]];
 /// Error of a few roundings of float32, of values around 1.
@@ -65,6 +68,7 @@ impl Stored for bf16 {
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     check_stored::<f32>(report, device);
     check_stored::<bf16>(report, device);
+    report.check("mixing, shares", || over(&[1, 5], 0.0, |finding, images| shares(device, images, finding)));
     report.check("loss", || over(&LOGITS, SINGLE, |finding, logits| losses(device, logits, finding)));
     report.check("sgd", || over(&[1, 1021], SINGLE, |finding, length| step(device, length, finding)));
 }
@@ -85,6 +89,7 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     line("addition and ReLU", &|| {
         over(&[1, 1021, 4096], T::ROUNDING, |finding, n| elementwise::<T>(device, n, finding))
     });
+    line("mixing", &|| over(&MIXTURES, T::ROUNDING, |finding, shape| mixtures::<T>(device, shape, finding)));
     line("average pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
     line("max pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
     line("augmentation", &|| over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
@@ -253,6 +258,54 @@ fn elementwise<T: Stored>(device: &Device, length: usize, finding: &mut Finding)
     device.launcher().relu(&mut a.device.as_view_mut(), length)?;
     let expected: Vec<f64> = a.host.iter().zip(&b.host).map(|(a, b)| (a + b).max(0.0)).collect();
     compare(finding, &download(device, &a.device)?, &expected);
+    Ok(())
+}
+
+/// By a share an image, with an addend and a ReLU, there and back; evenly, without.
+fn mixtures<T: Stored>(device: &Device, [images, length]: [usize; 2], finding: &mut Finding) -> anyhow::Result<()> {
+    let (launcher, count) = (device.launcher(), images * length);
+    let mut random = numbers(5);
+    let shares: Vec<f32> = (0..images).map(|_| random.between(0.0, 1.0) as f32).collect();
+    let first = |index: usize| f64::from(shares[index / length]);
+    let (mut a, b) = (normal::<T>(device, 1, count, 0.0)?, normal::<T>(device, 2, count, 0.0)?);
+    let (addend, mut dy) = (normal::<T>(device, 3, count, 0.0)?, normal::<T>(device, 4, count, 0.0)?);
+    let [mut db, mut daddend] = [device.zeros::<T>(WHAT, count)?, device.zeros::<T>(WHAT, count)?];
+    let (b_view, added, shares) = (b.device.as_view(), addend.device.as_view(), device.upload(WHAT, &shares)?);
+    let shares_view = shares.as_view();
+    launcher.mix(&mut a.device.as_view_mut(), &b_view, Some(&added), Some(&shares_view), images, length)?;
+    let (da_out, db_out, daddend_out) =
+        (&mut dy.device.as_view_mut(), &mut db.as_view_mut(), &mut daddend.as_view_mut());
+    launcher.mix_backward(da_out, db_out, daddend_out, &a.device.as_view(), &shares_view, images, length)?;
+
+    let sum = |index: usize| first(index) * a.host[index] + (1.0 - first(index)) * b.host[index] + addend.host[index];
+    let y = download(device, &a.device)?;
+    compare(finding, &y, &(0..count).map(|index| sum(index).max(0.0)).collect::<Vec<_>>());
+    // Where the ReLU lets through is what it is here, as for batch norm.
+    let g: Vec<f64> = dy.host.iter().zip(&y).map(|(dy, y)| if *y > 0.0 { *dy } else { 0.0 }).collect();
+    compare(finding, &download(device, &daddend)?, &g);
+    let part = |share: &dyn Fn(usize) -> f64| (0..count).map(|index| share(index) * g[index]).collect::<Vec<_>>();
+    compare(finding, &download(device, &dy.device)?, &part(&first));
+    compare(finding, &download(device, &db)?, &part(&|index| 1.0 - first(index)));
+
+    let mut even = normal::<T>(device, 1, count, 0.0)?;
+    launcher.mix(&mut even.device.as_view_mut(), &b_view, None, None, images, length)?;
+    let expected: Vec<f64> = even.host.iter().zip(&b.host).map(|(a, b)| 0.5 * (a + b)).collect();
+    compare(finding, &download(device, &even.device)?, &expected);
+    Ok(())
+}
+
+/// Those that the CPU draws for two blocks, bit for bit.
+fn shares(device: &Device, images: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    const SEED: u64 = 11;
+    let (order, place) = ([7_u32, 3, 70_000, 0, 5, 1], BatchPlace { first: 1, epoch: 9 });
+    let drawn: Vec<usize> = order[1..=images].iter().map(|&image| image as usize).collect();
+    let expected = (0..2).flat_map(|block| mixing::shares(SEED, place.epoch, block, &drawn).concat());
+    let expected: Vec<f64> = expected.map(f64::from).collect();
+    let (order, place) = (device.upload(WHAT, &order)?, device.upload(WHAT, &[place])?);
+    let mut shares = device.zeros::<f32>(WHAT, expected.len())?;
+    let (of, at) = (order.as_view(), place.as_view());
+    device.launcher().draw_shares(&mut shares.as_view_mut(), &of, &at, SEED, 2, images)?;
+    finding.compare_all(download(device, &shares)?, &expected, 1.0);
     Ok(())
 }
 

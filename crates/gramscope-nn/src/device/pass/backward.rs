@@ -85,6 +85,21 @@ impl<T: Stored> Pass<'_, T> {
         Ok(())
     }
 
+    pub(super) fn mix_backward(
+        &mut self,
+        block: usize,
+        y: ValueId,
+        [dmixed, dother, daddend]: [ValueId; 3],
+    ) -> Result<()> {
+        let (images, length) = (self.places.images, self.places.program.values[y].length());
+        let [_, backward] = self.places.shares(block);
+        let shares = self.memory.shares.slice(backward);
+        let [y, mut dmixed, mut dother, mut daddend] =
+            self.places.of(&mut self.memory.slots, [y, dmixed, dother, daddend])?;
+        let [dmixed, dother, daddend] = [&mut dmixed.view_mut(), &mut dother.view_mut(), &mut daddend.view_mut()];
+        Ok(self.launcher.mix_backward(dmixed, dother, daddend, &y.view(), &shares, images, length)?)
+    }
+
     pub(super) fn weight_gradient(&mut self, convolution: usize, x: ValueId, dy: ValueId) -> Result<()> {
         let shape = self.shape(convolution);
         let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();

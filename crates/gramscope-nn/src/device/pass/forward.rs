@@ -84,6 +84,24 @@ impl<T: Stored> Pass<'_, T> {
         Ok(self.launcher.relu(&mut x.view_mut(), length)?)
     }
 
+    pub(super) fn mix(&mut self, block: usize, mixed: ValueId, other: ValueId, addend: Option<ValueId>) -> Result<()> {
+        let length = self.places.program.values[mixed].length();
+        // Where nothing is learnt, no shares are drawn.
+        let [forward, _] = self.places.shares(block);
+        let shares = self.targets.is_some().then(|| self.memory.shares.slice(forward));
+        let slots = &mut self.memory.slots;
+        let ([mut mixed, other], addend) = match addend {
+            None => (self.places.of(slots, [mixed, other])?, None),
+            Some(addend) => {
+                let [mixed, other, addend] = self.places.of(slots, [mixed, other, addend])?;
+                ([mixed, other], Some(addend))
+            }
+        };
+        let addend = addend.as_ref().map(|addend| addend.view());
+        let (mixed, other, images) = (&mut mixed.view_mut(), &other.view(), self.places.images);
+        Ok(self.launcher.mix(mixed, other, addend.as_ref(), shares.as_ref(), images, length)?)
+    }
+
     pub(super) fn max_pool(&mut self, x: ValueId, y: ValueId) -> Result<()> {
         let Value { side, channels } = self.places.program.values[x];
         let [x, mut y] = self.places.of(&mut self.memory.slots, [x, y])?;
