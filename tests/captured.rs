@@ -9,13 +9,14 @@ use std::process::Command;
 use std::sync::Arc;
 
 use candle_core::Device as Host;
+use candle_nn::Optimizer;
 use gramscope_cuda::plan::{Arithmetic, Placing};
 use gramscope_cuda::{Device, Error, Regions, Slice};
 use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
 use gramscope_nn::{ResNet, Sgd, SgdConfig, Shake};
-use gramscope_train::TrainSettings;
 use gramscope_train::augment::Augmentation;
 use gramscope_train::data::Split;
+use gramscope_train::{TrainSettings, batches};
 use support::driver::{Trace, driver};
 use support::text;
 
@@ -188,6 +189,44 @@ fn a_captured_step_draws_the_shares_of_its_own_epoch() {
     let (first, second) = (learnt_in(1), learnt_in(2));
     assert!(first == learnt_in(1), "other bits in the same epoch");
     assert!(first != second, "the same shares in another epoch");
+}
+
+/// Of images of which nobody says the epoch, both branches have one half, there and back, as on the CPU: the second step's loss
+/// is off by the order of sums, the first one's loss and gradients by much more if anything else was done.
+#[test]
+fn without_an_epoch_branches_share_evenly() {
+    if on_fake_driver("without_an_epoch_branches_share_evenly").is_some() {
+        return;
+    }
+    let setting = Setting::new(true);
+    let device = Arc::new(Device::open(0).unwrap());
+    let stored = setting.stored(&device);
+    let [mut from_host, mut from_device] = [(); 2].map(|()| setting.on_device(&device, Arithmetic::Float32));
+    let order: Vec<u32> = shuffled(1)[..5].to_vec();
+    let images: Vec<usize> = order.iter().map(|&image| image as usize).collect();
+    let tensor = batches::images(&setting.split, &images, SIDE, &Host::Cpu).unwrap();
+    let pixels: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    let labels: Vec<u32> = images.iter().map(|&image| setting.split.labels()[image]).collect();
+    for _ in 0..2 {
+        from_host.step(Images::Host { pixels: &pixels, labels: &labels, shake: None }).unwrap();
+        from_device.step(Images::Stored { images: &stored, order: &order }).unwrap();
+    }
+    assert!(setting.learnt(&from_host) == setting.learnt(&from_device));
+
+    let Setting { network, mut sgd, .. } = Setting::new(true);
+    let labels_here = batches::labels(setting.split.labels(), &images, &Host::Cpu).unwrap();
+    let mut expected = 0.0;
+    for _ in 0..2 {
+        let gradients = network.loss_and_gradients(&tensor, &labels_here).unwrap();
+        sgd.step(&gradients.grads).unwrap();
+        expected += f64::from(gradients.loss.to_scalar::<f32>().unwrap());
+    }
+    let found = from_host.totals().unwrap().loss;
+    assert!((found - expected).abs() <= 1e-5 * expected, "{found} is not {expected}");
+
+    let shake = Some(Shake { seed: 0, epoch: 1, images: &images[..4] });
+    let error = from_host.step(Images::Host { pixels: &pixels, labels: &labels, shake }).unwrap_err().to_string();
+    assert!(error.contains("image numbers") && error.contains("5 images"), "{error}");
 }
 
 #[test]

@@ -159,12 +159,19 @@ fn tensor_cores_and_bf16_train_alike_as_far_as_they_are_accurate() {
 fn tensor_cores_and_bf16_give_every_gradient_its_direction() {
     let dir = tempfile::tempdir().unwrap();
     let plan = PLAN.replace("train_images = 40", "train_images = 10").replace("batch_size = 8", "batch_size = 10");
-    let plan =
-        format!("{}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n", plan.replace("epochs = 2", "epochs = 1"));
-    let exact = velocities(&train(dir.path(), "f32", &plan, &["cuda"]));
+    let plan = plan.replace("epochs = 2", "epochs = 1");
+    for (kind, rest) in [("plain", ""), ("shaken", "shake_shake = true\n")] {
+        let plan = format!("{plan}{rest}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+        same_directions(&dir.path().join(kind), &plan);
+    }
+}
+
+fn same_directions(dir: &Path, plan: &str) {
+    fs::create_dir(dir).unwrap();
+    let exact = velocities(&train(dir, "f32", plan, &["cuda"]));
     assert!(exact.len() > 20);
     for (precision, allowed) in [("tf32", 0.005), ("bf16", 0.05)] {
-        let found = velocities(&train(dir.path(), precision, &plan, &["cuda", "--precision", precision]));
+        let found = velocities(&train(dir, precision, plan, &["cuda", "--precision", precision]));
         for (name, exact) in &exact {
             let product =
                 |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();

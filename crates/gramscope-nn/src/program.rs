@@ -304,7 +304,7 @@ impl Builder {
     }
 
     fn single_branch(&mut self, plan: &BlockPlan, input: ValueId) -> ValueId {
-        let (x, norm) = self.to_last_convolution(plan, 0, input);
+        let (x, norm) = self.convolve_branch(plan, 0, input);
         if self.observed {
             let branch = self.normalise(norm, x, None, false);
             return self.add_and_rectify(plan, input, branch);
@@ -315,7 +315,7 @@ impl Builder {
 
     fn two_branches(&mut self, block: usize, plan: &BlockPlan, input: ValueId) -> ValueId {
         let [mixed, other] = [0, 1].map(|branch| {
-            let (x, norm) = self.to_last_convolution(plan, branch, input);
+            let (x, norm) = self.convolve_branch(plan, branch, input);
             self.normalise(norm, x, None, false)
         });
         if self.observed {
@@ -329,7 +329,7 @@ impl Builder {
     }
 
     /// The result of a branch's last convolution, and the name of the batch norm that follows it.
-    fn to_last_convolution(&mut self, plan: &BlockPlan, branch: usize, input: ValueId) -> (ValueId, String) {
+    fn convolve_branch(&mut self, plan: &BlockPlan, branch: usize, input: ValueId) -> (ValueId, String) {
         let prefix = plan.branch_prefix(branch);
         let mut x = input;
         let all = plan.convolutions.len();
