@@ -12,3 +12,13 @@ struct RowSummary {
     int32_t exponent;  // the row times 2^exponent is the centred matrix
     int32_t state;
 };
+
+// The leading eigenpairs of a centred Gram matrix K'.
+struct EigenSummary {
+    double first;     // l_1
+    double second;    // l_2
+    double trace;     // of K': l_1 / trace is the fraction of the variance
+    double residual;  // the largest |K' v - l v| of the pairs that had to settle
+    int32_t iterations;
+    int32_t padding;
+};

@@ -45,3 +45,11 @@ __device__ __forceinline__ double block_sum_of(int count, const Term& term, cons
     for (int index = thread_of_block(); index < count; index += ENTRY_THREADS) sum += term(index);
     return block_sum(sum, scratch);
 }
+
+// The same by a warp for itself, in all its lanes.
+template <class Term>
+__device__ __forceinline__ double warp_sum_of(int count, const Term& term) {
+    double sum = 0.0;
+    for (int index = lane_of_warp(); index < count; index += WARP) sum += term(index);
+    return warp_sum(sum);
+}

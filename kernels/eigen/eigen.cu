@@ -14,32 +14,27 @@
 // A block a matrix (plan::eigen_subspace); deflate: plan::eigen_deflate. Deterministic: yes, no atomics. float64
 // throughout.
 //
-// Variants  subspace   EIGEN_VECTORS vectors at once: the error falls as l_9 / l_2 a step, not as l_2 / l_1; ROUND
-//                      steps between projections; stops when both residuals are below tolerance l_1, or after
-//                      `iterations` steps
+// Variants  subspace   EIGEN_VECTORS vectors at once: the error of pair k falls as l_9 / l_k a step, not as l_(k + 1) /
+//                      l_k; ROUND steps between projections; stops when the residuals of the first `pairs` are below
+//                      tolerance l_1, or after `iterations` steps
 //           naive      Jacobi's method on the whole matrix: the reference on the device
 #include "common/numbers.cuh"
+#include "common/records.cuh"
 #include "common/reduce.cuh"
+#include "common/triangle.cuh"
 
 struct EigenShape {
     double tolerance;
     int32_t examples;
     int32_t layers;
     int32_t iterations;
-    int32_t padding;
-};
-
-struct EigenSummary {
-    double first;     // l_1
-    double second;    // l_2
-    double trace;     // of K': l_1 / trace is the fraction of the variance
-    double residual;  // the larger of |K' v - l v| for the first two
-    int32_t iterations;
-    int32_t padding;
+    int32_t pairs;  // that have to settle: 1 or 2
 };
 
 constexpr int COUNT = EIGEN_VECTORS;
 constexpr int ROUND = 8;
+// Rows of K that a warp multiplies at once, so that vectors are read once for all of them.
+constexpr int ROWS = 4;
 constexpr int JACOBI_SWEEPS = 12;
 
 // --- K' --------------------------------------------------------------------------------------------------------------
@@ -71,25 +66,44 @@ __device__ __forceinline__ Centred centred_at(const double* k, const double* sum
     return matrix;
 }
 
-// out = K' in for all vectors. A warp takes a row of K, once for all of them.
-__device__ __forceinline__ void apply(double* out, const double* in, const Centred& matrix) {
-    int n = matrix.n;
-    double totals[COUNT], products[COUNT];
-    for (int v = 0; v < COUNT; ++v) {
-        const double* own = in + static_cast<int64_t>(v) * n;
-        totals[v] = matrix.sum([&](int j) { return own[j]; });
-        products[v] = matrix.sum([&](int j) { return matrix.mean(j) * own[j]; });
+// The eigenproblem within the subspace, and what warps find of one vector each; in shared memory.
+struct Projected {
+    double values[COUNT][COUNT];    // the matrix of the subspace, symmetric; in the end its diagonal
+    double rotation[COUNT][COUNT];  // its eigenvectors as columns
+    double products[2][COUNT];
+    int order[COUNT];  // of the eigenvalues, the largest first
+
+    __device__ __forceinline__ double value(int pair) const { return values[order[pair]][order[pair]]; }
+};
+
+// out = K' in for all vectors. A warp takes a vector's two sums, and then rows of K.
+__device__ __forceinline__ void apply(double* out, const double* in, Projected& small, const Centred& matrix) {
+    int n = matrix.n, warp = warp_of_block();
+    const double* own = in + static_cast<int64_t>(warp) * n;
+    double total = warp_sum_of(n, [&](int j) { return own[j]; });
+    double product = warp_sum_of(n, [&](int j) { return matrix.mean(j) * own[j]; });
+    if (lane_of_warp() == 0) {
+        small.products[0][warp] = total;
+        small.products[1][warp] = product;
     }
-    for (int i = warp_of_block(); i < n; i += ENTRY_WARPS) {
-        double sums[COUNT] = {};
+    __syncthreads();
+    for (int first = warp; first < n; first += ROWS * ENTRY_WARPS) {
+        double sums[ROWS][COUNT] = {};
+        auto row = [&](int r) { return first + r * ENTRY_WARPS; };
         for (int j = lane_of_warp(); j < n; j += WARP) {
-            double entry = matrix.k[static_cast<int64_t>(i) * n + j];
-            for (int v = 0; v < COUNT; ++v) sums[v] = fma(entry, in[static_cast<int64_t>(v) * n + j], sums[v]);
+            double values[COUNT];
+            for (int v = 0; v < COUNT; ++v) values[v] = in[static_cast<int64_t>(v) * n + j];
+            for (int r = 0; r < ROWS; ++r) {
+                double entry = row(r) < n ? matrix.k[static_cast<int64_t>(row(r)) * n + j] : 0.0;
+                for (int v = 0; v < COUNT; ++v) sums[r][v] = fma(entry, values[v], sums[r][v]);
+            }
         }
-        for (int v = 0; v < COUNT; ++v) {
-            double sum = warp_sum(sums[v]);
-            if (lane_of_warp() == 0)
-                out[static_cast<int64_t>(v) * n + i] = sum - matrix.mean(i) * totals[v] - products[v];
+        for (int r = 0; r < ROWS && row(r) < n; ++r) {
+            double mean = matrix.mean(row(r));
+            for (int v = 0; v < COUNT; ++v) {
+                double sum = warp_sum(sums[r][v]) - mean * small.products[0][v] - small.products[1][v];
+                if (lane_of_warp() == 0) out[static_cast<int64_t>(v) * n + row(r)] = sum;
+            }
         }
     }
     __syncthreads();
@@ -109,36 +123,40 @@ __device__ __forceinline__ void spread(double* vectors, int n) {
     __syncthreads();
 }
 
-// Makes the vectors orthonormal, one after the other, each twice against those before it; one of which nothing is left
-// becomes 0.
-__device__ __forceinline__ void orthonormalise(double* vectors, const Centred& matrix) {
-    int n = matrix.n;
+// Makes the vectors orthonormal, one after the other, each twice against all before it; one of which nothing is left
+// becomes 0. A warp takes a product.
+__device__ __forceinline__ void orthonormalise(double* vectors, Projected& small, int n) {
+    int warp = warp_of_block();
+    const double* other = vectors + static_cast<int64_t>(warp) * n;
+    double* products = small.products[0];
 #pragma unroll 1
     for (int v = 0; v < COUNT; ++v) {
         double* own = vectors + static_cast<int64_t>(v) * n;
-        double before = matrix.sum([&](int i) { return own[i] * own[i]; });
+        double before = 0.0;
 #pragma unroll 1
         for (int round = 0; round < 2; ++round) {
-#pragma unroll 1
-            for (int u = 0; u < v; ++u) {
-                const double* other = vectors + static_cast<int64_t>(u) * n;
-                double product = matrix.sum([&](int i) { return own[i] * other[i]; });
-                for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) own[i] -= product * other[i];
+            if (warp <= v) {
+                double product = warp_sum_of(n, [&](int i) { return own[i] * other[i]; });
+                if (lane_of_warp() == 0) products[warp] = product;
             }
+            __syncthreads();
+            if (round == 0) before = products[v];
+            for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
+                double value = own[i];
+                for (int u = 0; u < v; ++u) value = fma(-products[u], vectors[static_cast<int64_t>(u) * n + i], value);
+                own[i] = value;
+            }
+            __syncthreads();
         }
-        double after = matrix.sum([&](int i) { return own[i] * own[i]; });
+        // By every warp, in the same order.
+        double after = warp_sum_of(n, [&](int i) { return own[i] * own[i]; });
+        __syncthreads();
         // Below that, what is left is rounding.
         double scale = after > before * 1e-28 ? 1.0 / sqrt(after) : 0.0;
         for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) own[i] *= scale;
+        __syncthreads();
     }
-    __syncthreads();
 }
-
-// A symmetric matrix of the subspace, its eigenvectors as columns of `rotation`; in shared memory.
-struct Projected {
-    double values[COUNT][COUNT];
-    double rotation[COUNT][COUNT];
-};
 
 __device__ __forceinline__ void turn(double& x, double& y, double c, double s) {
     double before = x;
@@ -146,62 +164,75 @@ __device__ __forceinline__ void turn(double& x, double& y, double c, double s) {
     y = s * before + c * y;
 }
 
-// One rotation of Jacobi's method, to zero the entry (p, q) of a small matrix: Golub and Van Loan, section 8.5.
-__device__ __forceinline__ void rotate(Projected& small, int p, int q) {
-    double pq = small.values[p][q];
-    if (pq == 0.0) return;
-    double theta = (small.values[q][q] - small.values[p][p]) / (2.0 * pq);
+// Cosine and sine of the rotation that zeroes the entry pq of a symmetric matrix: Golub and Van Loan, section 8.5.
+struct Rotation {
+    double c, s;
+};
+
+__device__ __forceinline__ Rotation rotation_of(double pp, double qq, double pq) {
+    if (pq == 0.0) return {1.0, 0.0};
+    double theta = (qq - pp) / (2.0 * pq);
     double t = (theta < 0.0 ? -1.0 : 1.0) / (fabs(theta) + sqrt(theta * theta + 1.0));
-    double c = 1.0 / sqrt(t * t + 1.0), s = t * c;
-    for (int i = 0; i < COUNT; ++i) {
-        turn(small.values[i][p], small.values[i][q], c, s);
-        turn(small.rotation[i][p], small.rotation[i][q], c, s);
-    }
-    for (int i = 0; i < COUNT; ++i) turn(small.values[p][i], small.values[q][i], c, s);
+    double c = 1.0 / sqrt(t * t + 1.0);
+    return {c, t * c};
 }
 
-// Swaps the pairs so that the largest values come first.
-__device__ __forceinline__ void sort(Projected& small) {
-#pragma unroll 1
-    for (int p = 0; p < COUNT; ++p) {
-#pragma unroll 1
-        for (int q = p + 1; q < COUNT; ++q) {
-            if (small.values[q][q] <= small.values[p][p]) continue;
-            double value = small.values[p][p];
-            small.values[p][p] = small.values[q][q];
-            small.values[q][q] = value;
-            for (int i = 0; i < COUNT; ++i) {
-                double entry = small.rotation[i][p];
-                small.rotation[i][p] = small.rotation[i][q];
-                small.rotation[i][q] = entry;
-            }
-        }
-    }
+// One of the COUNT - 1 rounds of a tournament, in which all meet all: pair `index` of the COUNT / 2 that meet in it.
+__device__ __forceinline__ Place meeting(int round, int index) {
+    constexpr int OTHERS = COUNT - 1;
+    if (index == 0) return {round, OTHERS};
+    return {(round + index) % OTHERS, (round + OTHERS - index) % OTHERS};
 }
 
-// By one thread: COUNT is small.
+// The order of the diagonal, by lane `i` the place of its entry.
+__device__ __forceinline__ void sort(Projected& small, int i) {
+    double own = small.values[i][i];
+    int place = 0;
+    for (int other = 0; other < COUNT; ++other) {
+        double value = small.values[other][other];
+        place += value > own || (!(value < own) && other < i);
+    }
+    // So that there is something at every place, even where NaN has none.
+    if (lane_of_warp() < COUNT) small.order[i] = i;
+    warp_barrier();
+    if (lane_of_warp() < COUNT) small.order[place] = i;
+}
+
+// The eigenvectors of the matrix of the subspace by Jacobi's method, by one warp: COUNT / 2 rotations at once, a lane a row
+// of each. Once a sweep has turned by no more than 1e-8, what it leaves is rounding: errors are squared from sweep to sweep.
 __device__ __forceinline__ void solve(Projected& small) {
-    for (int i = 0; i < COUNT; ++i) {
-        for (int j = 0; j < COUNT; ++j) small.rotation[i][j] = i == j ? 1.0 : 0.0;
-    }
+    static_assert(COUNT * COUNT == 2 * WARP, "a lane a row of a rotation");
+    int lane = lane_of_warp(), i = lane % COUNT;
+    for (int index = lane; index < COUNT * COUNT; index += WARP)
+        small.rotation[index / COUNT][index % COUNT] = index / COUNT == index % COUNT ? 1.0 : 0.0;
 #pragma unroll 1
     for (int sweep = 0; sweep < JACOBI_SWEEPS; ++sweep) {
+        double largest = 0.0;
 #pragma unroll 1
-        for (int p = 0; p < COUNT; ++p) {
-#pragma unroll 1
-            for (int q = p + 1; q < COUNT; ++q) rotate(small, p, q);
+        for (int round = 0; round < COUNT - 1; ++round) {
+            auto [p, q] = meeting(round, lane / COUNT);
+            auto [c, s] = rotation_of(small.values[p][p], small.values[q][q], small.values[p][q]);
+            largest = fmax(largest, fabs(s));
+            // Nobody may turn what somebody has yet to read.
+            warp_barrier();
+            turn(small.values[i][p], small.values[i][q], c, s);
+            turn(small.rotation[i][p], small.rotation[i][q], c, s);
+            warp_barrier();
+            turn(small.values[p][i], small.values[q][i], c, s);
+            warp_barrier();
         }
+        if (warp_max(largest) <= 1e-8) break;
     }
-    sort(small);
+    sort(small, i);
 }
 
-// vectors := vectors rotation.
+// vectors := vectors rotation, in the order of the eigenvalues.
 __device__ __forceinline__ void combine(double* vectors, const Projected& small, int n) {
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         double mixed[COUNT] = {};
         for (int v = 0; v < COUNT; ++v) {
             for (int u = 0; u < COUNT; ++u)
-                mixed[v] = fma(vectors[static_cast<int64_t>(u) * n + i], small.rotation[u][v], mixed[v]);
+                mixed[v] = fma(vectors[static_cast<int64_t>(u) * n + i], small.rotation[u][small.order[v]], mixed[v]);
         }
         for (int v = 0; v < COUNT; ++v) vectors[static_cast<int64_t>(v) * n + i] = mixed[v];
     }
@@ -213,31 +244,34 @@ __device__ __forceinline__ double residual(const double* images, const double* v
                                            int index, const Centred& matrix) {
     const double *image = images + static_cast<int64_t>(index) * matrix.n,
                  *vector = vectors + static_cast<int64_t>(index) * matrix.n;
-    double value = small.values[index][index];
+    double value = small.value(index);
     return sqrt(matrix.sum([&](int i) {
         double difference = image[i] - value * vector[i];
         return difference * difference;
     }));
 }
 
-// Rayleigh-Ritz: the best approximations to eigenpairs within the subspace; images = K' vectors. Returns the larger
-// residual of the first two.
-__device__ __forceinline__ double project(double* vectors, double* images, Projected& small, const Centred& matrix) {
-    int n = matrix.n;
+// Rayleigh-Ritz: the best approximations to eigenpairs within the subspace; images = K' vectors. Returns the largest
+// residual of the first `pairs`.
+__device__ __forceinline__ double project(double* vectors, double* images, Projected& small, int pairs,
+                                          const Centred& matrix) {
+    int n = matrix.n, warp = warp_of_block();
 #pragma unroll 1
-    for (int u = 0; u < COUNT; ++u) {
-#pragma unroll 1
-        for (int v = 0; v <= u; ++v) {
-            const double *x = vectors + static_cast<int64_t>(u) * n, *y = images + static_cast<int64_t>(v) * n;
-            double product = matrix.sum([&](int i) { return x[i] * y[i]; });
-            if (thread_of_block() == 0) small.values[u][v] = small.values[v][u] = product;
-        }
+    for (int entry = warp; entry < index_in_triangle(COUNT, 0); entry += ENTRY_WARPS) {
+        Place place = place_in_triangle(entry);
+        const double *x = vectors + static_cast<int64_t>(place.row) * n,
+                     *y = images + static_cast<int64_t>(place.column) * n;
+        double product = warp_sum_of(n, [&](int i) { return x[i] * y[i]; });
+        if (lane_of_warp() == 0)
+            small.values[place.row][place.column] = small.values[place.column][place.row] = product;
     }
-    if (thread_of_block() == 0) solve(small);
+    __syncthreads();
+    if (warp == 0) solve(small);
     __syncthreads();
     combine(vectors, small, n);
     combine(images, small, n);
-    return fmax(residual(images, vectors, small, 0, matrix), residual(images, vectors, small, 1, matrix));
+    double first = residual(images, vectors, small, 0, matrix);
+    return pairs < 2 ? first : fmax(first, residual(images, vectors, small, 1, matrix));
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
@@ -252,20 +286,20 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
     double error = 0.0;
     int step = 0;
     for (;;) {
-        orthonormalise(own, matrix);
-        apply(images, own, matrix);
+        orthonormalise(own, small, n);
+        apply(images, own, small, matrix);
         bool last = ++step >= shape.iterations;
         if (last || step % ROUND == 0) {
-            error = project(own, images, small, matrix);
+            error = project(own, images, small, shape.pairs, matrix);
             // The same in all threads.
-            if (last || error <= shape.tolerance * small.values[0][0]) break;
+            if (last || error <= shape.tolerance * small.value(0)) break;
         }
         for (int i = thread_of_block(); i < COUNT * n; i += ENTRY_THREADS) own[i] = images[i];
         __syncthreads();
     }
     double trace = matrix.sum([&](int i) { return matrix.entry(i, i); });
     if (thread_of_block() != 0) return;
-    summaries[layer] = {small.values[0][0], small.values[1][1], trace, error, step, 0};
+    summaries[layer] = {small.value(0), small.value(1), trace, error, step, 0};
 }
 
 // --- deflate ---------------------------------------------------------------------------------------------------------
@@ -311,10 +345,8 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 1)
                 double pp = a[p * n + p], qq = a[q * n + q], pq = a[p * n + q];
                 // Nobody may turn what somebody has yet to read.
                 __syncthreads();
-                if (fabs(pq) <= 1e-18 * sqrt(fabs(pp * qq)) || pq == 0.0) continue;
-                double theta = (qq - pp) / (2.0 * pq);
-                double t = (theta < 0.0 ? -1.0 : 1.0) / (fabs(theta) + sqrt(theta * theta + 1.0));
-                double c = 1.0 / sqrt(t * t + 1.0), s = t * c;
+                if (fabs(pq) <= 1e-18 * sqrt(fabs(pp * qq))) continue;
+                auto [c, s] = rotation_of(pp, qq, pq);
                 turn_all(a, n, p, q, n, 1, c, s);
                 turn_all(v, n, p, q, n, 1, c, s);
                 turn_all(a, n, p, q, 1, n, c, s);

@@ -12,14 +12,13 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::launchers::{Gram, GramMut, Grams, Values};
 use crate::memory::Buffer;
-use crate::plan;
+use crate::plan::{self, Settled};
 use crate::rows::Settings;
 use crate::shapes::{EigenSummary, RowSummary};
 
-/// |K' v - l v| that the first two pairs may have, as a share of l_1. Float64 products of 1,024 examples leave 1e-13.
-const RESIDUAL: f64 = 1e-12;
-/// Steps after which a matrix is left to the host. The error falls as l_9 / l_2 a step.
-const STEPS: usize = 320;
+/// Float64 products of 1,024 examples leave a residual of 1e-13. The second pair's error falls as l_9 / l_2 a step; what has
+/// not settled then is left to the host.
+const SETTLED: Settled = Settled { pairs: 2, residual: 1e-12, steps: 320 };
 
 /// The layers of one model over one batch. Rows lie in two panels, at the same places of both; the caller sees to rounds as
 /// for a [`DeviceComparison`].
@@ -195,8 +194,7 @@ impl DeviceComponents {
             &mut self.summaries.at_least(&device, self.most)?,
             &mut self.scratch.at_least(&device, self.most * length)?,
             &grams(0, count),
-            STEPS,
-            RESIDUAL,
+            SETTLED,
         )?;
         self.whole.check_now()?;
         let (vectors, on_device) = (self.vectors.view()?, self.summaries.view()?);
@@ -204,7 +202,7 @@ impl DeviceComponents {
         let mut decomposed = Vec::with_capacity(count);
         for (slot, Waiting { layer, row }) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
             let summary = summaries[slot];
-            let found = if summary.residual <= RESIDUAL * summary.first {
+            let found = if summary.residual <= SETTLED.residual * summary.first {
                 let vectors = vectors.slice(slot * length..(slot + 1) * length);
                 let mut deflated = self.deflated.at_least(&device, n * n)?;
                 let own = on_device.slice(slot..=slot);

@@ -180,7 +180,7 @@ impl Workspace {
         launcher.gram_shift(&mut shift, &mut self.largest.at_least(device, shape[1])?, first_bad, x, None, shape)?;
         let length = plan::gram_double(examples, shape[1], device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
-        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, None, shape)?;
+        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, None, shape, device.plan())?;
         launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, split)
     }
 
@@ -321,7 +321,7 @@ impl Workspace {
         let needed = (when != When::Always).then_some(&redo);
         let length = plan::gram_double(examples, features, device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
-        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, needed, shape)?;
+        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, needed, shape, device.plan())?;
         let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
         let partials = self.double_partials.view()?;
         launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, needed, examples, split)?;

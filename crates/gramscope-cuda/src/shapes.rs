@@ -163,6 +163,22 @@ pub struct SgdShape {
     pub twice_decay: f32,
 }
 
+/// first_component.cu's `FirstComponentShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FirstComponentShape {
+    /// Of the penalty.
+    pub weight: f64,
+    /// The fraction of the variance that costs nothing.
+    pub threshold: f64,
+    /// p.
+    pub features: i64,
+    /// n.
+    pub examples: i32,
+    /// 0.
+    pub padding: i32,
+}
+
 /// augment.cu's `AugmentShape`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,8 +303,8 @@ pub struct EigenShape {
     pub layers: i32,
     /// The most iterations.
     pub iterations: i32,
-    /// 0.
-    pub padding: i32,
+    /// Leading pairs whose residuals are looked at: 1 or 2.
+    pub pairs: i32,
 }
 
 /// rbf.cu's `Selection`: the middle values of the squared distances, as the bits of float64.
@@ -313,7 +329,7 @@ pub struct EigenSummary {
     pub second: f64,
     /// The trace of HKH: l_1 over it is the share of the variance.
     pub trace: f64,
-    /// The larger of |K' v - l v| for the first two pairs.
+    /// The largest |K' v - l v| of the pairs that had to settle.
     pub residual: f64,
     /// Steps taken.
     pub iterations: i32,
@@ -328,8 +344,8 @@ mod crossing {
 
     use super::{
         AugmentShape, BatchNormShape, BatchPlace, CentreShape, ConvolutionShape, EigenShape, EigenSummary,
-        ElementwiseShape, GramShape, HsicShape, LayerSum, LossShape, MixingShape, PoolingShape, RbfShape, RowSummary,
-        Selection, SgdShape, SharesShape, Weight,
+        ElementwiseShape, FirstComponentShape, GramShape, HsicShape, LayerSum, LossShape, MixingShape, PoolingShape,
+        RbfShape, RowSummary, Selection, SgdShape, SharesShape, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -348,6 +364,6 @@ mod crossing {
     crosses!(
         GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
         BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8,
-        SharesShape: 24, MixingShape: 8
+        SharesShape: 24, MixingShape: 8, FirstComponentShape: 32
     );
 }

@@ -3,7 +3,8 @@
 
 mod support;
 
-use gramscope_cuda::plan::{self, EIGEN_VECTORS};
+use gramscope_cuda::plan::training::FIRST_COMPONENT;
+use gramscope_cuda::plan::{self, EIGEN_VECTORS, Settled};
 use gramscope_cuda::shapes::{EigenShape, EigenSummary};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::{Matrix, components, gram};
@@ -30,13 +31,8 @@ impl Batch {
             all_k.extend(k.data);
             all_sums.extend_from_slice(sums.values());
         }
-        let shape = EigenShape {
-            examples: n as i32,
-            layers: layers.len() as i32,
-            iterations,
-            tolerance: TOLERANCE,
-            padding: 0,
-        };
+        let shape =
+            EigenShape { examples: n as i32, layers: layers.len() as i32, iterations, tolerance: TOLERANCE, pairs: 2 };
         Self { k: Buffer::new(&all_k), sums: Buffer::new(&all_sums), shape }
     }
 
@@ -100,7 +96,7 @@ fn check(layers: &[Matrix]) {
 
 #[test]
 fn a_batch_of_layers() {
-    for n in [4, 5, 20, 33] {
+    for n in [2, 3, 4, 5, 20, 33] {
         check(&[rectified(n, 40, 1), normal(n, 30, 2), inputs::offset(n, 20, 3)]);
     }
 }
@@ -117,6 +113,44 @@ fn two_close_leading_eigenvalues() {
     let weights = [10.0, 9.999, 1.0, 0.5];
     let q = normal(n, 4, 5);
     check(&[Matrix::from_fn(n, 4, |i, j| weights[j] * q.get(i, j))]);
+}
+
+/// One direction above all others, which are nearly equal: the second pair takes long, the first does not wait for it.
+#[test]
+fn only_pairs_that_are_wanted_have_to_settle() {
+    let (n, noise, row) = (40, normal(40, 300, 13), normal(40, 1, 14));
+    let x = Matrix::from_fn(n, 300, |i, j| noise.get(i, j) + 3.0 * row.get(i, 0));
+    let found = |pairs: i32| {
+        let mut batch = Batch::new(std::slice::from_ref(&x), 5000);
+        batch.shape.pairs = pairs;
+        let (vectors, summaries) = batch.subspace(1);
+        (first(&vectors, 0, n).to_vec(), summaries.values()[0])
+    };
+    let ((vector, one), (expected, both)) = (found(1), found(2));
+    assert!(one.iterations <= 16 && both.iterations >= 4 * one.iterations, "{one:?} {both:?}");
+    assert!(one.residual <= TOLERANCE * one.first, "{one:?}");
+    let cosine: f64 = vector.iter().zip(&expected).map(|(a, b)| a * b).sum();
+    assert!((1.0 - cosine.abs()).abs() <= 1e-12 && (one.first / both.first - 1.0).abs() <= 1e-12, "{one:?} {both:?}");
+}
+
+/// As slow as a component can be that explains a fifth of the variance: eight others with half of its part each.
+#[test]
+fn the_component_of_a_penalty_settles_in_time() {
+    let n = 24;
+    // Cosines are orthogonal to each other and to the ones.
+    let wave = |i: usize, k: usize| (std::f64::consts::PI * (i as f64 + 0.5) * (k + 1) as f64 / n as f64).cos();
+    let x = Matrix::from_fn(n, 9, |i, k| wave(i, k) * if k == 0 { 2f64.sqrt() } else { 1.0 });
+    let Settled { pairs, residual, steps } = FIRST_COMPONENT;
+    let mut batch = Batch::new(std::slice::from_ref(&x), steps as i32);
+    (batch.shape.pairs, batch.shape.tolerance) = (pairs as i32, residual);
+    let (vectors, summaries) = batch.subspace(1);
+    let found = summaries.values()[0];
+    assert!((found.first / found.trace - 0.2).abs() <= 1e-12, "{found:?}");
+    assert!(found.residual <= residual * found.first && found.iterations <= 32, "{found:?}");
+    let scale = (n as f64 / 2.0).sqrt();
+    let cosine: f64 = first(&vectors, 0, n).iter().enumerate().map(|(i, v)| v * wave(i, 0) / scale).sum();
+    // The angle is at most the residual over the gap, a half.
+    assert!(1.0 - cosine * cosine <= (2.0 * residual).powi(2), "{cosine}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 use super::{Launcher, MOST_LAYERS, checked_count, checked_examples, enqueue};
 use crate::error::Error;
 use crate::functions::Kernel;
-use crate::launch::{Arguments, wrong};
-use crate::plan;
+use crate::launch::Arguments;
+use crate::plan::{self, Settled};
 use crate::shapes::{EigenShape, EigenSummary};
 
 /// Gram matrices whose eigenpairs are wanted.
@@ -41,8 +41,8 @@ impl Grams<'_> {
 }
 
 impl Launcher<'_> {
-    /// The leading eigenpairs of every HKH: `vectors` and `scratch` `[layers, EIGEN_VECTORS, n]`, `summaries` `[layers]`.
-    /// Stops where the residual falls below `tolerance` times the first eigenvalue, or after `iterations`.
+    /// The leading eigenpairs of every HKH, until they are `settled`: `vectors` and `scratch` `[layers, EIGEN_VECTORS, n]`,
+    /// `summaries` `[layers]`.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -52,8 +52,7 @@ impl Launcher<'_> {
         summaries: &mut CudaViewMut<'_, EigenSummary>,
         scratch: &mut CudaViewMut<'_, f64>,
         grams: &Grams<'_>,
-        iterations: usize,
-        tolerance: f64,
+        settled: Settled,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().eigen_subspace;
         let mut check = Arguments::new(kernel.name, self.stream);
@@ -61,11 +60,12 @@ impl Launcher<'_> {
         check.writes("summaries", summaries, grams.layers)?;
         check.writes("scratch", scratch, grams.vectors())?;
         let shape = grams.check(kernel, &mut check)?;
-        let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
-        if grams.examples < plan::EIGEN_VECTORS {
-            return Err(wrong(kernel.name, "examples", grams.examples, format!("at least {}", plan::EIGEN_VECTORS)));
-        }
-        let shape = EigenShape { iterations, tolerance, ..shape };
+        let shape = EigenShape {
+            tolerance: settled.residual,
+            iterations: checked_count(kernel, "steps", settled.steps, 1 << 20)?,
+            pairs: checked_count(kernel, "pairs", settled.pairs, 2)?,
+            ..shape
+        };
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(vectors).arg(summaries).arg(scratch).arg(&grams.k).arg(&grams.sums).arg(&shape);
         // SAFETY: block l reads matrix l of k [layers, examples, examples] and sums [layers, 3, examples], and writes its

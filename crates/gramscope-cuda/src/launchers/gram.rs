@@ -178,7 +178,7 @@ impl Launcher<'_> {
         for_type!(x, x => self.tiled(exact, partials, x, shift, largest, needed, [examples, features]))
     }
 
-    /// Partial sums in float64, given the shifts.
+    /// Partial sums in float64, given the shifts, split as suits `device`: this one, unless bits must not depend on it.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -189,8 +189,9 @@ impl Launcher<'_> {
         shift: &CudaView<'_, f32>,
         needed: Needed<'_>,
         [examples, features]: [usize; 2],
+        device: plan::Device,
     ) -> Result<Split, Error> {
-        for_type!(x, x => self.double(partials, x, shift, needed, [examples, features]))
+        for_type!(x, x => self.double(partials, x, shift, needed, [examples, features], device))
     }
 
     /// Partial sums in float64 of the squared distances of all pairs of examples; they lie as those of
@@ -331,10 +332,11 @@ impl Launcher<'_> {
         shift: &CudaView<'_, f32>,
         needed: Needed<'_>,
         [examples, features]: [usize; 2],
+        device: plan::Device,
     ) -> Result<Split, Error> {
         let kernel = &T::functions(self.device.functions()).double;
         let shape = shape(kernel, examples, features)?;
-        let split = plan::gram_double(examples, features, self.device.plan());
+        let split = plan::gram_double(examples, features, device);
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("partials", partials, split.partials)?;
         check.reads("x", x, examples * features)?;

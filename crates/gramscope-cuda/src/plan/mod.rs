@@ -52,6 +52,17 @@ pub const EXACT: Bounds = Bounds { kappa: 32.0, reach: 40.0 };
 pub const FAST: Bounds = Bounds { kappa: 8.0, reach: 64.0 };
 /// and are left within these.
 pub const FAST_REDONE: Bounds = Bounds { kappa: 4096.0, reach: 4096.0 };
+/// When eigenpairs are good enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settled {
+    /// How many of the leading pairs are looked at: 1 or 2.
+    pub pairs: usize,
+    /// |K' v - l v| that they may have, as a share of l_1.
+    pub residual: f64,
+    /// Steps after which they are left as they are.
+    pub steps: usize,
+}
+
 /// Passes of the radix selection: eight bits of a float64 each.
 pub const RADIX_PASSES: usize = 8;
 
@@ -247,8 +258,8 @@ pub fn rbf_select(examples: usize, device: Device) -> Geometry {
 
 /// `gs_eigen_subspace`: a block a Gram matrix.
 pub fn eigen_subspace(layers: usize) -> Geometry {
-    // A matrix of the subspace and its eigenvectors.
-    let projected = 2 * EIGEN_VECTORS * EIGEN_VECTORS * size_of::<f64>();
+    // A matrix of the subspace, its eigenvectors, and their order; two products a vector.
+    let projected = EIGEN_VECTORS * ((2 * EIGEN_VECTORS + 2) * size_of::<f64>() + size_of::<i32>());
     Geometry::new([layers, 1, 1], ENTRY_THREADS, projected + REDUCTION_BYTES)
 }
 

@@ -1,6 +1,6 @@
 //! Training's kernels but the convolutions: how they are launched.
 
-use super::{ENTRY_THREADS, Geometry, REDUCTION_BYTES, WARP, constant};
+use super::{Device, ENTRY_THREADS, Geometry, REDUCTION_BYTES, Settled, WARP, constant};
 
 /// Bytes that a thread loads at once where it can: a run of values.
 pub const RUN_BYTES: usize = constant("RUN_BYTES");
@@ -97,6 +97,23 @@ pub fn average_pool(images: usize, channels: usize) -> Geometry {
 /// `gs_loss_softmax_cross_entropy`: one block; two sums a warp.
 pub fn loss() -> Geometry {
     Geometry::new([1, 1, 1], LOSS_THREADS, 2 * (LOSS_THREADS / WARP) * size_of::<f64>())
+}
+
+/// What the Gram matrices of training are split for, so that their bits do not depend on the device: about as many
+/// multiprocessors as a large one has, and shared memory that every one has.
+pub const ANY_DEVICE: Device = Device { multiprocessors: 128, shared_bytes: 48 << 10 };
+
+/// When the first components that training is penalised for are good enough.
+///
+/// The residual is what a rounding to float32 is. Where the first component explains the fraction f, l_1 + 8 l_9 <= tr K' =
+/// l_1 / f, so that its error falls by l_9 / l_1 <= (1 - f) / (8 f) a step: by a half for f = 0.2, where it has settled within
+/// 32 steps. Where 64 steps do not do, f is below 0.16, and the vector is a unit vector v all the same, with v^T K' v in the
+/// place of l_1: what is computed from both is the gradient of v^T K' v / tr K', a lower bound of f that is nearly it.
+pub const FIRST_COMPONENT: Settled = Settled { pairs: 1, residual: 1.0 / (1 << 24) as f64, steps: 64 };
+
+/// `gs_first_component_gradient_*`: a block a warp of columns; two sums a thread.
+pub fn first_component(features: usize) -> Geometry {
+    Geometry::new([features.div_ceil(WARP), 1, 1], ENTRY_THREADS, 2 * ENTRY_THREADS * size_of::<f64>())
 }
 
 /// `gs_augment_advance`: one warp, of which one thread works.

@@ -156,7 +156,8 @@ fn products(device: &Device, input: &Input, double: bool, finding: &mut Finding)
         let length = plan::gram_double(n, p, device.plan()).partials;
         let mut partials = device.zeros::<f64>("a check", length)?;
         let shift = shifts.shift.as_view();
-        let split = launcher.gram_double(&mut partials.as_view_mut(), &input.x.view(), &shift, None, input.shape)?;
+        let (mut out, x, planned) = (partials.as_view_mut(), input.x.view(), device.plan());
+        let split = launcher.gram_double(&mut out, &x, &shift, None, input.shape, planned)?;
         let mut reach = device.zeros::<f64>("a check", n)?;
         let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
         launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split)?;
@@ -344,7 +345,8 @@ fn eigenpairs(device: &Device, n: usize, finding: &mut Finding) -> anyhow::Resul
     let mut scratch = device.zeros::<f64>(what, vectors)?;
     let mut summaries = device.zeros::<EigenSummary>(what, 1)?;
     let (mut vectors, mut summary) = (found.as_view_mut(), summaries.as_view_mut());
-    launcher.eigen_subspace(&mut vectors, &mut summary, &mut scratch.as_view_mut(), &grams, 500, 1e-10)?;
+    let settled = plan::Settled { pairs: 2, residual: 1e-10, steps: 500 };
+    launcher.eigen_subspace(&mut vectors, &mut summary, &mut scratch.as_view_mut(), &grams, settled)?;
     let mut values = device.zeros::<f64>(what, n)?;
     let mut work = device.zeros::<f64>(what, 2 * n * n)?;
     launcher.eigen_naive(&mut values.as_view_mut(), &mut work.as_view_mut(), &grams, 40, 1e-14)?;
