@@ -31,6 +31,8 @@ mod cublas;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
+mod first_components;
+#[cfg(feature = "cuda")]
 mod functions;
 #[cfg(feature = "cuda")]
 mod graph;
@@ -73,11 +75,13 @@ pub use cudarc::driver::CudaViewMut as ViewMut;
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
+pub use first_components::{ComponentsExtent, FirstComponents};
+#[cfg(feature = "cuda")]
 pub use graph::{Captured, Graph, Regions};
 #[cfg(feature = "cuda")]
 pub use launchers::{
-    Activation, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed, PairSums, Panels,
-    Partials, PartialsMut, ProductLengths, Uploaded, Values,
+    Activation, FirstComponent, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed,
+    PairSums, Panels, Partials, PartialsMut, ProductLengths, Uploaded, Values,
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};

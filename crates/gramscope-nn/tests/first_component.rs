@@ -11,10 +11,9 @@ use support::{assert_close, labels, uniform, wide};
 
 const WEIGHT: f64 = 3.0;
 
-/// The penalty of X [n, p] by its definition, with Jacobi's eigenvalues.
+/// The penalty of X [n, p] by its definition.
 fn penalty(x: &[f64], n: usize, threshold: f64) -> f64 {
-    let x = Matrix::from_fn(n, x.len() / n, |i, j| x[i * (x.len() / n) + j]);
-    WEIGHT * (components::first(&components::centred_gram(&x)).fraction - threshold).max(0.0)
+    components::penalty(&Matrix::new(n, x.len() / n, x.to_vec()), WEIGHT, threshold)
 }
 
 /// Values with one direction that is larger than the others, and means far from 0.

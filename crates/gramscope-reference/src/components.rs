@@ -38,6 +38,27 @@ pub fn first(k: &Matrix) -> First {
     }
 }
 
+/// `weight` times what the first component of X \[n, p\] explains of its variance beyond `threshold`; 0 of an X without
+/// variance.
+pub fn penalty(x: &Matrix, weight: f64, threshold: f64) -> f64 {
+    let excess = first(&centred_gram(x)).fraction - threshold;
+    // f64::max drops the NaN of 0 / 0.
+    weight * excess.max(0.0)
+}
+
+/// Its gradient by X.
+pub fn penalty_gradient(x: &Matrix, weight: f64, threshold: f64) -> Matrix {
+    let First { eigenvalue, vector, fraction, .. } = first(&centred_gram(x));
+    let centred = gram::centre(x);
+    if fraction > threshold {
+        let along: Vec<f64> = (0..x.cols).map(|j| centred.column(j).zip(&vector).map(|(x, v)| x * v).sum()).collect();
+        let factor = 2.0 * weight * fraction / eigenvalue;
+        centred.map(|i, j, value| factor * (vector[i] * along[j] - fraction * value))
+    } else {
+        centred.map(|_, _, _| 0.0)
+    }
+}
+
 /// <u, v>^2: how alike the first components of two layers are.
 pub fn square_cosine(u: &First, v: &First) -> f64 {
     let inner: f64 = u.vector.iter().zip(&v.vector).map(|(a, b)| a * b).sum();

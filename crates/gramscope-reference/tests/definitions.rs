@@ -123,3 +123,30 @@ fn the_first_component_of_points_on_a_line() {
     // Coordinates -2.5 .. 2.5 times the line's speed.
     assert_close(first.eigenvalue, 17.5 * 5.25, first.eigenvalue);
 }
+
+/// A central difference of step h is off by h^2 and by the rounding of the penalty over h, 1e-9 together.
+#[test]
+fn the_penaltys_gradient_is_its_derivative() {
+    const STEP: f64 = 1e-5;
+    for (n, p) in [(2, 1), (3, 4), (6, 3)] {
+        let x = made(8, n, p);
+        for threshold in [0.0, 0.3] {
+            let gradient = components::penalty_gradient(&x, 2.0, threshold);
+            for place in 0..n * p {
+                let moved = |by: f64| x.map(|i, j, value| if i * p + j == place { value + by } else { value });
+                let at = |by: f64| components::penalty(&moved(by), 2.0, threshold);
+                let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+                let found = gradient.data[place];
+                assert!((found - expected).abs() <= 1e-8, "{n} x {p}, {place}: {found}, expected {expected}");
+            }
+        }
+    }
+    let constant = Matrix::from_fn(4, 3, |_, j| j as f64);
+    for x in [constant, made(9, 1, 3)] {
+        assert_eq!(components::penalty(&x, 2.0, 0.0), 0.0);
+        assert!(components::penalty_gradient(&x, 2.0, 0.0).data.iter().all(|&value| value == 0.0));
+    }
+    let independent = made(10, 5, 9);
+    assert!(components::penalty(&independent, 2.0, 0.9) == 0.0);
+    assert!(components::penalty_gradient(&independent, 2.0, 0.9).data.iter().all(|&value| value == 0.0));
+}

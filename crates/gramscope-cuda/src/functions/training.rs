@@ -1,4 +1,5 @@
-//! Training's kernels but the convolutions: kernels/{batch_norm,elementwise,mixing,pooling,loss,sgd,augment}.
+//! Training's kernels but the convolutions:
+//! kernels/{batch_norm,elementwise,mixing,pooling,loss,first_component,sgd,augment}.
 
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub(crate) struct LayerFunctions {
     pub(crate) max_pool: Kernel,
     pub(crate) max_pool_backward: Kernel,
     pub(crate) augment: Kernel,
+    pub(crate) first_component: Kernel,
+    pub(crate) first_component_naive: Kernel,
 }
 
 /// All of them.
@@ -62,7 +65,7 @@ macro_rules! batch_norm {
 
 /// The kernels of the other layers for one suffix.
 macro_rules! layers {
-    ($elementwise:ident, $mixing:ident, $pooling:ident, $augment:ident, $suffix:literal) => {
+    ($elementwise:ident, $mixing:ident, $pooling:ident, $augment:ident, $first_component:ident, $suffix:literal) => {
         LayerFunctions {
             add: $elementwise.kernel(concat!("gs_elementwise_add_", $suffix))?,
             relu: $elementwise.kernel(concat!("gs_elementwise_relu_", $suffix))?,
@@ -73,6 +76,8 @@ macro_rules! layers {
             max_pool: $pooling.kernel(concat!("gs_pooling_max_", $suffix))?,
             max_pool_backward: $pooling.kernel(concat!("gs_pooling_max_backward_", $suffix))?,
             augment: $augment.kernel(concat!("gs_augment_crop_", $suffix))?,
+            first_component: $first_component.kernel(concat!("gs_first_component_gradient_", $suffix))?,
+            first_component_naive: $first_component.kernel(concat!("gs_first_component_naive_", $suffix))?,
         }
     };
 }
@@ -83,12 +88,13 @@ impl TrainingFunctions {
         let batch_norm = load(&images::BATCH_NORM)?;
         let (elementwise, mixing) = (load(&images::ELEMENTWISE)?, load(&images::MIXING)?);
         let (pooling, augment) = (load(&images::POOLING)?, load(&images::AUGMENT)?);
+        let first_component = load(&images::FIRST_COMPONENT)?;
         Ok(Self {
             batch_norm: Typed { f32: batch_norm!(batch_norm, "f32"), bf16: batch_norm!(batch_norm, "bf16") },
             batch_norm_gradients: batch_norm.kernel("gs_batch_norm_gradients")?,
             layers: Typed {
-                f32: layers!(elementwise, mixing, pooling, augment, "f32"),
-                bf16: layers!(elementwise, mixing, pooling, augment, "bf16"),
+                f32: layers!(elementwise, mixing, pooling, augment, first_component, "f32"),
+                bf16: layers!(elementwise, mixing, pooling, augment, first_component, "bf16"),
             },
             augment_advance: augment.kernel("gs_augment_advance")?,
             mixing_shares: mixing.kernel("gs_mixing_shares")?,

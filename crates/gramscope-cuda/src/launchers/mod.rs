@@ -6,6 +6,7 @@ mod batch_norm;
 mod convolution;
 mod eigen;
 mod elementwise;
+mod first_component;
 mod gram;
 mod hsic;
 mod loss;
@@ -17,6 +18,7 @@ mod ucenter;
 
 pub use activation::Activation;
 pub use eigen::Grams;
+pub use first_component::FirstComponent;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
 pub(crate) use ucenter::packed_length;
