@@ -78,7 +78,7 @@ doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
 part_doctor() { run "doctor" doctor; }
 
 # What runs for minutes as it is, comparisons and repetitions, would run for hours.
-checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|augmentation|loss|sgd|the direction)'
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|the direction)'
 sanitize() {
     "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
         >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }

@@ -13,7 +13,7 @@ use candle_nn::Optimizer;
 use gramscope_cuda::plan::{Arithmetic, Placing};
 use gramscope_cuda::{Device, Error, Regions, Slice};
 use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
-use gramscope_nn::{ResNet, Sgd, SgdConfig, Shake};
+use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig, Shake};
 use gramscope_train::augment::Augmentation;
 use gramscope_train::data::Split;
 use gramscope_train::{TrainSettings, batches};
@@ -227,6 +227,44 @@ fn without_an_epoch_branches_share_evenly() {
     let shake = Some(Shake { seed: 0, epoch: 1, images: &images[..4] });
     let error = from_host.step(Images::Host { pixels: &pixels, labels: &labels, shake }).unwrap_err().to_string();
     assert!(error.contains("image numbers") && error.contains("5 images"), "{error}");
+}
+
+/// A penalty that is captured with the rest, one that takes its place, batches that are smaller than those before, down to a
+/// single image, which has no first component.
+#[test]
+fn captured_penalties_have_the_bits_of_plain_ones() {
+    const BATCHES: [usize; 5] = [3, 3, 3, 2, 1];
+    if let Some(trace) = on_fake_driver("captured_penalties_have_the_bits_of_plain_ones") {
+        // Of each of two networks, under each of two penalties two.
+        assert_eq!(trace.count("graph"), 2 * 2 * 2);
+        return;
+    }
+    let setting = Setting::new(false);
+    let device = Arc::new(Device::open(0).unwrap());
+    for arithmetic in [Arithmetic::Float32, Arithmetic::Bf16] {
+        let network = || setting.on_device(&device, arithmetic);
+        let (mut captured, mut plain, mut free) = (network(), network(), network());
+        let images = setting.stored(&device);
+        let mut order = Order::new(device.clone(), IMAGES, setting.placing()).unwrap();
+        for (epoch, weight) in [(1, 0.5), (2, 0.25)] {
+            order.begin(&shuffled(epoch), 0, epoch).unwrap();
+            let penalty = FirstComponentPenalty { weight, threshold: 0.1 };
+            for network in [&mut captured, &mut plain] {
+                network.penalise(penalty);
+            }
+            let mut taken = 0;
+            for count in BATCHES {
+                captured.step(Images::Next { images: &images, order: &mut order, count }).unwrap();
+                for network in [&mut plain, &mut free] {
+                    setting.plain_step(network, &shuffled(epoch)[taken..][..count], epoch);
+                }
+                taken += count;
+            }
+            assert_eq!(captured.totals().unwrap(), plain.totals().unwrap(), "{arithmetic:?}, epoch {epoch}");
+            assert!(setting.learnt(&captured) == setting.learnt(&plain), "{arithmetic:?}, epoch {epoch}");
+            assert!(setting.learnt(&captured) != setting.learnt(&free), "{arithmetic:?}: the penalty does nothing");
+        }
+    }
 }
 
 #[test]

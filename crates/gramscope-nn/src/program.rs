@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 #[cfg(feature = "cuda")]
 use gramscope_cuda::plan::Convolution;
 
+use crate::FirstComponentPenalty;
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
 
 /// The place of a value among a program's.
@@ -60,6 +61,10 @@ pub(crate) enum Step {
     AveragePool { x: ValueId },
     /// The logits, from the pooled features.
     Logits,
+    /// The Gram matrix over the batch of x, the output of the block of this number, in a network whose training is penalised.
+    Gram { block: usize, x: ValueId },
+    /// The first principal components of all blocks' outputs, from their Gram matrices.
+    FirstComponents,
     /// The loss, and its gradient by the logits.
     Loss,
     /// The gradients of the logits' weights and biases, and of the pooled features.
@@ -68,6 +73,8 @@ pub(crate) enum Step {
     AveragePoolBackward { dx: ValueId },
     /// dx, from that of the max pooling's result y.
     MaxPoolBackward { x: ValueId, y: ValueId, dy: ValueId, dx: ValueId },
+    /// dx, the gradient of a block's output x, has that of the penalty on x's first component added to it.
+    GramBackward { block: usize, x: ValueId, dx: ValueId },
     /// The gradients of gamma and beta, of x, and of the addend where there was one.
     NormaliseBackward { norm: usize, x: ValueId, dy: ValueId, dx: ValueId, added: Option<Added>, relu: bool },
     /// From the gradient of the result y of a mixture with an addend, dmixed, those of its parts; dmixed becomes the first one's.
@@ -122,6 +129,8 @@ pub(crate) struct Program {
     pub(crate) values: Vec<Value>,
     pub(crate) convolutions: Vec<NamedConvolution>,
     pub(crate) norms: Vec<NamedNorm>,
+    /// What is added to the loss that is trained by.
+    pub(crate) penalty: Option<FirstComponentPenalty>,
     /// Pooled features.
     pub(crate) features: usize,
     pub(crate) classes: usize,
@@ -140,12 +149,22 @@ impl Program {
 
     /// What gives the loss and every parameter's gradient.
     pub(crate) fn training(topology: &Topology, image_side: usize) -> Self {
-        let mut program = Self::evaluation(topology, image_side);
-        let forward = program.steps.clone();
-        program.steps.push(Step::Loss);
-        let mut gradients = Gradients { program: &mut program, of: HashMap::new() };
+        Self::evaluation(topology, image_side).with_backward()
+    }
+
+    /// The same of the sum of the loss and of a penalty on the first components of the blocks' outputs.
+    pub(crate) fn penalised(topology: &Topology, image_side: usize, penalty: FirstComponentPenalty) -> Self {
+        let mut builder = Builder::new(topology, image_side, false);
+        builder.program.penalty = Some(penalty);
+        builder.network(topology).program.with_backward()
+    }
+
+    fn with_backward(mut self) -> Self {
+        let forward = self.steps.clone();
+        self.steps.push(Step::Loss);
+        let mut gradients = Gradients { program: &mut self, of: HashMap::new() };
         forward.iter().rev().for_each(|step| gradients.add_backward(step));
-        program
+        self
     }
 
     /// Blocks whose branches' shares are drawn for each batch: in training, those that have two.
@@ -201,7 +220,11 @@ impl Step {
             Self::Add { sum, addend } => some([sum, addend]),
             Self::Mix { mixed, other, addend, .. } => vec![Some(mixed), Some(other), addend],
             Self::MixBackward { y, dmixed, dother, daddend, .. } => [y, dmixed, dother, daddend].map(Some).to_vec(),
-            Self::Relu { x } | Self::AveragePool { x } | Self::Tap { of: Tapped::Value(x), .. } => vec![Some(x)],
+            Self::Relu { x }
+            | Self::AveragePool { x }
+            | Self::Gram { x, .. }
+            | Self::Tap { of: Tapped::Value(x), .. } => vec![Some(x)],
+            Self::GramBackward { x, dx, .. } => some([x, dx]),
             Self::AveragePoolBackward { dx } => vec![Some(dx)],
             Self::MaxPoolBackward { x, y, dy, dx } => vec![Some(x), Some(y), Some(dy), Some(dx)],
             Self::NormaliseBackward { x, dy, dx, added, .. } => {
@@ -210,7 +233,7 @@ impl Step {
             }
             Self::WeightGradient { x, dy, .. } => some([x, dy]),
             Self::InputGradient { dy, dx, .. } => some([dy, dx]),
-            Self::Logits | Self::Loss | Self::LogitsBackward | Self::Tap { .. } => vec![],
+            Self::FirstComponents | Self::Logits | Self::Loss | Self::LogitsBackward | Self::Tap { .. } => vec![],
         };
         values.into_iter().flatten()
     }
@@ -266,6 +289,7 @@ impl Builder {
             values: vec![Value { side: image_side, channels: IMAGE_CHANNELS }],
             convolutions: Vec::new(),
             norms: Vec::new(),
+            penalty: None,
             features: topology.features(),
             classes: topology.classes,
         };
@@ -276,6 +300,12 @@ impl Builder {
         let mut x = self.stem(&topology.stem);
         for (number, block) in topology.blocks.iter().enumerate() {
             x = self.block(number, block, x);
+            if self.program.penalty.is_some() {
+                self.step(Step::Gram { block: number, x });
+            }
+        }
+        if self.program.penalty.is_some() {
+            self.step(Step::FirstComponents);
         }
         self.step(Step::AveragePool { x });
         self.tap(Tapped::Pooled);
@@ -441,6 +471,12 @@ impl Gradients<'_> {
                 let (dy, dx) = (self.of[&y], self.fresh(x));
                 self.program.steps.push(Step::MaxPoolBackward { x, y, dy, dx });
             }
+            Step::Gram { block, x } => {
+                let dx = self.of[&x];
+                self.program.steps.push(Step::GramBackward { block, x, dx });
+            }
+            // What follows from the Gram matrices is in the backward step of each.
+            Step::FirstComponents => {}
             Step::Normalise { norm, x, addend, relu, y } => {
                 let dy = self.of[&y];
                 // The last to read it, and so the first to say what its gradient is.

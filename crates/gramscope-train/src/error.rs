@@ -216,12 +216,6 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
-    /// A setting that a GPU cannot train with.
-    #[error("{setting} is computed on the CPU alone so far; use --device cpu")]
-    OnCpuOnly {
-        /// The setting.
-        setting: &'static str,
-    },
     /// Something is wrong with the data set.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use gramscope_nn::{Backend, Family, ResNetConfig};
+use gramscope_nn::{Backend, Family, FirstComponentPenalty, ResNetConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -218,6 +218,12 @@ impl TrainSettings {
     pub fn network(&self, classes: usize, image_side: usize) -> ResNetConfig {
         let Self { family, depth, width, residual, shake_shake, .. } = *self;
         ResNetConfig { family, depth, width, residual, shake_shake, classes, image_side }
+    }
+
+    /// What is added to the loss, if anything.
+    pub fn penalty(&self) -> Option<FirstComponentPenalty> {
+        let Self { first_pc_penalty: weight, first_pc_threshold: threshold, .. } = *self;
+        (weight > 0.0).then_some(FirstComponentPenalty { weight, threshold })
     }
 }
 

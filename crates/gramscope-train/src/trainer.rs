@@ -12,7 +12,7 @@ use candle_core::Device;
 use candle_nn::Optimizer;
 use gramscope_nn::device::Totals;
 use gramscope_nn::random::{Philox, Stream};
-use gramscope_nn::{FirstComponentPenalty, Processor, ResNet, Sgd, SgdConfig, Shake, StepOptions};
+use gramscope_nn::{Processor, ResNet, Sgd, SgdConfig, Shake, StepOptions};
 use md5::{Digest, Md5};
 
 use crate::augment::{self, Augmentation};
@@ -89,7 +89,6 @@ pub fn train(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Run> {
-    let processor = OnDevice::place_of(processor, &config.train)?;
     let config = config.resolved()?.with_backend(processor.backend());
     if start == Start::Resume
         && let Contents::Run(stored) = directory::contents(dir)?
@@ -185,7 +184,6 @@ struct Trainer<'a> {
     indices: Vec<usize>,
     /// Of every image of the training split, whether it is used or not.
     labels: Vec<u32>,
-    penalty: Option<FirstComponentPenalty>,
     network: ResNet,
     sgd: Sgd,
     augmentation: Augmentation,
@@ -209,14 +207,11 @@ impl<'a> Trainer<'a> {
         let sgd = Sgd::for_network(&network, SgdConfig { learning_rate, momentum, weight_decay })?;
         let data = fingerprint(&dataset.train, &indices);
         let augmentation = Augmentation::new(settings);
-        let TrainSettings { first_pc_penalty: weight, first_pc_threshold: threshold, .. } = *settings;
-        let penalty = (weight > 0.0).then_some(FirstComponentPenalty { weight, threshold });
         Ok(Self {
             settings,
             dataset,
             indices,
             labels: training_labels(settings, dataset),
-            penalty,
             network,
             sgd,
             augmentation,
@@ -360,7 +355,7 @@ impl<'a> Trainer<'a> {
         }
         let images = self.augmentation.batch(&self.dataset.train, indices, epoch, &HOST)?;
         let labels = batches::labels(&self.labels, indices, &HOST)?;
-        let options = StepOptions { penalty: self.penalty, shake };
+        let options = StepOptions { penalty: self.settings.penalty(), shake };
         let gradients = self.network.loss_and_gradients_with(&images, &labels, options)?;
         self.sgd.step(&gradients.grads)?;
         let partial = &mut self.position.partial;

@@ -7,7 +7,7 @@ use gramscope_cuda::Device;
 use gramscope_cuda::plan::{Arithmetic, Placing};
 
 use super::{Images, TakeLayer, Totals};
-use crate::{Error, ResNet, Result, Sgd};
+use crate::{Error, FirstComponentPenalty, ResNet, Result, Sgd};
 
 /// A copy of a network on a device. A build without CUDA has none.
 pub struct DeviceNetwork(Infallible);
@@ -77,6 +77,12 @@ impl DeviceNetwork {
     /// None.
     pub fn learn(&mut self, sgd: &Sgd) -> Result<()> {
         let _ = sgd;
+        match self.0 {}
+    }
+
+    /// Adds `penalty` to the loss.
+    pub fn penalise(&mut self, penalty: FirstComponentPenalty) {
+        let _ = penalty;
         match self.0 {}
     }
 

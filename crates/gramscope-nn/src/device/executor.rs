@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gramscope_cuda::plan::Arithmetic;
-use gramscope_cuda::{Device, Regions, Values};
+use gramscope_cuda::{ComponentsExtent, Device, Regions, Values};
 use half::bf16;
 
 use super::Images;
@@ -169,7 +169,7 @@ impl<T: Stored> Executor<T> {
         let launcher = self.device.launcher();
         let places = Places { program: &self.program, slots: &self.slots, images };
         let shares = 2 * self.program.drawn_blocks() * images;
-        let mut lengths = Lengths { statistics: 0, shares, partials: 0, sums: 0 };
+        let mut lengths = Lengths { statistics: 0, shares, partials: 0, sums: 0, first_components: None };
         for norm in &self.program.norms {
             lengths.statistics += 2 * norm.channels;
         }
@@ -186,6 +186,11 @@ impl<T: Stored> Executor<T> {
                 Step::Normalise { x, .. } | Step::NormaliseBackward { x, .. } => {
                     let (rows, channels) = places.rows(x);
                     lengths.sums = lengths.sums.max(launcher.batch_norm_scratch(rows, channels));
+                }
+                Step::Gram { block, x } => {
+                    let (layers, features) = (block + 1, self.program.values[x].length());
+                    let features = lengths.first_components.map_or(features, |before| features.max(before.features));
+                    lengths.first_components = Some(ComponentsExtent { layers, examples: images, features });
                 }
                 _ => {}
             }

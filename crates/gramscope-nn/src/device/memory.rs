@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View, ViewMut};
+use gramscope_cuda::{BatchPlace, ComponentsExtent, Device, FirstComponents, Regions, Slice, View, ViewMut};
 
 use super::stored::Stored;
 use crate::program::{Program, Slots, ValueId};
@@ -28,6 +28,8 @@ pub(super) struct Memory<T> {
     pub(super) partials: Slice<f32>,
     /// Partial sums of batch norms.
     pub(super) sums: Slice<f64>,
+    /// Those of the blocks' outputs, where training is penalised.
+    pub(super) first_components: Option<FirstComponents>,
 }
 
 /// What lies behind the last activation, always in float32.
@@ -45,12 +47,14 @@ pub(super) struct Lengths {
     pub(super) shares: usize,
     pub(super) partials: usize,
     pub(super) sums: usize,
+    pub(super) first_components: Option<ComponentsExtent>,
 }
 
 impl Lengths {
     /// Bytes of device memory.
     pub(super) fn bytes(self) -> u64 {
-        ((self.statistics + self.shares + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>()) as u64
+        let values = (self.statistics + self.shares + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>();
+        values as u64 + self.first_components.map_or(0, ComponentsExtent::bytes)
     }
 }
 
@@ -85,13 +89,29 @@ impl<T: Stored> Memory<T> {
             shares: floats(lengths.shares)?,
             partials: floats(lengths.partials)?,
             sums: device.zeros(&what, lengths.sums.max(1))?,
+            first_components: lengths
+                .first_components
+                .map(|extent| FirstComponents::new(device, extent))
+                .transpose()?,
         })
     }
 
     /// Shows all of it to `memory`.
     pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
-        let Self { images: _, slots, order, order_start, labels, statistics, unmoved, head, shares, partials, sums } =
-            self;
+        let Self {
+            images: _,
+            slots,
+            order,
+            order_start,
+            labels,
+            statistics,
+            unmoved,
+            head,
+            shares,
+            partials,
+            sums,
+            first_components,
+        } = self;
         slots.iter_mut().for_each(|slot| memory.writes(slot));
         memory.writes(order);
         memory.reads(order_start);
@@ -101,6 +121,7 @@ impl<T: Stored> Memory<T> {
             memory.writes(buffer);
         }
         memory.writes(sums);
+        first_components.iter_mut().for_each(|components| components.show(memory));
     }
 
     /// Whether a program could run in it, over as many images as its own.

@@ -15,7 +15,7 @@ use super::{Images, TakeLayer, Totals};
 use crate::network::ablation::check_variants;
 use crate::program::Program;
 use crate::topology::Topology;
-use crate::{Error, ResNet, Result, Sgd};
+use crate::{Error, FirstComponentPenalty, ResNet, Result, Sgd};
 
 /// A copy of a network on a device.
 ///
@@ -188,6 +188,14 @@ impl DeviceNetwork {
         let learning = self.learning.as_mut().ok_or(Error::NotTraining)?;
         learning.config.learning_rate = rate;
         Ok(self.device.copy_to("the learning rate", &[rate as f32], &mut learning.rate.as_view_mut())?)
+    }
+
+    /// Adds `penalty` to the loss of the steps that follow.
+    pub fn penalise(&mut self, penalty: FirstComponentPenalty) {
+        let program = Program::penalised(&self.topology, self.image_side, penalty);
+        self.training = AnyExecutor::new(&self.device, self.arithmetic, program);
+        // What was captured has no penalty in it.
+        self.steps = Replay::default();
     }
 
     /// Enqueues a training step on a batch: batch norms take the batch's statistics, and the running ones move. Batches that

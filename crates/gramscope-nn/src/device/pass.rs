@@ -2,6 +2,7 @@
 
 mod backward;
 mod forward;
+mod penalty;
 
 use gramscope_cuda::plan::{Arithmetic, Convolution};
 use gramscope_cuda::{Launcher, Slice};
@@ -66,6 +67,8 @@ impl<T: Stored> Pass<'_, T> {
             Step::Mix { block, mixed, other, addend } => self.mix(block, mixed, other, addend),
             Step::MaxPool { x, y } => self.max_pool(x, y),
             Step::AveragePool { x } => self.average_pool(x),
+            Step::Gram { block, x } => self.gram(block, x),
+            Step::FirstComponents => self.first_components(),
             Step::Logits => self.logits(),
             Step::Loss => self.loss(),
             Step::LogitsBackward => self.logits_backward(),
@@ -77,6 +80,7 @@ impl<T: Stored> Pass<'_, T> {
             Step::MixBackward { block, y, dmixed, dother, daddend } => {
                 self.mix_backward(block, y, [dmixed, dother, daddend])
             }
+            Step::GramBackward { block, x, dx } => self.gram_backward(block, x, dx),
             Step::WeightGradient { convolution, x, dy } => self.weight_gradient(convolution, x, dy),
             Step::InputGradient { convolution, dy, dx, adds } => self.input_gradient(convolution, dy, dx, adds),
             Step::Tap { .. } => Ok(()),

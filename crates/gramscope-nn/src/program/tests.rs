@@ -29,7 +29,8 @@ fn accesses(step: &Step) -> (Vec<ValueId>, Vec<ValueId>) {
         Step::Relu { x } => (vec![x], vec![x]),
         Step::Mix { mixed, other, addend, .. } => ([mixed, other].into_iter().chain(addend).collect(), vec![mixed]),
         Step::MixBackward { y, dmixed, dother, daddend, .. } => (vec![y, dmixed], vec![dmixed, dother, daddend]),
-        Step::AveragePool { x } | Step::Tap { of: Tapped::Value(x), .. } => (vec![x], vec![]),
+        Step::AveragePool { x } | Step::Gram { x, .. } | Step::Tap { of: Tapped::Value(x), .. } => (vec![x], vec![]),
+        Step::GramBackward { x, dx, .. } => (vec![x, dx], vec![dx]),
         Step::AveragePoolBackward { dx } => (vec![], vec![dx]),
         Step::MaxPoolBackward { x, y, dy, dx } => (vec![x, y, dy], vec![dx]),
         Step::NormaliseBackward { x, dy, dx, added: None, .. } => (vec![x, dy], vec![dx]),
@@ -39,7 +40,7 @@ fn accesses(step: &Step) -> (Vec<ValueId>, Vec<ValueId>) {
         Step::WeightGradient { x, dy, .. } => (vec![x, dy], vec![]),
         Step::InputGradient { dy, dx, adds: false, .. } => (vec![dy], vec![dx]),
         Step::InputGradient { dy, dx, adds: true, .. } => (vec![dy, dx], vec![dx]),
-        Step::Logits | Step::Loss | Step::LogitsBackward | Step::Tap { .. } => (vec![], vec![]),
+        Step::FirstComponents | Step::Logits | Step::Loss | Step::LogitsBackward | Step::Tap { .. } => (vec![], vec![]),
     }
 }
 
@@ -69,7 +70,7 @@ fn check_memory(program: &Program) {
 fn nothing_is_read_that_is_not_there() {
     for config in configs() {
         let (topology, side) = (config.topology(), config.image_side);
-        for program in [Program::evaluation, Program::observation, Program::training] {
+        for program in [Program::evaluation, Program::observation, Program::training, penalised] {
             check_memory(&program(&topology, side));
         }
     }
@@ -147,6 +148,48 @@ fn training_gives_every_gradient_once() {
         assert_eq!((convolutions.len(), norms.len()), (program.convolutions.len(), program.norms.len()));
         assert_eq!(heads, 1);
         assert!(program.steps.iter().filter(|step| matches!(step, Step::Loss)).count() == 1);
+    }
+}
+
+fn penalised(topology: &Topology, image_side: usize) -> Program {
+    Program::penalised(topology, image_side, FirstComponentPenalty { weight: 1.0, threshold: 0.2 })
+}
+
+/// Every block's output is penalised: its first component is found when all are there, and its gradient is added when
+/// that of the output is whole and before anything reads it.
+#[test]
+fn every_blocks_output_is_penalised_once() {
+    for config in configs() {
+        let (topology, side) = (config.topology(), config.image_side);
+        let (plain, program) = (Program::training(&topology, side).unwrap(), penalised(&topology, side).unwrap());
+        let grams = program.steps.iter().filter_map(|step| match *step {
+            Step::Gram { block, x } => Some((block, x)),
+            _ => None,
+        });
+        let grams: Vec<(usize, ValueId)> = grams.collect();
+        assert_eq!(grams.iter().map(|gram| gram.0).collect::<Vec<_>>(), (0..topology.blocks.len()).collect::<Vec<_>>());
+        let place = |wanted: Step| program.steps.iter().position(|&step| step == wanted).unwrap();
+        let found = place(Step::FirstComponents);
+        for (block, output) in grams {
+            assert!(place(Step::Gram { block, x: output }) < found);
+            let made = |step: &&Step| matches!(**step, Step::Normalise { y, relu: true, .. } if y == output);
+            assert_eq!(program.steps.iter().filter(made).count(), 1, "block {block}");
+            let backward = program.steps.iter().enumerate().filter_map(|(place, step)| match *step {
+                Step::GramBackward { block: other, x, dx } if other == block => Some((place, x, dx)),
+                _ => None,
+            });
+            let [(place, x, dx)] = backward.collect::<Vec<_>>()[..] else { panic!("block {block}") };
+            assert!(place > found && x == output);
+            let (before, behind) = (&program.steps[..place], &program.steps[place + 1..]);
+            assert!(before.iter().all(|step| !accesses(step).0.contains(&dx) || accesses(step).1.contains(&dx)));
+            assert!(behind.iter().any(|step| accesses(step).0.contains(&dx)));
+            // What was added stays: whoever writes there later has begun another value.
+            assert!(behind.iter().all(|step| !accesses(step).1.contains(&dx)));
+        }
+        let is_penalty =
+            |step: &&Step| matches!(step, Step::Gram { .. } | Step::FirstComponents | Step::GramBackward { .. });
+        let rest: Vec<Step> = program.steps.iter().filter(|step| !is_penalty(step)).copied().collect();
+        assert_eq!(rest, plain.steps);
     }
 }
 

@@ -10,7 +10,7 @@ use gramscope_nn::{Processor, ResNet, Sgd, Shake};
 
 use crate::augment::Augmentation;
 use crate::data::{Dataset, Split};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::{self, Evaluation};
 use crate::settings::TrainSettings;
 
@@ -36,22 +36,6 @@ impl Stored {
 }
 
 impl OnDevice {
-    /// Where a run of `settings` is trained: on `processor`, or on the CPU if only that can and no GPU was named.
-    pub(super) fn place_of<'a>(processor: &'a Processor, settings: &TrainSettings) -> Result<&'a Processor> {
-        let setting = match settings {
-            _ if settings.first_pc_penalty > 0.0 => "first_pc_penalty",
-            _ => return Ok(processor),
-        };
-        match processor {
-            Processor::Cpu => Ok(processor),
-            Processor::Gpu { named: true, .. } => Err(Error::OnCpuOnly { setting }),
-            Processor::Gpu { named: false, .. } => {
-                tracing::warn!("{setting} is computed on the CPU alone so far: this run is trained there");
-                Ok(&Processor::Cpu)
-            }
-        }
-    }
-
     /// For the run of `settings` on the images at `indices`, of these `labels`, from where `network` and `sgd` are; none where
     /// the CPU trains.
     pub(super) fn new(
@@ -66,6 +50,9 @@ impl OnDevice {
         let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(None) };
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
+        if let Some(penalty) = settings.penalty() {
+            on_device.penalise(penalty);
+        }
         let Dataset { train, test, image_side: side, .. } = dataset;
         let in_order = |images: StoredImages, count: usize, placing: Placing| -> Result<Stored> {
             Ok(Stored { images, order: Order::new(device.clone(), count, placing)? })

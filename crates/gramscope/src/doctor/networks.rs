@@ -7,7 +7,7 @@ use candle_nn::Optimizer;
 use gramscope_cuda::Device;
 use gramscope_cuda::plan::Arithmetic;
 use gramscope_nn::device::{DeviceNetwork, Images};
-use gramscope_nn::{ResNet, ResNetConfig, Sgd, SgdConfig, Shake, StepOptions};
+use gramscope_nn::{FirstComponentPenalty, ResNet, ResNetConfig, Sgd, SgdConfig, Shake, StepOptions};
 
 use super::inputs::numbers;
 use super::{Finding, Report};
@@ -16,6 +16,8 @@ const STEPS: usize = 10;
 const IMAGES: usize = 8;
 /// Odd, so that nothing is even all the way.
 const SIDE: usize = 9;
+/// Of a size that changes what is learnt.
+const PENALTY: FirstComponentPenalty = FirstComponentPenalty { weight: 0.5, threshold: 0.1 };
 const SGD: SgdConfig = SgdConfig { learning_rate: 0.02, momentum: 0.9, weight_decay: 1e-4 };
 
 /// A small network's training steps, on one batch.
@@ -27,9 +29,12 @@ const SGD: SgdConfig = SgdConfig { learning_rate: 0.02, momentum: 0.9, weight_de
 /// root, 2% and 5% a layer, some 5% and 15% at the stem. So one step is compared, by its direction: 1 - cos is half the square
 /// of the relative error, four times which is allowed. A tensor that does not move is 1 off, one that moves backwards 2.
 pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
-    let plain = &ResNetConfig { depth: 8, width: 0.5, image_side: SIDE, ..ResNetConfig::default() };
-    let shaken = &ResNetConfig { shake_shake: true, ..plain.clone() };
+    let config = ResNetConfig { depth: 8, width: 0.5, image_side: SIDE, ..ResNetConfig::default() };
+    let plain = &Training { config, penalty: None };
+    let penalised = &Training { penalty: Some(PENALTY), ..plain.clone() };
+    let shaken = &Training { config: ResNetConfig { shake_shake: true, ..plain.config.clone() }, penalty: None };
     report.check("ten training steps as on the CPU, f32", || as_on_cpu(plain, device));
+    report.check("ten penalised training steps as on the CPU, f32", || as_on_cpu(penalised, device));
     report.check("ten training steps of Shake-Shake as on the CPU, f32", || as_on_cpu(shaken, device));
     for (name, arithmetic, allowed) in [("tf32", Arithmetic::Tf32, 0.005), ("bf16", Arithmetic::Bf16, 0.05)] {
         report.check(&format!("the direction of a training step, {name}"), || {
@@ -37,7 +42,7 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
         });
     }
     for (name, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32), ("bf16", Arithmetic::Bf16)] {
-        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(plain, device, arithmetic));
+        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(penalised, device, arithmetic));
     }
 }
 
@@ -57,8 +62,17 @@ fn state(network: &ResNet) -> anyhow::Result<State> {
         .collect::<candle_core::Result<_>>()?)
 }
 
-fn network(config: &ResNetConfig) -> anyhow::Result<ResNet> {
-    Ok(ResNet::new(config, 1, &Host::Cpu)?)
+/// What is trained.
+#[derive(Clone)]
+struct Training {
+    config: ResNetConfig,
+    penalty: Option<FirstComponentPenalty>,
+}
+
+impl Training {
+    fn network(&self) -> anyhow::Result<ResNet> {
+        Ok(ResNet::new(&self.config, 1, &Host::Cpu)?)
+    }
 }
 
 /// The branches' shares in the step of this number, where there are two: of another epoch each, so that they differ.
@@ -73,14 +87,14 @@ fn batch() -> (Vec<f32>, Vec<u32>) {
     (pixels.collect(), (0..IMAGES as u32).collect())
 }
 
-fn trained_on_cpu(config: &ResNetConfig, steps: usize) -> anyhow::Result<State> {
-    let network = network(config)?;
+fn trained_on_cpu(training: &Training, steps: usize) -> anyhow::Result<State> {
+    let network = training.network()?;
     let mut sgd = Sgd::for_network(&network, SGD)?;
     let (pixels, labels) = batch();
     let images = Tensor::from_vec(pixels, (IMAGES, SIDE, SIDE, 3), &Host::Cpu)?;
     let labels = Tensor::from_vec(labels, IMAGES, &Host::Cpu)?;
     for step in 0..steps {
-        let options = StepOptions { penalty: None, shake: shake(step)? };
+        let options = StepOptions { penalty: training.penalty, shake: shake(step)? };
         let gradients = network.loss_and_gradients_with(&images, &labels, options)?;
         sgd.step(&gradients.grads)?;
     }
@@ -88,15 +102,16 @@ fn trained_on_cpu(config: &ResNetConfig, steps: usize) -> anyhow::Result<State> 
 }
 
 fn trained_on_gpu(
-    config: &ResNetConfig,
+    training: &Training,
     device: &Arc<Device>,
     arithmetic: Arithmetic,
     steps: usize,
 ) -> anyhow::Result<State> {
-    let network = network(config)?;
+    let network = training.network()?;
     let mut sgd = Sgd::for_network(&network, SGD)?;
     let mut on_device = DeviceNetwork::new(&network, device.clone(), arithmetic)?;
     on_device.learn(&sgd)?;
+    training.penalty.into_iter().for_each(|penalty| on_device.penalise(penalty));
     let (pixels, labels) = batch();
     for step in 0..steps {
         on_device.step(Images::Host { pixels: &pixels, labels: &labels, shake: shake(step)? })?;
@@ -119,10 +134,10 @@ fn is_taken_away(name: &str) -> bool {
     name.contains(".conv") && name.ends_with(".bias")
 }
 
-fn as_on_cpu(config: &ResNetConfig, device: &Arc<Device>) -> anyhow::Result<Finding> {
-    let before = state(&network(config)?)?;
-    let expected = movements(&before, trained_on_cpu(config, STEPS)?);
-    let found = movements(&before, trained_on_gpu(config, device, Arithmetic::Float32, STEPS)?);
+fn as_on_cpu(training: &Training, device: &Arc<Device>) -> anyhow::Result<Finding> {
+    let before = state(&training.network()?)?;
+    let expected = movements(&before, trained_on_cpu(training, STEPS)?);
+    let found = movements(&before, trained_on_gpu(training, device, Arithmetic::Float32, STEPS)?);
     let mut finding = Finding::new(1e-3);
     for ((name, expected), (_, found)) in expected.iter().zip(found).filter(|((name, _), _)| !is_taken_away(name)) {
         let largest = expected.iter().fold(0.0_f64, |largest, moved| largest.max(moved.abs()));
@@ -133,14 +148,14 @@ fn as_on_cpu(config: &ResNetConfig, device: &Arc<Device>) -> anyhow::Result<Find
 }
 
 fn same_direction(
-    config: &ResNetConfig,
+    training: &Training,
     device: &Arc<Device>,
     arithmetic: Arithmetic,
     allowed: f64,
 ) -> anyhow::Result<Finding> {
-    let before = state(&network(config)?)?;
-    let expected = movements(&before, trained_on_cpu(config, 1)?);
-    let found = movements(&before, trained_on_gpu(config, device, arithmetic, 1)?);
+    let before = state(&training.network()?)?;
+    let expected = movements(&before, trained_on_cpu(training, 1)?);
+    let found = movements(&before, trained_on_gpu(training, device, arithmetic, 1)?);
     let mut finding = Finding::new(allowed);
     for ((_, expected), (_, found)) in expected.iter().zip(&found).filter(|((name, _), _)| !is_taken_away(name)) {
         finding.compare(cosine(found, expected), 1.0);
@@ -155,8 +170,8 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     if lengths == 0.0 { 0.0 } else { product(a, b) / lengths }
 }
 
-fn twice(config: &ResNetConfig, device: &Arc<Device>, arithmetic: Arithmetic) -> anyhow::Result<Finding> {
-    let once = || trained_on_gpu(config, device, arithmetic, STEPS);
+fn twice(training: &Training, device: &Arc<Device>, arithmetic: Arithmetic) -> anyhow::Result<Finding> {
+    let once = || trained_on_gpu(training, device, arithmetic, STEPS);
     let mut finding = Finding::new(0.0);
     for ((_, first), (_, second)) in once()?.iter().zip(once()?) {
         finding.compare_all(second, first, 1.0);

@@ -3,10 +3,12 @@
 use candle_core::Device as Host;
 use gramscope_cuda::plan::Placing;
 use gramscope_cuda::shapes::BatchPlace;
-use gramscope_cuda::{Activation, Device, Slice};
+use gramscope_cuda::{
+    Activation, ComponentsExtent, Device, EigenSummary, FirstComponent, FirstComponents, Slice, View,
+};
 use gramscope_nn::ops::batch_norm::EPSILON;
 use gramscope_nn::ops::mixing;
-use gramscope_reference::{Matrix, Tensor4, batch_norm, loss, pooling, sgd};
+use gramscope_reference::{Matrix, Tensor4, batch_norm, components, loss, pooling, sgd};
 use gramscope_train::TrainSettings;
 use gramscope_train::augment::Augmentation;
 use gramscope_train::data::Split;
@@ -25,6 +27,9 @@ const IMAGES: [[usize; 4]; 4] = [[1, 1, 1, 1], [2, 8, 8, 64], [3, 4, 5, 17], [2,
 const MIXTURES: [[usize; 2]; 4] = [[1, 1], [3, 13], [5, 324], [2, 4096]];
 /// Images and classes of logits.
 const LOGITS: [[usize; 2]; 3] = [[1, 1], [128, 10], [37, 100]];
+/// Examples and features of a layer whose first component is penalised: columns that fill a block, and ones that do not; fewer
+/// examples than the subspace has vectors, and more than a block has warps.
+const LAYERS: [[usize; 2]; 5] = [[2, 1], [5, 37], [8, 64], [33, 129], [128, 31]];
 /// Error of a few roundings of float32, of values around 1.
 const SINGLE: f64 = 5e-6;
 
@@ -34,6 +39,8 @@ trait Stored: Activation {
     const NAME: &'static str;
     /// Error of its rounding, and [`SINGLE`], relative to values of 1 or more.
     const ROUNDING: f64;
+    /// A layer of this type.
+    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_>;
     fn of(value: f32) -> Self;
     fn widen(self) -> f64;
 }
@@ -41,6 +48,10 @@ trait Stored: Activation {
 impl Stored for f32 {
     const NAME: &'static str = "F32";
     const ROUNDING: f64 = SINGLE;
+
+    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_> {
+        gramscope_cuda::Values::F32(view)
+    }
 
     fn of(value: f32) -> Self {
         value
@@ -54,6 +65,10 @@ impl Stored for f32 {
 impl Stored for bf16 {
     const NAME: &'static str = "Bf16";
     const ROUNDING: f64 = 1.0 / 256.0 + SINGLE;
+
+    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_> {
+        gramscope_cuda::Values::Bf16(view)
+    }
 
     fn of(value: f32) -> Self {
         Self::from_f32(value)
@@ -92,6 +107,7 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     line("mixing", &|| over(&MIXTURES, T::ROUNDING, |finding, shape| mixtures::<T>(device, shape, finding)));
     line("average pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
     line("max pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
+    line("first component", &|| over(&LAYERS, T::ROUNDING, |finding, shape| penalty::<T>(device, shape, finding)));
     line("augmentation", &|| over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
 }
 
@@ -338,6 +354,45 @@ fn maxima<T: Stored>(device: &Device, dims: [usize; 4], finding: &mut Finding) -
     compare(finding, &download(device, &y)?, &expected.data);
     let expected = pooling::max_backward(&Tensor4::new(dims, x.host), &Tensor4::new(expected.shape, dy.host));
     compare(finding, &download(device, &dx)?, &expected.data);
+    Ok(())
+}
+
+/// The gradient of a penalty on a layer's first component: from the component on, as the launchers give it and an entry a
+/// thread, and the whole way from the layer on.
+fn penalty<T: Stored>(device: &Device, shape: [usize; 2], finding: &mut Finding) -> anyhow::Result<()> {
+    const THRESHOLD: f64 = 0.1;
+    let ([n, p], launcher) = (shape, device.launcher());
+    let common = normals(3, n);
+    let values: Vec<T> =
+        normals(1, n * p).into_iter().enumerate().map(|(at, own)| T::of(own + 2.0 * common[at / p] + 3.0)).collect();
+    let x = Matrix::new(n, p, values.iter().map(|value| value.widen()).collect());
+    let values = device.upload(WHAT, &values)?;
+    let truth = components::first(&components::centred_gram(&x));
+    let trace = truth.eigenvalue / truth.fraction;
+    // So that the gradient is of the size of what it is added to.
+    let weight = trace.sqrt() * n as f64;
+    let vector = device.upload(WHAT, &truth.vector)?;
+    let summary = EigenSummary { first: truth.eigenvalue, trace, ..EigenSummary::default() };
+    let summary = device.upload(WHAT, &[summary])?;
+    let component = FirstComponent { vector: vector.as_view(), summary: summary.as_view() };
+    let extent = ComponentsExtent { layers: 2, examples: n, features: p };
+    let mut whole = FirstComponents::new(device, extent)?;
+    for layer in 0..2 {
+        whole.observe(launcher, layer, &T::layer(values.as_view()), shape)?;
+    }
+    whole.decompose(launcher, n)?;
+    let gradient = components::penalty_gradient(&x, weight, THRESHOLD);
+    for way in 0..3 {
+        let mut dx = normal::<T>(device, 2, n * p, 0.0)?;
+        let (mut to, x) = (dx.device.as_view_mut(), values.as_view());
+        match way {
+            0 => launcher.first_component_gradient(&mut to, &x, &component, weight, THRESHOLD, shape)?,
+            1 => launcher.first_component_naive(&mut to, &x, &component, weight, THRESHOLD, shape)?,
+            _ => whole.add_gradient(launcher, 1, &mut to, &x, weight, THRESHOLD, shape)?,
+        }
+        let expected: Vec<f64> = dx.host.iter().zip(&gradient.data).map(|(dx, gradient)| dx + gradient).collect();
+        compare(finding, &download(device, &dx.device)?, &expected);
+    }
     Ok(())
 }
 
