@@ -66,6 +66,10 @@ __device__ __forceinline__ Centred centred_at(const double* k, const double* sum
     return matrix;
 }
 
+// --- subspace --------------------------------------------------------------------------------------------------------
+
+static_assert(COUNT == ENTRY_WARPS, "a warp a vector");
+
 // The eigenproblem within the subspace, and what warps find of one vector each; in shared memory.
 struct Projected {
     double values[COUNT][COUNT];    // the matrix of the subspace, symmetric; in the end its diagonal
@@ -108,8 +112,6 @@ __device__ __forceinline__ void apply(double* out, const double* in, Projected& 
     }
     __syncthreads();
 }
-
-// --- subspace --------------------------------------------------------------------------------------------------------
 
 // Start vectors: well spread, the same for every matrix.
 __device__ __forceinline__ void spread(double* vectors, int n) {
