@@ -61,3 +61,8 @@ constexpr int CONVOLUTION_PATCH_BUFFERS = 2;
 // Values that a block of gs_convolution_reduce adds up over the groups, and in how many parts.
 constexpr int CONVOLUTION_REDUCE_VALUES = 32;
 constexpr int CONVOLUTION_REDUCE_PARTS = 8;
+// gs_probe_*: features of a lane in a tile of WARP times as many, examples that a warp multiplies together, and classes that
+// are computed together. Rows of D are padded to a multiple of the last, which makes whole runs of RUN_BYTES.
+constexpr int PROBE_FEATURES = 4;
+constexpr int PROBE_EXAMPLES = 4;
+constexpr int PROBE_CLASSES = 12;

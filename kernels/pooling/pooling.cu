@@ -2,10 +2,12 @@
 //   average  y[n, c] = mean over the pixels of x[n, :, :, c];  dx[n, i, j, c] = dy[n, c] / pixels
 //   max      the largest of 3 x 3 pixels, stride 2, padding 1 that counts for nothing (He et al. 2016, table 1); NaN
 //            where there is one; backward, the gradient goes to the first of a window's largest values, row by row
-// crates/gramscope-nn/src/ops/pooling.rs and max_pooling.rs are the models; in float32 forward passes and that of max
-// backward agree with them to the last bit.
+//   squares  the largest of 2 x 2 pixels, stride 2, of those that there are where a side is odd; NaN where there is one
+// crates/gramscope-nn/src/ops/pooling.rs and max_pooling.rs are the models, of squares that of linear probes
+// (crates/gramscope-study/src/probe/pooling.rs); in float32 forward passes and that of max backward agree with them to the
+// last bit.
 //
-// Stored (float32 or bfloat16): x, dx [n, h, w, c]; y, dy of max [n, ceil(h / 2), ceil(w / 2), c].
+// Stored (float32 or bfloat16): x, dx [n, h, w, c]; y, dy of max and squares [n, ceil(h / 2), ceil(w / 2), c].
 // float32: pooled, dpooled [n, c].
 // Grid, block: plan::average_pool (a thread a result), plan::values for the others (a thread a result each).
 // x and dx have fewer than 2^31 values: division of 64 bits would be a call.
@@ -66,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     average_backward(dx, dpooled, shape);
 }
 
-// --- max -------------------------------------------------------------------------------------------------------------
+// --- max and squares -------------------------------------------------------------------------------------------------
 
 constexpr int WINDOW_STRIDE = 2;
 
@@ -75,9 +77,10 @@ struct Range {
     int first, last;
 };
 
-// The rows of window `index`, of `length` that there are.
+// The rows of window `index`, of `length` that there are: two, and `BEFORE` in front of them.
+template <int BEFORE = 1>
 __device__ __forceinline__ Range rows_of_window(int index, int length) {
-    int first = index * WINDOW_STRIDE - 1, last = index * WINDOW_STRIDE + 2;
+    int first = index * WINDOW_STRIDE - BEFORE, last = index * WINDOW_STRIDE + 2;
     return {first > 0 ? first : 0, last < length ? last : length};
 }
 
@@ -115,14 +118,15 @@ struct Plane {
     }
 };
 
-template <class T>
+template <int BEFORE, class T>
 __device__ __forceinline__ void max_forward(T* y, const T* x, const PoolingShape& shape) {
     int height = windows_along(shape.height), width = windows_along(shape.width);
     unsigned index = index_of_thread();
     if (index >= static_cast<unsigned>(shape.images * height * width * shape.channels)) return;
     Position own = position_of(index, height, width, shape.channels);
     Plane<T> plane(x, own, shape);
-    Range rows = rows_of_window(own.row, shape.height), columns = rows_of_window(own.column, shape.width);
+    Range rows = rows_of_window<BEFORE>(own.row, shape.height);
+    Range columns = rows_of_window<BEFORE>(own.column, shape.width);
     float largest = __uint_as_float(0xFF800000u);
     for (int row = rows.first; row < rows.last; ++row) {
         for (int column = columns.first; column < columns.last; ++column) {
@@ -168,12 +172,12 @@ __device__ __forceinline__ void max_backward(T* dx, const T* x, const T* y, cons
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_pooling_max_f32(float* y, const float* x, PoolingShape shape) {
-    max_forward(y, x, shape);
+    max_forward<1>(y, x, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_pooling_max_bf16(BF16* y, const BF16* x, PoolingShape shape) {
-    max_forward(y, x, shape);
+    max_forward<1>(y, x, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
@@ -184,4 +188,14 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_pooling_max_backward_bf16(BF16* dx, const BF16* x, const BF16* y, const BF16* dy, PoolingShape shape) {
     max_backward(dx, x, y, dy, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+    gs_pooling_squares_f32(float* y, const float* x, PoolingShape shape) {
+    max_forward<0>(y, x, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+    gs_pooling_squares_bf16(BF16* y, const BF16* x, PoolingShape shape) {
+    max_forward<0>(y, x, shape);
 }

@@ -47,6 +47,8 @@ mod memory;
 #[cfg(feature = "cuda")]
 mod nvtx;
 #[cfg(feature = "cuda")]
+mod probes;
+#[cfg(feature = "cuda")]
 mod rows;
 #[cfg(feature = "cuda")]
 mod uploads;
@@ -81,14 +83,16 @@ pub use graph::{Captured, Graph, Regions};
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, FirstComponent, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed,
-    PairSums, Panels, Partials, PartialsMut, ProductLengths, Uploaded, Values,
+    PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths, Uploaded, Values,
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
+pub use probes::{DeviceProbes, ProbeInput};
+#[cfg(feature = "cuda")]
 pub use rows::Settings;
-pub use shapes::{BatchPlace, EigenSummary, LayerSum, RowSummary, Selection, Weight};
+pub use shapes::{BatchPlace, EigenSummary, LayerSum, ProbeRecord, RowSummary, Selection, Weight};
 #[cfg(feature = "cuda")]
 pub use uploads::{HostValues, Uploads};
 

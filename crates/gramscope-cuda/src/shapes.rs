@@ -179,6 +179,42 @@ pub struct FirstComponentShape {
     pub padding: i32,
 }
 
+/// probe.cu's `ProbeShape`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProbeShape {
+    /// n.
+    pub examples: i32,
+    /// p.
+    pub features: i32,
+    /// Classes.
+    pub classes: i32,
+    /// Parts of the features whose products are summed apart.
+    pub splits: i32,
+    /// Features of a part but the last.
+    pub share: i32,
+    /// Values from row to row of the gradient by the logits.
+    pub row: i32,
+    /// Learning rate.
+    pub rate: f32,
+    /// Share of the velocity that is kept.
+    pub momentum: f32,
+}
+
+/// What a linear probe's batches so far came to; all zero before the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProbeRecord {
+    /// Sum of the batches' mean cross-entropies.
+    pub loss: f64,
+    /// Examples that were classified correctly.
+    pub correct: i64,
+    /// How many batches; none is counted behind one whose loss was not finite.
+    pub batches: u32,
+    /// That batch, from 1; 0: there was none.
+    pub diverged: u32,
+}
+
 /// augment.cu's `AugmentShape`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -345,7 +381,7 @@ mod crossing {
     use super::{
         AugmentShape, BatchNormShape, BatchPlace, CentreShape, ConvolutionShape, EigenShape, EigenSummary,
         ElementwiseShape, FirstComponentShape, GramShape, HsicShape, LayerSum, LossShape, MixingShape, PoolingShape,
-        RbfShape, RowSummary, Selection, SgdShape, SharesShape, Weight,
+        ProbeRecord, ProbeShape, RbfShape, RowSummary, Selection, SgdShape, SharesShape, Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -364,6 +400,6 @@ mod crossing {
     crosses!(
         GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
         BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8,
-        SharesShape: 24, MixingShape: 8, FirstComponentShape: 32
+        SharesShape: 24, MixingShape: 8, FirstComponentShape: 32, ProbeShape: 32, ProbeRecord: 24
     );
 }

@@ -23,7 +23,7 @@ plain!(u8, u16, i32, u32, i64, u64, f32, f64, half::f16, half::bf16);
 plain!(shapes::GramShape, shapes::CentreShape, shapes::RbfShape, shapes::HsicShape, shapes::EigenShape);
 plain!(shapes::ConvolutionShape, shapes::BatchNormShape, shapes::ElementwiseShape, shapes::PoolingShape);
 plain!(shapes::LossShape, shapes::SgdShape, shapes::AugmentShape, shapes::SharesShape, shapes::MixingShape);
-plain!(shapes::FirstComponentShape);
+plain!(shapes::FirstComponentShape, shapes::ProbeShape, shapes::ProbeRecord);
 plain!(shapes::RowSummary, shapes::LayerSum, shapes::Weight, shapes::Selection, shapes::EigenSummary);
 
 /// Bytes on either side of the values; a multiple of what buffers on a device are aligned to.

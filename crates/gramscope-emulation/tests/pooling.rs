@@ -77,6 +77,11 @@ fn max<T: Element>(dims: Dims, x: &[T]) -> Vec<T> {
     launch("max", plan::values(results), results, [&Buffer::new(x)], dims)
 }
 
+fn squares<T: Element>(dims: Dims, x: &[T]) -> Vec<T> {
+    let results = pooled_dims(dims).iter().product();
+    launch("squares", plan::values(results), results, [&Buffer::new(x)], dims)
+}
+
 fn max_backward<T: Element>(dims: Dims, x: &[T], y: &[T], dy: &[T]) -> Vec<T> {
     let length = dims.iter().product();
     let inputs = [x, y, dy].map(Buffer::new);
@@ -128,6 +133,8 @@ fn check_max<T: Element>() {
         let x = made::<T>(dims.iter().product(), 4);
         let y = max(dims, &x);
         assert_eq!(tensor(pooled_dims(dims), &y), reference::max_forward(&tensor(dims, &x)), "{dims:?}");
+        let of_squares = tensor(pooled_dims(dims), &squares(dims, &x));
+        assert_eq!(of_squares, reference::squares(&tensor(dims, &x)), "{dims:?}");
         let dy = made::<T>(y.len(), 5);
         let found = tensor(dims, &max_backward(dims, &x, &y, &dy));
         assert_eq!(found, reference::max_backward(&tensor(dims, &x), &tensor(pooled_dims(dims), &dy)), "{dims:?}");
@@ -151,6 +158,8 @@ fn nan_is_the_largest_and_takes_no_gradient_as_on_the_cpu() {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&y), bits(&cpu.flatten_all().unwrap().to_vec1().unwrap()));
     assert_eq!(y.iter().filter(|value| value.is_nan()).count(), 1);
+    let of_squares = squares(dims, &x);
+    assert!(of_squares[4 * 3 + 1].is_nan() && of_squares.iter().filter(|value| value.is_nan()).count() == 1);
     let (dx, dy) = (candle(&dims, &x), made::<f32>(y.len(), 7));
     max_pooling::backward_into(&dx, &candle(&dims, &x), &cpu, &candle(&pooled_dims(dims), &dy)).unwrap();
     assert_eq!(max_backward(dims, &x, &y, &dy), dx.flatten_all().unwrap().to_vec1::<f32>().unwrap());

@@ -1,4 +1,4 @@
-//! Global average pooling, and max pooling over 3 x 3 pixels with stride 2.
+//! Global average pooling, and max pooling over 3 x 3 pixels with stride 2 and over 2 x 2.
 
 use crate::{Matrix, Tensor4};
 
@@ -43,6 +43,19 @@ pub fn max_backward(x: &Tensor4, dy: &Tensor4) -> Tensor4 {
         *dx.at(largest(x, index)) += dy.get(index);
     }
     dx
+}
+
+/// The largest value of each square of 2 x 2 pixels, of those that there are at odd sides: [n, h, w, c] to
+/// [n, ceil(h / 2), ceil(w / 2), c].
+pub fn squares(x: &Tensor4) -> Tensor4 {
+    let mut y = Tensor4::zeros(max_shape(x));
+    let [_, h, w, _] = x.shape;
+    for index in indices(y.shape) {
+        let [n, i, j, c] = index;
+        let pixels = (2 * i..(2 * i + 2).min(h)).flat_map(|i| (2 * j..(2 * j + 2).min(w)).map(move |j| (i, j)));
+        *y.at(index) = pixels.map(|(i, j)| x.get([n, i, j, c])).fold(f64::NEG_INFINITY, f64::max);
+    }
+    y
 }
 
 fn max_shape(x: &Tensor4) -> [usize; 4] {

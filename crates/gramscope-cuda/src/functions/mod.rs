@@ -1,6 +1,7 @@
 //! Every kernel, loaded once a device.
 
 mod convolution;
+mod probe;
 mod training;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::device::refused;
 use crate::error::Error;
 use crate::images::{self, Image};
 pub(crate) use convolution::{ConvolutionFunctions, TileFunctions};
+pub(crate) use probe::ProbeFunctions;
 pub(crate) use training::{BatchNormFunctions, TrainingFunctions};
 
 /// A kernel and its name.
@@ -64,6 +66,7 @@ pub(crate) struct Functions {
     pub(crate) eigen_naive: Kernel,
     pub(crate) convolution: Typed<ConvolutionFunctions>,
     pub(crate) training: TrainingFunctions,
+    pub(crate) probe: ProbeFunctions,
 }
 
 impl Functions {
@@ -97,6 +100,7 @@ impl Functions {
             eigen_naive: eigen.kernel("gs_eigen_naive")?,
             convolution: convolution::load(&Family::load(stream, &images::CONVOLUTION, shared_bytes)?)?,
             training: TrainingFunctions::load(stream, shared_bytes)?,
+            probe: probe::load(&Family::load(stream, &images::PROBE, shared_bytes)?)?,
         })
     }
 }

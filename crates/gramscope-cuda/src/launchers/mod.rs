@@ -12,6 +12,7 @@ mod hsic;
 mod loss;
 mod mixing;
 mod pooling;
+mod probe;
 mod rbf;
 mod sgd;
 mod ucenter;
@@ -21,6 +22,7 @@ pub use eigen::Grams;
 pub use first_component::FirstComponent;
 pub use gram::{Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
+pub use probe::{ProbeBatch, ProbeOutcome, ProbeStep};
 pub(crate) use ucenter::packed_length;
 pub use ucenter::{Gram, GramMut};
 

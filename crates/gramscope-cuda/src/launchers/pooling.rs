@@ -73,6 +73,32 @@ impl Launcher<'_> {
         channels: usize,
     ) -> Result<(), Error> {
         let kernel = &T::kernels(&self.device.functions().training.layers).max_pool;
+        self.largest_of_windows(kernel, y, x, [images, height, width, channels])
+    }
+
+    /// The largest of each 2 x 2 pixels of `x` `[images, height, width, channels]`, of those that there are at odd sides:
+    /// `[images, ceil(height / 2), ceil(width / 2), channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn square_pool<T: Activation>(
+        &self,
+        y: &mut CudaViewMut<'_, T>,
+        x: &CudaView<'_, T>,
+        images: usize,
+        [height, width, channels]: [usize; 3],
+    ) -> Result<(), Error> {
+        let kernel = &T::kernels(&self.device.functions().training.layers).square_pool;
+        self.largest_of_windows(kernel, y, x, [images, height, width, channels])
+    }
+
+    fn largest_of_windows<T: Activation>(
+        &self,
+        kernel: &Kernel,
+        y: &mut CudaViewMut<'_, T>,
+        x: &CudaView<'_, T>,
+        [images, height, width, channels]: [usize; 4],
+    ) -> Result<(), Error> {
         let (shape, count) = shape(kernel, images, height, width, channels)?;
         let results = images * plan::max_pooled(height) * plan::max_pooled(width) * channels;
         let mut check = Arguments::new(kernel.name, self.stream);

@@ -3,6 +3,7 @@
 //! The numbers come from kernels/common/constants.cuh, read when this crate is compiled; no other place repeats one.
 
 pub mod convolution;
+pub mod probe;
 pub mod training;
 
 pub use convolution::{Arithmetic, Convolution};

@@ -83,8 +83,8 @@ pub fn runs(length: usize, value_bytes: usize) -> Geometry {
     Geometry::new([length.div_ceil(RUN_BYTES / value_bytes * ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
-/// `gs_pooling_average_backward_*`, `gs_pooling_max_*`, `gs_augment_crop_*` and `gs_mixing_shares`: a thread a value (augment: a
-/// pixel; shares: a block and image).
+/// `gs_pooling_average_backward_*`, `gs_pooling_{max,squares}_*`, `gs_augment_crop_*` and `gs_mixing_shares`: a thread a value
+/// (augment: a pixel; shares: a block and image).
 pub fn values(count: usize) -> Geometry {
     Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
@@ -121,7 +121,7 @@ pub fn advance() -> Geometry {
     Geometry::new([1; 3], WARP, 0)
 }
 
-/// Rows (or columns) that max pooling leaves of `length`.
+/// Rows (or columns) that max pooling, of either kind, leaves of `length`.
 pub fn max_pooled(length: usize) -> usize {
     length.div_ceil(2)
 }
