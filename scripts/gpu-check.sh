@@ -14,7 +14,7 @@
 #     sanitizer  compute-sanitizer's four tools over the checks of single kernels and a training step
 #     kernels    bench kernels
 #     cka        bench cka
-#     train      bench train, in each precision, and four networks at once
+#     train      bench train, in each precision, and four networks at once; bench probe
 #     libraries  comparing beside PyTorch, pytorch-cka and torch_cka
 #     pytorch    training beside PyTorch, compiled
 #
@@ -78,7 +78,7 @@ doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
 part_doctor() { run "doctor" doctor; }
 
 # What runs for minutes as it is, comparisons and repetitions, would run for hours.
-checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|the direction)'
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|the direction)'
 sanitize() {
     "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
         >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
@@ -106,6 +106,7 @@ part_train() {
         run "bench train, four small networks at once, $precision" "$gramscope" bench train --jobs 4 \
             --precision "$precision" --device cuda:0 --json "$out/train-jobs-$precision.jsonl"
     done
+    run "bench probe" "$gramscope" bench probe --device cuda:0 --json "$out/probe-gpu.jsonl"
 }
 
 python=${PYTHON:-python3}

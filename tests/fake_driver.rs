@@ -371,18 +371,19 @@ fn a_profiler_sees_phases_batches_and_layers() {
     has(&runs, "gs_hsic", "batch 2 / panel products");
 }
 
-/// Rows of two kernels at their smallest shapes, without cuBLAS; the times are those of an emulation and mean nothing.
+/// Rows of three kernels at their smallest shapes, without cuBLAS; the times are those of an emulation and mean nothing.
 #[test]
 fn bench_kernels_writes_the_rows_that_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.jsonl");
-    let only = r"^gram (shift|fused exact) bf16 \[256, 10\]$";
+    let only = r"^(gram (shift|fused exact)|probe step) bf16 \[256, 10\]$";
     let arguments = ["bench", "kernels", "--device", "cuda", "--only", only, "--json", file.to_str().unwrap()];
     let output = run(driver().path(), "memory=64", &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let rows = std::fs::read_to_string(&file).unwrap();
     let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    assert!(rows[2]["kernel"] == "probe" && rows[2]["us"].as_f64().is_some_and(|us| us > 0.0), "{}", rows[2]);
     assert!(rows[1]["variant"] == "fused exact" && rows[1]["dtype"] == "bf16", "{}", rows[1]);
     assert!(rows[1]["over_naive"].as_f64().is_some_and(|ratio| ratio > 0.0), "{}", rows[1]);
     if rows[1]["matrix_rate_measured"] == false {
@@ -391,15 +392,40 @@ fn bench_kernels_writes_the_rows_that_are_asked_for() {
     }
 }
 
+/// A batch of every kind, where the network and its probes are on the GPU: rows as on the CPU, with its name.
+#[test]
+fn bench_probe_measures_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, trace) = (dir.path().join("rows.jsonl"), dir.path().join("trace"));
+    let arguments = ["bench", "probe", "--depth", "8", "--width", "0.1", "--batch-size", "1", "--device", "cuda"];
+    let arguments = [&arguments[..], &["--json", file.to_str().unwrap()]].concat();
+    let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let probes: Vec<_> = rows.iter().map(|row| row["probes"].as_u64().unwrap()).collect();
+    assert_eq!(probes, [0, 0, 6, 28]);
+    for row in &rows {
+        assert!(row["device"] == "Emulated GPU" && row["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{row}");
+    }
+    // Eleven rounds.
+    assert_eq!(Trace::read(&trace).count("gs_probe_update_f32"), 11 * (6 + 28));
+}
+
 #[test]
 #[ignore = "takes minutes: every kernel, at every shape, under emulation"]
 fn doctor_passes_on_emulated_kernels() {
     let output = run(driver().path(), "", &["doctor", "--device", "cuda:0"]);
     let report = text(&output.stdout);
     assert!(output.status.success(), "{report}{}", text(&output.stderr));
-    for part in
-        ["Emulated GPU", "gram fused exact, Bf16", "hsic naive", "the same on CPU and GPU", "the same bits 20 times"]
-    {
+    for part in [
+        "Emulated GPU",
+        "gram fused exact, Bf16",
+        "hsic naive",
+        "probe, Bf16",
+        "the same on CPU and GPU",
+        "the same bits 20 times",
+    ] {
         assert!(report.contains(part), "{part:?} is missing from: {report}");
     }
 }

@@ -164,17 +164,6 @@ pub(crate) fn processors(
     Ok(processors)
 }
 
-/// For `what`, which runs its networks on the CPU alone.
-///
-/// # Errors
-/// A GPU that was named, or a precision that only GPUs have.
-pub(crate) fn on_cpu(choice: DeviceChoice, precision: Precision, what: &str) -> anyhow::Result<()> {
-    if let DeviceChoice::Cuda(number) = choice {
-        bail!("--device cuda:{number}: {what} runs its networks on the CPU so far; use --device cpu");
-    }
-    only_f32(precision)
-}
-
 fn only_f32(precision: Precision) -> anyhow::Result<()> {
     match precision {
         Precision::F32 => Ok(()),

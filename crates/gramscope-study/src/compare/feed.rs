@@ -1,4 +1,4 @@
-//! Test images on their way into networks.
+//! Images on their way into networks.
 
 use std::iter::successors;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use gramscope_cka::DeviceMemory;
 use gramscope_cuda::Device;
 use gramscope_nn::device::{Images, StoredImages};
 use gramscope_train::batches::images;
+use gramscope_train::data::Split;
 
 use super::{Model, TestImages};
 use crate::{HOST, Result};
@@ -57,16 +58,16 @@ impl Batch {
     }
 }
 
-/// Hands out test images in batches, where the networks run that are to see them.
+/// Hands out images in batches, where the networks run that are to see them.
 pub(crate) struct Feed<'a> {
-    data: &'a TestImages,
+    split: &'a Split,
     gpu: Option<OnGpu>,
 }
 
 /// The GPU that all networks run on.
 struct OnGpu {
     device: Arc<Device>,
-    /// All images, where there is room for them.
+    /// All images that are used, where there is room for them.
     all: Option<Rc<StoredImages>>,
     /// What was asked for, and what networks and images have taken.
     memory: DeviceMemory,
@@ -78,18 +79,26 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of the device.
     pub(crate) fn new(data: &'a TestImages, models: &[Model], limit: Option<u64>) -> Result<Self> {
+        Self::of_part(data.split(), &(0..data.len()).collect::<Vec<_>>(), models, limit)
+    }
+
+    /// The same of those images of `split` alone that are `chosen`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn of_part(split: &'a Split, chosen: &[usize], models: &[Model], limit: Option<u64>) -> Result<Self> {
         // They are all where the first is.
-        let Some(device) = models.first().and_then(Model::gpu) else { return Ok(Self { data, gpu: None }) };
+        let Some(device) = models.first().and_then(Model::gpu) else { return Ok(Self { split, gpu: None }) };
         let taken = models.iter().map(Model::bytes).sum();
         let mut memory = DeviceMemory { limit, taken, ..DeviceMemory::default() };
         let free = device.memory().map_err(gramscope_nn::Error::from)?.0;
         let mut all = None;
-        if data.bytes() <= memory.allowance(free) / IMAGES_PART {
-            let split = data.split();
-            all = Some(Rc::new(StoredImages::new(device, split.pixels(), split.labels(), data.side())?));
-            memory.taken += data.bytes();
+        let bytes = chosen.len() as u64 * image_bytes(split);
+        if bytes <= memory.allowance(free) / IMAGES_PART {
+            all = Some(Rc::new(stored(device, split, chosen)?));
+            memory.taken += bytes;
         }
-        Ok(Self { data, gpu: Some(OnGpu { device: device.clone(), all, memory }) })
+        Ok(Self { split, gpu: Some(OnGpu { device: device.clone(), all, memory }) })
     }
 
     /// The images at `indices`.
@@ -97,17 +106,21 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of the device, and what candle may say.
     pub(crate) fn batch(&self, indices: &[usize]) -> Result<Batch> {
-        let (split, side) = (self.data.split(), self.data.side());
         let Some(OnGpu { device, all, .. }) = &self.gpu else {
-            return Ok(Batch::Host(images(split, indices, side, &HOST)?));
+            return Ok(Batch::Host(images(self.split, indices, self.split.image_side(), &HOST)?));
         };
         let images = match all {
             Some(all) => all.clone(),
-            None => Rc::new(StoredImages::part(device, split.pixels(), split.labels(), side, indices)?),
+            None => Rc::new(stored(device, self.split, indices)?),
         };
         // No split has as many as 2^32 images.
         let order = indices.iter().map(|&index| u32::try_from(index).unwrap_or(u32::MAX)).collect();
         Ok(Batch::Stored { images, order })
+    }
+
+    /// The labels of the images at `indices`.
+    pub(crate) fn labels(&self, indices: &[usize]) -> Vec<u32> {
+        indices.iter().map(|&index| self.split.label(index)).collect()
     }
 
     /// What a comparison on the networks' GPU is to know of the memory there, where batches of so many images are looked at by
@@ -116,7 +129,7 @@ impl<'a> Feed<'a> {
         let largest = models.iter().map(|model| model.device_bytes(images)).max().unwrap_or(0);
         match &self.gpu {
             None => DeviceMemory { other: largest, ..DeviceMemory::default() },
-            Some(gpu) => DeviceMemory { other: largest + gpu.batch_bytes(self.data, images), ..gpu.memory },
+            Some(gpu) => DeviceMemory { other: largest + gpu.batch_bytes(self.split, images), ..gpu.memory },
         }
     }
 
@@ -129,7 +142,7 @@ impl<'a> Feed<'a> {
         let Some(gpu) = &self.gpu else { return Ok(most) };
         let free = gpu.device.memory().map_err(gramscope_nn::Error::from)?.0;
         let limit = gpu.memory.allowance(free);
-        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.data, images) + model.device_bytes(images);
+        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.split, images) + model.device_bytes(images);
         let mut halves = successors(Some(most), |&images| (images > least).then(|| (images / 2).max(least)));
         halves.find(|&images| needed(images) <= limit).ok_or_else(|| {
             let what = format!("{least} images at once in {}", model.info.name);
@@ -140,11 +153,25 @@ impl<'a> Feed<'a> {
 }
 
 impl OnGpu {
-    /// Bytes that a batch of so many images of `data` takes beside those that are there.
-    fn batch_bytes(&self, data: &TestImages, images: usize) -> u64 {
+    /// Bytes that a batch of so many images of `split` takes beside those that are there.
+    fn batch_bytes(&self, split: &Split, images: usize) -> u64 {
         match self.all {
             Some(_) => 0,
-            None => data.image_bytes() * images as u64,
+            None => image_bytes(split) * images as u64,
         }
     }
+}
+
+/// Those images of `split` that are `chosen`, on a device.
+fn stored(device: &Device, split: &Split, chosen: &[usize]) -> Result<StoredImages> {
+    let (pixels, labels, side) = (split.pixels(), split.labels(), split.image_side());
+    Ok(match chosen.len() == split.len() {
+        true => StoredImages::new(device, pixels, labels, side)?,
+        false => StoredImages::part(device, pixels, labels, side, chosen)?,
+    })
+}
+
+/// The bytes that an image takes.
+fn image_bytes(split: &Split) -> u64 {
+    (split.pixels().len() / split.len().max(1)) as u64
 }

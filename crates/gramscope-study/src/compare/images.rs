@@ -109,12 +109,7 @@ impl TestImages {
 
     /// The bytes that they take.
     pub(crate) fn bytes(&self) -> u64 {
-        self.len() as u64 * self.image_bytes()
-    }
-
-    /// The bytes that one takes.
-    pub(crate) fn image_bytes(&self) -> u64 {
-        3 * (self.side() as u64).pow(2)
+        self.split().pixels().len() as u64
     }
 
     /// Height and width of every image, in pixels.

@@ -139,8 +139,8 @@ impl Model {
         comparison: &mut Comparison,
     ) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let Some(network) = self.on_device.as_ref().filter(|_| comparison.takes_device_values()) {
-            return self.observe_on_device(&mut network.borrow_mut(), index, images, batch, comparison);
+        if self.on_device.is_some() && comparison.takes_device_values() {
+            return self.observe_on_device(index, images, batch, comparison);
         }
         self.each_layer(images, comparison.wanted(index), &mut |place, view| {
             view.and_then(|view| comparison.observe(index, place, view)).map_err(in_layer(
@@ -187,20 +187,29 @@ impl Model {
 
     /// Runs the network on its GPU and hands activations to `comparison`, on the same one, as they are made.
     #[cfg(feature = "cuda")]
-    fn observe_on_device(
-        &self,
-        network: &mut DeviceNetwork,
-        index: usize,
-        images: &Batch,
-        batch: usize,
-        comparison: &mut Comparison,
-    ) -> Result<()> {
+    fn observe_on_device(&self, index: usize, images: &Batch, batch: usize, comparison: &mut Comparison) -> Result<()> {
         let (examples, wanted) = (images.len()?, comparison.wanted(index));
+        self.each_device_layer(images, wanted, &mut |place, values| {
+            let observed = comparison.observe_on_device(index, place, values, examples);
+            observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+        })
+    }
+
+    /// Runs the network on its GPU over `images` and calls `take` with the place of every chosen layer, where it is one of
+    /// `wanted`, and its activation, as it is made. What `take` enqueues on that GPU's stream sees it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn each_device_layer(
+        &self,
+        images: &Batch,
+        wanted: Range<usize>,
+        take: &mut dyn FnMut(usize, &gramscope_cuda::Values<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let on_cpu = || candle_core::Error::msg("layers on a GPU of a network on the CPU");
+        let mut network = self.on_device.as_ref().ok_or_else(on_cpu)?.borrow_mut();
         let observe = &mut |layer: usize, values: &gramscope_cuda::Values<'_>| {
             let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
             let _range = gramscope_cuda::range(&self.info.layers[place]);
-            let observed = comparison.observe_on_device(index, place, values, examples);
-            observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+            take(place, values)
         };
         images.on_device(|images| network.forward_observed(images, observe))
     }

@@ -11,30 +11,35 @@
 //! weights. (The paper's authors augmented the training images and kept the best test accuracy of all epochs.)
 //!
 //! A probe whose loss is no finite number is left as it is, without accuracies, and named; the others go on.
+//!
+//! Probes are where the network is. Where that is a GPU nothing but their counts leaves it, once an epoch.
 
 mod files;
 pub mod linear_probe;
+#[cfg(feature = "cuda")]
+mod on_device;
+mod on_host;
 mod pooling;
 
+use std::mem;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Tensor;
-use gramscope_cka::{Activation, Values};
 use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
-use gramscope_train::data::{self, DataConfig, Dataset, Split, balanced_prefix};
-use gramscope_train::{Run, batches, evaluate};
+use gramscope_train::data::{self, DataConfig, Dataset, balanced_prefix};
+use gramscope_train::{Run, evaluate};
 use regex::Regex;
 
 pub(crate) use files::FILES;
 pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
 
-use crate::compare::{Batch, Model, Progress, check_side, in_layer};
+use crate::compare::{Batch, Feed, Model, Progress, check_side};
 use crate::pcs::PcsData;
 use crate::results::Versions;
 use crate::{Error, HOST, Result};
-use linear_probe::{LinearProbe, Outcome, Step};
-use pooling::Pooling;
+use linear_probe::Step;
+use on_host::OnHost;
 
 /// What is probed, and how.
 #[derive(Clone, Debug)]
@@ -98,10 +103,15 @@ impl ProbeOptions {
     fn step(&self) -> Step {
         Step { learning_rate: self.learning_rate, momentum: self.momentum }
     }
+
+    /// Steps of an epoch of so many images.
+    fn steps(&self, images: usize) -> usize {
+        images.div_ceil(self.batch_size)
+    }
 }
 
-/// Trains a linear probe on every chosen layer of `run`, on the images that the run was trained on or on other data. The network
-/// runs where `processor` says; the probes take their steps on the CPU, from copies of the layers.
+/// Trains a linear probe on every chosen layer of `run`, on the images that the run was trained on or on other data, where
+/// `processor` says.
 ///
 /// # Errors
 /// [`Error::Incomparable`] for settings out of range, for more images than there are, or where no layer matches;
@@ -124,42 +134,14 @@ pub fn probe(
     let mut model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
     model.move_to(processor)?;
 
-    let mut work = Work::new(&model, &images, options);
-    let train_steps = options.epochs * images.train.len().div_ceil(options.batch_size);
-    let test: Vec<usize> = (0..images.dataset.test.len()).collect();
-    let steps = train_steps + test.len().div_ceil(evaluate::BATCH);
-    let mut done = 0;
-    let mut go_on = || -> Result<()> {
-        done += 1;
-        progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
-        if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-    };
-    let orders = Philox::new(options.seed, Stream::Probes);
-    for epoch in 0..options.epochs {
-        work.probes.iter_mut().for_each(|probe| probe.correct = 0);
-        let place = u32::try_from(epoch).expect("checked above");
-        let order: Vec<usize> =
-            orders.sequence(place).permutation(images.train.len()).into_iter().map(|i| images.train[i]).collect();
-        for (batch, indices) in order.chunks(options.batch_size).enumerate() {
-            work.pass(&images.dataset.train, indices, (epoch, batch), Some(options.step()))?;
-            go_on()?;
-        }
-    }
-    let train = work.accuracies(images.train.len());
-    work.probes.iter_mut().for_each(|probe| probe.correct = 0);
-    for (batch, indices) in test.chunks(evaluate::BATCH).enumerate() {
-        work.pass(&images.dataset.test, indices, (options.epochs, batch), None)?;
-        go_on()?;
-    }
-    let tested = work.accuracies(test.len());
+    let courses = train_and_test(&model, &images, options, stop, progress)?;
 
-    let layers =
-        model.info.layers.iter().zip(train.into_iter().zip(tested)).map(|(layer, (train, tested))| ProbedLayer {
-            layer: layer.clone(),
-            // A probe that diverged on the test images has no accuracies at all.
-            accuracy_train: tested.and(train),
-            accuracy_test: tested,
-        });
+    let (dataset, train_images, test_images) = (&images.dataset, images.train.len(), images.dataset.test.len());
+    let layers = courses.iter().zip(&model.info.layers).map(|(course, layer)| ProbedLayer {
+        layer: layer.clone(),
+        accuracy_train: course.accuracy(course.begun, course.trained, train_images),
+        accuracy_test: course.accuracy(course.trained, course.tested, test_images),
+    });
     let info = ProbeInfo {
         indices: model.chosen().collect(),
         model: model.info.name.clone(),
@@ -170,13 +152,65 @@ pub fn probe(
         momentum: options.momentum,
         pool: options.pool,
         seed: options.seed,
-        train_images: images.train.len(),
-        test_images: test.len(),
-        diverged: work.diverged,
-        data: PcsData::Images { name: images.dataset.name.clone(), dir: images.dir },
+        train_images,
+        test_images,
+        diverged: diverged(&courses, &model.info.layers, options.epochs, options.steps(train_images)),
+        data: PcsData::Images { name: dataset.name.clone(), dir: images.dir.clone() },
         versions: Versions::on(model.processor()),
     };
     Ok(ProbeResult { layers: layers.collect(), info })
+}
+
+/// Trains a probe on every layer of `model` and tests it.
+fn train_and_test(
+    model: &Model,
+    images: &Images,
+    options: &ProbeOptions,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Course>> {
+    let Images { dataset, train, .. } = images;
+    let test: Vec<usize> = (0..dataset.test.len()).collect();
+    let steps = options.epochs * options.steps(train.len()) + test.len().div_ceil(evaluate::BATCH);
+    let mut done = 0;
+    let mut go_on = || -> Result<()> {
+        done += 1;
+        progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
+        if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    };
+    let mut probes = probes_of(model, dataset.classes.len(), options)?;
+    let feed = Feed::of_part(&dataset.train, train, slice::from_ref(model), None)?;
+    let orders = Philox::new(options.seed, Stream::Probes);
+    let (mut begun, mut trained) = (Vec::new(), probes.standings()?);
+    for epoch in 0..options.epochs {
+        let place = u32::try_from(epoch).expect("checked above");
+        let order: Vec<usize> = orders.sequence(place).permutation(train.len()).into_iter().map(|i| train[i]).collect();
+        for indices in order.chunks(options.batch_size) {
+            probes.take(model, &feed.batch(indices)?, &feed.labels(indices), true)?;
+            go_on()?;
+        }
+        begun = mem::replace(&mut trained, probes.standings()?);
+    }
+    drop(feed);
+    let feed = Feed::of_part(&dataset.test, &test, slice::from_ref(model), None)?;
+    for indices in test.chunks(evaluate::BATCH) {
+        probes.take(model, &feed.batch(indices)?, &feed.labels(indices), false)?;
+        go_on()?;
+    }
+    let all = begun.into_iter().zip(trained).zip(probes.standings()?);
+    Ok(all.map(|((begun, trained), tested)| Course { begun, trained, tested }).collect())
+}
+
+/// Those of `courses` that ended early, of the probes of `layers`, first ones first; an epoch has so many steps.
+fn diverged(courses: &[Course], layers: &[String], epochs: usize, steps: usize) -> Vec<Diverged> {
+    let found = courses.iter().zip(layers).filter_map(|(course, layer)| Some((course.tested.diverged?, layer)));
+    let mut found: Vec<(usize, &String)> = found.collect();
+    found.sort_by_key(|&(batch, _)| batch);
+    let place = |(batch, layer): (usize, &String)| {
+        let epoch = (batch / steps).min(epochs);
+        Diverged { layer: layer.clone(), epoch: epoch + 1, batch: batch - epoch * steps + 1 }
+    };
+    found.into_iter().map(place).collect()
 }
 
 /// The images that probes are trained and tested on.
@@ -209,84 +243,47 @@ impl Images {
     }
 }
 
-/// The probes at work on a network.
-struct Work<'a> {
-    model: &'a Model,
-    probes: Vec<Probing>,
-    diverged: Vec<Diverged>,
+/// The probes of a network's chosen layers, wherever they are.
+trait Probes {
+    /// Runs `model` over a batch and hands each layer to its probe, which learns from it or is evaluated.
+    fn take(&mut self, model: &Model, images: &Batch, labels: &[u32], learn: bool) -> Result<()>;
+
+    /// How they stand after the batches so far, for all of which this waits.
+    fn standings(&self) -> Result<Vec<Standing>>;
 }
 
-/// A layer's probe.
-struct Probing {
-    probe: LinearProbe,
-    pooling: Option<Pooling>,
-    /// Images that were right in this pass.
+/// What a probe's batches came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// Images that were right, of all batches together.
     correct: usize,
-    /// Its loss was no finite number.
-    diverged: bool,
+    /// The first batch, from 0, whose loss was no finite number.
+    diverged: Option<usize>,
 }
 
-impl<'a> Work<'a> {
-    fn new(model: &'a Model, images: &Images, options: &ProbeOptions) -> Self {
-        let probing = |layer: usize| {
-            let shape = &model.network.layers()[layer].shape;
-            let pooling = if options.pool { Pooling::of(shape) } else { None };
-            let features = pooling.as_ref().map_or_else(|| shape.iter().product(), Pooling::features);
-            let probe = LinearProbe::new(features, images.dataset.classes.len());
-            Probing { probe, pooling, correct: 0, diverged: false }
-        };
-        Self { model, probes: model.chosen().map(probing).collect(), diverged: Vec::new() }
-    }
+/// How a probe stood when its last epoch began, when that was over, and after the test images.
+struct Course {
+    begun: Standing,
+    trained: Standing,
+    tested: Standing,
+}
 
-    /// Runs the network over the images at `indices` and hands each layer to its probe: with `step` it learns from them. The
-    /// pass's number and the batch's are for messages.
-    fn pass(
-        &mut self,
-        split: &Split,
-        indices: &[usize],
-        (epoch, batch): (usize, usize),
-        step: Option<Step>,
-    ) -> Result<()> {
-        let images = batches::images(split, indices, self.model.network.config().image_side, &HOST)?;
-        let labels = batches::labels(split.labels(), indices, &HOST)?;
-        let info = &self.model.info;
-        self.model.each_layer(&Batch::Host(images), 0..self.model.info.layers.len(), &mut |place, view| {
-            let probing = &mut self.probes[place];
-            if probing.diverged {
-                return Ok(());
-            }
-            let activation = view.map_err(in_layer(&info.name, &info.layers[place], batch))?;
-            if !probing.take(activation, &labels, step)?.loss.is_finite() {
-                probing.diverged = true;
-                let layer = info.layers[place].clone();
-                self.diverged.push(Diverged { layer, epoch: epoch + 1, batch: batch + 1 });
-            }
-            Ok(())
-        })
-    }
-
-    fn accuracies(&self, images: usize) -> Vec<Option<f64>> {
-        let accuracy = |probe: &Probing| (!probe.diverged).then(|| probe.correct as f64 / images as f64);
-        self.probes.iter().map(accuracy).collect()
+impl Course {
+    /// The share that was right of so many images from one standing to another; none where the probe has diverged, sooner or
+    /// later.
+    fn accuracy(&self, from: Standing, to: Standing, images: usize) -> Option<f64> {
+        self.tested.diverged.is_none().then(|| (to.correct - from.correct) as f64 / images as f64)
     }
 }
 
-impl Probing {
-    fn take(&mut self, activation: Activation<'_>, labels: &Tensor, step: Option<Step>) -> Result<Outcome> {
-        let Some(Values::F32(values)) = activation.values() else {
-            return Err(candle_core::Error::msg("a network's activations are float32 numbers").into());
-        };
-        let values = match &mut self.pooling {
-            Some(pooling) => pooling.apply(values),
-            None => values,
-        };
-        let outcome = match step {
-            Some(step) => self.probe.step(values, labels, step)?,
-            None => self.probe.evaluate(values, labels)?,
-        };
-        self.correct += outcome.correct;
-        Ok(outcome)
+/// A probe for each chosen layer of `model`, where that runs.
+fn probes_of(model: &Model, classes: usize, options: &ProbeOptions) -> Result<Box<dyn Probes>> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = model.gpu() {
+        let probes = on_device::OnDevice::new(device, model.shapes(), options.pool, classes, options.step())?;
+        return Ok(Box::new(probes));
     }
+    Ok(Box::new(OnHost::new(model.shapes(), options.pool, classes, options.step())))
 }
 
 #[cfg(test)]

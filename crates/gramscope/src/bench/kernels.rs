@@ -8,9 +8,11 @@
 //! `fast` against its TF32 one, half-precision values against its half-precision one. Where it is not to be loaded, its fields
 //! are null and a note says so.
 
+use std::sync::Arc;
+
 use gramscope_cuda::{
-    Cublas, Device, Error, LayerSum, PairSums, Panels, PartialsMut, RowSummary, Slice, Uploaded, Values, Weight,
-    ceilings, plan,
+    Cublas, Device, DeviceProbes, Error, LayerSum, PairSums, Panels, PartialsMut, ProbeInput, ProbeStep, RowSummary,
+    Slice, Uploaded, Values, Weight, ceilings, plan,
 };
 use half::{bf16, f16};
 use regex::Regex;
@@ -23,6 +25,8 @@ const EXAMPLES: usize = 256;
 /// Features of the layers of ResNet-20, -110 and -164 (width 1), of ResNet-38 x10 and of an ImageNet ResNet-50, once each.
 const FEATURES: [usize; 13] =
     [10, 64, 2048, 4096, 8192, 16_384, 25_088, 65_536, 81_920, 100_352, 163_840, 200_704, 802_816];
+/// Classes that probes tell apart.
+const CLASSES: usize = 10;
 /// Layers of a panel.
 const LAYERS: [usize; 5] = [60, 385, 574, 1500, 6000];
 /// Measurements, of which the median counts.
@@ -56,7 +60,7 @@ struct Measured<'a> {
 
 /// Where measurements are made, and which.
 struct Bench<'a> {
-    device: &'a Device,
+    device: &'a Arc<Device>,
     ceilings: Ceilings,
     cublas: Option<Cublas<'a>>,
     only: Option<&'a Regex>,
@@ -66,7 +70,7 @@ struct Bench<'a> {
 ///
 /// # Errors
 /// What the device may say; a file that cannot be written.
-pub(crate) fn run(device: &Device, only: Option<&Regex>, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_>) -> anyhow::Result<()> {
     let ceilings = Ceilings {
         copy: ceilings::copy_bandwidth(device)?,
         half: ceilings::matrix_rate(device, ceilings::Products::Bf16)?,
@@ -78,6 +82,11 @@ pub(crate) fn run(device: &Device, only: Option<&Regex>, rows: &mut Rows<'_>) ->
     for features in FEATURES {
         for (name, element) in [("f32", 4), ("bf16", 2), ("f16", 2)] {
             bench.gram(rows, name, element, features)?;
+        }
+    }
+    for features in FEATURES {
+        for (name, element) in [("f32", 4), ("bf16", 2)] {
+            bench.probe(rows, name, element, features)?;
         }
     }
     for layers in LAYERS {
@@ -201,6 +210,38 @@ impl Bench<'_> {
                 };
                 self.write(rows, name, &measured)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A linear probe on activations of one type at one number of features: a step's three launches, and an evaluation's two.
+    fn probe(&self, rows: &mut Rows<'_>, name: &str, element: usize, features: usize) -> anyhow::Result<()> {
+        let shape = [EXAMPLES, features];
+        // A step reads x twice, W twice and V, and writes W and V; an evaluation reads x and W.
+        for (variant, learns, passes, weights) in [("step", true, 2, 5), ("evaluation", false, 1, 1)] {
+            if !self.wants("probe", variant, name, &shape) {
+                continue;
+            }
+            let inputs = inputs(self.device, name, element, features)?;
+            let step = ProbeStep { learning_rate: 1e-3, momentum: 0.9 };
+            let mut probes = DeviceProbes::new(self.device.clone(), &[ProbeInput::Whole(features)], CLASSES, step)?;
+            let labels: Vec<u32> = (0..EXAMPLES).map(|example| (example % CLASSES) as u32).collect();
+            probes.begin_batch(&labels)?;
+            let us = time(self.device, |round| {
+                let x = inputs[round % inputs.len()].view();
+                if learns { probes.learn(0, &x) } else { probes.evaluate(0, &x) }
+            })?;
+            let measured = Measured {
+                kernel: "probe",
+                variant,
+                shape: shape.to_vec(),
+                us,
+                bytes: (passes * EXAMPLES * features * element + weights * CLASSES * features * 4) as f64,
+                flops: (passes * 2 * EXAMPLES * features * CLASSES) as f64,
+                naive_us: None,
+                cublas_us: None,
+            };
+            self.write(rows, name, &measured)?;
         }
         Ok(())
     }

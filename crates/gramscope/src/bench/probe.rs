@@ -1,13 +1,23 @@
 //! Linear probes that learn from a network's layers as they stream by, next to the network's plain forward pass.
 
+#[cfg(feature = "cuda")]
+use std::cell::RefCell;
+use std::rc::Rc;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Storage, Tensor};
 use cpu_time::ProcessTime;
-use gramscope_nn::{ResNet, ResNetConfig};
+#[cfg(feature = "cuda")]
+use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
+#[cfg(feature = "cuda")]
+use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
+use gramscope_nn::{Processor, ResNet, ResNetConfig};
 use gramscope_study::probe::linear_probe::{LinearProbe, Step};
 use serde_json::json;
 
+use super::cka::device_name;
 use super::{Rows, median};
 
 /// Rounds that do not count, and rounds whose median does. A round is a batch of each kind: what else the machine does
@@ -15,53 +25,171 @@ use super::{Rows, median};
 const WARM_UP: usize = 2;
 const ROUNDS: usize = 9;
 const CLASSES: usize = 10;
+const SIDE: usize = 32;
+/// As `gramscope probe` has it unless told otherwise.
+const STEP: Step = Step { learning_rate: 0.01, momentum: 0.9 };
 
 /// Measures a batch of a plain pass, of one whose layers are looked at one by one, of one with the probes that `gramscope probe`
-/// trains unless told otherwise, and of one with a probe on every layer, on the CPU.
+/// trains unless told otherwise, and of one with a probe on every layer, where `processor` says. A GPU is waited for.
 ///
 /// # Errors
-/// A network that does not exist; a file that cannot be written.
-pub(crate) fn run(depth: usize, width: f64, batch_size: usize, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-    let config = ResNetConfig { depth, width, classes: CLASSES, ..ResNetConfig::default() };
+/// A network that does not exist; what a GPU may say; a file that cannot be written.
+pub(crate) fn run(
+    depth: usize,
+    width: f64,
+    batch_size: usize,
+    processor: &Processor,
+    rows: &mut Rows<'_>,
+) -> anyhow::Result<()> {
+    let config = ResNetConfig { depth, width, classes: CLASSES, image_side: SIDE, ..ResNetConfig::default() };
     let network = ResNet::new(&config, 0, &Device::Cpu)?;
-    let images = Tensor::rand(0_f32, 1.0, (batch_size, 32, 32, 3), &Device::Cpu)?;
-    let labels: Vec<u32> = (0..batch_size).map(|image| (image % CLASSES) as u32).collect();
-    let labels = Tensor::new(labels, &Device::Cpu)?;
-    let before = format!(".{}", config.branch_end());
-    let around_additions = |name: &str| name.ends_with(&before) || name.ends_with(".add");
-    let mut subjects = [
-        Subject::new("plain", &network, |_| false),
-        Subject::new("observed", &network, |_| false),
-        Subject::new("additions", &network, around_additions),
-        Subject::new("all", &network, |_| true),
-    ];
+    let kinds = kinds(&network);
+    let batches = match processor {
+        Processor::Cpu => on_cpu(network, &kinds, batch_size)?,
+        #[cfg(feature = "cuda")]
+        Processor::Gpu { device, arithmetic, .. } => on_gpu(&network, &kinds, batch_size, device, *arithmetic)?,
+        #[cfg(not(feature = "cuda"))]
+        Processor::Gpu { .. } => anyhow::bail!(gramscope_cuda::Error::NotBuilt),
+    };
+    let mut subjects: Vec<Subject> =
+        kinds.iter().zip(batches).map(|(kind, batch)| Subject { kind, batch, times: Vec::new() }).collect();
     for round in 0..WARM_UP + ROUNDS {
         for subject in &mut subjects {
-            let time = subject.batch(&network, &images, &labels)?;
+            let time = subject.time()?;
             if round >= WARM_UP {
                 subject.times.push(time);
             }
         }
     }
-    let [plain, ..] = &subjects;
+    let device = device_name(processor.gpu());
+    let [plain, ..] = &subjects[..] else { return Ok(()) };
     for subject in &subjects {
         let Time { wall: ms, cpu: cpu_ms } = subject.median(|time| time);
         let mut rounds = plain.times.iter();
         let over = subject.median(|time| time.over(*rounds.next().expect("as many rounds of every kind")));
-        let (layers, features) = (subject.probes.iter().flatten().count(), subject.features);
+        let Kind { name, .. } = subject.kind;
+        let (layers, features) = (subject.kind.layers().count(), subject.kind.layers().sum::<usize>());
         let text = format!(
-            "ResNet-{depth} x{width}, batches of {batch_size}, {}, {layers} probes: {ms:.1} ms a batch, {:.2} of a plain pass, \
+            "ResNet-{depth} x{width}, batches of {batch_size}, {name}, {layers} probes: {ms:.1} ms a batch, {:.2} of a plain pass, \
              {cpu_ms:.1} ms of CPU time, {:.2}",
-            subject.name, over.wall, over.cpu
+            over.wall, over.cpu
         );
         let fields = json!({
             "bench": "probe", "depth": depth, "width": width, "batch_size": batch_size, "classes": CLASSES,
-            "variant": subject.name, "probes": layers, "features": features, "ms": ms, "cpu_ms": cpu_ms, "over_forward": over.wall,
-            "cpu_over_forward": over.cpu, "device": "cpu",
+            "variant": name, "probes": layers, "features": features, "ms": ms, "cpu_ms": cpu_ms, "over_forward": over.wall,
+            "cpu_over_forward": over.cpu, "device": device,
         });
         rows.row(&text, &fields)?;
     }
     Ok(())
+}
+
+/// What is done with a batch.
+struct Kind {
+    name: &'static str,
+    /// For every layer of the network the features of its probe, if it has one; none where layers are not looked at.
+    probes: Option<Vec<Option<usize>>>,
+}
+
+impl Kind {
+    /// The features of every probe.
+    fn layers(&self) -> impl Iterator<Item = usize> {
+        self.probes.iter().flatten().flatten().copied()
+    }
+}
+
+fn kinds(network: &ResNet) -> [Kind; 4] {
+    let probes = |chosen: &dyn Fn(&str) -> bool| -> Vec<Option<usize>> {
+        let layers = network.layers().iter();
+        layers.map(|layer| chosen(&layer.name).then(|| layer.shape.iter().product())).collect()
+    };
+    let before = format!(".{}", network.config().branch_end());
+    let around_additions = |name: &str| name.ends_with(&before) || name.ends_with(".add");
+    [
+        Kind { name: "plain", probes: None },
+        Kind { name: "observed", probes: Some(probes(&|_| false)) },
+        Kind { name: "additions", probes: Some(probes(&around_additions)) },
+        Kind { name: "all", probes: Some(probes(&|_| true)) },
+    ]
+}
+
+/// Runs a batch, from its images to whatever is done with it.
+type Batch = Box<dyn FnMut() -> anyhow::Result<()>>;
+
+/// A label an image.
+fn labels(batch_size: usize) -> Vec<u32> {
+    (0..batch_size).map(|image| (image % CLASSES) as u32).collect()
+}
+
+/// A batch of each kind, on the CPU.
+fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<Vec<Batch>> {
+    let network = Rc::new(network);
+    let images = Tensor::rand(0_f32, 1.0, (batch_size, SIDE, SIDE, 3), &Device::Cpu)?;
+    let labels = Tensor::new(labels(batch_size), &Device::Cpu)?;
+    let batch = |kind: &Kind| -> Batch {
+        let (network, images, labels) = (network.clone(), images.clone(), labels.clone());
+        let Some(probes) = &kind.probes else { return Box::new(move || Ok(network.forward(&images).map(drop)?)) };
+        let probe = |features: &Option<usize>| features.map(|features| LinearProbe::new(features, CLASSES));
+        let mut probes: Vec<Option<LinearProbe>> = probes.iter().map(probe).collect();
+        Box::new(move || {
+            network.forward_observed(&images, &mut |layer, activation| match &mut probes[layer] {
+                Some(probe) => learn(probe, activation, &labels),
+                None => Ok(()),
+            })?;
+            Ok(())
+        })
+    };
+    Ok(kinds.iter().map(batch).collect())
+}
+
+/// One step of the probe.
+fn learn(probe: &mut LinearProbe, activation: &Tensor, labels: &Tensor) -> anyhow::Result<()> {
+    let activation = activation.contiguous()?;
+    let (storage, layout) = activation.storage_and_layout();
+    let Storage::Cpu(values) = &*storage else { anyhow::bail!("the network runs on the CPU") };
+    let values = &values.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
+    probe.step(values, labels, STEP)?;
+    Ok(())
+}
+
+/// A batch of each kind, on a GPU, where the images lie.
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    network: &ResNet,
+    kinds: &[Kind],
+    batch_size: usize,
+    device: &Arc<gramscope_cuda::Device>,
+    arithmetic: Arithmetic,
+) -> anyhow::Result<Vec<Batch>> {
+    let pixels: Vec<u8> = (0..batch_size * SIDE * SIDE * 3).map(|place| (place * 97 % 251) as u8).collect();
+    let images = Rc::new(StoredImages::new(device, &pixels, &labels(batch_size), SIDE)?);
+    let order: Vec<u32> = (0..u32::try_from(batch_size)?).collect();
+    let network = Rc::new(RefCell::new(DeviceNetwork::new(network, device.clone(), arithmetic)?));
+    let batch = |kind: &Kind| -> anyhow::Result<Batch> {
+        let (device, network, images, order) = (device.clone(), network.clone(), images.clone(), order.clone());
+        let Some(probes) = &kind.probes else {
+            let forward = move || network.borrow_mut().forward(Images::Stored { images: &images, order: &order });
+            return Ok(Box::new(move || Ok(forward().map(drop)?)));
+        };
+        let mut count = 0..;
+        let places: Vec<Option<usize>> = probes.iter().map(|features| features.and_then(|_| count.next())).collect();
+        let inputs: Vec<ProbeInput> = kind.layers().map(ProbeInput::Whole).collect();
+        let step = ProbeStep { learning_rate: STEP.learning_rate, momentum: STEP.momentum };
+        let (mut probes, labels) = (DeviceProbes::new(device.clone(), &inputs, CLASSES, step)?, labels(batch_size));
+        Ok(Box::new(move || {
+            probes.begin_batch(&labels)?;
+            let images = Images::Stored { images: &images, order: &order };
+            network.borrow_mut().forward_observed::<anyhow::Error>(
+                images,
+                &mut |layer, values| match places[layer] {
+                    Some(place) => Ok(probes.learn(place, values)?),
+                    None => Ok(()),
+                },
+            )?;
+            Ok(device.synchronise()?)
+        }))
+    };
+    kinds.iter().map(batch).collect()
 }
 
 /// Milliseconds of a batch, or how many times those of another.
@@ -79,35 +207,17 @@ impl Time {
 }
 
 /// One kind of batch.
-struct Subject {
-    name: &'static str,
-    /// For every layer of the network its probe, if it has one.
-    probes: Vec<Option<LinearProbe>>,
-    /// Features of all probes together.
-    features: usize,
+struct Subject<'a> {
+    kind: &'a Kind,
+    batch: Batch,
     times: Vec<Time>,
 }
 
-impl Subject {
-    fn new(name: &'static str, network: &ResNet, chosen: impl Fn(&str) -> bool) -> Self {
-        let features = |shape: &[usize]| shape.iter().product::<usize>();
-        let chosen: Vec<Option<usize>> =
-            network.layers().iter().map(|layer| chosen(&layer.name).then(|| features(&layer.shape))).collect();
-        let probe = |features: &Option<usize>| features.map(|features| LinearProbe::new(features, CLASSES));
-        let probes = chosen.iter().map(probe).collect();
-        Self { name, probes, features: chosen.iter().flatten().sum(), times: Vec::new() }
-    }
-
-    fn batch(&mut self, network: &ResNet, images: &Tensor, labels: &Tensor) -> anyhow::Result<Time> {
+impl Subject<'_> {
+    /// What a batch takes.
+    fn time(&mut self) -> anyhow::Result<Time> {
         let (wall, cpu) = (Instant::now(), ProcessTime::try_now()?);
-        if self.name == "plain" {
-            network.forward(images)?;
-        } else {
-            network.forward_observed(images, &mut |layer, activation| match &mut self.probes[layer] {
-                Some(probe) => learn(probe, activation, labels),
-                None => Ok(()),
-            })?;
-        }
+        (self.batch)()?;
         let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
         Ok(Time { wall: milliseconds(wall.elapsed()), cpu: milliseconds(cpu.try_elapsed()?) })
     }
@@ -117,15 +227,4 @@ impl Subject {
         let (wall, cpu) = self.times.iter().copied().map(change).map(|time| (time.wall, time.cpu)).unzip();
         Time { wall: median(wall), cpu: median(cpu) }
     }
-}
-
-/// One step of the probe.
-fn learn(probe: &mut LinearProbe, activation: &Tensor, labels: &Tensor) -> anyhow::Result<()> {
-    const STEP: Step = Step { learning_rate: 0.01, momentum: 0.9 };
-    let activation = activation.contiguous()?;
-    let (storage, layout) = activation.storage_and_layout();
-    let Storage::Cpu(values) = &*storage else { anyhow::bail!("the network runs on the CPU") };
-    let values = &values.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
-    probe.step(values, labels, STEP)?;
-    Ok(())
 }

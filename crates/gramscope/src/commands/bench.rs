@@ -47,8 +47,9 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             Ok(())
         }
         BenchCommand::Probe { depth, width, batch_size, arguments } => {
-            device::on_cpu(arguments.device, device::Precision::F32, "bench probe")?;
-            probe::run(*depth, *width, *batch_size, &mut Rows::new(console, arguments.file.as_deref())?)
+            let processor = device::processor_of(arguments.device, device::Precision::F32, console)?;
+            let mut rows = Rows::new(console, arguments.file.as_deref())?;
+            probe::run(*depth, *width, *batch_size, &processor, &mut rows)
         }
     }
 }

@@ -12,6 +12,8 @@ mod kernels;
 mod machine;
 #[cfg(feature = "cuda")]
 mod networks;
+#[cfg(feature = "cuda")]
+mod probes;
 mod training;
 #[cfg(feature = "cuda")]
 mod training_kernels;

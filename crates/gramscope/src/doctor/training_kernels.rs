@@ -18,7 +18,7 @@ use super::inputs::{normals, numbers};
 use super::{Finding, Report};
 
 /// What buffers are for, in messages.
-const WHAT: &str = "a check";
+pub(super) const WHAT: &str = "a check";
 /// Rows and channels of batch norms: whole runs of channels and single ones, fewer rows than a block takes, and many blocks.
 const NORMS: [[usize; 2]; 6] = [[2, 1], [7, 3], [257, 17], [1021, 16], [301, 20], [2100, 64]];
 /// Images, rows, columns and channels for pooling.
@@ -34,7 +34,7 @@ const LAYERS: [[usize; 2]; 5] = [[2, 1], [5, 37], [8, 64], [33, 129], [128, 31]]
 const SINGLE: f64 = 5e-6;
 
 /// A type that activations are stored as.
-trait Stored: Activation {
+pub(super) trait Stored: Activation {
     /// Its name.
     const NAME: &'static str;
     /// Error of its rounding, and [`SINGLE`], relative to values of 1 or more.
@@ -111,7 +111,7 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     line("augmentation", &|| over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
 }
 
-fn over<S: Copy>(
+pub(super) fn over<S: Copy>(
     shapes: &[S],
     allowed: f64,
     check: impl Fn(&mut Finding, S) -> anyhow::Result<()>,
@@ -122,12 +122,12 @@ fn over<S: Copy>(
 }
 
 /// An activation on the device, and what it holds in float64.
-struct Values<T> {
-    device: Slice<T>,
-    host: Vec<f64>,
+pub(super) struct Values<T> {
+    pub(super) device: Slice<T>,
+    pub(super) host: Vec<f64>,
 }
 
-fn normal<T: Stored>(device: &Device, seed: u64, count: usize, mean: f32) -> anyhow::Result<Values<T>> {
+pub(super) fn normal<T: Stored>(device: &Device, seed: u64, count: usize, mean: f32) -> anyhow::Result<Values<T>> {
     let values: Vec<T> = normals(seed, count).into_iter().map(|value| T::of(value + mean)).collect();
     Ok(Values { device: device.upload(WHAT, &values)?, host: values.into_iter().map(T::widen).collect() })
 }
@@ -352,6 +352,8 @@ fn maxima<T: Stored>(device: &Device, dims: [usize; 4], finding: &mut Finding) -
     let (y_view, dy_view) = (y.as_view(), dy.device.as_view());
     launcher.max_pool_backward(&mut to, &from, &y_view, &dy_view, images, height, width, channels)?;
     compare(finding, &download(device, &y)?, &expected.data);
+    launcher.square_pool(&mut y.as_view_mut(), &from, images, [height, width, channels])?;
+    compare(finding, &download(device, &y)?, &pooling::squares(&Tensor4::new(dims, x.host.clone())).data);
     let expected = pooling::max_backward(&Tensor4::new(dims, x.host), &Tensor4::new(expected.shape, dy.host));
     compare(finding, &download(device, &dx)?, &expected.data);
     Ok(())

@@ -1,0 +1,51 @@
+//! Probes on the GPU that runs the network.
+
+use std::sync::Arc;
+
+use gramscope_cuda::{Device, DeviceProbes, ProbeInput, ProbeRecord, ProbeStep};
+use gramscope_nn::Error;
+
+use super::linear_probe::Step;
+use super::{Probes, Standing};
+use crate::Result;
+use crate::compare::{Batch, Model};
+
+/// A probe for each chosen layer.
+pub(super) struct OnDevice(DeviceProbes);
+
+impl OnDevice {
+    /// As [`OnHost::new`](super::on_host::OnHost::new).
+    pub(super) fn new<'a>(
+        device: &Arc<Device>,
+        shapes: impl Iterator<Item = &'a [usize]>,
+        pool: bool,
+        classes: usize,
+        Step { learning_rate, momentum }: Step,
+    ) -> Result<Self> {
+        let input = |shape: &[usize]| match *shape {
+            [height, width, channels] if pool => ProbeInput::Squares([height, width, channels]),
+            _ => ProbeInput::Whole(shape.iter().product()),
+        };
+        let (inputs, step) = (shapes.map(input).collect::<Vec<_>>(), ProbeStep { learning_rate, momentum });
+        Ok(Self(DeviceProbes::new(device.clone(), &inputs, classes, step).map_err(Error::from)?))
+    }
+}
+
+impl Probes for OnDevice {
+    fn take(&mut self, model: &Model, images: &Batch, labels: &[u32], learn: bool) -> Result<()> {
+        let probes = &mut self.0;
+        probes.begin_batch(labels).map_err(Error::from)?;
+        model.each_device_layer(images, 0..model.info.layers.len(), &mut |place, values| {
+            let taken = if learn { probes.learn(place, values) } else { probes.evaluate(place, values) };
+            Ok(taken.map_err(Error::from)?)
+        })
+    }
+
+    fn standings(&self) -> Result<Vec<Standing>> {
+        let standing = |record: ProbeRecord| Standing {
+            correct: usize::try_from(record.correct).unwrap_or(0),
+            diverged: record.diverged.checked_sub(1).map(|batch| batch as usize),
+        };
+        Ok(self.0.records().map_err(Error::from)?.into_iter().map(standing).collect())
+    }
+}

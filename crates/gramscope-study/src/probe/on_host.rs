@@ -1,0 +1,79 @@
+//! Probes on the CPU, of layers that come from the network or, where a GPU runs it, as copies.
+
+use candle_core::Tensor;
+use gramscope_cka::{Activation, Values};
+
+use super::linear_probe::{LinearProbe, Outcome, Step};
+use super::pooling::Pooling;
+use super::{Probes, Standing};
+use crate::compare::{Batch, Model, in_layer};
+use crate::{HOST, Result};
+
+/// A probe for each chosen layer.
+pub(super) struct OnHost {
+    probes: Vec<Probe>,
+    step: Step,
+    /// Batches so far.
+    batches: usize,
+}
+
+/// A layer's probe.
+struct Probe {
+    probe: LinearProbe,
+    pooling: Option<Pooling>,
+    standing: Standing,
+}
+
+impl OnHost {
+    /// On layers of these `shapes`, all zeros; with `pool`, of their squares' maxima where they have some.
+    pub(super) fn new<'a>(shapes: impl Iterator<Item = &'a [usize]>, pool: bool, classes: usize, step: Step) -> Self {
+        let probe = |shape: &[usize]| {
+            let pooling = if pool { Pooling::of(shape) } else { None };
+            let features = pooling.as_ref().map_or_else(|| shape.iter().product(), Pooling::features);
+            Probe { probe: LinearProbe::new(features, classes), pooling, standing: Standing::default() }
+        };
+        Self { probes: shapes.map(probe).collect(), step, batches: 0 }
+    }
+}
+
+impl Probes for OnHost {
+    fn take(&mut self, model: &Model, images: &Batch, labels: &[u32], learn: bool) -> Result<()> {
+        let Self { probes, step, batches } = self;
+        let (info, batch) = (&model.info, *batches);
+        let (step, labels) = (learn.then_some(*step), Tensor::new(labels, &HOST)?);
+        *batches += 1;
+        model.each_layer(images, 0..probes.len(), &mut |place, view| {
+            let probe = &mut probes[place];
+            if probe.standing.diverged.is_some() {
+                return Ok(());
+            }
+            let activation = view.map_err(in_layer(&info.name, &info.layers[place], batch))?;
+            let outcome = probe.take(activation, &labels, step)?;
+            probe.standing.correct += outcome.correct;
+            if !outcome.loss.is_finite() {
+                probe.standing.diverged = Some(batch);
+            }
+            Ok(())
+        })
+    }
+
+    fn standings(&self) -> Result<Vec<Standing>> {
+        Ok(self.probes.iter().map(|probe| probe.standing).collect())
+    }
+}
+
+impl Probe {
+    fn take(&mut self, activation: Activation<'_>, labels: &Tensor, step: Option<Step>) -> Result<Outcome> {
+        let Some(Values::F32(values)) = activation.values() else {
+            return Err(candle_core::Error::msg("a network's activations are float32 numbers").into());
+        };
+        let values = match &mut self.pooling {
+            Some(pooling) => pooling.apply(values),
+            None => values,
+        };
+        Ok(match step {
+            Some(step) => self.probe.step(values, labels, step)?,
+            None => self.probe.evaluate(values, labels)?,
+        })
+    }
+}
