@@ -463,9 +463,8 @@ fn deleted_blocks_cost_what_they_cost_on_the_cpu() {
 /// Probes of all layers of `trained`, and what the driver has noted.
 fn probe(dir: &Path, trained: &Path, name: &str, flags: &[&str]) -> (ProbeResult, Trace) {
     let (out, trace) = (dir.join(name), dir.join(format!("{name}.trace")));
-    let mut arguments =
-        vec!["probe", trained.to_str().unwrap(), "--layers", ".", "--epochs", "3", "--batch-size", "12"];
-    arguments.extend(["--out", out.to_str().unwrap(), "--device"]);
+    let mut arguments = vec!["probe", trained.to_str().unwrap(), "--layers", ".", "--out", out.to_str().unwrap()];
+    arguments.push("--device");
     arguments.extend(flags);
     let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
     assert!(output.status.success(), "{name}: {}", text(&output.stderr));
@@ -479,19 +478,19 @@ fn probes_reach_what_they_reach_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let plan = format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
     let trained = train(dir.path(), "runs", &plan, &["cpu"]);
-    let steps = ["--epochs", "3", "--batch-size", "12"];
-    for (name, flags, images) in [
-        ("whole", &[][..], 1.5),
-        ("pooled", &["--pool"], 1.5),
-        ("part", &["--examples", "30"], 1.5),
-        ("bf16", &["--precision", "bf16"], 4.5),
+    let probe = |name: String, place: &[&str], what: &[&str]| {
+        let flags = [place, what, &["--epochs", "3", "--batch-size", "12"]].concat();
+        probe(dir.path(), &trained, &name, &flags)
+    };
+    for (name, place, what, images) in [
+        ("whole", &["cuda"][..], &[][..], 1.5),
+        ("pooled", &["cuda"], &["--pool"], 1.5),
+        ("part", &["cuda"], &["--examples", "30"], 1.5),
+        ("bf16", &["cuda", "--precision", "bf16"], &[], 4.5),
     ] {
-        let of_cpu: Vec<&str> = if name == "bf16" { Vec::new() } else { flags.to_vec() };
-        let (cpu, _) = probe(dir.path(), &trained, &format!("{name}-cpu"), &[&["cpu"], &steps[..], &of_cpu].concat());
-        let (gpu, trace) =
-            probe(dir.path(), &trained, &format!("{name}-gpu"), &[&["cuda"], &steps[..], flags].concat());
-        let (twice, _) =
-            probe(dir.path(), &trained, &format!("{name}-twice"), &[&["cuda"], &steps[..], flags].concat());
+        let (cpu, _) = probe(format!("{name}-cpu"), &["cpu"], what);
+        let (gpu, trace) = probe(format!("{name}-gpu"), place, what);
+        let (twice, _) = probe(format!("{name}-twice"), place, what);
         assert_eq!(gpu, twice, "{name}");
         assert_eq!((gpu.layers.len(), &gpu.info.diverged), (28, &cpu.info.diverged));
         let train_images = gpu.info.train_images as f64;
