@@ -23,7 +23,7 @@
 // every launch returns at once, beginning with that batch's update. So it keeps the weights that it had.
 //
 // Grid, block: plan::probe. Deterministic: yes, whatever the device: parts depend on the shape alone, and what they came to is
-// added in order. Accumulates: a lane float32 over its features of a part (16 or a few more), lanes of a warp float32, parts
+// added in order. Accumulates: a lane float32 over its features of a part (16 and more), lanes of a warp float32, parts
 // and what is made of them float64; for gradients a warp float32 over every eighth example, warps float32.
 //
 // Variants  naive: float64, a thread a logit (one part) or a weight
