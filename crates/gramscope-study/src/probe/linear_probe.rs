@@ -201,16 +201,22 @@ impl LinearProbe {
             products::add_outer_products(&mut by_weight, examples, gradient, free);
             let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
             for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
-                *v = momentum * *v - rate * g;
+                *v = normal(momentum * *v - rate * g);
                 *w += *v;
             }
         });
         for (class, (b, v)) in self.bias.iter_mut().zip(&mut self.bias_velocity).enumerate() {
             let sum: f32 = gradient.iter().skip(class).step_by(free).sum();
-            *v = momentum * *v - rate * sum;
+            *v = normal(momentum * *v - rate * sum);
             *b += *v;
         }
     }
+}
+
+/// `value`, or 0 below float32's normal numbers. The velocity of a weight that has no gradient any more would shrink into
+/// them and stay, and processors compute with them a hundred times slower.
+fn normal(value: f32) -> f32 {
+    if value.abs() < f32::MIN_POSITIVE { 0.0 } else { value }
 }
 
 /// The values of all classes from those of all but the last: they sum to 0.

@@ -108,3 +108,23 @@ fn labels_must_be_classes() {
     let three = Tensor::from_vec(vec![0_u32, 2], 2, &Device::Cpu).unwrap();
     assert!(probe.step(&[0.0; 4], &three, STEP).unwrap_err().to_string().contains("image 1 is 2"));
 }
+
+/// Numbers below float32's normal ones are a hundred times slower to compute with. Examples that the probe is sure of have gradients
+/// that small, and features that are 0 from some step on (0.9^900 < 2^-126) velocities.
+#[test]
+fn nothing_shrinks_below_the_normal_numbers() {
+    let (examples, features, classes) = (8, 40, 4);
+    let mut probe = LinearProbe::new(features, classes);
+    let labels = labels(examples, classes);
+    let x: Vec<f32> = noise(3, examples * features).iter().map(|value| 20.0 * value).collect();
+    let is_normal = |value: &f32| *value == 0.0 || value.is_normal();
+    for _ in 0..50 {
+        probe.step(&x, &labels, STEP).unwrap();
+    }
+    assert!(probe.weight_velocity.as_flattened().iter().any(|velocity| *velocity != 0.0));
+    for step in 0..1000 {
+        probe.step(&vec![0.0; examples * features], &labels, STEP).unwrap();
+        assert!(probe.weight_velocity.as_flattened().iter().all(is_normal), "step {step}");
+    }
+    assert!(probe.weight_velocity.as_flattened().iter().all(|velocity| *velocity == 0.0));
+}
