@@ -203,16 +203,6 @@ fn velocities(run: &Path) -> BTreeMap<String, Vec<f32>> {
         .collect()
 }
 
-/// Nobody asked for a GPU by name, so what it cannot do is done where it can be.
-#[test]
-fn auto_trains_on_the_cpu_what_only_the_cpu_can() {
-    let dir = tempfile::tempdir().unwrap();
-    let plan = format!("{PLAN}first_pc_penalty = 0.1\n[family]\ndepth = [8]\nwidth = [0.25]\nseed = [0]\n");
-    let cpu = train(dir.path(), "cpu", &plan, &["cpu"]);
-    let auto = train(dir.path(), "auto", &plan, &["auto"]);
-    assert_eq!(state(&cpu), state(&auto));
-}
-
 #[test]
 fn the_same_bits_again_and_after_an_interruption() {
     ["", "shake_shake = true\n"].into_iter().for_each(interrupt);

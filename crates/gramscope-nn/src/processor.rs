@@ -18,8 +18,6 @@ pub enum Processor {
         device: Arc<gramscope_cuda::Device>,
         /// How it computes products, and what it stores activations as.
         arithmetic: Arithmetic,
-        /// Whether it was asked for by name: what cannot run there is then an error, and otherwise the CPU's.
-        named: bool,
     },
 }
 

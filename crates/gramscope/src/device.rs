@@ -129,7 +129,7 @@ pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: 
         Precision::Tf32 => Arithmetic::Tf32,
         Precision::Bf16 => Arithmetic::Bf16,
     };
-    Ok(Processor::Gpu { device, arithmetic, named: matches!(choice, DeviceChoice::Cuda(_)) })
+    Ok(Processor::Gpu { device, arithmetic })
 }
 
 /// Where runs are trained at once: `jobs` on each GPU of `choices`, on streams of their own; one on the CPU, whose threads
@@ -147,10 +147,10 @@ pub(crate) fn processors(
     for &choice in &choices.0 {
         let processor = processor_of(choice, precision, console)?;
         match &processor {
-            Processor::Gpu { device, arithmetic, named } => {
+            Processor::Gpu { device, arithmetic } => {
                 for _ in 1..jobs.get() {
                     let device = Arc::new(device.fork().with_context(|| format!("--jobs {jobs}"))?);
-                    processors.push(Processor::Gpu { device, arithmetic: *arithmetic, named: *named });
+                    processors.push(Processor::Gpu { device, arithmetic: *arithmetic });
                 }
             }
             Processor::Cpu if jobs.get() > 1 => {

@@ -73,7 +73,7 @@ impl Model {
 
     /// Puts the network where it is to run.
     pub(crate) fn move_to(&mut self, processor: &Processor) -> Result<()> {
-        let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(()) };
+        let Processor::Gpu { device, arithmetic } = processor else { return Ok(()) };
         let network = DeviceNetwork::new(&self.network, device.clone(), *arithmetic)?;
         self.processor = processor.clone();
         self.on_device = Some(RefCell::new(network));

@@ -47,7 +47,7 @@ impl OnDevice {
         network: &ResNet,
         sgd: &Sgd,
     ) -> Result<Option<Self>> {
-        let Processor::Gpu { device, arithmetic, .. } = processor else { return Ok(None) };
+        let Processor::Gpu { device, arithmetic } = processor else { return Ok(None) };
         let mut on_device = DeviceNetwork::new(network, device.clone(), *arithmetic)?;
         on_device.learn(sgd)?;
         if let Some(penalty) = settings.penalty() {

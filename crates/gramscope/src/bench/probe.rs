@@ -47,7 +47,7 @@ pub(crate) fn run(
     let batches = match processor {
         Processor::Cpu => on_cpu(network, &kinds, batch_size)?,
         #[cfg(feature = "cuda")]
-        Processor::Gpu { device, arithmetic, .. } => on_gpu(&network, &kinds, batch_size, device, *arithmetic)?,
+        Processor::Gpu { device, arithmetic } => on_gpu(&network, &kinds, batch_size, device, *arithmetic)?,
         #[cfg(not(feature = "cuda"))]
         Processor::Gpu { .. } => anyhow::bail!(gramscope_cuda::Error::NotBuilt),
     };

@@ -59,7 +59,7 @@ pub(crate) fn run(
     };
     match processor {
         Processor::Cpu => row(1, rounds(1, &mut [OnCpu::new(subject)?])?, None).write(rows),
-        Processor::Gpu { device, arithmetic, .. } => {
+        Processor::Gpu { device, arithmetic } => {
             let network = |_| OnGpu::new(subject, Arc::new(device.fork()?), *arithmetic);
             let times = rounds(STEPS_A_ROUND, &mut [network(0)?])?;
             let alone = times.ms;
@@ -92,7 +92,7 @@ impl Row<'_> {
         } = self;
         let (device, precision) = match self.processor {
             Processor::Cpu => ("cpu".to_owned(), "f32"),
-            Processor::Gpu { device, arithmetic, .. } => (super::cka::device_name(Some(device)), name(*arithmetic)),
+            Processor::Gpu { device, arithmetic } => (super::cka::device_name(Some(device)), name(*arithmetic)),
         };
         let work = work(self.subject, precision);
         let rate = (networks * batch_size) as f64 / ms * 1e3;

@@ -23,7 +23,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             let ceilings = match &processor {
                 Processor::Cpu => Some(Ceilings::measure()?),
-                Processor::Gpu { device, arithmetic, .. } => Ceilings::of_gpu(device, *arithmetic)?,
+                Processor::Gpu { device, arithmetic } => Ceilings::of_gpu(device, *arithmetic)?,
             };
             let (networks, mut failed) = (networks(*family, *depth, *width, *all), 0);
             let count = networks.len();

@@ -42,7 +42,9 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
         });
     }
     for (name, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32), ("bf16", Arithmetic::Bf16)] {
-        report.check(&format!("ten training steps, the same bits twice, {name}"), || twice(penalised, device, arithmetic));
+        report.check(&format!("ten training steps, the same bits twice, {name}"), || {
+            twice(penalised, device, arithmetic)
+        });
     }
 }
 
