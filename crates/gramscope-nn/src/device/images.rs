@@ -3,9 +3,9 @@
 use gramscope_cuda::plan::Placing;
 use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View};
 
-use super::Images;
 use super::memory::{Memory, Places};
 use super::stored::Stored;
+use super::{Images, image_numbers};
 use crate::program::{IMAGES, ValueId};
 use crate::topology::IMAGE_CHANNELS;
 use crate::{Error, Result, Shake};
@@ -150,7 +150,7 @@ impl Images<'_> {
                     None => share_evenly(device, &mut memory.shares, places)?,
                     Some(Shake { seed, epoch, images }) => {
                         let order = &mut memory.order.slice_mut(..count);
-                        device.copy_to("the numbers of a batch's images", &numbers(images), order)?;
+                        device.copy_to("the numbers of a batch's images", &image_numbers(images), order)?;
                         let place = &mut memory.order_start.as_view_mut();
                         device.copy_to("the epoch", &[BatchPlace { first: 0, epoch: *epoch }], place)?;
                         draw_shares(device, &mut memory.shares, places, &order.as_view(), &place.as_view(), *seed)?;
@@ -177,11 +177,6 @@ impl Images<'_> {
         }
         Ok(())
     }
-}
-
-/// As a device takes them: no data set has as many as 2^32 images.
-fn numbers(images: &[usize]) -> Vec<u32> {
-    images.iter().map(|&image| u32::try_from(image).unwrap_or(u32::MAX)).collect()
 }
 
 /// Draws the branches' shares of every block that wants some, for the batch from `place` on in `order`.

@@ -124,7 +124,7 @@ impl<T: Stored> Memory<T> {
         first_components.iter_mut().for_each(|components| components.show(memory));
     }
 
-    /// Whether a program could run in it, over as many images as its own.
+    /// Whether a program could run in it, over as many images as its own; penalised training has memory of its own.
     pub(super) fn fits(&self, program: &Program, slots: &Slots, lengths: Lengths) -> bool {
         let Head { pooled, logits, .. } = &self.head;
         let widest = program.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
@@ -138,6 +138,7 @@ impl<T: Stored> Memory<T> {
             && lengths.shares <= self.shares.len()
             && lengths.partials <= self.partials.len()
             && lengths.sums <= self.sums.len()
+            && lengths.first_components.is_none()
     }
 }
 

@@ -42,6 +42,11 @@ pub use network::DeviceNetwork;
 #[cfg(feature = "cuda")]
 pub use order::Order;
 
+/// The numbers of images in their data set, as a device takes them: no data set has as many as 2^32.
+pub fn image_numbers(images: &[usize]) -> Vec<u32> {
+    images.iter().map(|&image| u32::try_from(image).unwrap_or(u32::MAX)).collect()
+}
+
 /// Where the images of a batch come from.
 pub enum Images<'a> {
     /// From the host.

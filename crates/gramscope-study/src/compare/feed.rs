@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use gramscope_cka::DeviceMemory;
 use gramscope_cuda::Device;
-use gramscope_nn::device::{Images, StoredImages};
+use gramscope_nn::device::{Images, StoredImages, image_numbers};
 use gramscope_train::batches::images;
 use gramscope_train::data::Split;
 
@@ -113,9 +113,7 @@ impl<'a> Feed<'a> {
             Some(all) => all.clone(),
             None => Rc::new(stored(device, self.split, indices)?),
         };
-        // No split has as many as 2^32 images.
-        let order = indices.iter().map(|&index| u32::try_from(index).unwrap_or(u32::MAX)).collect();
-        Ok(Batch::Stored { images, order })
+        Ok(Batch::Stored { images, order: image_numbers(indices) })
     }
 
     /// The labels of the images at `indices`.

@@ -1,4 +1,4 @@
-//! Probes on the CPU, of layers that come from the network or, where a GPU runs it, as copies.
+//! Probes on the CPU, which runs the network.
 
 use candle_core::Tensor;
 use gramscope_cka::{Activation, Values};

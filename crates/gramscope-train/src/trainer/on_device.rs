@@ -5,7 +5,7 @@
 
 use candle_core::Device;
 use gramscope_cuda::plan::Placing;
-use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals};
+use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals, image_numbers};
 use gramscope_nn::{Processor, ResNet, Sgd, Shake};
 
 use crate::augment::Augmentation;
@@ -89,7 +89,7 @@ impl OnDevice {
     ) -> Result<()> {
         self.network.set_learning_rate(learning_rate)?;
         if let Some(train) = &mut self.train {
-            train.order.begin(&places(order), taken, epoch)?;
+            train.order.begin(&image_numbers(order), taken, epoch)?;
         }
         Ok(self.network.set_totals(so_far)?)
     }
@@ -122,7 +122,7 @@ impl OnDevice {
     pub(super) fn evaluate(&mut self, split: &Split, classes: usize) -> Result<Evaluation> {
         let indices: Vec<usize> = (0..split.len()).collect();
         let mut logits = Vec::with_capacity(split.len() * classes);
-        self.test.order.begin(&places(&indices), 0, 1)?;
+        self.test.order.begin(&image_numbers(&indices), 0, 1)?;
         for batch in indices.chunks(evaluate::BATCH) {
             logits.extend(self.network.forward(self.test.next(batch.len()))?);
         }
@@ -133,9 +133,4 @@ impl OnDevice {
     pub(super) fn write_back(&self, network: &ResNet, sgd: &mut Sgd) -> Result<()> {
         Ok(self.network.write_back(network, sgd)?)
     }
-}
-
-/// Places in a split, as a device takes them: no split has as many as 2^32 images.
-fn places(indices: &[usize]) -> Vec<u32> {
-    indices.iter().map(|&index| u32::try_from(index).unwrap_or(u32::MAX)).collect()
 }

@@ -1,0 +1,118 @@
+//! What is measured of a run: comparisons, sparsity, activations, deleted blocks.
+
+use std::fs;
+
+use gramscope_nn::Backend;
+use gramscope_study::results;
+use safetensors::SafeTensors;
+
+use crate::support::driver::{driver, run};
+use crate::support::text;
+use crate::{PLAN, train};
+
+/// Weights that have been trained for two epochs, activations that never leave the device: what the same command gives on
+/// the CPU, within the promise of `exact` for both sides and what float32 networks differ by.
+#[test]
+fn what_is_measured_of_a_run_is_the_cpus() {
+    ["", "shake_shake = true\n"].into_iter().for_each(measure_beside_the_cpu);
+}
+
+fn measure_beside_the_cpu(rest: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = format!("{PLAN}{rest}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+    let trained = train(dir.path(), "runs", &plan, &["cpu"]);
+    let trained = trained.to_str().unwrap();
+    let driver = driver();
+    for settings in [vec![], vec!["--batch-statistics"], vec!["--normalise-examples"], vec!["--input", "noise"]] {
+        let compare = |device: &str| {
+            let out = dir.path().join(format!("{device}{}", settings.concat()));
+            let mut arguments = vec!["cka", trained, "--batch-size", "8", "--passes", "2", "--device", device, "--out"];
+            arguments.push(out.to_str().unwrap());
+            arguments.extend(&settings);
+            let output = run(driver.path(), "", &arguments);
+            assert!(output.status.success(), "{settings:?}: {}", text(&output.stderr));
+            results::load(&out).unwrap().similarity
+        };
+        let (cpu, gpu) = (compare("cpu"), compare("cuda"));
+        assert_eq!(cpu.undefined_x, gpu.undefined_x);
+        for (cpu, gpu) in cpu.cka.iter().zip(&gpu.cka) {
+            assert!(cpu.is_nan() && gpu.is_nan() || (cpu - gpu).abs() <= 1e-5, "{settings:?}: {gpu} is not {cpu}");
+        }
+    }
+    let sparsity = |device: &str| {
+        let out = dir.path().join(format!("sparsity-{device}"));
+        let arguments = ["sparsity", trained, "--device", device, "--out", out.to_str().unwrap()];
+        let output = run(driver.path(), "", &arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).replace(out.to_str().unwrap(), "")
+    };
+    assert_eq!(sparsity("cpu"), sparsity("cuda"));
+}
+
+/// Activations are the CPU's but for the order of sums, a few units of 2^-24 a layer in float32. In bfloat16 an activation is
+/// rounded to 2^-9 of itself and a weight too, some 25 times one after the other.
+#[test]
+fn exported_activations_are_the_cpus() {
+    // A second branch of five layers and a mixture more in each of three blocks.
+    export_beside_the_cpu("", 28);
+    export_beside_the_cpu("shake_shake = true\n", 28 + 3 * 6);
+}
+
+fn export_beside_the_cpu(rest: &str, layers: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = format!("{PLAN}{rest}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+    let trained = train(dir.path(), "runs", &plan, &["cpu"]);
+    let export = |name: &str, flags: &[&str]| {
+        let file = dir.path().join(name);
+        let arguments = ["activations", trained.to_str().unwrap(), "--out", file.to_str().unwrap(), "--device"];
+        let output = run(driver().path(), "", &[&arguments, flags].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        fs::read(file).unwrap()
+    };
+    let values = |file: &[u8], layer: &str| -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(file).unwrap();
+        let bytes = tensors.tensor(layer).unwrap().data().to_vec();
+        bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
+    };
+    let cpu = export("cpu.safetensors", &["cpu"]);
+    let tensors = SafeTensors::deserialize(&cpu).unwrap();
+    assert_eq!(tensors.len(), layers);
+    for (name, flags, allowed) in
+        [("f32", &["cuda"][..], 1e-5), ("bf16", &["cuda", "--precision", "bf16"], 25.0 / 512.0)]
+    {
+        let gpu = export(&format!("{name}.safetensors"), flags);
+        assert!(String::from_utf8_lossy(&gpu).contains(&format!("--precision {name}")), "{name} is not on record");
+        for layer in tensors.names() {
+            let (cpu, gpu) = (values(&cpu, layer), values(&gpu, layer));
+            assert_eq!(cpu.len(), gpu.len());
+            let largest = cpu.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            for (cpu, gpu) in cpu.iter().zip(&gpu) {
+                assert!((cpu - gpu).abs() <= allowed * largest, "{layer}, {name}: {gpu} is not {cpu}");
+            }
+        }
+    }
+}
+
+/// Blocks deleted in every way, in both families, with two branches, and in pieces of the images: no image changes sides.
+#[test]
+fn deleted_blocks_cost_what_they_cost_on_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let bottlenecks = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 12\nimage_side = 33\n\
+        [train]\nepochs = 1\nbatch_size = 10\nlearning_rate = 0.001\nfamily = \"imagenet\"\n\
+        [family]\ndepth = [35]\nwidth = [0.0625]\nseed = [0]\n";
+    let cifar = |rest: &str| format!("{PLAN}{rest}[family]\ndepth = [14]\nwidth = [0.25]\nseed = [0]\n");
+    let (plain, shaken) = (cifar(""), cifar("shake_shake = true\n"));
+    for (name, plan) in [("cifar", plain.as_str()), ("shaken", &shaken), ("imagenet", bottlenecks)] {
+        let trained = train(dir.path(), name, plan, &["cpu"]);
+        let ablate = |device: &str| {
+            let out = dir.path().join(format!("{name}-{device}"));
+            let arguments = ["ablate", trained.to_str().unwrap(), "--each", "--device", device, "--out"];
+            let output = run(driver().path(), "", &[&arguments[..], &[out.to_str().unwrap()]].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            gramscope_study::ablate::load(&out).unwrap()
+        };
+        let (cpu, gpu) = (ablate("cpu"), ablate("cuda"));
+        assert_eq!((cpu.stages, cpu.info.alone), (gpu.stages, gpu.info.alone), "{name}");
+        assert_eq!(gpu.info.versions.backend, Backend::CudaF32);
+    }
+}

@@ -1,0 +1,94 @@
+//! The memory of the device: what comparisons take of it, and `--memory-limit`.
+
+use std::fs;
+use std::path::Path;
+
+use gramscope_study::results;
+
+use crate::support::driver::{Trace, driver, run};
+use crate::support::text;
+use crate::train;
+
+/// Images of 24 x 24, so that the activations of a batch of 16 outweigh what else a comparison has on a device.
+const WIDE_PLAN: &str = "[data]\nname = \"builtin\"\ntrain_images = 10\ntest_images = 32\nimage_side = 24\n\
+    [train]\nepochs = 1\nbatch_size = 10\n[family]\ndepth = [8]\nseed = [0]\n";
+
+/// Networks take turns in the memory of their activations, and the images are there once, whatever the number of networks,
+/// batches and passes.
+#[test]
+fn a_comparison_takes_the_memory_of_its_largest_forward_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let [wide, narrow] =
+        ["0.5", "0.25"].map(|width| train(dir.path(), width, &format!("{WIDE_PLAN}width = [{width}]\n"), &["cpu"]));
+    let compare = |name: &str, runs: &[&Path], passes: &str, limit: &str| {
+        let (out, trace) = (dir.path().join(name), dir.path().join(format!("{name}.trace")));
+        let mut arguments = vec!["cka"];
+        arguments.extend(runs.iter().map(|run| run.to_str().unwrap()));
+        arguments.extend(["--pairs", "within", "--batch-size", "16", "--passes", passes, "--device", "cuda"]);
+        arguments.extend(["--memory-limit", limit, "--out", out.to_str().unwrap()]);
+        let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        (out, Trace::read(&trace))
+    };
+    let all: [&Path; 4] = [&wide, &wide, &narrow, &wide];
+    let (alone, of_one) = compare("one", &all[..1], "1", "1G");
+    let (together, of_four) = compare("four", &all, "1", "1G");
+    let (_, of_passes) = compare("passes", &all, "3", "1G");
+    let kibibytes = of_four.most_bytes / 1024 - 40;
+    let (in_rounds, of_rounds) = compare("rounds", &all, "1", &format!("{kibibytes}K"));
+
+    let of =
+        |dir: &Path| results::load(dir).unwrap().similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let alone = of(&alone);
+    for maps in [together, in_rounds] {
+        let maps = fs::read_dir(&maps).unwrap().map(|entry| entry.unwrap().path());
+        let equal = maps.filter(|dir| dir.join("cka.npz").is_file() && of(dir) == alone).count();
+        assert_eq!(equal, 3, "a network's maps depend on who had the memory before");
+    }
+
+    // One value of the first stage: 8 channels, 24 x 24 pixels, 16 images. A pass has several of them.
+    let value = 8 * 24 * 24 * 16 * 4;
+    let (one, four) = (of_one.most_bytes, of_four.most_bytes);
+    assert!(one > 3 * value, "{one}");
+    assert!(four < one + value, "{four} bytes for four networks, {one} for one");
+    let [all_at_once, rounds] = [&of_four, &of_rounds].map(|trace| trace.count("gs_ucenter_pack"));
+    assert!(rounds > all_at_once && of_rounds.most_bytes <= kibibytes << 10, "{} bytes", of_rounds.most_bytes);
+
+    // Two passes more name 32 images for each of four networks, and no image is uploaded again.
+    let (orders, image) = (2 * 4 * 32 * 4, 3 * 24 * 24);
+    let more = of_passes.uploaded - of_four.uploaded;
+    assert!(more >= orders && more < orders + image, "{more} bytes more");
+}
+
+/// `--memory-limit` is about the GPU's memory wherever one runs the network: what can be done a part at a time is, to the same
+/// bits, and what cannot says what it needs.
+#[test]
+fn a_limit_on_device_memory_holds_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained = train(dir.path(), "runs", &format!("{WIDE_PLAN}width = [0.5]\n"), &["cpu"]);
+    let measure = |command: &str, limit: &str| {
+        let flags: &[&str] = if command == "cka" { &["--batch-size", "16"] } else { &[] };
+        let (out, trace) =
+            (dir.path().join(format!("{command}{limit}")), dir.path().join(format!("{command}{limit}.trace")));
+        let arguments = [command, trained.to_str().unwrap(), "--device", "cuda", "--memory-limit", limit, "--out"];
+        let arguments = [&arguments[..], &[out.to_str().unwrap()], flags].concat();
+        (run(driver().path(), &format!("trace={}", trace.display()), &arguments), Trace::read(&trace), out)
+    };
+    for (command, numbers) in [("sparsity", "sparsity.npz"), ("cosine", "cosine.npz")] {
+        let (whole, _, whole_out) = measure(command, "1G");
+        // Of which an eighth is less than the images take, so that a batch of them is there at a time.
+        let (parts, trace, parts_out) = measure(command, "400K");
+        for output in [whole, parts] {
+            assert!(output.status.success(), "{command}: {}", text(&output.stderr));
+        }
+        assert!(trace.most_bytes <= 400 << 10, "{command}: {} bytes", trace.most_bytes);
+        assert!(fs::read(whole_out.join(numbers)).unwrap() == fs::read(parts_out.join(numbers)).unwrap(), "{command}");
+    }
+    for command in ["cka", "pcs", "dominant", "sparsity", "cosine"] {
+        let (output, ..) = measure(command, "100K");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
+        assert!(stderr.contains("device memory") && stderr.contains("100.0 KiB"), "{command}: {stderr}");
+        assert!(stderr.contains("--memory-limit") && !stderr.contains("panicked"), "{command}: {stderr}");
+    }
+}
