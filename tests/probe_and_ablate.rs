@@ -37,9 +37,9 @@ fn activations(run: &Run, split: &data::Split, layer: &str) -> Matrix {
     let index = network.layers().iter().position(|known| known.name == layer).unwrap();
     let mut values = Vec::new();
     network
-        .forward_observed::<candle_core::Error>(&images, &mut |found, activation| {
+        .forward_observed::<candle_core::Error>(&images, &mut |found, output| {
             if found == index {
-                values = activation.flatten_all()?.to_vec1::<f32>()?;
+                values = output.values()?.flatten_all()?.to_vec1::<f32>()?;
             }
             Ok(())
         })

@@ -59,6 +59,10 @@ fn convolution() {
         let (x, weight) = (uniform(seed, &x_shape), uniform(seed + 1, &weight_shape));
         let bias = uniform(seed + 2, &weight_shape[..1]);
         let y = convolution::forward(&x, &weight, &bias, geometry).unwrap();
+        let of_relu = uniform(seed + 6, y.dims());
+        convolution::forward_relu_into(&of_relu, &x, &weight, &bias, geometry).unwrap();
+        let expected = convolution::forward(&x.relu().unwrap(), &weight, &bias, geometry).unwrap();
+        assert_eq!(support::bits(&of_relu), support::bits(&expected), "ReLU and {what}");
         let dy = uniform(seed + 3, y.dims());
         let (pixels, taps) = (y.elem_count() / weight_shape[0], weight_shape[1..].iter().product::<usize>());
         let [out, kh, kw, _] = weight_shape;

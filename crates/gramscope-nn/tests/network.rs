@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use gramscope_nn::ops::batch_norm;
-use gramscope_nn::{Error, Family, ResNet, ResNetConfig};
+use gramscope_nn::{Error, Family, Output, ResNet, ResNetConfig};
 use support::{assert_close, bits, labels, on_threads, uniform, wide};
 
 fn config(depth: usize, width: f64, residual: bool, image_side: usize) -> ResNetConfig {
@@ -52,7 +52,8 @@ fn observed_evaluation_is_the_plain_one() {
         let images = images(3, config.image_side);
         let mut seen = Vec::new();
         let logits = network
-            .forward_observed::<Error>(&images, &mut |index, activation| {
+            .forward_observed::<Error>(&images, &mut |index, output| {
+                let activation = output.values()?;
                 seen.push((index, activation.dims()[1..].to_vec(), activation.dims()[0], activation.is_contiguous()));
                 Ok(())
             })
@@ -65,18 +66,41 @@ fn observed_evaluation_is_the_plain_one() {
     }
 }
 
+/// Every layer's output by its name, as `take` takes it.
+fn outputs(network: &ResNet, take: impl Fn(&mut Output) -> candle_core::Result<Tensor>) -> HashMap<String, Tensor> {
+    let mut outputs = HashMap::new();
+    network
+        .forward_observed::<Error>(&images(2, network.config().image_side), &mut |index, output| {
+            outputs.insert(network.layers()[index].name.clone(), take(output)?);
+            Ok(())
+        })
+        .unwrap();
+    outputs
+}
+
+/// Whether an observer has a ReLU applied or leaves it to those who read makes no difference to anything behind it.
+#[test]
+fn a_relu_is_applied_by_whoever_reads() {
+    for config in configs() {
+        let network = trained(&config);
+        let applied = outputs(&network, |output| output.values()?.copy());
+        let left = outputs(&network, |output| match output.as_stored() {
+            (values, false) => values.copy(),
+            (values, true) => values.relu(),
+        });
+        assert_eq!(applied.len(), network.layers().len());
+        for (name, values) in &applied {
+            assert_eq!(bits(values), bits(&left[name]), "{config:?}: {name}");
+        }
+    }
+}
+
 /// Layers follow from those before them: what is handed out is what the names say.
 #[test]
 fn observed_layers_are_what_their_names_say() {
     let config = config(8, 0.2, true, 6);
     let network = trained(&config);
-    let mut outputs = HashMap::new();
-    network
-        .forward_observed::<Error>(&images(2, 6), &mut |index, activation| {
-            outputs.insert(network.layers()[index].name.clone(), activation.copy()?);
-            Ok(())
-        })
-        .unwrap();
+    let outputs = outputs(&network, |output| output.values()?.copy());
     let get = |name: &str| &outputs[name];
     let equal = |what: &str, a: &Tensor, b: Tensor| assert_eq!(bits(a), bits(&b), "{what}");
     for block in ["stage1.block1", "stage2.block1", "stage3.block1"] {
@@ -113,8 +137,8 @@ fn an_observers_error_comes_back() {
         }
     }
     let network = network(&config(8, 0.1, true, 4), 0);
-    let stop = |index: usize, _: &Tensor| if index == 4 { Err(Stop::Here(index)) } else { Ok(()) };
-    let error = network.forward_observed(&images(2, 4), &mut |index, activation| stop(index, activation)).unwrap_err();
+    let stop = |index: usize| if index == 4 { Err(Stop::Here(index)) } else { Ok(()) };
+    let error = network.forward_observed(&images(2, 4), &mut |index, _| stop(index)).unwrap_err();
     assert!(matches!(error, Stop::Here(4)));
     let error = network.forward_observed(&images(2, 5), &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, Stop::Candle));

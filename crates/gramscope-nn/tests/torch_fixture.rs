@@ -108,7 +108,7 @@ fn every_layer_of_an_evaluation_is_pytorchs() {
         let mut seen = 0;
         network
             .forward_observed::<Error>(&images, &mut |index, output| {
-                let name = format!("layer.{index}.{}", network.layers()[index].name);
+                let (name, output) = (format!("layer.{index}.{}", network.layers()[index].name), output.values()?);
                 assert_eq!(fixture.tensors[&name].dims(), output.dims(), "{name}");
                 assert_close(&name, &wide(output), &fixture.float64(&name), fixture.tolerance("layers"));
                 seen += 1;

@@ -1,4 +1,4 @@
-//! The forward pass of evaluation, with and without handing out every layer's output.
+//! The forward pass of evaluation.
 
 use candle_core::Tensor;
 
@@ -33,7 +33,7 @@ impl ResNet {
     }
 
     /// The max pooling behind the stem, where there is one; the memory of `x` goes back to the workspace.
-    fn pool_stem(&self, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
+    pub(super) fn pool_stem(&self, x: Tensor, workspace: &Workspace) -> Result<Tensor> {
         if !self.stem.pools {
             return Ok(x);
         }
@@ -46,34 +46,6 @@ impl ResNet {
     /// The logits from the output of the last block.
     pub(super) fn forward_head(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.logits.forward(&pooling::forward(x)?)?)
-    }
-
-    /// As [`Self::forward`], with every intermediate result computed on its own and handed to `observe` as it is made,
-    /// with its index in [`Self::layers`]. Its memory is used again by later layers, so an observer copies what it
-    /// wants to keep. The logits are the same to the last bit.
-    ///
-    /// # Errors
-    /// Those of `observe`; and [`crate::Error::Shape`] for images of another size, wrapped in candle's.
-    pub fn forward_observed<E: From<candle_core::Error>>(
-        &self,
-        images: &Tensor,
-        observe: &mut dyn FnMut(usize, &Tensor) -> Result<(), E>,
-    ) -> Result<Tensor, E> {
-        self.check_images(images).map_err(candle_core::Error::from)?;
-        self.workspace.clear();
-        let workspace = Workspace::default();
-        let mut taps = Taps { observe, next: 0 };
-        let x = taps.tap(self.stem.unit.convolution.forward_in(&workspace, images)?)?;
-        let x = taps.tap(self.stem.unit.batch_norm.evaluate_in(&workspace, x, None, false)?)?;
-        let mut x = taps.tap(elementwise::relu(x)?)?;
-        if self.stem.pools {
-            x = taps.tap(self.pool_stem(x, &workspace).map_err(candle_core::Error::from)?)?;
-        }
-        for block in &self.blocks {
-            x = observe_block(block, x, &workspace, &mut taps)?;
-        }
-        let pooled = taps.tap(pooling::forward(&x)?)?;
-        taps.tap(self.logits.forward(&pooled)?)
     }
 }
 
@@ -140,80 +112,5 @@ pub(super) fn addend<'a>(shortcut: &Shortcut, x: &'a Tensor, projected: Option<&
         Shortcut::None => None,
         Shortcut::Identity => Some(x),
         Shortcut::Projection(_) | Shortcut::NormalisedProjection(_) => projected,
-    }
-}
-
-fn observe_block<E: From<candle_core::Error>>(
-    block: &Block,
-    x: Tensor,
-    workspace: &Workspace,
-    taps: &mut Taps<'_, E>,
-) -> Result<Tensor, E> {
-    let y = match &block.branches {
-        Branches::Single(branch) => observe_branch(branch, &x, workspace, taps)?,
-        Branches::Mixed(branches) => {
-            let a = observe_branch(&branches[0], &x, workspace, taps)?;
-            let b = observe_branch(&branches[1], &x, workspace, taps)?;
-            let mixed = taps.tap(mixing::mix_evenly(a, &b)?)?;
-            workspace.give(b);
-            mixed
-        }
-    };
-    let projected = observe_projection(&block.shortcut, &x, workspace, taps)?;
-    let sum = match addend(&block.shortcut, &x, projected.as_ref()) {
-        None => y,
-        Some(addend) => taps.tap(elementwise::add(y, addend)?)?,
-    };
-    projected.into_iter().for_each(|projected| workspace.give(projected));
-    workspace.give(x);
-    workspace.keep_shape(sum.dims());
-    taps.tap(elementwise::relu(sum)?)
-}
-
-fn observe_branch<E: From<candle_core::Error>>(
-    branch: &Branch,
-    x: &Tensor,
-    workspace: &Workspace,
-    taps: &mut Taps<'_, E>,
-) -> Result<Tensor, E> {
-    let mut hidden: Option<Tensor> = None;
-    for unit in &branch.hidden {
-        let y = taps.tap(unit.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?)?;
-        hidden.into_iter().for_each(|hidden| workspace.give(hidden));
-        let y = taps.tap(unit.batch_norm.evaluate_in(workspace, y, None, false)?)?;
-        hidden = Some(taps.tap(elementwise::relu(y)?)?);
-    }
-    let y = taps.tap(branch.last.convolution.forward_in(workspace, hidden.as_ref().unwrap_or(x))?)?;
-    hidden.into_iter().for_each(|hidden| workspace.give(hidden));
-    taps.tap(branch.last.batch_norm.evaluate_in(workspace, y, None, false)?)
-}
-
-fn observe_projection<E: From<candle_core::Error>>(
-    shortcut: &Shortcut,
-    x: &Tensor,
-    workspace: &Workspace,
-    taps: &mut Taps<'_, E>,
-) -> Result<Option<Tensor>, E> {
-    match shortcut {
-        Shortcut::None | Shortcut::Identity => Ok(None),
-        Shortcut::Projection(projection) => taps.tap(projection.forward_in(workspace, x)?).map(Some),
-        Shortcut::NormalisedProjection(unit) => {
-            let y = taps.tap(unit.convolution.forward_in(workspace, x)?)?;
-            taps.tap(unit.batch_norm.evaluate_in(workspace, y, None, false)?).map(Some)
-        }
-    }
-}
-
-/// Hands out results and counts them.
-struct Taps<'a, E> {
-    observe: &'a mut dyn FnMut(usize, &Tensor) -> Result<(), E>,
-    next: usize,
-}
-
-impl<E> Taps<'_, E> {
-    fn tap(&mut self, result: Tensor) -> Result<Tensor, E> {
-        (self.observe)(self.next, &result)?;
-        self.next += 1;
-        Ok(result)
     }
 }

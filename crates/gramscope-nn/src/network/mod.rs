@@ -3,6 +3,7 @@
 pub(crate) mod ablation;
 mod evaluation;
 mod modules;
+mod observation;
 pub(crate) mod state;
 mod training;
 mod workspace;
@@ -14,6 +15,7 @@ use candle_core::{Device, Tensor, Var};
 use crate::topology::{IMAGE_CHANNELS, Topology};
 use crate::{Error, Layer, ResNetConfig, Result};
 use modules::{Block, Builder, Linear, Shortcut, Unit};
+pub use observation::Output;
 pub use training::{FirstComponentPenalty, Gradients, Shake, StepOptions};
 use workspace::Workspace;
 

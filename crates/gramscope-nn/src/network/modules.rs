@@ -24,10 +24,21 @@ pub(super) struct Convolution {
 impl Convolution {
     /// Its result, in memory of the workspace.
     pub(super) fn forward_in(&self, workspace: &Workspace, x: &Tensor) -> candle_core::Result<Tensor> {
-        let dims = convolution::result_dims(x, &self.weight, self.geometry)?;
-        let y = workspace.take(&dims, x.device())?;
+        let y = self.place_in(workspace, x)?;
         convolution::forward_into(&y, x, &self.weight, &self.bias, self.geometry)?;
         Ok(y)
+    }
+
+    /// As [`Self::forward_in`], of the ReLU of `x`.
+    pub(super) fn forward_relu_in(&self, workspace: &Workspace, x: &Tensor) -> candle_core::Result<Tensor> {
+        let y = self.place_in(workspace, x)?;
+        convolution::forward_relu_into(&y, x, &self.weight, &self.bias, self.geometry)?;
+        Ok(y)
+    }
+
+    /// Memory of the workspace for its result.
+    fn place_in(&self, workspace: &Workspace, x: &Tensor) -> candle_core::Result<Tensor> {
+        workspace.take(&convolution::result_dims(x, &self.weight, self.geometry)?, x.device())
     }
 
     /// The gradient of its input from that of its result, into `dx`.

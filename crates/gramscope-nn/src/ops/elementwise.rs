@@ -38,11 +38,29 @@ pub fn relu_backward(dy: Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
 pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
+    add_with(a, b, false)
+}
+
+/// As [`add`], of `a` and the ReLU of `b`, which is applied as `b` is read.
+///
+/// # Errors
+/// As [`add`].
+pub fn add_relu(a: Tensor, b: &Tensor) -> Result<Tensor> {
+    add_with(a, b, true)
+}
+
+fn add_with(a: Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
     values::check("addition: first argument", &a, a.rank())?;
     values::check_shape("addition: second argument", b, a.dims())?;
     let a = a.contiguous()?;
-    a.inplace_op2(&b.contiguous()?, &Add)?;
+    a.inplace_op2(&b.contiguous()?, &Add { relu })?;
     Ok(a)
+}
+
+/// `value`, or 0 if that is larger; NaN stays NaN.
+#[inline(always)]
+pub(super) fn rectified(value: f32) -> f32 {
+    if value < 0.0 { 0.0 } else { value }
 }
 
 struct Relu;
@@ -55,7 +73,7 @@ impl InplaceOp1 for Relu {
     fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
         values::of_mut("ReLU: x", x, layout)?.par_chunks_mut(PIECE).for_each(|x| {
             for x in x {
-                *x = if *x < 0.0 { 0.0 } else { *x };
+                *x = rectified(*x);
             }
         });
         Ok(())
@@ -81,7 +99,10 @@ impl InplaceOp2 for ReluGradient {
     }
 }
 
-struct Add;
+/// Of a and b or, with `relu`, of a and the ReLU of b.
+struct Add {
+    relu: bool,
+}
 
 impl InplaceOp2 for Add {
     fn name(&self) -> &'static str {
@@ -92,8 +113,10 @@ impl InplaceOp2 for Add {
         let a = values::of_mut("addition: first argument", a, a_layout)?;
         let b = values::of("addition: second argument", b, b_layout)?;
         a.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).for_each(|(a, b)| {
-            for (a, b) in a.iter_mut().zip(b) {
-                *a += b;
+            let both = a.iter_mut().zip(b);
+            match self.relu {
+                false => both.for_each(|(a, b)| *a += b),
+                true => both.for_each(|(a, b)| *a += rectified(*b)),
             }
         });
         Ok(())

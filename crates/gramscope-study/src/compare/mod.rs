@@ -27,7 +27,7 @@ pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages, check_side};
 pub use memory::MemoryLimits;
 pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
-pub(crate) use model::Model;
+pub(crate) use model::{Model, with_view};
 pub use runs::{Pairs, RunOptions, compare_runs};
 
 use crate::Error;

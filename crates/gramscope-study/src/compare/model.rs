@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
 use gramscope_cuda::Device;
 use gramscope_nn::device::DeviceNetwork;
-use gramscope_nn::{Processor, ResNet};
+use gramscope_nn::{Output, Processor, ResNet};
 use gramscope_train::Run;
 use regex::Regex;
 
@@ -159,8 +159,8 @@ impl Model {
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
-        let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
         if let Some(network) = &self.on_device {
+            let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
             let examples = images.len()?;
             let is_wanted = |layer: usize| place_of(layer).is_some();
             let take = &mut |layer: usize, values: &[f32]| match place_of(layer) {
@@ -169,8 +169,21 @@ impl Model {
             };
             return images.on_device(|images| network.borrow_mut().forward_copied(images, &is_wanted, take));
         }
-        self.network.forward_observed::<Error>(images.host()?, &mut |layer, activation| match place_of(layer) {
-            Some(place) => with_view(activation, |view| take(place, view)),
+        self.each_output(images, &mut |place, output| match wanted.contains(&place) {
+            true => with_view(output.values()?, |view| take(place, view)),
+            false => Ok(()),
+        })
+    }
+
+    /// Runs the network on the CPU over `images` and calls `take` with the place of every chosen layer and its output, as it
+    /// is made.
+    pub(crate) fn each_output(
+        &self,
+        images: &Batch,
+        take: &mut dyn FnMut(usize, &mut Output) -> Result<()>,
+    ) -> Result<()> {
+        self.network.forward_observed::<Error>(images.host()?, &mut |layer, output| match self.places[layer] {
+            Some(place) => take(place, output),
             None => Ok(()),
         })?;
         Ok(())
@@ -216,7 +229,7 @@ impl Model {
 }
 
 /// Calls `use_view` with `activation`, [examples, ...], as a view of its values.
-fn with_view(activation: &Tensor, use_view: impl FnOnce(View<'_>) -> Result<()>) -> Result<()> {
+pub(crate) fn with_view(activation: &Tensor, use_view: impl FnOnce(View<'_>) -> Result<()>) -> Result<()> {
     let activation = activation.contiguous()?;
     let examples = activation.dim(0)?;
     let (storage, layout) = activation.storage_and_layout();

@@ -109,7 +109,8 @@ fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
     let mut outputs: HashMap<String, Matrix> = HashMap::new();
     network
         .forward_observed::<candle_core::Error>(&images, &mut |layer, output| {
-            let values: Vec<f64> = output.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+            let values: Vec<f64> =
+                output.values()?.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
             outputs.insert(names[layer].clone(), Matrix::new(150, values.len() / 150, values));
             Ok(())
         })

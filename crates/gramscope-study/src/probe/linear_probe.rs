@@ -30,8 +30,25 @@ use products::Examples;
 
 /// Examples whose logits are computed together.
 const EXAMPLES: usize = 16;
-/// Blocks of features whose weights are used together: for ten classes they fit a core's first cache.
-const BLOCKS: usize = 32;
+/// Blocks of features whose weights are used together for logits: what they are of an example, a page of memory, lies in one piece.
+const LOGIT_BLOCKS: usize = 64;
+/// Blocks of features whose weights are moved together: for ten classes their gradients fit a core's first cache.
+const UPDATE_BLOCKS: usize = 32;
+
+/// What a probe reads: activations [n, features], row-major, or their ReLU, which is applied as they are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The activations.
+    pub values: &'a [f32],
+    /// Whether it is their ReLU that is probed.
+    pub relu: bool,
+}
+
+impl<'a, V: AsRef<[f32]> + ?Sized> From<&'a V> for Inputs<'a> {
+    fn from(values: &'a V) -> Self {
+        Self { values: values.as_ref(), relu: false }
+    }
+}
 
 /// The settings of SGD.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,18 +111,25 @@ impl LinearProbe {
         with_last(self.bias.iter().copied()).collect()
     }
 
+    /// Blocks of features.
+    fn blocks(&self) -> usize {
+        self.features.div_ceil(LANES)
+    }
+
     /// Classes whose weights are stored.
     fn free(&self) -> usize {
         self.classes - 1
     }
 
-    /// How the probe does on `x` [n, features], row-major, of `labels` \[n\] below the number of classes.
+    /// How the probe does on `x` [n, features] of `labels` \[n\] below the number of classes.
     ///
     /// # Errors
     /// [`candle_core::Error`] for labels that are no classes, or not one an example.
-    pub fn evaluate(&self, x: &[f32], labels: &Tensor) -> candle_core::Result<Outcome> {
-        let labels = self.labels(x, labels)?;
-        Ok(self.outcome(&self.in_blocks(x), &labels, &mut vec![0.0; labels.len() * self.free()]))
+    pub fn evaluate<'a>(&self, x: impl Into<Inputs<'a>>, labels: &Tensor) -> candle_core::Result<Outcome> {
+        let Inputs { values, relu } = x.into();
+        let labels = self.labels(values, labels)?;
+        let x = self.in_blocks(values);
+        Ok(self.outcome(self.examples(&x, relu), &labels, &mut vec![0.0; labels.len() * self.free()]))
     }
 
     /// One step on `x` [n, features] and `labels` \[n\]; the outcome is that before it. Where the loss is not finite the
@@ -113,15 +137,17 @@ impl LinearProbe {
     ///
     /// # Errors
     /// As [`Self::evaluate`].
-    pub fn step(&mut self, x: &[f32], labels: &Tensor, step: Step) -> candle_core::Result<Outcome> {
-        let labels = self.labels(x, labels)?;
-        let x = self.in_blocks(x);
+    pub fn step<'a>(&mut self, x: impl Into<Inputs<'a>>, labels: &Tensor, step: Step) -> candle_core::Result<Outcome> {
+        let Inputs { values, relu } = x.into();
+        let labels = self.labels(values, labels)?;
+        let x = self.in_blocks(values);
+        let x = self.examples(&x, relu);
         let mut gradient = vec![0.0; labels.len() * self.free()];
         // In a scope the two parts follow each other on the pool's threads, without a thread outside being woken in between.
         Ok(rayon::scope(|_| {
-            let outcome = self.outcome(&x, &labels, &mut gradient);
+            let outcome = self.outcome(x, &labels, &mut gradient);
             if outcome.loss.is_finite() {
-                self.update(&x, &gradient, step);
+                self.update(x, &gradient, step);
             }
             outcome
         }))
@@ -143,7 +169,7 @@ impl LinearProbe {
         if self.features.is_multiple_of(LANES) {
             return Cow::Borrowed(x.as_chunks().0);
         }
-        let blocks = self.features.div_ceil(LANES);
+        let blocks = self.blocks();
         let mut padded = vec![[0.0; LANES]; x.len() / self.features * blocks];
         for (padded, row) in padded.chunks_exact_mut(blocks).zip(x.chunks_exact(self.features)) {
             padded.as_flattened_mut()[..self.features].copy_from_slice(row);
@@ -151,14 +177,18 @@ impl LinearProbe {
         Cow::Owned(padded)
     }
 
+    fn examples<'a>(&self, values: &'a [Lanes], relu: bool) -> Examples<'a> {
+        Examples { values, step: self.blocks(), relu }
+    }
+
     /// How the probe does on `x` [n, blocks]; `gradient` [n, classes - 1] becomes that of the loss by all
     /// logits but the last.
-    fn outcome(&self, x: &[Lanes], labels: &[u32], gradient: &mut [f32]) -> Outcome {
-        let (blocks, free, examples) = (self.features.div_ceil(LANES), self.free(), labels.len());
-        let share = 1.0 / examples as f64;
-        let groups = gradient.par_chunks_mut(EXAMPLES * free).zip(x.par_chunks(EXAMPLES * blocks));
-        let groups = groups.zip(labels.par_chunks(EXAMPLES)).map(|((gradient, x), labels)| {
-            let logits = self.logits(x, blocks);
+    fn outcome(&self, x: Examples<'_>, labels: &[u32], gradient: &mut [f32]) -> Outcome {
+        let free = self.free();
+        let share = 1.0 / labels.len() as f64;
+        let groups = gradient.par_chunks_mut(EXAMPLES * free).zip(labels.par_chunks(EXAMPLES)).enumerate();
+        let groups = groups.map(|(group, (gradient, labels))| {
+            let logits = self.logits(x.from(group * EXAMPLES, 0), labels.len());
             let mut outcome = Outcome { loss: 0.0, correct: 0 };
             let examples = gradient.chunks_exact_mut(free).zip(logits.chunks_exact(self.classes)).zip(labels);
             for ((gradient, logits), &label) in examples {
@@ -174,13 +204,12 @@ impl LinearProbe {
         Outcome { loss, correct: groups.iter().map(|group| group.correct).sum() }
     }
 
-    /// [n, classes], of `x` [n, blocks].
-    fn logits(&self, x: &[Lanes], blocks: usize) -> Vec<f32> {
+    /// [n, classes], of the first n examples of `x` [.., blocks].
+    fn logits(&self, x: Examples<'_>, n: usize) -> Vec<f32> {
         let free = self.free();
-        let mut sums = vec![[0.0; LANES]; x.len() / blocks * free];
-        for (index, weights) in self.weight.chunks(BLOCKS * free).enumerate() {
-            let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
-            products::add_products(&mut sums, examples, weights, free);
+        let mut sums = vec![[0.0; LANES]; n * free];
+        for (index, weights) in self.weight.chunks(LOGIT_BLOCKS * free).enumerate() {
+            products::add_products(&mut sums, x.from(0, index * LOGIT_BLOCKS), weights, free);
         }
         let logits = |sums: &[Lanes]| {
             let logits = sums.iter().zip(&self.bias).map(|(sum, bias)| bias + products::sum_of(sum));
@@ -190,15 +219,14 @@ impl LinearProbe {
     }
 
     /// Moves weights and bias by `gradient` [n, classes - 1], that of the loss by the logits; `x` is [n, blocks].
-    fn update(&mut self, x: &[Lanes], gradient: &[f32], step: Step) {
-        let (blocks, free) = (self.features.div_ceil(LANES), self.free());
+    fn update(&mut self, x: Examples<'_>, gradient: &[f32], step: Step) {
+        let free = self.free();
         let (rate, momentum) = (step.learning_rate as f32, step.momentum as f32);
-        let group = BLOCKS * free;
+        let group = UPDATE_BLOCKS * free;
         let groups = self.weight.par_chunks_mut(group).zip(self.weight_velocity.par_chunks_mut(group)).enumerate();
         groups.for_each(|(index, (weight, velocity))| {
             let mut by_weight = vec![[0.0; LANES]; weight.len()];
-            let examples = Examples { values: &x[index * BLOCKS..], step: blocks };
-            products::add_outer_products(&mut by_weight, examples, gradient, free);
+            products::add_outer_products(&mut by_weight, x.from(0, index * UPDATE_BLOCKS), gradient, free);
             let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
             for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
                 *v = normal(momentum * *v - rate * g);

@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 use gramscope_cka::{Activation, Values};
 
-use super::linear_probe::{LinearProbe, Outcome, Step};
+use super::linear_probe::{Inputs, LinearProbe, Outcome, Step};
 use super::pooling::Pooling;
 use super::{Probes, Standing};
-use crate::compare::{Batch, Model, in_layer};
+use crate::compare::{Batch, Model, in_layer, with_view};
 use crate::{HOST, Result};
 
 /// A probe for each chosen layer.
@@ -42,18 +42,21 @@ impl Probes for OnHost {
         let (info, batch) = (&model.info, *batches);
         let (step, labels) = (learn.then_some(*step), Tensor::new(labels, &HOST)?);
         *batches += 1;
-        model.each_layer(images, 0..probes.len(), &mut |place, view| {
+        model.each_output(images, &mut |place, output| {
             let probe = &mut probes[place];
             if probe.standing.diverged.is_some() {
                 return Ok(());
             }
-            let activation = view.map_err(in_layer(&info.name, &info.layers[place], batch))?;
-            let outcome = probe.take(activation, &labels, step)?;
-            probe.standing.correct += outcome.correct;
-            if !outcome.loss.is_finite() {
-                probe.standing.diverged = Some(batch);
-            }
-            Ok(())
+            let (stored, relu) = output.as_stored();
+            with_view(stored, |view| {
+                let activation = view.map_err(in_layer(&info.name, &info.layers[place], batch))?;
+                let outcome = probe.take(activation, relu, &labels, step)?;
+                probe.standing.correct += outcome.correct;
+                if !outcome.loss.is_finite() {
+                    probe.standing.diverged = Some(batch);
+                }
+                Ok(())
+            })
         })
     }
 
@@ -63,7 +66,8 @@ impl Probes for OnHost {
 }
 
 impl Probe {
-    fn take(&mut self, activation: Activation<'_>, labels: &Tensor, step: Option<Step>) -> Result<Outcome> {
+    /// Learns from `activation`, or is evaluated on it; with `relu`, on its ReLU, which may follow the pooling as well as precede it.
+    fn take(&mut self, activation: Activation<'_>, relu: bool, labels: &Tensor, step: Option<Step>) -> Result<Outcome> {
         let Some(Values::F32(values)) = activation.values() else {
             return Err(candle_core::Error::msg("a network's activations are float32 numbers").into());
         };
@@ -71,9 +75,10 @@ impl Probe {
             Some(pooling) => pooling.apply(values),
             None => values,
         };
+        let inputs = Inputs { values, relu };
         Ok(match step {
-            Some(step) => self.probe.step(values, labels, step)?,
-            None => self.probe.evaluate(values, labels)?,
+            Some(step) => self.probe.step(inputs, labels, step)?,
+            None => self.probe.evaluate(inputs, labels)?,
         })
     }
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Tensor;
 use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
@@ -83,7 +82,8 @@ fn zeros_of_a_run_are_counted() {
     for indices in all.chunks(BATCH) {
         let images = images(&dataset.test, indices, 9, &HOST).unwrap();
         network
-            .forward_observed::<candle_core::Error>(&images, &mut |layer, output: &Tensor| {
+            .forward_observed::<candle_core::Error>(&images, &mut |layer, output| {
+                let output = output.values()?;
                 if names[layer].contains("relu") {
                     let channels = output.dim(candle_core::D::Minus1)?;
                     let rows = output.reshape(((), channels))?.to_vec2::<f32>()?;

@@ -39,8 +39,8 @@ pub(crate) fn run(
         let (waited, ms) = timed(|| {
             let mut own = 0.0;
             comparison.begin_batch(EXAMPLES)?;
-            network.forward_observed::<anyhow::Error>(&images, &mut |layer, activation| {
-                let values: Vec<f32> = activation.flatten_all()?.to_vec1()?;
+            network.forward_observed::<anyhow::Error>(&images, &mut |layer, output| {
+                let values: Vec<f32> = output.values()?.flatten_all()?.to_vec1()?;
                 let start = Instant::now();
                 comparison.observe(0, layer, Activation::new(Values::F32(&values), EXAMPLES)?)?;
                 own += start.elapsed().as_secs_f64() * 1e3;

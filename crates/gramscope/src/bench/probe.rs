@@ -13,8 +13,8 @@ use cpu_time::ProcessTime;
 use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
 #[cfg(feature = "cuda")]
 use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
-use gramscope_nn::{Processor, ResNet, ResNetConfig};
-use gramscope_study::probe::linear_probe::{LinearProbe, Step};
+use gramscope_nn::{Output, Processor, ResNet, ResNetConfig};
+use gramscope_study::probe::linear_probe::{Inputs, LinearProbe, Step};
 use serde_json::json;
 
 use super::cka::device_name;
@@ -132,8 +132,8 @@ fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<
         let probe = |features: &Option<usize>| features.map(|features| LinearProbe::new(features, CLASSES));
         let mut probes: Vec<Option<LinearProbe>> = probes.iter().map(probe).collect();
         Box::new(move || {
-            network.forward_observed(&images, &mut |layer, activation| match &mut probes[layer] {
-                Some(probe) => learn(probe, activation, &labels),
+            network.forward_observed(&images, &mut |layer, output| match &mut probes[layer] {
+                Some(probe) => learn(probe, output, &labels),
                 None => Ok(()),
             })?;
             Ok(())
@@ -143,12 +143,12 @@ fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<
 }
 
 /// One step of the probe.
-fn learn(probe: &mut LinearProbe, activation: &Tensor, labels: &Tensor) -> anyhow::Result<()> {
-    let activation = activation.contiguous()?;
+fn learn(probe: &mut LinearProbe, output: &Output, labels: &Tensor) -> anyhow::Result<()> {
+    let (activation, relu) = output.as_stored();
     let (storage, layout) = activation.storage_and_layout();
     let Storage::Cpu(values) = &*storage else { anyhow::bail!("the network runs on the CPU") };
     let values = &values.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
-    probe.step(values, labels, STEP)?;
+    probe.step(Inputs { values, relu }, labels, STEP)?;
     Ok(())
 }
 

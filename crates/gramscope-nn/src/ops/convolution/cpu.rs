@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::super::elementwise::rectified;
 use super::super::scratch::Scratch;
 use super::product::{self, Pixels, Rows, Start};
 use super::shape::Convolution;
@@ -13,14 +14,17 @@ const GROUPS: usize = 16;
 /// Output pixels, at least, between two times that sums of weight gradients leave the registers.
 const PIXELS_PER_PASS: usize = 128;
 
-/// y = x * weight + bias.
-pub(super) fn forward(convolution: &Convolution, y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
+/// y = x * weight + bias, or with the ReLU of x instead of x.
+pub(super) fn forward(convolution: &Convolution, y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], relu: bool) {
     let weights = weights::for_forward(convolution, weight);
     let biases = weights::bias(bias);
     let (x_image, y_image) = (x.len() / convolution.n, y.len() / convolution.n);
     y.par_chunks_exact_mut(y_image).zip(x.par_chunks_exact(x_image)).for_each_init(
-        || Padded::for_x(convolution),
-        |padded, (y, x)| forward_image(convolution, y, padded.fill(x), &weights, &biases),
+        || if relu { Padded::for_changed_x(convolution) } else { Padded::for_x(convolution) },
+        |padded, (y, x)| {
+            let x = if relu { padded.fill_with(x, rectified) } else { padded.fill(x) };
+            forward_image(convolution, y, x, &weights, &biases);
+        },
     );
 }
 
@@ -182,12 +186,25 @@ struct Padded {
 impl Padded {
     fn new(side: [usize; 2], channels: usize, low: [usize; 2], high: [usize; 2]) -> Self {
         let padded_width = low[1] + side[1] + high[1];
-        // An image that needs no padding is used where it is.
-        let rows = if low == [0; 2] && high == [0; 2] { 0 } else { low[0] + side[0] + high[0] };
+        let rows = low[0] + side[0] + high[0];
         Self { values: Scratch::zeros(rows * padded_width * channels), low, width: side[1], padded_width, channels }
     }
 
+    /// For an image that, where it needs no padding, is used where it is.
+    fn where_needed(side: [usize; 2], channels: usize, low: [usize; 2], high: [usize; 2]) -> Self {
+        match low == [0; 2] && high == [0; 2] {
+            true => Self { values: Scratch::zeros(0), low, width: side[1], padded_width: side[1], channels },
+            false => Self::new(side, channels, low, high),
+        }
+    }
+
     fn for_x(convolution: &Convolution) -> Self {
+        let padding = [convolution.padding; 2];
+        Self::where_needed([convolution.h, convolution.w], convolution.c_in, padding, padding)
+    }
+
+    /// For [`Self::fill_with`].
+    fn for_changed_x(convolution: &Convolution) -> Self {
         let padding = [convolution.padding; 2];
         Self::new([convolution.h, convolution.w], convolution.c_in, padding, padding)
     }
@@ -202,17 +219,23 @@ impl Padded {
             phases.iter().map(|phase| end(phase) - side as isize).max().unwrap_or(0).max(0).unsigned_abs()
         };
         let high = [high(&phases[0], convolution.oh), high(&phases[1], convolution.ow)];
-        Self::new([convolution.oh, convolution.ow], convolution.c_out, low, high)
+        Self::where_needed([convolution.oh, convolution.ow], convolution.c_out, low, high)
     }
 
     fn fill<'a>(&'a mut self, image: &'a [f32]) -> Image<'a> {
-        let row_length = self.padded_width * self.channels;
         if self.values.is_empty() {
-            return Image { values: image, row_length };
+            return Image { values: image, row_length: self.padded_width * self.channels };
         }
+        self.fill_with(image, |value| value)
+    }
+
+    /// With every value of the image changed, but not those around it.
+    fn fill_with(&mut self, image: &[f32], change: impl Fn(f32) -> f32) -> Image<'_> {
+        let row_length = self.padded_width * self.channels;
         let rows = self.values.chunks_exact_mut(row_length).skip(self.low[0]);
         for (padded, row) in rows.zip(image.chunks_exact(self.width * self.channels)) {
-            padded[self.low[1] * self.channels..][..row.len()].copy_from_slice(row);
+            let padded = &mut padded[self.low[1] * self.channels..][..row.len()];
+            padded.iter_mut().zip(row).for_each(|(padded, value)| *padded = change(*value));
         }
         Image { values: &self.values, row_length }
     }

@@ -34,10 +34,22 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `y` that is not contiguous is one.
 pub fn forward_into(y: &Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<()> {
+    forward_with(y, x, weight, bias, geometry, false)
+}
+
+/// As [`forward_into`], of the ReLU of `x`, which is applied as `x` is read: `x` stays as it is.
+///
+/// # Errors
+/// As [`forward_into`].
+pub fn forward_relu_into(y: &Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<()> {
+    forward_with(y, x, weight, bias, geometry, true)
+}
+
+fn forward_with(y: &Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry, relu: bool) -> Result<()> {
     let convolution = of(x, weight, geometry)?;
     values::check_shape("convolution: y", y, &convolution.y_dims())?;
     values::check_shape("convolution: bias", bias, &[convolution.c_out])?;
-    y.inplace_op3(&x.contiguous()?, &weight.contiguous()?, &Forward { convolution, bias })
+    y.inplace_op3(&x.contiguous()?, &weight.contiguous()?, &Forward { convolution, bias, relu })
 }
 
 /// The shape of the result of [`forward`].
@@ -101,9 +113,11 @@ fn of(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Convolution> {
     Convolution::new(x.dims4()?, weight.dims4()?, geometry)
 }
 
+/// Of x or, with `relu`, of its ReLU.
 struct Forward<'a> {
     convolution: Convolution,
     bias: &'a Tensor,
+    relu: bool,
 }
 
 impl InplaceOp3 for Forward<'_> {
@@ -123,7 +137,7 @@ impl InplaceOp3 for Forward<'_> {
         let y = values::of_mut("convolution: y", y, y_layout)?;
         let x = values::of("convolution: x", x, x_layout)?;
         let weight = values::of("convolution: weight", weight, weight_layout)?;
-        cpu::forward(&self.convolution, y, x, weight, &values::small("convolution: bias", self.bias)?);
+        cpu::forward(&self.convolution, y, x, weight, &values::small("convolution: bias", self.bias)?, self.relu);
         Ok(())
     }
 }

@@ -10,14 +10,21 @@ use std::array;
 use gramscope_nn::ops::lanes::{LANES, Lanes, load, store};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Some blocks of every example: those of example e begin at `values[e * step]`.
+/// Some blocks of every example: those of example e begin at `values[e * step]`. With `relu` the ReLU of every value takes part in
+/// the products.
 #[derive(Clone, Copy)]
 pub(super) struct Examples<'a> {
     pub(super) values: &'a [Lanes],
     pub(super) step: usize,
+    pub(super) relu: bool,
 }
 
 impl<'a> Examples<'a> {
+    /// Those from an example and a block on.
+    pub(super) fn from(self, example: usize, block: usize) -> Self {
+        Self { values: &self.values[example * self.step + block..], ..self }
+    }
+
     /// The first so many blocks of E examples from `first` on.
     #[inline(always)]
     fn rows<const E: usize>(self, first: usize, blocks: usize) -> [&'a [Lanes]; E] {
@@ -47,6 +54,18 @@ pub(super) fn add_outer_products(sums: &mut [Lanes], examples: Examples<'_>, fac
     Arch::new().dispatch(OuterProducts { sums, examples, factors, classes });
 }
 
+/// An example's block, or its ReLU, as V vectors.
+#[inline(always)]
+fn load_example<S: Simd, const V: usize, const RELU: bool>(simd: S, lanes: &Lanes) -> [S::f32s; V] {
+    let x = load::<S, V>(lanes);
+    if !RELU {
+        return x;
+    }
+    let zero = simd.splat_f32s(0.0);
+    // NaN, which is not less than 0, stays.
+    array::from_fn(|v| simd.select_f32s(simd.less_than_f32s(x[v], zero), zero, x[v]))
+}
+
 struct Products<'s, 'a> {
     sums: &'s mut [Lanes],
     examples: Examples<'a>,
@@ -61,11 +80,15 @@ impl WithSimd for Products<'_, '_> {
     /// and of 100 classes, whose last is not computed, leave no rest of the classes that are computed together.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 2, 9, 1>(simd),
-            8 => self.run::<S, 2, 3, 2>(simd),
-            4 => self.run::<S, 2, 3, 4>(simd),
-            _ => self.run::<S, 1, 3, LANES>(simd),
+        match (S::F32_LANES, self.examples.relu) {
+            (16, false) => self.run::<S, 2, 9, 1, false>(simd),
+            (16, true) => self.run::<S, 2, 9, 1, true>(simd),
+            (8, false) => self.run::<S, 2, 3, 2, false>(simd),
+            (8, true) => self.run::<S, 2, 3, 2, true>(simd),
+            (4, false) => self.run::<S, 2, 3, 4, false>(simd),
+            (4, true) => self.run::<S, 2, 3, 4, true>(simd),
+            (_, false) => self.run::<S, 1, 3, LANES, false>(simd),
+            (_, true) => self.run::<S, 1, 3, LANES, true>(simd),
         }
     }
 }
@@ -73,12 +96,12 @@ impl WithSimd for Products<'_, '_> {
 impl Products<'_, '_> {
     /// Tiles of E examples, and of one for what is left of them, by C classes; a block is V vectors.
     #[inline(always)]
-    fn run<S: Simd, const E: usize, const C: usize, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const E: usize, const C: usize, const V: usize, const RELU: bool>(self, simd: S) {
         let Self { sums, examples, weights, classes } = self;
         let all = sums.len() / classes;
         let mut first = 0;
         while all - first >= E {
-            products_of::<S, E, C, V>(
+            products_of::<S, E, C, V, RELU>(
                 simd,
                 &mut sums[first * classes..],
                 examples.rows(first, weights.len() / classes),
@@ -88,7 +111,7 @@ impl Products<'_, '_> {
             first += E;
         }
         for first in first..all {
-            products_of::<S, 1, C, V>(
+            products_of::<S, 1, C, V, RELU>(
                 simd,
                 &mut sums[first * classes..],
                 examples.rows(first, weights.len() / classes),
@@ -101,7 +124,7 @@ impl Products<'_, '_> {
 
 /// The products of E examples with all classes.
 #[inline(always)]
-fn products_of<S: Simd, const E: usize, const C: usize, const V: usize>(
+fn products_of<S: Simd, const E: usize, const C: usize, const V: usize, const RELU: bool>(
     simd: S,
     sums: &mut [Lanes],
     rows: [&[Lanes]; E],
@@ -110,17 +133,17 @@ fn products_of<S: Simd, const E: usize, const C: usize, const V: usize>(
 ) {
     let mut class = 0;
     while classes - class >= C {
-        product_tile::<S, E, C, V>(simd, sums, rows, weights, (class, classes));
+        product_tile::<S, E, C, V, RELU>(simd, sums, rows, weights, (class, classes));
         class += C;
     }
     for class in class..classes {
-        product_tile::<S, E, 1, V>(simd, sums, rows, weights, (class, classes));
+        product_tile::<S, E, 1, V, RELU>(simd, sums, rows, weights, (class, classes));
     }
 }
 
 /// The products of E examples with C classes from `class` on, of so many.
 #[inline(always)]
-fn product_tile<S: Simd, const E: usize, const C: usize, const V: usize>(
+fn product_tile<S: Simd, const E: usize, const C: usize, const V: usize, const RELU: bool>(
     simd: S,
     sums: &mut [Lanes],
     rows: [&[Lanes]; E],
@@ -133,7 +156,7 @@ fn product_tile<S: Simd, const E: usize, const C: usize, const V: usize>(
         let weights: &[Lanes; C] = weights[class..].first_chunk().expect("a block has every class");
         let weights: [[S::f32s; V]; C] = array::from_fn(|c| load::<S, V>(&weights[c]));
         for e in 0..E {
-            let x = load::<S, V>(&rows[e][block]);
+            let x = load_example::<S, V, RELU>(simd, &rows[e][block]);
             for c in 0..C {
                 tile[e][c] = array::from_fn(|v| simd.mul_add_e_f32s(x[v], weights[c][v], tile[e][c][v]));
             }
@@ -159,11 +182,15 @@ impl WithSimd for OuterProducts<'_, '_> {
     /// A block of every example of a tile is in registers.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 8, 1>(simd),
-            8 => self.run::<S, 4, 2>(simd),
-            4 => self.run::<S, 4, 4>(simd),
-            _ => self.run::<S, 1, LANES>(simd),
+        match (S::F32_LANES, self.examples.relu) {
+            (16, false) => self.run::<S, 8, 1, false>(simd),
+            (16, true) => self.run::<S, 8, 1, true>(simd),
+            (8, false) => self.run::<S, 4, 2, false>(simd),
+            (8, true) => self.run::<S, 4, 2, true>(simd),
+            (4, false) => self.run::<S, 4, 4, false>(simd),
+            (4, true) => self.run::<S, 4, 4, true>(simd),
+            (_, false) => self.run::<S, 1, LANES, false>(simd),
+            (_, true) => self.run::<S, 1, LANES, true>(simd),
         }
     }
 }
@@ -171,24 +198,24 @@ impl WithSimd for OuterProducts<'_, '_> {
 impl OuterProducts<'_, '_> {
     /// Tiles of E examples, and of one for what is left of them; a block is V vectors.
     #[inline(always)]
-    fn run<S: Simd, const E: usize, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const E: usize, const V: usize, const RELU: bool>(self, simd: S) {
         let Self { sums, examples, factors, classes } = self;
         let blocks = sums.len() / classes;
         let all = factors.len() / classes;
         let mut first = 0;
         while all - first >= E {
-            outer_tile::<S, E, V>(simd, sums, examples.rows(first, blocks), &factors[first * classes..], classes);
+            outer_tile::<S, E, V, RELU>(simd, sums, examples.rows(first, blocks), &factors[first * classes..], classes);
             first += E;
         }
         for first in first..all {
-            outer_tile::<S, 1, V>(simd, sums, examples.rows(first, blocks), &factors[first * classes..], classes);
+            outer_tile::<S, 1, V, RELU>(simd, sums, examples.rows(first, blocks), &factors[first * classes..], classes);
         }
     }
 }
 
 /// What E examples add to all sums.
 #[inline(always)]
-fn outer_tile<S: Simd, const E: usize, const V: usize>(
+fn outer_tile<S: Simd, const E: usize, const V: usize, const RELU: bool>(
     simd: S,
     sums: &mut [Lanes],
     rows: [&[Lanes]; E],
@@ -197,7 +224,7 @@ fn outer_tile<S: Simd, const E: usize, const V: usize>(
 ) {
     let factors: [&[f32]; E] = array::from_fn(|e| &factors[e * classes..][..classes]);
     for (block, sums) in sums.chunks_exact_mut(classes).enumerate() {
-        let x: [[S::f32s; V]; E] = array::from_fn(|e| load::<S, V>(&rows[e][block]));
+        let x: [[S::f32s; V]; E] = array::from_fn(|e| load_example::<S, V, RELU>(simd, &rows[e][block]));
         for (class, sum) in sums.iter_mut().enumerate() {
             let mut lanes = load::<S, V>(sum);
             for e in 0..E {

@@ -64,6 +64,26 @@ fn steps_are_the_references() {
     }
 }
 
+/// A ReLU that is applied as the activations are read gives the bits of one that was applied before; NaN stays NaN.
+#[test]
+fn a_relu_may_be_left_to_the_probe() {
+    for (examples, features, classes) in [(1, 1, 2), (17, 513, 10), (16, 1040, 5)] {
+        let (mut one, mut other) = (LinearProbe::new(features, classes), LinearProbe::new(features, classes));
+        let labels = labels(examples, classes);
+        for round in 0..5 {
+            let x = noise(round, examples * features);
+            let rectified: Vec<f32> = x.iter().map(|value| value.max(0.0)).collect();
+            let left = Inputs { values: &x, relu: true };
+            assert_eq!(one.evaluate(left, &labels).unwrap(), other.evaluate(&rectified, &labels).unwrap());
+            assert_eq!(one.step(left, &labels, STEP).unwrap(), other.step(&rectified, &labels, STEP).unwrap());
+        }
+        assert_eq!(bits(&one), bits(&other), "{examples} x {features}");
+        let mut x = noise(9, examples * features);
+        x[features - 1] = f32::NAN;
+        assert!(one.evaluate(Inputs { values: &x, relu: true }, &labels).unwrap().loss.is_nan());
+    }
+}
+
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
     let (examples, features, classes) = (37, 1500, 10);
