@@ -16,6 +16,7 @@
 pub mod plan;
 pub mod shapes;
 
+mod choices;
 mod error;
 
 #[cfg(feature = "cuda")]
@@ -28,6 +29,8 @@ mod components;
 mod constants;
 #[cfg(feature = "cuda")]
 mod cublas;
+#[cfg(feature = "cuda")]
+mod cudnn;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
@@ -58,12 +61,15 @@ mod absent;
 
 #[cfg(not(feature = "cuda"))]
 pub use absent::{Device, Range, range};
+pub use choices::{Choice, Choices};
 #[cfg(feature = "cuda")]
 pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 #[cfg(feature = "cuda")]
 pub use components::{Component, Decomposed, DeviceComponents};
 #[cfg(feature = "cuda")]
 pub use cublas::Cublas;
+#[cfg(feature = "cuda")]
+pub use cudnn::{Factors, MOST_WORKSPACE, Scratch};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
@@ -87,6 +93,7 @@ pub use launchers::{
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};
+pub use plan::convolution::Product;
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use probes::{DeviceProbes, ProbeInput};

@@ -177,10 +177,10 @@ impl<T: Stored> Executor<T> {
             match *step {
                 Step::WeightGradient { convolution, .. } => {
                     let shape = self.program.convolution(convolution, images);
-                    lengths.partials = lengths.partials.max(launcher.convolution_scratch(&shape, self.arithmetic));
+                    lengths.partials = lengths.partials.max(launcher.convolution_scratch(&shape));
                 }
                 Step::LogitsBackward => {
-                    let needed = launcher.convolution_scratch(&self.program.linear(images), Arithmetic::Float32);
+                    let needed = launcher.convolution_scratch(&self.program.linear(images));
                     lengths.partials = lengths.partials.max(needed);
                 }
                 Step::Normalise { x, .. } | Step::NormaliseBackward { x, .. } => {
