@@ -147,7 +147,9 @@ pub enum Error {
         reason: String,
     },
     /// A cuDNN whose interface is another.
-    #[error("cuDNN 9 or later is needed, and {found} is what was found; update it, or leave the convolutions to gramscope's own kernels")]
+    #[error(
+        "cuDNN 9 or later is needed, and {found} is what was found; update it, or leave the convolutions to gramscope's own kernels"
+    )]
     CudnnTooOld {
         /// Its version.
         found: Version,

@@ -68,8 +68,6 @@ pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 pub use components::{Component, Decomposed, DeviceComponents};
 #[cfg(feature = "cuda")]
 pub use cublas::Cublas;
-#[cfg(feature = "cuda")]
-pub use cudnn::{Factors, MOST_WORKSPACE, Scratch};
 /// Device memory that is freed when dropped.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaSlice as Slice;
@@ -79,6 +77,8 @@ pub use cudarc::driver::CudaView as View;
 /// A part of device memory, to be written.
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaViewMut as ViewMut;
+#[cfg(feature = "cuda")]
+pub use cudnn::{Factors, MOST_WORKSPACE, Scratch};
 #[cfg(feature = "cuda")]
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};

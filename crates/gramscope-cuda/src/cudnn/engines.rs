@@ -1,7 +1,7 @@
 //! The engines that compute a graph: which there are, which of them are wanted, and the plans that they become.
 
 use super::descriptor::attribute::*;
-use super::descriptor::{Attribute, Descriptor, HeuristicMode, KnobKind, Kind, Note, RawHandle};
+use super::descriptor::{Attribute, Descriptor, HeuristicMode, Kind, KnobKind, Note, RawHandle};
 use super::graph::Graph;
 use super::library::Library;
 use crate::choices::Choice;
@@ -75,7 +75,9 @@ impl Target {
         match self {
             Self::Handle(handle) => plan.with(EXECUTION_PLAN_HANDLE, &[*handle]),
             #[cfg(test)]
-            Self::Properties(properties) => plan.with_descriptors(super::real::EXECUTION_PLAN_DEVICEPROP, &[properties]),
+            Self::Properties(properties) => {
+                plan.with_descriptors(super::real::EXECUTION_PLAN_DEVICEPROP, &[properties])
+            }
         }
     }
 }
@@ -100,9 +102,8 @@ pub(super) fn candidates(
                 continue;
             }
             let knobs = config.get_descriptors(ENGINECFG_KNOB_CHOICES, Kind::KnobChoice, MOST)?;
-            let knob = |knob: &Descriptor| {
-                Ok((knob.get_one(KNOB_CHOICE_KNOB_TYPE)?.0, knob.get_one(KNOB_CHOICE_KNOB_VALUE)?))
-            };
+            let knob =
+                |knob: &Descriptor| Ok((knob.get_one(KNOB_CHOICE_KNOB_TYPE)?.0, knob.get_one(KNOB_CHOICE_KNOB_VALUE)?));
             let knobs = knobs.iter().map(knob).collect::<Result<_, Error>>()?;
             let choice = Choice::Engine { index: engine.get_one(ENGINE_GLOBAL_INDEX)?, knobs };
             if found.iter().all(|known| known.choice != choice) {

@@ -13,6 +13,7 @@ const FLOAT: DataType = DataType(0);
 const BFLOAT16: DataType = DataType(9);
 const CROSS_CORRELATION: ConvolutionMode = ConvolutionMode(1);
 const ADD: PointwiseMode = PointwiseMode(0);
+const IDENTITY: PointwiseMode = PointwiseMode(21);
 
 /// The tensors of a graph: their numbers in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(super) enum Tensor {
     Biases = 4,
     /// What the biases are added to, which is nowhere in memory.
     Sums = 5,
+    /// dL/dw before it is stored.
+    WeightSums = 6,
 }
 
 /// A graph, and what it is made of.
@@ -68,10 +71,7 @@ impl Graph {
                     .with_descriptors(FORWARD_W, &[&weights])?
                     .with_descriptors(FORWARD_Y, &[&sums])?
                     .finalised()?;
-                let addition = Descriptor::new(library, Kind::Pointwise)?
-                    .with(POINTWISE_MODE, &[ADD])?
-                    .with(POINTWISE_MATH_PREC, &[FLOAT])?
-                    .finalised()?;
+                let addition = shapes.pointwise(ADD)?;
                 let add = Descriptor::new(library, Kind::PointwiseOperation)?
                     .with_descriptors(POINTWISE_PW_DESCRIPTOR, &[&addition])?
                     .with_descriptors(POINTWISE_XDESC, &[&sums])?
@@ -98,16 +98,29 @@ impl Graph {
             Product::WeightGradient => {
                 let dweights = shapes.tensor(Tensor::Weights, FLOAT)?;
                 let [x, dy] = [shapes.tensor(Tensor::Images, stored)?, shapes.tensor(Tensor::Results, stored)?];
+                // No engine gives bfloat16's products as float32 as such, but some pass their float32 sums on.
+                let sums = (stored == BFLOAT16).then(|| shapes.tensor(Tensor::WeightSums, FLOAT)).transpose()?;
                 let operation = Descriptor::new(library, Kind::WeightGradient)?
                     .with(BWD_FILTER_ALPHA, &[1.0])?
                     .with(BWD_FILTER_BETA, &[0.0])?
                     .with_descriptors(BWD_FILTER_CONV_DESC, &[&parts[0]])?
-                    .with_descriptors(BWD_FILTER_DW, &[&dweights])?
+                    .with_descriptors(BWD_FILTER_DW, &[sums.as_ref().unwrap_or(&dweights)])?
                     .with_descriptors(BWD_FILTER_X, &[&x])?
                     .with_descriptors(BWD_FILTER_DY, &[&dy])?
                     .finalised()?;
+                let mut operations = vec![operation];
+                if let Some(sums) = sums {
+                    let identity = shapes.pointwise(IDENTITY)?;
+                    let store = Descriptor::new(library, Kind::PointwiseOperation)?
+                        .with_descriptors(POINTWISE_PW_DESCRIPTOR, &[&identity])?
+                        .with_descriptors(POINTWISE_XDESC, &[&sums])?
+                        .with_descriptors(POINTWISE_YDESC, &[&dweights])?
+                        .finalised()?;
+                    operations.push(store);
+                    parts.extend([sums, identity]);
+                }
                 parts.extend([dweights, x, dy]);
-                vec![operation]
+                operations
             }
         };
         let graph = Descriptor::new(library, Kind::Graph)?;
@@ -134,12 +147,20 @@ impl Shapes {
             .finalised()
     }
 
+    /// What is done value by value, in float32.
+    fn pointwise(&self, mode: PointwiseMode) -> Result<Descriptor, Error> {
+        Descriptor::new(self.library, Kind::Pointwise)?
+            .with(POINTWISE_MODE, &[mode])?
+            .with(POINTWISE_MATH_PREC, &[FLOAT])?
+            .finalised()
+    }
+
     /// cuDNN names dimensions in the order images (outputs), channels, rows, columns; how they lie is the strides' matter.
     fn tensor(&self, tensor: Tensor, stored: DataType) -> Result<Descriptor, Error> {
         let shape = self.convolution;
         let [images, rows, columns, channels] = match tensor {
             Tensor::Images => [shape.images, shape.height, shape.width, shape.from],
-            Tensor::Weights => [shape.to, shape.kernel, shape.kernel, shape.from],
+            Tensor::Weights | Tensor::WeightSums => [shape.to, shape.kernel, shape.kernel, shape.from],
             Tensor::Results | Tensor::Sums => [shape.images, shape.out_height(), shape.out_width(), shape.to],
             Tensor::Biases => [1, 1, 1, shape.to],
         };
@@ -149,7 +170,8 @@ impl Shapes {
             .with(TENSOR_STRIDES, &[rows * columns * channels, 1, columns * channels, channels].map(signed))?
             .with(TENSOR_UNIQUE_ID, &[tensor as i64])?
             .with(TENSOR_BYTE_ALIGNMENT, &[signed(self.alignment)])?;
-        let open = if tensor == Tensor::Sums { open.with(TENSOR_IS_VIRTUAL, &[true])? } else { open };
+        let is_virtual = matches!(tensor, Tensor::Sums | Tensor::WeightSums);
+        let open = if is_virtual { open.with(TENSOR_IS_VIRTUAL, &[true])? } else { open };
         open.finalised()
     }
 }

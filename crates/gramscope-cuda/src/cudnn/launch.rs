@@ -156,7 +156,8 @@ impl Launcher<'_> {
         if convolution.shape().is_none() || stored != size_of::<T>() {
             return Ok(false);
         }
-        let mut call = Call { arguments: Arguments::new(NAME, self.stream()), stream: self.stream(), tensors: Vec::new() };
+        let mut call =
+            Call { arguments: Arguments::new(NAME, self.stream()), stream: self.stream(), tensors: Vec::new() };
         collect(&mut call)?;
         let alignment = call.tensors.iter().map(|&(_, address)| alignment_at(address)).min().unwrap_or(ALIGNMENT);
         let problem = Problem { product, convolution: *convolution, arithmetic, alignment };

@@ -35,8 +35,8 @@ pub use launch::{Factors, Scratch};
 
 /// The most bytes of device memory that a plan may work in.
 pub const MOST_WORKSPACE: usize = 256 << 20;
-/// Plans that are measured, of the most promising engines.
-const MOST_MEASURED: usize = 16;
+/// Plans that are measured, of the most promising engines: some are compiled for it, which takes a second each.
+const MOST_MEASURED: usize = 8;
 /// Measurements of a plan, of which the least counts, and launches a measurement.
 const ROUNDS: usize = 3;
 const LAUNCHES: usize = 4;

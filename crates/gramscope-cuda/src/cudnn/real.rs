@@ -57,7 +57,8 @@ fn cudnn_takes_our_graphs() {
     let properties = Descriptor::new(library, Kind::DeviceProperties).unwrap();
     let properties = properties.with(DEVICEPROP_JSON_REPRESENTATION, &bytes).unwrap().finalised().unwrap();
     let target = Target::Properties(properties);
-    let shapes = [[128, 32, 16, 16, 3, 1, 1], [128, 32, 3, 16, 3, 1, 1], [64, 33, 13, 27, 3, 2, 1], [8, 56, 64, 256, 1, 2, 0]];
+    let shapes =
+        [[128, 32, 16, 16, 3, 1, 1], [128, 32, 3, 16, 3, 1, 1], [64, 33, 13, 27, 3, 2, 1], [8, 56, 64, 256, 1, 2, 0]];
     let mut plans = [0; 3];
     for [images, side, from, to, kernel, stride, padding] in shapes {
         let convolution = Convolution { images, height: side, width: side, from, to, kernel, stride, padding };
@@ -85,8 +86,8 @@ fn cudnn_takes_our_graphs() {
                 }
                 println!("{}: {here} plans", problem.describe());
                 plans[arithmetic as usize] += here;
-                // Engines that take float32 biases or give float32 gradients beside bfloat16 are compiled when they are needed, which
-                // needs a driver.
+                // Engines that take float32 biases or give float32 gradients beside bfloat16 are compiled when they are needed, and a
+                // driver is part of that.
                 let compiled = arithmetic == Arithmetic::Bf16 && !matches!(product, Product::InputGradient { .. });
                 assert!(here > 0 || compiled, "{}: no plan", problem.describe());
             }
