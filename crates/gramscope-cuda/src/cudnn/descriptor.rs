@@ -82,7 +82,6 @@ values! {
     bool: 2, false;
     i64: 3, 0;
     f32: 4, 0.0;
-    // SAFETY of what these point to is that of whoever sets them.
     Address: 6, Address(0);
 }
 

@@ -38,11 +38,6 @@ fn alignment_at(offset: u64) -> usize {
 }
 
 impl Launcher<'_> {
-    /// Whether cuDNN computes the convolutions of networks.
-    pub fn has_cudnn(&self) -> bool {
-        self.device().cudnn().is_some()
-    }
-
     /// Sees to it that there is a plan for a convolution whose parameters begin `offsets` bytes into their allocations, and returns
     /// the bytes of workspace that it wants. Measures engines where none has been chosen: not while work is captured. Nothing
     /// where the kernels are ours.

@@ -3,6 +3,7 @@
 //! The few functions that are used are declared here, with plain numbers for its enumerations: what a newer cuDNN answers may be
 //! none of those that a binding knows, and a Rust enumeration of an unknown value would be undefined behaviour.
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
@@ -100,7 +101,10 @@ impl Library {
                     version @ OLDEST.. => return Ok(Self { functions, version, _library: library }),
                     found => return Err(Error::CudnnTooOld { found: short(found) }),
                 },
-                Err(error) if reason.is_empty() => reason = error.to_string(),
+                // The loader's own words are behind the error.
+                Err(error) if reason.is_empty() => {
+                    reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                }
                 Err(_) => {}
             }
         }

@@ -1,5 +1,6 @@
 //! The real library, where a CUDA toolkit has it: it needs no GPU to say what it makes of a graph, only the description of one.
 //! What it cannot do without one is run a plan, and make plans of engines that are compiled when they are needed.
+#![allow(clippy::unwrap_used)]
 
 use std::ffi::c_int;
 
