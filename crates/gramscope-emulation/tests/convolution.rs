@@ -357,8 +357,8 @@ fn check_bias_gradients<T: Element>() {
         let (dy_there, run) = (buffer::<T>(&dy, Run::default()), Run { seed: 5, shift: 0 });
         let shape = ConvolutionShape { kernel: 0, groups: groups as i32, ..c.shape().unwrap() };
         let mut dbias = Buffer::<f32>::poisoned(groups * c.to);
-        let launch =
-            Launch::new(&format!("gs_convolution_bias_gradient_{}", T::SUFFIX)).geometry(plan::bias_gradient(&c));
+        let entry = format!("gs_convolution_bias_gradient_{}", T::SUFFIX);
+        let launch = Launch::new(&entry).geometry(plan::bias_gradient(&c));
         launch.seed(run.seed).output(&mut dbias).input(&dy_there).value(shape).run().unwrap();
         if groups > 1 {
             let partials = std::mem::replace(&mut dbias, Buffer::poisoned(c.to));
