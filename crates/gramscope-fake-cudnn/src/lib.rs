@@ -3,7 +3,7 @@
 //!
 //! Every attribute's type and number of values is checked, what a descriptor is made of has to be finalised, and tensors have to
 //! go together; what is wrong is said through `cudnnGetLastErrorString`. A graph is computed in plain loops by one of several
-//! engines ([`engines`]), most of which a careful program must not choose, on the stream of its handle: through the driver, so
+//! engines (`engines`), most of which a careful program must not choose, on the stream of its handle: through the driver, so
 //! that it can be captured.
 //!
 //! What it pretends to be stands in the environment variable `GRAMSCOPE_FAKE_CUDNN`: `version=92101,trace=FILE`, either left
