@@ -82,7 +82,7 @@ has_cudnn() {
     for folder in "${folders[@]}"; do
         [[ -e $folder/libcudnn.so.9 ]] && return 0
     done
-    ldconfig -p 2>/dev/null | grep -q 'libcudnn\.so\.9'
+    ldconfig -p 2>/dev/null | grep 'libcudnn\.so\.9' >/dev/null
 }
 sanitizer=$(command -v compute-sanitizer || ls "$toolkit/bin/compute-sanitizer" 2>/dev/null || true)
 
