@@ -14,12 +14,13 @@
 #     sanitizer  compute-sanitizer's four tools over the checks of single kernels and a training step
 #     kernels    bench kernels
 #     cka        bench cka
-#     train      bench train, in each precision, and four networks at once; bench probe
+#     train      bench train, in each precision, with cuDNN's convolutions too, and four networks at once; bench probe
 #     libraries  comparing beside PyTorch, pytorch-cka and torch_cka
 #     pytorch    training beside PyTorch, compiled
 #
-# cuBLAS (for the measured ceilings and to be compared with) and compute-sanitizer are used where they are found: on the path, in
-# CUDA_HOME, or where scripts/cuda-toolkit.sh puts them. The last two parts need benches/ beside this file's folder and a python3
+# cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
+# compute-sanitizer are used where they are found: on the path, in CUDA_HOME, where scripts/cuda-toolkit.sh puts them, or, cuDNN,
+# where python3 (or PYTHON) has it for PyTorch. The last two parts need benches/ beside this file's folder and a python3
 # (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
@@ -68,6 +69,21 @@ toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
 if [[ -d $toolkit/lib64 ]]; then
     export LD_LIBRARY_PATH=$toolkit/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
+python=${PYTHON:-python3}
+# cuDNN beside PyTorch, behind what else there is.
+cudnn=$("$python" -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0] + "/lib")' 2>/dev/null || true)
+if [[ -n $cudnn && -e $cudnn/libcudnn.so.9 ]]; then
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$cudnn
+fi
+has_cudnn() {
+    local folder
+    local -a folders
+    IFS=: read -ra folders <<<"${LD_LIBRARY_PATH:-}"
+    for folder in "${folders[@]}"; do
+        [[ -e $folder/libcudnn.so.9 ]] && return 0
+    done
+    ldconfig -p 2>/dev/null | grep 'libcudnn\.so\.9' >/dev/null
+}
 sanitizer=$(command -v compute-sanitizer || ls "$toolkit/bin/compute-sanitizer" 2>/dev/null || true)
 
 say "machine"
@@ -78,7 +94,7 @@ doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
 part_doctor() { run "doctor" doctor; }
 
 # What runs for minutes as it is, comparisons and repetitions, would run for hours.
-checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|the direction)'
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|products|the direction)'
 sanitize() {
     "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
         >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
@@ -105,11 +121,15 @@ part_train() {
             "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
         run "bench train, four small networks at once, $precision" "$gramscope" bench train --jobs 4 \
             --precision "$precision" --device cuda:0 --json "$out/train-jobs-$precision.jsonl"
+        if has_cudnn; then
+            run "bench train with cuDNN's convolutions, $precision" "$gramscope" bench train --convolutions cudnn \
+                --precision "$precision" --device cuda:0 --json "$out/train-cudnn-$precision.jsonl"
+        fi
     done
+    has_cudnn || echo "skipped: no libcudnn.so.9 here, so its convolutions are not measured"
     run "bench probe" "$gramscope" bench probe --device cuda:0 --json "$out/probe-gpu.jsonl"
 }
 
-python=${PYTHON:-python3}
 # Whether a script of benches/ can be run.
 python_runs() {
     if [[ ! -f $here/benches/$1 ]]; then

@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::process::Command;
 use std::sync::Arc;
 
 use candle_core::Device as Host;
@@ -17,28 +16,7 @@ use gramscope_nn::{FirstComponentPenalty, ResNet, Sgd, SgdConfig, Shake};
 use gramscope_train::augment::Augmentation;
 use gramscope_train::data::Split;
 use gramscope_train::{TrainSettings, batches};
-use support::driver::{Trace, driver};
-use support::text;
-
-/// Set where a test runs on the fake driver.
-const INSIDE: &str = "GRAMSCOPE_TEST_ON_FAKE_DRIVER";
-
-/// Runs this program's test of this name again, on the fake driver, which the loader must find when a process starts. Returns
-/// what that noted; none inside, where the test is to do its work.
-fn on_fake_driver(test: &str) -> Option<Trace> {
-    if std::env::var_os(INSIDE).is_some() {
-        return None;
-    }
-    let (folder, dir) = (driver(), tempfile::tempdir().unwrap());
-    let trace = dir.path().join("trace");
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("LD_LIBRARY_PATH", folder.path());
-    command.env("GRAMSCOPE_FAKE_DRIVER", format!("trace={}", trace.display()));
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
-    Some(Trace::read(&trace))
-}
+use support::driver::{driver, on_fake_driver};
 
 const SIDE: usize = 9;
 const IMAGES: usize = 13;
@@ -124,7 +102,7 @@ const EPOCHS: [(u32, usize, &[usize]); 4] =
 
 #[test]
 fn captured_steps_have_the_bits_of_plain_ones() {
-    if let Some(trace) = on_fake_driver("captured_steps_have_the_bits_of_plain_ones") {
+    if let Some(trace) = on_fake_driver(&driver(), "captured_steps_have_the_bits_of_plain_ones") {
         // Of each of six networks, in the first epoch two, in the second both, in the third two, in the fourth one.
         assert_eq!(trace.count("graph"), 6 * 7);
         return;
@@ -165,7 +143,7 @@ fn step_both_ways(setting: &Setting, device: &Arc<Device>, arithmetic: Arithmeti
 /// start, on images that are placed as they are, only the shares can make a difference.
 #[test]
 fn a_captured_step_draws_the_shares_of_its_own_epoch() {
-    if on_fake_driver("a_captured_step_draws_the_shares_of_its_own_epoch").is_some() {
+    if on_fake_driver(&driver(), "a_captured_step_draws_the_shares_of_its_own_epoch").is_some() {
         return;
     }
     let mut setting = Setting::new(true);
@@ -195,7 +173,7 @@ fn a_captured_step_draws_the_shares_of_its_own_epoch() {
 /// is off by the order of sums, the first one's loss and gradients by much more if anything else was done.
 #[test]
 fn without_an_epoch_branches_share_evenly() {
-    if on_fake_driver("without_an_epoch_branches_share_evenly").is_some() {
+    if on_fake_driver(&driver(), "without_an_epoch_branches_share_evenly").is_some() {
         return;
     }
     let setting = Setting::new(true);
@@ -234,7 +212,7 @@ fn without_an_epoch_branches_share_evenly() {
 #[test]
 fn captured_penalties_have_the_bits_of_plain_ones() {
     const BATCHES: [usize; 5] = [3, 3, 3, 2, 1];
-    if let Some(trace) = on_fake_driver("captured_penalties_have_the_bits_of_plain_ones") {
+    if let Some(trace) = on_fake_driver(&driver(), "captured_penalties_have_the_bits_of_plain_ones") {
         // Of each of two networks, under each of two penalties two.
         assert_eq!(trace.count("graph"), 2 * 2 * 2);
         return;
@@ -269,7 +247,7 @@ fn captured_penalties_have_the_bits_of_plain_ones() {
 
 #[test]
 fn captured_evaluations_have_the_bits_of_plain_ones() {
-    if let Some(trace) = on_fake_driver("captured_evaluations_have_the_bits_of_plain_ones") {
+    if let Some(trace) = on_fake_driver(&driver(), "captured_evaluations_have_the_bits_of_plain_ones") {
         // Of batches of 5, 5 and 3 and two networks: in the first epoch one, in the others two.
         assert_eq!(trace.count("graph"), 2 * 5);
         return;
@@ -308,7 +286,7 @@ fn written(buffer: &mut Slice<f32>) -> Regions<'_> {
 
 #[test]
 fn what_cannot_be_captured_is_refused() {
-    if on_fake_driver("what_cannot_be_captured_is_refused").is_some() {
+    if on_fake_driver(&driver(), "what_cannot_be_captured_is_refused").is_some() {
         return;
     }
     let device = Device::open(0).unwrap();
@@ -345,7 +323,7 @@ fn what_cannot_be_captured_is_refused() {
 
 #[test]
 fn a_stream_takes_no_other_streams_memory() {
-    if on_fake_driver("a_stream_takes_no_other_streams_memory").is_some() {
+    if on_fake_driver(&driver(), "a_stream_takes_no_other_streams_memory").is_some() {
         return;
     }
     let device = Device::open(0).unwrap();

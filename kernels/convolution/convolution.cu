@@ -30,6 +30,8 @@
 //                    summed channels in multiples of 16; forward and input gradient
 //           f32      products on the ordinary units; tf32, bf16: on the tensor cores
 //           reduce   partials to dw and db
+//           bias_gradient   db alone, or its partials: for weight gradients that a library computes. A thread sums one channel of
+//                    every so many pixels of its group, in float64
 #include "common/part.cuh"
 #include "convolution/patch_product.cuh"
 #include "convolution/pixel_product.cuh"
@@ -180,6 +182,29 @@ __device__ __forceinline__ void reduce(float* dweight, float* dbias, const float
     *(is_weight ? dweight + index : dbias + (index - weights)) = static_cast<float>(sum);
 }
 
+// dbias, or that of each group: the threads of a block that share a channel are so many channels apart.
+template <class T>
+__device__ void bias_gradient(float* dbias, const T* dy, const ConvolutionShape& shape) {
+    auto* sums = reinterpret_cast<double*>(shared_memory());
+    int first_channel = static_cast<int>(blockIdx.x) * ENTRY_THREADS, group = static_cast<int>(blockIdx.z);
+    int left = shape.to - first_channel, channels = left < ENTRY_THREADS ? left : ENTRY_THREADS;
+    int rows = ENTRY_THREADS / channels, row = thread_of_block() / channels, channel = thread_of_block() % channels;
+    Part pixels = part_of(static_cast<int64_t>(shape.images) * shape.out_height * shape.out_width, group, shape.groups);
+    double sum = 0.0;
+    if (row < rows) {
+        const T* values = dy + first_channel + channel;
+#pragma unroll 8
+        for (int pixel = pixels.first + row; pixel < pixels.last; pixel += rows) {
+            sum += to_float(values[static_cast<int64_t>(pixel) * shape.to]);
+        }
+    }
+    sums[thread_of_block()] = sum;
+    __syncthreads();
+    if (row > 0) return;
+    for (int other = 1; other < rows; ++other) sum += sums[other * channels + channel];
+    dbias[static_cast<int64_t>(group) * shape.to + first_channel + channel] = static_cast<float>(sum);
+}
+
 // --- entries ---------------------------------------------------------------------------------------------------------
 
 // Blocks that a multiprocessor shall have registers for at once: of so many columns on the tensor cores, and of any in
@@ -220,6 +245,16 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_convolution_weight_gradient_naive_bf16(float* dweight, float* dbias, const BF16* x, const BF16* dy,
                                               ConvolutionShape shape) {
     weight_gradient_naive(dweight, dbias, x, dy, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+    gs_convolution_bias_gradient_f32(float* dbias, const float* dy, ConvolutionShape shape) {
+    bias_gradient(dbias, dy, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+    gs_convolution_bias_gradient_bf16(float* dbias, const BF16* dy, ConvolutionShape shape) {
+    bias_gradient(dbias, dy, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(CONVOLUTION_THREADS, FLOAT32_BLOCKS)

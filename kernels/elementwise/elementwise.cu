@@ -1,10 +1,13 @@
-// Addition and ReLU on their own, for when each intermediate result is wanted; otherwise batch_norm.cu has them.
+// Addition and ReLU on their own, for when each intermediate result is wanted; otherwise batch_norm.cu has them. And copies in
+// bfloat16, for libraries that take no other factors beside bfloat16 ones.
 // crates/gramscope-nn/src/ops/elementwise.rs is the model.
 //   add   sum_i = sum_i + addend_i, in float32, rounded once to what is stored
 //   relu  x_i = max(x_i, 0); NaN stays NaN
+//   narrow  narrow_i = x_i, to nearest, ties to even
 //
-// In    addend [length]  float32 or bfloat16, any layout
+// In    addend [length]  float32 or bfloat16, any layout; narrow's x float32
 // Both  sum, x [length]  the same, in place
+// Out   narrow [length]  bfloat16
 // Grid, block: plan::runs, a thread RUN values: in one piece where the pointers are aligned to RUN_BYTES, else one by
 // one, with the same result. Deterministic: yes. Accumulates: nothing.
 //
@@ -37,6 +40,18 @@ __device__ __forceinline__ void relu(T* x, const ElementwiseShape& shape) {
     });
 }
 
+// A thread's run is one of x: half a run of narrow.
+__device__ __forceinline__ void narrow(BF16* narrowed, const float* x, const ElementwiseShape& shape) {
+    for_run_of_thread<float>(shape.length, holds_runs(narrowed) && holds_runs(x), [&](int64_t first, auto length) {
+        constexpr int N = decltype(length)::value;
+        Run<float, N> own = load_run<N>(x + first);
+        Run<BF16, N> rounded;
+#pragma unroll
+        for (int n = 0; n < N; ++n) rounded.set(n, own.get(n));
+        store_run(narrowed + first, rounded);
+    });
+}
+
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_elementwise_add_f32(float* sum, const float* addend, ElementwiseShape shape) {
     add(sum, addend, shape);
@@ -53,4 +68,9 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS) gs_elementwise_relu_
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS) gs_elementwise_relu_bf16(BF16* x, ElementwiseShape shape) {
     relu(x, shape);
+}
+
+extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
+    gs_elementwise_narrow(BF16* narrowed, const float* x, ElementwiseShape shape) {
+    narrow(narrowed, x, shape);
 }

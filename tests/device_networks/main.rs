@@ -3,6 +3,7 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
+mod convolutions;
 mod measuring;
 mod memory;
 mod probing;

@@ -1,4 +1,4 @@
-//! Running the binary on a driver that runs the kernels' own sources under emulation.
+//! Running the binary on a driver that runs the kernels' own sources under emulation, and on a cuDNN of plain loops beside it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -6,20 +6,52 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use super::command;
+use super::{command, text};
 
-/// Links the fake driver into this program's build, which puts its shared library beside it.
+/// Links the fake driver and the fake cuDNN into this program's build, which puts their shared libraries beside it.
+use gramscope_fake_cudnn as _;
 use gramscope_fake_driver as _;
 
 /// A folder with the fake driver under the names that the program looks for.
 pub fn driver() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let library = std::env::current_exe().unwrap().with_file_name("libgramscope_fake_driver.so");
-    assert!(library.is_file(), "{} has not been built", library.display());
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        symlink(&library, folder.path().join(name)).unwrap();
-    }
+    link(folder.path(), "libgramscope_fake_driver.so", &["libcuda.so", "libcuda.so.1"]);
     folder
+}
+
+/// The same with the fake cuDNN.
+pub fn driver_and_cudnn() -> TempDir {
+    let folder = driver();
+    link(folder.path(), "libgramscope_fake_cudnn.so", &["libcudnn.so.9"]);
+    folder
+}
+
+fn link(folder: &Path, library: &str, names: &[&str]) {
+    let library = std::env::current_exe().unwrap().with_file_name(library);
+    assert!(library.is_file(), "{} has not been built", library.display());
+    for name in names {
+        symlink(&library, folder.join(name)).unwrap();
+    }
+}
+
+/// Set where a test runs on the fake driver.
+const INSIDE: &str = "GRAMSCOPE_TEST_ON_FAKE_DRIVER";
+
+/// Runs this program's test of this name again, on the driver in `folder`, which the loader must find when a process starts.
+/// Returns what that noted; none inside, where the test is to do its work.
+pub fn on_fake_driver(folder: &TempDir, test: &str) -> Option<Trace> {
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("LD_LIBRARY_PATH", folder.path());
+    command.env("GRAMSCOPE_FAKE_DRIVER", format!("trace={}", trace.display()));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+    Some(Trace::read(&trace))
 }
 
 /// The binary, where libraries are looked for in `folder` first, on the machine that `machine` describes.

@@ -1,7 +1,9 @@
 //! What stands for a device in a build without CUDA.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
+use crate::choices::Choices;
 use crate::error::Error;
 
 /// A device. A build without CUDA has none.
@@ -31,6 +33,20 @@ impl Device {
     /// # Errors
     /// None.
     pub fn fork(&self) -> Result<Self, Error> {
+        match self.0 {}
+    }
+
+    /// The same device, on which cuDNN computes the convolutions of networks.
+    ///
+    /// # Errors
+    /// None.
+    pub fn with_cudnn(self, choices: Arc<dyn Choices>) -> Result<Self, Error> {
+        let _ = choices;
+        match self.0 {}
+    }
+
+    /// Whether cuDNN computes the convolutions of networks.
+    pub fn has_cudnn(&self) -> bool {
         match self.0 {}
     }
 

@@ -8,6 +8,8 @@ use cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, DriverError, ValidAsZeroBits,
 };
 
+use crate::choices::Choices;
+use crate::cudnn::Cudnn;
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 use crate::functions::Functions;
 
@@ -42,6 +44,8 @@ pub struct Device {
     properties: Properties,
     stream: Arc<CudaStream>,
     functions: Arc<Functions>,
+    /// Where it has been asked for.
+    cudnn: Option<Arc<Cudnn>>,
 }
 
 impl fmt::Debug for Device {
@@ -90,17 +94,38 @@ impl Device {
         // Not the default stream, which cannot be captured.
         let stream = context.new_stream().map_err(opening)?;
         let functions = Arc::new(Functions::load(&stream, properties.shared_bytes)?);
-        Ok(Self { properties, stream, functions })
+        Ok(Self { properties, stream, functions, cudnn: None })
     }
 
     /// The same device, and the same kernels, with a stream of its own: for work that goes on beside this one's. Buffers belong
     /// to the device that they were allocated by.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`]; [`Error::Cudnn`] where cuDNN computes its convolutions.
     pub fn fork(&self) -> Result<Self, Error> {
         let stream = self.stream.context().new_stream().map_err(|error| refused("creating a stream", error))?;
-        Ok(Self { properties: self.properties.clone(), stream, functions: self.functions.clone() })
+        let cudnn = self.cudnn.as_ref().map(|cudnn| cudnn.fork(&stream).map(Arc::new)).transpose()?;
+        Ok(Self { properties: self.properties.clone(), stream, functions: self.functions.clone(), cudnn })
+    }
+
+    /// The same device, on which cuDNN computes the convolutions of networks (but for the last, linear layer). Which of its
+    /// engines do it is measured where `choices` do not say, and kept there.
+    ///
+    /// # Errors
+    /// [`Error::NoCudnn`], [`Error::CudnnTooOld`], [`Error::Cudnn`].
+    pub fn with_cudnn(self, choices: Arc<dyn Choices>) -> Result<Self, Error> {
+        let cudnn = Cudnn::new(&self.stream, &self.properties.name, choices)?;
+        Ok(Self { cudnn: Some(Arc::new(cudnn)), ..self })
+    }
+
+    /// Whether cuDNN computes the convolutions of networks.
+    pub fn has_cudnn(&self) -> bool {
+        self.cudnn.is_some()
+    }
+
+    /// It, where it does.
+    pub(crate) fn cudnn(&self) -> Option<&Arc<Cudnn>> {
+        self.cudnn.as_ref()
     }
 
     /// What the device is.

@@ -137,6 +137,37 @@ pub enum Error {
         /// The driver's name and description of the error.
         message: String,
     },
+    /// No cuDNN on this machine.
+    #[error(
+        "there is no cuDNN 9 to load ({reason}); install it and put its folder on the library path, or leave the convolutions to \
+         gramscope's own kernels"
+    )]
+    NoCudnn {
+        /// What the loader says.
+        reason: String,
+    },
+    /// A cuDNN whose interface is another.
+    #[error(
+        "cuDNN 9 or later is needed, and {found} is what was found; update it, or leave the convolutions to gramscope's own kernels"
+    )]
+    CudnnTooOld {
+        /// Its version.
+        found: Version,
+    },
+    /// cuDNN refused something.
+    #[error("{action}: cuDNN says {message}")]
+    Cudnn {
+        /// What was being done.
+        action: String,
+        /// cuDNN's name and description of the error.
+        message: String,
+    },
+    /// What cuDNN's engines were chosen before could not be found or kept.
+    #[error("{message}")]
+    Choices {
+        /// What is wrong, and what would mend it.
+        message: String,
+    },
     /// A constant that kernels and launchers share differs between them: the build is inconsistent.
     #[error(
         "the kernels of {family} were compiled with {device:?} and are launched with {host:?}; build gramscope anew"

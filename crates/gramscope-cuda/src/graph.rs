@@ -10,6 +10,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
+use crate::cudnn::Cudnn;
 use crate::device::{Device, refused};
 use crate::error::Error;
 use crate::launch::{self, Span, wrong};
@@ -60,6 +61,7 @@ pub struct Captured {
     graph: CudaGraph,
     stream: Arc<CudaStream>,
     spans: Vec<Span>,
+    cudnn: Option<Arc<Cudnn>>,
 }
 
 impl Captured {
@@ -68,11 +70,11 @@ impl Captured {
     /// # Errors
     /// [`Error::Argument`] where it reads or writes other memory.
     pub fn over(self, memory: &Regions<'_>) -> Result<Graph, Error> {
-        let Self { graph, stream, spans } = self;
+        let Self { graph, stream, spans, cudnn } = self;
         let known = |span: &Span| memory.regions.iter().any(|region| region.holds(span));
         match spans.iter().find(|span| !known(span)) {
             Some(span) => Err(wrong(GRAPH, span.argument, "memory that is not shown to it", "memory that is")),
-            None => Ok(Graph { graph, stream, regions: memory.regions.clone() }),
+            None => Ok(Graph { graph, stream, regions: memory.regions.clone(), _cudnn: cudnn }),
         }
     }
 }
@@ -82,6 +84,8 @@ pub struct Graph {
     graph: CudaGraph,
     stream: Arc<CudaStream>,
     regions: Vec<Region>,
+    /// Its kernels go with it.
+    _cudnn: Option<Arc<Cudnn>>,
 }
 
 // SAFETY: a graph may be used from any thread by one at a time, and it is not `Sync`.
@@ -125,6 +129,6 @@ impl Device {
         done?;
         let nothing = || wrong(GRAPH, "work", "nothing", "at least a kernel");
         let graph = graph.map_err(capturing)?.ok_or_else(nothing)?;
-        Ok(Captured { graph, stream: self.stream().clone(), spans })
+        Ok(Captured { graph, stream: self.stream().clone(), spans, cudnn: self.cudnn().cloned() })
     }
 }

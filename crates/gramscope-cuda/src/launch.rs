@@ -40,6 +40,11 @@ pub(crate) fn collecting_spans<R>(work: impl FnOnce() -> R) -> (R, Vec<Span>) {
     (done, COLLECTED.take().unwrap_or_default())
 }
 
+/// Whether this thread's buffers are being collected: its launches are captured, and nothing else may be done.
+pub(crate) fn is_collecting() -> bool {
+    COLLECTED.with_borrow(Option::is_some)
+}
+
 impl<'a> Arguments<'a> {
     pub(crate) fn new(kernel: &'static str, stream: &'a Arc<CudaStream>) -> Self {
         Self { kernel, stream, spans: [Span::default(); MOST_BUFFERS], count: 0 }

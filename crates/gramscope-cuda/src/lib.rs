@@ -16,6 +16,7 @@
 pub mod plan;
 pub mod shapes;
 
+mod choices;
 mod error;
 
 #[cfg(feature = "cuda")]
@@ -28,6 +29,8 @@ mod components;
 mod constants;
 #[cfg(feature = "cuda")]
 mod cublas;
+#[cfg(feature = "cuda")]
+mod cudnn;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
@@ -58,6 +61,7 @@ mod absent;
 
 #[cfg(not(feature = "cuda"))]
 pub use absent::{Device, Range, range};
+pub use choices::{Choice, Choices};
 #[cfg(feature = "cuda")]
 pub use comparison::{Block, DeviceComparison, Stretch, Sums};
 #[cfg(feature = "cuda")]
@@ -74,6 +78,8 @@ pub use cudarc::driver::CudaView as View;
 #[cfg(feature = "cuda")]
 pub use cudarc::driver::CudaViewMut as ViewMut;
 #[cfg(feature = "cuda")]
+pub use cudnn::{Factors, MOST_WORKSPACE, Scratch};
+#[cfg(feature = "cuda")]
 pub use device::{Device, Instant, Properties};
 pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
@@ -87,6 +93,7 @@ pub use launchers::{
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};
+pub use plan::convolution::Product;
 pub use plan::{Arithmetic, Convolution};
 #[cfg(feature = "cuda")]
 pub use probes::{DeviceProbes, ProbeInput};

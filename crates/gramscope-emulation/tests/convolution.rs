@@ -340,6 +340,47 @@ fn variants_suit_their_shapes() {
     assert_eq!(variants((128, 32, 32, 160, 160, 3, 1, 1)), ["tile64", "tile64", "tile64"]);
 }
 
+/// Biases' gradients on their own: one group and many, channels that fill no block and more than one.
+fn check_bias_gradients<T: Element>() {
+    let cases = [
+        (1, 1, 1, 1, 1, 1, 1, 0),
+        (3, 7, 5, 2, 17, 3, 2, 1),
+        (4, 33, 32, 3, 16, 3, 1, 1),
+        (2, 5, 5, 1, 300, 1, 1, 0),
+        (37, 9, 9, 1, 5, 1, 1, 0),
+    ];
+    let mut most = 0;
+    for case in cases {
+        let c = convolution(case);
+        let (mut random, groups) = (Random::new(43), plan::bias_groups(&c));
+        let dy: Vec<f64> = (0..c.y_length()).map(|_| T::round(random.normal()).widen()).collect();
+        let (dy_there, run) = (buffer::<T>(&dy, Run::default()), Run { seed: 5, shift: 0 });
+        let shape = ConvolutionShape { kernel: 0, groups: groups as i32, ..c.shape().unwrap() };
+        let mut dbias = Buffer::<f32>::poisoned(groups * c.to);
+        let entry = format!("gs_convolution_bias_gradient_{}", T::SUFFIX);
+        let launch = Launch::new(&entry).geometry(plan::bias_gradient(&c));
+        launch.seed(run.seed).output(&mut dbias).input(&dy_there).value(shape).run().unwrap();
+        if groups > 1 {
+            let partials = std::mem::replace(&mut dbias, Buffer::poisoned(c.to));
+            let launch = Launch::new("gs_convolution_reduce").geometry(plan::reduce_biases(&c)).seed(run.seed);
+            launch.input(&partials).output(&mut dbias).input(&partials).input(&partials).value(shape).run().unwrap();
+        }
+        let sum = |o: usize, of: &dyn Fn(f64) -> f64| dy.iter().skip(o).step_by(c.to).map(|&dy| of(dy)).sum::<f64>();
+        let truth: Vec<f64> = (0..c.to).map(|o| sum(o, &|dy| dy)).collect();
+        let magnitudes: Vec<f64> = (0..c.to).map(|o| sum(o, &f64::abs)).collect();
+        // Float64 but for a rounding a group, and one of the result.
+        check(&format!("{case:?}"), &widened(&dbias), &truth, &magnitudes, 2.0 * ROUNDOFF, 0.0);
+        most = most.max(groups);
+    }
+    assert!(most > 1, "no case has groups");
+}
+
+#[test]
+fn bias_gradients_on_their_own_are_sums() {
+    check_bias_gradients::<f32>();
+    check_bias_gradients::<bf16>();
+}
+
 /// The same bits whatever the order of threads and blocks.
 #[test]
 fn the_order_of_threads_does_not_show() {

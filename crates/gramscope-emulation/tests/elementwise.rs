@@ -45,6 +45,30 @@ fn sums_and_rectified_values_are_exact() {
     check::<bf16>();
 }
 
+/// Half's conversion rounds to nearest, ties to even; NaN stays NaN.
+#[test]
+fn narrow_copies_are_rounded_once() {
+    let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -3.4e38, 1e-40, f32::INFINITY];
+    for length in [1, 3, 4, 1023, 2049] {
+        for shift in [0, 1] {
+            let mut x = normal::<f32>(length, 3);
+            for (x, tie) in x.iter_mut().zip(ties) {
+                *x = tie;
+            }
+            let (mut narrow, x_there) = (Buffer::misaligned(&vec![bf16::NAN; length], shift), Buffer::new(&x));
+            let shape = ElementwiseShape { length: length as i64 };
+            let launch = Launch::new("gs_elementwise_narrow").geometry(plan::runs(length, size_of::<f32>()));
+            launch.output(&mut narrow).input(&x_there).value(shape).run().unwrap();
+            let expected: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+            assert_eq!(narrow.values(), expected, "{length} values, {shift} off");
+        }
+    }
+    let (mut narrow, x) = (Buffer::<bf16>::poisoned(1), Buffer::new(&[f32::NAN]));
+    let launch = Launch::new("gs_elementwise_narrow").geometry(plan::runs(1, size_of::<f32>()));
+    launch.output(&mut narrow).input(&x).value(ElementwiseShape { length: 1 }).run().unwrap();
+    assert!(narrow.values()[0].is_nan());
+}
+
 #[test]
 fn nan_stays_nan() {
     let values = [f32::NAN, -1.0, f32::NEG_INFINITY, f32::INFINITY, -0.0];

@@ -11,14 +11,31 @@ use std::thread::{self, ThreadId};
 use crate::machine::{self, machine};
 use crate::{CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, ILLEGAL_STATE, SUCCESS};
 
-/// A launch that has been kept.
-struct Node {
-    kernel: &'static CStr,
-    geometry: [u32; 6],
-    shared_bytes: usize,
-    /// The arguments' bytes, in places aligned for any argument.
-    arguments: Vec<Vec<u128>>,
+/// What has been kept.
+enum Node {
+    /// A launch.
+    Kernel {
+        kernel: &'static CStr,
+        geometry: [u32; 6],
+        shared_bytes: usize,
+        /// The arguments' bytes, in places aligned for any argument.
+        arguments: Vec<Vec<u128>>,
+    },
+    /// What the host is to do.
+    Host(HostWork),
 }
+
+/// A function of the host's, and what it is given.
+#[derive(Clone, Copy)]
+pub(crate) struct HostWork {
+    pub(crate) function: unsafe extern "C" fn(*mut c_void),
+    pub(crate) data: *mut c_void,
+}
+
+// SAFETY: who gives it to the driver lets it be called from any thread.
+unsafe impl Send for HostWork {}
+// SAFETY: the same.
+unsafe impl Sync for HostWork {}
 
 /// Launches in their order.
 pub struct Graph(Arc<Vec<Node>>);
@@ -88,11 +105,29 @@ pub(crate) unsafe fn launch(
     if let Some(capture) = captures().get_mut(&stream) {
         // SAFETY: the caller's promise.
         let arguments = unsafe { copied(kernel, arguments) };
-        capture.nodes.push(Node { kernel, geometry, shared_bytes, arguments });
+        capture.nodes.push(Node::Kernel { kernel, geometry, shared_bytes, arguments });
         return SUCCESS;
     }
     // SAFETY: the caller's promise.
     unsafe { machine::run(kernel, geometry, shared_bytes, arguments) }
+}
+
+/// Has the host do something, or keeps it where the stream is being captured.
+///
+/// # Safety
+/// The function may be called with its data, now and whenever the graph that keeps it runs.
+pub(crate) unsafe fn call(stream: usize, work: HostWork) {
+    if let Some(capture) = captures().get_mut(&stream) {
+        capture.nodes.push(Node::Host(work));
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { (work.function)(work.data) };
+}
+
+/// Whether a stream is being captured.
+pub(crate) fn is_under_way(stream: usize) -> bool {
+    captures().contains_key(&stream)
 }
 
 /// The arguments' bytes.
@@ -118,10 +153,20 @@ impl Graph {
         Self(self.0.clone())
     }
 
-    /// Runs its kernels, one after the other.
+    /// Runs its kernels, and what the host is to do, one after the other.
     pub(crate) fn run(&self) -> c_int {
         machine().note_launch(c"graph");
-        for Node { kernel, geometry, shared_bytes, arguments } in self.0.iter() {
+        for node in self.0.iter() {
+            let (kernel, geometry, shared_bytes, arguments) = match node {
+                Node::Kernel { kernel, geometry, shared_bytes, arguments } => {
+                    (kernel, geometry, shared_bytes, arguments)
+                }
+                Node::Host(work) => {
+                    // SAFETY: whoever had it captured lets it be called whenever the graph runs.
+                    unsafe { (work.function)(work.data) };
+                    continue;
+                }
+            };
             let arguments: Vec<*const c_void> = arguments.iter().map(|place| place.as_ptr().cast()).collect();
             // SAFETY: these are the arguments that the kernel was launched with when it was captured.
             let result = unsafe { machine::run(kernel, *geometry, *shared_bytes, arguments.as_ptr()) };
@@ -159,6 +204,29 @@ mod tests {
         assert_eq!(first(), 100);
         assert_eq!((graph.run(), graph.instance().run(), first()), (0, 0, 116));
         assert!(end(stream).is_err() && refusal(stream).is_none());
+        assert!(stream::destroy(stream));
+    }
+
+    #[test]
+    fn the_host_is_called_in_order_too() {
+        unsafe extern "C" fn double(number: *mut c_void) {
+            // SAFETY: the test below gives it a number.
+            unsafe { *number.cast::<u32>() *= 2 };
+        }
+        let place = memory::keep(&[3, 7]);
+        // SAFETY: two numbers are there, for ever.
+        let first = || unsafe { (place as *const u32).read() };
+        let work = HostWork { function: double, data: place as *mut c_void };
+        let stream = stream::create();
+        // SAFETY: the number is there for ever, and nobody else uses it.
+        let call = |stream| unsafe { call(stream, work) };
+        call(stream);
+        assert_eq!((first(), is_under_way(stream), begin(stream), is_under_way(stream)), (6, false, SUCCESS, true));
+        call(stream);
+        assert_eq!(advance(stream, place, 1), 0);
+        call(stream);
+        let graph = end(stream).ok().unwrap();
+        assert_eq!((first(), graph.run(), first(), graph.run(), first()), (6, 0, 26, 0, 106));
         assert!(stream::destroy(stream));
     }
 

@@ -22,7 +22,7 @@ mod tool;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
-use capture::Graph;
+use capture::{Graph, HostWork};
 use machine::machine;
 use stream::Event;
 
@@ -190,6 +190,20 @@ driver! {
             Ok(captured) => unsafe { give(graph, Box::into_raw(Box::new(captured))) },
             Err(error) => error,
         }
+    }
+
+    /// Whether what the stream is told is kept: 1.
+    fn cuStreamIsCapturing(stream: usize, status: *mut c_int) {
+        // SAFETY: the interface's contract.
+        unsafe { give(status, capture::is_under_way(stream).into()) }
+    }
+
+    /// Has the host do something when the stream comes to it.
+    fn cuLaunchHostFunc(stream: usize, function: unsafe extern "C" fn(*mut c_void), data: *mut c_void) {
+        stream::synchronise(stream);
+        // SAFETY: the interface's contract: it may be called with its data.
+        unsafe { capture::call(stream, HostWork { function, data }) };
+        SUCCESS
     }
 
     /// A graph that can be launched.

@@ -34,14 +34,19 @@ impl Processor {
     pub fn backend(&self) -> Backend {
         match self {
             Self::Cpu => Backend::Cpu,
-            Self::Gpu { arithmetic: Arithmetic::Float32, .. } => Backend::CudaF32,
-            Self::Gpu { arithmetic: Arithmetic::Tf32, .. } => Backend::CudaTf32,
-            Self::Gpu { arithmetic: Arithmetic::Bf16, .. } => Backend::CudaBf16,
+            Self::Gpu { device, arithmetic } => match (arithmetic, device.has_cudnn()) {
+                (Arithmetic::Float32, false) => Backend::CudaF32,
+                (Arithmetic::Tf32, false) => Backend::CudaTf32,
+                (Arithmetic::Bf16, false) => Backend::CudaBf16,
+                (Arithmetic::Float32, true) => Backend::CudaF32Cudnn,
+                (Arithmetic::Tf32, true) => Backend::CudaTf32Cudnn,
+                (Arithmetic::Bf16, true) => Backend::CudaBf16Cudnn,
+            },
         }
     }
 }
 
-/// A kind of processor and its arithmetic: what, beside seed and settings, the bits of a trained network depend on.
+/// A kind of processor, its arithmetic and whose convolutions it runs: what, beside seed and settings, the bits of a trained network depend on.
 ///
 /// It is what files record of a [`Processor`], whose number is nobody's concern later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +61,12 @@ pub enum Backend {
     CudaTf32,
     /// The same with activations and products in bfloat16.
     CudaBf16,
+    /// [`Backend::CudaF32`] with cuDNN's convolutions.
+    CudaF32Cudnn,
+    /// [`Backend::CudaTf32`] with cuDNN's convolutions.
+    CudaTf32Cudnn,
+    /// [`Backend::CudaBf16`] with cuDNN's convolutions.
+    CudaBf16Cudnn,
 }
 
 impl Backend {
@@ -71,6 +82,9 @@ impl Backend {
             Self::CudaF32 => "--device cuda --precision f32",
             Self::CudaTf32 => "--device cuda --precision tf32",
             Self::CudaBf16 => "--device cuda --precision bf16",
+            Self::CudaF32Cudnn => "--device cuda --precision f32 --convolutions cudnn",
+            Self::CudaTf32Cudnn => "--device cuda --precision tf32 --convolutions cudnn",
+            Self::CudaBf16Cudnn => "--device cuda --precision bf16 --convolutions cudnn",
         }
     }
 }

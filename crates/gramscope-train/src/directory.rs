@@ -242,7 +242,12 @@ mod tests {
     #[test]
     fn a_run_goes_on_as_it_was_begun() {
         let root = tempfile::tempdir().unwrap();
-        for (begun, asked) in [(Backend::Cpu, Backend::CudaF32), (Backend::CudaBf16, Backend::CudaTf32)] {
+        let pairs = [
+            (Backend::Cpu, Backend::CudaF32),
+            (Backend::CudaBf16, Backend::CudaTf32),
+            (Backend::CudaF32, Backend::CudaF32Cudnn),
+        ];
+        for (begun, asked) in pairs {
             let dir = root.path().join(begun.to_string());
             let claimed = claim(&dir, &config(1).with_backend(begun), Start::Fresh).unwrap();
             let other = || claim(&dir, &config(1).with_backend(asked), Start::Resume).unwrap_err();

@@ -5,6 +5,7 @@
 pub mod atomic;
 pub mod augment;
 pub mod batches;
+pub mod choices;
 pub mod colour;
 pub mod data;
 pub mod digest;

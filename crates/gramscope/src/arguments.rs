@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::cosine::{self, CosineArguments};
 use crate::commands::predict::{self, PredictArguments};
 use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
-use crate::device::{DeviceChoice, Precision};
+use crate::device::{Convolutions, DeviceChoice, Precision};
 use crate::memory::MemoryLimit;
 pub(crate) use comparing::{
     ActivationsArguments, BlocksArguments, CkaArguments, DominantArguments, EpochsArguments, InputArgument,
@@ -150,9 +150,19 @@ pub(crate) struct DeviceArguments {
     /// auto (the first GPU, else the CPU), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceChoice,
+    #[command(flatten)]
+    pub(crate) numerics: NumericsArguments,
+}
+
+/// How a network computes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct NumericsArguments {
     /// Arithmetic of the network
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: Precision,
+    /// Whose convolutions a GPU runs: gramscope's own kernels, or cuDNN's engines, of which the fastest are kept once measured
+    #[arg(long, value_enum, default_value = "own")]
+    pub(crate) convolutions: Convolutions,
 }
 
 #[derive(Args, Debug)]

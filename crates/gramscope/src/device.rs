@@ -1,4 +1,5 @@
-//! `--device`, `--jobs` and `--precision`: where networks run, how many at once, and in which arithmetic.
+//! `--device`, `--jobs`, `--precision` and `--convolutions`: where networks run, how many at once, in which arithmetic and through
+//! whose kernels.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use gramscope_cuda::plan::Arithmetic;
 use gramscope_nn::Processor;
+use gramscope_train::choices::KeptChoices;
 use serde_json::json;
 
-use crate::arguments::DeviceArguments;
+use crate::arguments::{DeviceArguments, NumericsArguments};
 use crate::console::Console;
 
 /// What `--device` names.
@@ -87,18 +89,35 @@ pub(crate) enum Precision {
     Bf16,
 }
 
+/// Whose convolutions a GPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Convolutions {
+    /// gramscope's own kernels
+    Own,
+    /// cuDNN's engines (GPU only)
+    Cudnn,
+}
+
+/// float32, through our own kernels.
+pub(crate) const PLAIN: NumericsArguments =
+    NumericsArguments { precision: Precision::F32, convolutions: Convolutions::Own };
+
 /// The GPU that `choice` names; none for the CPU, which stands in for a GPU that need not be there.
 ///
 /// # Errors
 /// A GPU that was named and cannot be had.
 pub(crate) fn gpu(choice: DeviceChoice, console: &Console) -> anyhow::Result<Option<Arc<gramscope_cuda::Device>>> {
+    Ok(open(choice, console)?.map(Arc::new))
+}
+
+fn open(choice: DeviceChoice, console: &Console) -> anyhow::Result<Option<gramscope_cuda::Device>> {
     let number = match choice {
         DeviceChoice::Cpu => return Ok(None),
         DeviceChoice::Auto => 0,
         DeviceChoice::Cuda(number) => number,
     };
     match gramscope_cuda::Device::open(number) {
-        Ok(device) => Ok(Some(Arc::new(device))),
+        Ok(device) => Ok(Some(device)),
         // A build without CUDA was a choice too.
         Err(gramscope_cuda::Error::NotBuilt) if choice == DeviceChoice::Auto => Ok(None),
         Err(reason) if choice == DeviceChoice::Auto => {
@@ -113,17 +132,29 @@ pub(crate) fn gpu(choice: DeviceChoice, console: &Console) -> anyhow::Result<Opt
 /// Where the networks run that a command is asked for.
 ///
 /// # Errors
-/// A GPU that was named and cannot be had, or a precision that only GPUs have.
+/// A GPU that was named and cannot be had, a precision that only GPUs have, or cuDNN where there is none.
 pub(crate) fn processor(arguments: &DeviceArguments, console: &Console) -> anyhow::Result<Processor> {
-    processor_of(arguments.device, arguments.precision, console)
+    processor_of(arguments.device, arguments.numerics, console)
 }
 
-/// The same, from the two flags.
+/// The same, from their parts.
 ///
 /// # Errors
 /// As [`processor`].
-pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: &Console) -> anyhow::Result<Processor> {
-    let Some(device) = gpu(choice, console)? else { return only_f32(precision).map(|()| Processor::Cpu) };
+pub(crate) fn processor_of(
+    choice: DeviceChoice,
+    numerics: NumericsArguments,
+    console: &Console,
+) -> anyhow::Result<Processor> {
+    let NumericsArguments { precision, convolutions } = numerics;
+    let Some(device) = open(choice, console)? else { return only_plain(numerics).map(|()| Processor::Cpu) };
+    let device = Arc::new(match convolutions {
+        Convolutions::Own => device,
+        Convolutions::Cudnn => {
+            let choices = || anyhow::Ok(device.with_cudnn(Arc::new(KeptChoices::in_cache()?))?);
+            choices().context("--convolutions cudnn")?
+        }
+    });
     let arithmetic = match precision {
         Precision::F32 => Arithmetic::Float32,
         Precision::Tf32 => Arithmetic::Tf32,
@@ -140,12 +171,12 @@ pub(crate) fn processor_of(choice: DeviceChoice, precision: Precision, console: 
 pub(crate) fn processors(
     choices: &DeviceChoices,
     jobs: NonZeroUsize,
-    precision: Precision,
+    numerics: NumericsArguments,
     console: &Console,
 ) -> anyhow::Result<Vec<Processor>> {
     let mut processors = Vec::new();
     for &choice in &choices.0 {
-        let processor = processor_of(choice, precision, console)?;
+        let processor = processor_of(choice, numerics, console)?;
         match &processor {
             Processor::Gpu { device, arithmetic } => {
                 for _ in 1..jobs.get() {
@@ -164,11 +195,14 @@ pub(crate) fn processors(
     Ok(processors)
 }
 
-fn only_f32(precision: Precision) -> anyhow::Result<()> {
-    match precision {
-        Precision::F32 => Ok(()),
-        _ => bail!("--precision: the CPU computes in float32 only; leave the flag out or pass --precision f32"),
+fn only_plain(numerics: NumericsArguments) -> anyhow::Result<()> {
+    if numerics.precision != Precision::F32 {
+        bail!("--precision: the CPU computes in float32 only; leave the flag out or pass --precision f32");
     }
+    if numerics.convolutions != Convolutions::Own {
+        bail!("--convolutions: cuDNN is for GPUs, and the network runs on the CPU; leave the flag out");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

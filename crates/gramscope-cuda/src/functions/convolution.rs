@@ -11,6 +11,7 @@ pub(crate) struct ConvolutionFunctions {
     pub(crate) input_gradient_naive: Kernel,
     pub(crate) weight_gradient_naive: Kernel,
     pub(crate) reduce: Kernel,
+    pub(crate) bias_gradient: Kernel,
     tiles: Vec<(Arithmetic, TileFunctions)>,
 }
 
@@ -74,6 +75,7 @@ pub(super) fn load(family: &Family) -> Result<Typed<ConvolutionFunctions>, Error
             input_gradient_naive: family.kernel("gs_convolution_input_gradient_naive_f32")?,
             weight_gradient_naive: family.kernel("gs_convolution_weight_gradient_naive_f32")?,
             reduce: family.kernel("gs_convolution_reduce")?,
+            bias_gradient: family.kernel("gs_convolution_bias_gradient_f32")?,
             tiles: vec![(Arithmetic::Float32, tiles!(family, "f32")), (Arithmetic::Tf32, tiles!(family, "tf32"))],
         },
         bf16: ConvolutionFunctions {
@@ -81,6 +83,7 @@ pub(super) fn load(family: &Family) -> Result<Typed<ConvolutionFunctions>, Error
             input_gradient_naive: family.kernel("gs_convolution_input_gradient_naive_bf16")?,
             weight_gradient_naive: family.kernel("gs_convolution_weight_gradient_naive_bf16")?,
             reduce: family.kernel("gs_convolution_reduce")?,
+            bias_gradient: family.kernel("gs_convolution_bias_gradient_bf16")?,
             tiles: vec![(Arithmetic::Bf16, tiles!(family, "bf16"))],
         },
     })

@@ -119,8 +119,54 @@ impl Launcher<'_> {
     }
 
     /// How many values of scratch [`Launcher::convolution_weight_gradient`] wants, whatever the arithmetic.
-    pub fn convolution_scratch(&self, convolution: &Convolution, _arithmetic: Arithmetic) -> usize {
+    pub fn convolution_scratch(&self, convolution: &Convolution) -> usize {
         convolution.shape().map_or(0, |_| plan::scratch(convolution))
+    }
+
+    /// dL/db `[to]` alone from dL/dy. `scratch` has [`Launcher::convolution_bias_scratch`] values; what they hold does not matter.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn convolution_bias_gradient<T: Activation>(
+        &self,
+        dbias: &mut CudaViewMut<'_, f32>,
+        scratch: &mut CudaViewMut<'_, f32>,
+        dy: &CudaView<'_, T>,
+        convolution: &Convolution,
+    ) -> Result<(), Error> {
+        let functions = T::kernels(&self.device.functions().convolution);
+        let kernel = &functions.bias_gradient;
+        let whole = checked(kernel, convolution)?;
+        let groups = plan::bias_groups(convolution);
+        let counted = i32::try_from(groups).map_err(|_| wrong(kernel.name, "groups", groups, "below 2^31"))?;
+        // Without taps there are no weights, and the kernel that adds groups up has biases alone.
+        let shape = ConvolutionShape { kernel: 0, groups: counted, ..whole };
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("dbias", dbias, convolution.to)?;
+        check.writes("scratch", scratch, plan::bias_scratch(convolution))?;
+        check.reads("dy", dy, convolution.y_length())?;
+        let geometry = plan::bias_gradient(convolution);
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        if groups == 1 {
+            arguments.arg(dbias).arg(dy).arg(&shape);
+            // SAFETY: a block writes the gradients of its channels and reads dy's values of these, all within the lengths that
+            // have been checked; shared memory is the plan's.
+            return unsafe { enqueue(kernel, geometry, arguments) };
+        }
+        arguments.arg(&mut *scratch).arg(dy).arg(&shape);
+        // SAFETY: as above, but that each of `groups` groups has gradients of its own in scratch, whose length has been checked.
+        unsafe { enqueue(kernel, geometry, arguments) }?;
+        let (kernel, partials) = (&functions.reduce, scratch.as_view());
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(&partials).arg(dbias).arg(&partials).arg(&partials).arg(&shape);
+        // SAFETY: there are no weights: a thread a bias reads its place in each group's set and writes its gradient, and the
+        // weights' pointers are not used. All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::reduce_biases(convolution), arguments) }
+    }
+
+    /// How many values of scratch [`Launcher::convolution_bias_gradient`] wants.
+    pub fn convolution_bias_scratch(&self, convolution: &Convolution) -> usize {
+        convolution.shape().map_or(0, |_| plan::bias_scratch(convolution))
     }
 
     /// As [`Launcher::convolution_forward`], a thread a value of y, summed in float64 whatever the arithmetic.

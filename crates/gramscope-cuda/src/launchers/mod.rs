@@ -78,6 +78,18 @@ impl Device {
     }
 }
 
+impl<'a> Launcher<'a> {
+    /// The device.
+    pub(crate) fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// The stream that it launches on.
+    pub(crate) fn stream(&self) -> &'a Arc<CudaStream> {
+        self.stream
+    }
+}
+
 /// How a kernel is launched, for messages and for the driver.
 fn dimensions(geometry: Geometry) -> Dimensions {
     let shared_bytes = u32::try_from(geometry.shared_bytes).unwrap_or(u32::MAX);

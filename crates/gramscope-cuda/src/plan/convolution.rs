@@ -1,6 +1,6 @@
 //! Convolutions: what they are, and how their kernels are launched.
 
-use super::{Geometry, constant, each};
+use super::{ENTRY_THREADS, Geometry, constant, each};
 use crate::shapes::ConvolutionShape;
 
 /// How products are computed.
@@ -12,6 +12,20 @@ pub enum Arithmetic {
     Tf32,
     /// Tensor cores: factors in bfloat16 (8 significant bits), sums in float32. Activations are bfloat16.
     Bf16,
+}
+
+/// What is computed of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Product {
+    /// y from x, weights and biases.
+    Forward,
+    /// dL/dx from dL/dy and the weights.
+    InputGradient {
+        /// To what is there, instead of replacing it.
+        adds: bool,
+    },
+    /// dL/dw from x and dL/dy.
+    WeightGradient,
 }
 
 /// The most rows or columns of an image, and the largest stride.
@@ -41,6 +55,8 @@ const ORIGIN_BYTES: usize = 8;
 const WEIGHT_BLOCKS: usize = 512;
 /// Pixels that a group has at least: it costs a set of partial sums whatever their number.
 const GROUP_PIXELS: usize = 256;
+/// Pixels that a thread of a bias gradient has about, at least: it costs a partial sum whatever their number.
+const BIAS_PIXELS: usize = 32;
 /// What a slab's rows cost beside its columns, in columns.
 const COST_OF_ROWS: usize = 32;
 
@@ -319,6 +335,38 @@ pub fn reduce(convolution: &Convolution) -> Geometry {
     let blocks = (convolution.weight_length() + convolution.to).div_ceil(REDUCE_VALUES);
     let threads = REDUCE_VALUES * REDUCE_PARTS;
     Geometry::new([blocks, 1, 1], threads, threads * size_of::<f64>())
+}
+
+/// Parts of the pixels whose bias gradients are summed apart where a library computes the weights'.
+pub fn bias_groups(convolution: &Convolution) -> usize {
+    let (tiles, rows) = bias_tiles(convolution);
+    (convolution.out_pixels() / (rows * BIAS_PIXELS)).clamp(1, (WEIGHT_BLOCKS / tiles).max(1))
+}
+
+/// Tiles of channels, and pixels that a block takes at once.
+fn bias_tiles(convolution: &Convolution) -> (usize, usize) {
+    (convolution.to.div_ceil(ENTRY_THREADS), ENTRY_THREADS / convolution.to.min(ENTRY_THREADS))
+}
+
+/// `gs_convolution_bias_gradient_*`: a sum a thread.
+pub fn bias_gradient(convolution: &Convolution) -> Geometry {
+    let (tiles, _) = bias_tiles(convolution);
+    let shared = ENTRY_THREADS * size_of::<f64>();
+    Geometry::new([tiles, 1, bias_groups(convolution)], ENTRY_THREADS, shared)
+}
+
+/// `gs_convolution_reduce` of biases' gradients alone.
+pub fn reduce_biases(convolution: &Convolution) -> Geometry {
+    let threads = REDUCE_VALUES * REDUCE_PARTS;
+    Geometry::new([convolution.to.div_ceil(REDUCE_VALUES), 1, 1], threads, threads * size_of::<f64>())
+}
+
+/// Partial sums of a bias gradient: none where there is one group.
+pub fn bias_scratch(convolution: &Convolution) -> usize {
+    match bias_groups(convolution) {
+        1 => 0,
+        groups => groups * convolution.to,
+    }
 }
 
 /// Partial sums of a weight gradient: none where there is one group.

@@ -1,12 +1,14 @@
 //! A program on a device, with the memory that it runs in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gramscope_cuda::plan::Arithmetic;
-use gramscope_cuda::{ComponentsExtent, Device, Regions, Values};
+use gramscope_cuda::{ComponentsExtent, Device, MOST_WORKSPACE, Product, Regions, Values};
 use half::bf16;
 
 use super::Images;
+use super::layout::{Layout, Weights};
 use super::memory::{Lengths, Memory, Places};
 use super::pass::{Pass, State, Statistics, Targets};
 use super::stored::Stored;
@@ -100,12 +102,14 @@ pub(super) struct Executor<T> {
     program: Program,
     slots: Slots,
     memory: Option<Memory<T>>,
+    /// Bytes that cuDNN's plans for batches of so many images work in, once these are made.
+    workspaces: BTreeMap<usize, usize>,
 }
 
 impl<T: Stored> Executor<T> {
     fn new(device: &Arc<Device>, arithmetic: Arithmetic, program: Program) -> Self {
         let slots = program.slots();
-        Self { device: device.clone(), arithmetic, program, slots, memory: None }
+        Self { device: device.clone(), arithmetic, program, slots, memory: None, workspaces: BTreeMap::new() }
     }
 
     fn image_length(&self) -> usize {
@@ -115,7 +119,9 @@ impl<T: Stored> Executor<T> {
     fn bytes(&self, images: usize) -> u64 {
         let head = 2 * (self.program.features + self.program.classes) * size_of::<f32>();
         let each = self.slots.length() * size_of::<T>() + head + 2 * size_of::<u32>();
-        (each * images) as u64 + self.lengths(images).bytes()
+        // Before plans are made, nobody knows what they want.
+        let workspace = if self.device.has_cudnn() { MOST_WORKSPACE } else { 0 };
+        (each * images) as u64 + self.lengths(images, workspace).bytes()
     }
 
     fn run<E: From<Error>>(
@@ -127,11 +133,12 @@ impl<T: Stored> Executor<T> {
         observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let count = images.count(self.image_length(), targets.is_some())?;
-        self.reserve(count)?;
+        self.reserve(count, &state.layout)?;
         let memory = self.memory.as_mut().ok_or(Error::NotTraining)?;
         let places = Places { program: &self.program, slots: &self.slots, images: count };
         images.place(&self.device, memory, places)?;
         let launcher = self.device.launcher();
+        state.narrow(launcher)?;
         let mut pass = Pass { launcher, arithmetic: self.arithmetic, places, memory, state, statistics, targets };
         for &step in &self.program.steps {
             match step {
@@ -143,7 +150,7 @@ impl<T: Stored> Executor<T> {
     }
 
     fn take_memory_of(&mut self, other: &mut Self) {
-        let fits = |memory: &Memory<T>| memory.fits(&self.program, &self.slots, self.lengths(memory.images));
+        let fits = |memory: &Memory<T>| memory.fits(&self.program, &self.slots, self.lengths(memory.images, 0));
         self.memory = other.memory.take().filter(fits);
     }
 
@@ -153,23 +160,54 @@ impl<T: Stored> Executor<T> {
     }
 
     /// Sees to it that there is memory for `images`.
-    fn reserve(&mut self, images: usize) -> Result<()> {
-        if self.memory.as_ref().is_some_and(|memory| memory.images >= images) {
-            return Ok(());
+    fn reserve(&mut self, images: usize, layout: &Layout) -> Result<()> {
+        let workspace = self.workspace(images, layout)?;
+        if let Some(memory) = self.memory.as_mut().filter(|memory| memory.images >= images) {
+            return memory.grow_workspace(&self.device, workspace);
         }
         // Give back the old first, so that both need not fit at once.
         self.memory = None;
-        let lengths = self.lengths(images);
+        let lengths = self.lengths(images, workspace);
         self.memory = Some(Memory::new(&self.device, &self.program, &self.slots, lengths, images)?);
         Ok(())
     }
 
-    /// What the kernels want for batches of `images`.
-    fn lengths(&self, images: usize) -> Lengths {
+    /// Bytes that cuDNN works in for batches of `images`: its plans are made here, before anything is captured.
+    fn workspace(&mut self, images: usize, layout: &Layout) -> Result<usize> {
+        if !self.device.has_cudnn() {
+            return Ok(0);
+        }
+        if let Some(&known) = self.workspaces.get(&images) {
+            return Ok(known);
+        }
+        let (launcher, mut most) = (self.device.launcher(), 0);
+        for step in &self.program.steps {
+            let (product, convolution) = match *step {
+                Step::Convolution { convolution, .. } => (Product::Forward, convolution),
+                Step::InputGradient { convolution, adds, .. } => (Product::InputGradient { adds }, convolution),
+                Step::WeightGradient { convolution, .. } => (Product::WeightGradient, convolution),
+                _ => continue,
+            };
+            let Weights { weight, bias } = &layout.convolutions[convolution];
+            let factor = weight.start * size_of::<T>();
+            let offsets: &[usize] = match product {
+                Product::Forward => &[factor, bias.start * size_of::<f32>()],
+                Product::InputGradient { .. } => &[factor],
+                Product::WeightGradient => &[weight.start * size_of::<f32>()],
+            };
+            let shape = self.program.convolution(convolution, images);
+            most = most.max(launcher.plan_convolution(product, &shape, self.arithmetic, offsets)?);
+        }
+        self.workspaces.insert(images, most);
+        Ok(most)
+    }
+
+    /// What the kernels want for batches of `images`, and cuDNN `workspace` bytes.
+    fn lengths(&self, images: usize, workspace: usize) -> Lengths {
         let launcher = self.device.launcher();
         let places = Places { program: &self.program, slots: &self.slots, images };
         let shares = 2 * self.program.drawn_blocks() * images;
-        let mut lengths = Lengths { statistics: 0, shares, partials: 0, sums: 0, first_components: None };
+        let mut lengths = Lengths { statistics: 0, shares, partials: 0, workspace, sums: 0, first_components: None };
         for norm in &self.program.norms {
             lengths.statistics += 2 * norm.channels;
         }
@@ -177,10 +215,11 @@ impl<T: Stored> Executor<T> {
             match *step {
                 Step::WeightGradient { convolution, .. } => {
                     let shape = self.program.convolution(convolution, images);
-                    lengths.partials = lengths.partials.max(launcher.convolution_scratch(&shape, self.arithmetic));
+                    let needed = launcher.convolution_scratch(&shape).max(launcher.convolution_bias_scratch(&shape));
+                    lengths.partials = lengths.partials.max(needed);
                 }
                 Step::LogitsBackward => {
-                    let needed = launcher.convolution_scratch(&self.program.linear(images), Arithmetic::Float32);
+                    let needed = launcher.convolution_scratch(&self.program.linear(images));
                     lengths.partials = lengths.partials.max(needed);
                 }
                 Step::Normalise { x, .. } | Step::NormaliseBackward { x, .. } => {

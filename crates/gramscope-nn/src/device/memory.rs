@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gramscope_cuda::{BatchPlace, ComponentsExtent, Device, FirstComponents, Regions, Slice, View, ViewMut};
+use gramscope_cuda::{BatchPlace, ComponentsExtent, Device, FirstComponents, Regions, Scratch, Slice, View, ViewMut};
 
 use super::stored::Stored;
 use crate::program::{Program, Slots, ValueId};
@@ -24,12 +24,25 @@ pub(super) struct Memory<T> {
     pub(super) head: Head,
     /// Of every block whose branches' shares are drawn, those of each image, forward and backward.
     pub(super) shares: Slice<f32>,
-    /// Partial sums of weight gradients.
-    pub(super) partials: Slice<f32>,
+    pub(super) scratch: Room,
     /// Partial sums of batch norms.
     pub(super) sums: Slice<f64>,
     /// Those of the blocks' outputs, where training is penalised.
     pub(super) first_components: Option<FirstComponents>,
+}
+
+/// What convolutions work in.
+pub(super) struct Room {
+    /// Partial sums of gradients.
+    pub(super) partials: Slice<f32>,
+    /// Where cuDNN works.
+    workspace: Slice<u8>,
+}
+
+impl Room {
+    pub(super) fn view_mut(&mut self) -> Scratch<'_> {
+        Scratch { partials: self.partials.as_view_mut(), workspace: self.workspace.as_view_mut() }
+    }
 }
 
 /// What lies behind the last activation, always in float32.
@@ -46,6 +59,8 @@ pub(super) struct Lengths {
     pub(super) statistics: usize,
     pub(super) shares: usize,
     pub(super) partials: usize,
+    /// Bytes that cuDNN works in.
+    pub(super) workspace: usize,
     pub(super) sums: usize,
     pub(super) first_components: Option<ComponentsExtent>,
 }
@@ -54,7 +69,7 @@ impl Lengths {
     /// Bytes of device memory.
     pub(super) fn bytes(self) -> u64 {
         let values = (self.statistics + self.shares + self.partials) * size_of::<f32>() + self.sums * size_of::<f64>();
-        values as u64 + self.first_components.map_or(0, ComponentsExtent::bytes)
+        (values + self.workspace) as u64 + self.first_components.map_or(0, ComponentsExtent::bytes)
     }
 }
 
@@ -87,7 +102,10 @@ impl<T: Stored> Memory<T> {
                 dlogits: floats(program.classes * images)?,
             },
             shares: floats(lengths.shares)?,
-            partials: floats(lengths.partials)?,
+            scratch: Room {
+                partials: floats(lengths.partials)?,
+                workspace: device.zeros(&what, lengths.workspace.max(1))?,
+            },
             sums: device.zeros(&what, lengths.sums.max(1))?,
             first_components: lengths
                 .first_components
@@ -108,7 +126,7 @@ impl<T: Stored> Memory<T> {
             unmoved,
             head,
             shares,
-            partials,
+            scratch: Room { partials, workspace },
             sums,
             first_components,
         } = self;
@@ -120,8 +138,17 @@ impl<T: Stored> Memory<T> {
         for buffer in [statistics, unmoved, pooled, logits, dpooled, dlogits, shares, partials] {
             memory.writes(buffer);
         }
+        memory.writes(workspace);
         memory.writes(sums);
         first_components.iter_mut().for_each(|components| components.show(memory));
+    }
+
+    /// Has at least so many bytes for cuDNN to work in.
+    pub(super) fn grow_workspace(&mut self, device: &Device, bytes: usize) -> Result<()> {
+        if bytes > self.scratch.workspace.len() {
+            self.scratch.workspace = device.zeros("cuDNN's workspace", bytes)?;
+        }
+        Ok(())
     }
 
     /// Whether a program could run in it, over as many images as its own; penalised training has memory of its own.
@@ -136,7 +163,7 @@ impl<T: Stored> Memory<T> {
             && program.features * self.images <= pooled.len()
             && program.classes * self.images <= logits.len()
             && lengths.shares <= self.shares.len()
-            && lengths.partials <= self.partials.len()
+            && lengths.partials <= self.scratch.partials.len()
             && lengths.sums <= self.sums.len()
             && lengths.first_components.is_none()
     }

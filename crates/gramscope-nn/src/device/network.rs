@@ -39,7 +39,7 @@ pub struct DeviceNetwork {
 }
 
 impl DeviceNetwork {
-    /// A copy of `network` on `device`, whose products are computed as `arithmetic` says.
+    /// A copy of `network` on `device`, whose products are computed as `arithmetic` says, by cuDNN where the device has it.
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Candle`].
@@ -48,7 +48,10 @@ impl DeviceNetwork {
         let evaluation = Program::evaluation(&topology, image_side);
         let layout = Layout::new(&evaluation, network.parameters());
         let (parameters, running) = gather(&layout, &network.state())?;
+        let is_narrowed = device.has_cudnn() && arithmetic == Arithmetic::Bf16;
+        let narrow = is_narrowed.then(|| device.zeros("the weights in bfloat16", layout.decaying)).transpose()?;
         let state = State {
+            narrow,
             parameters: device.upload("the parameters", &parameters)?,
             running: device.upload("the running statistics", &running)?,
             layout,

@@ -4,8 +4,11 @@ mod backward;
 mod forward;
 mod penalty;
 
+use std::ops::Range;
+
 use gramscope_cuda::plan::{Arithmetic, Convolution};
-use gramscope_cuda::{Launcher, Slice};
+use gramscope_cuda::{Factors, Launcher, Slice};
+use half::bf16;
 
 use super::layout::Layout;
 use super::memory::{Memory, Places};
@@ -28,7 +31,23 @@ pub(super) enum Statistics {
 pub(super) struct State {
     pub(super) layout: Layout,
     pub(super) parameters: Slice<f32>,
+    /// The weights among them, which come first, as cuDNN multiplies them with bfloat16: as a pass finds them.
+    pub(super) narrow: Option<Slice<bf16>>,
     pub(super) running: Slice<f32>,
+}
+
+impl State {
+    /// Copies the weights to where cuDNN finds them, if it does.
+    pub(super) fn narrow(&mut self, launcher: Launcher<'_>) -> Result<()> {
+        let Some(narrow) = &mut self.narrow else { return Ok(()) };
+        Ok(launcher.narrow(&mut narrow.as_view_mut(), &self.parameters.as_view(), self.layout.decaying)?)
+    }
+
+    /// The weights at this place among the parameters.
+    fn factors(&self, weight: Range<usize>) -> Factors<'_> {
+        let narrow = self.narrow.as_ref().map(|narrow| narrow.slice(weight.clone()));
+        Factors { weight: self.parameters.slice(weight), narrow }
+    }
 }
 
 /// What a backward pass gives.

@@ -40,6 +40,7 @@ fn unobserved(_: usize, _: &Values<'_>) -> Result<()> {
 impl State {
     fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
         memory.writes(&mut self.parameters);
+        self.narrow.iter_mut().for_each(|narrow| memory.writes(narrow));
         memory.writes(&mut self.running);
     }
 }

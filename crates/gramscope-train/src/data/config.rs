@@ -147,8 +147,13 @@ impl DataConfig {
 /// # Errors
 /// [`DataError::NoCache`] for a user without a home directory.
 pub fn cache_dir() -> Result<PathBuf, DataError> {
+    Ok(cache()?.join("data"))
+}
+
+/// Our part of the user's cache.
+pub(crate) fn cache() -> Result<PathBuf, DataError> {
     let strategy = etcetera::choose_base_strategy().map_err(|_| DataError::NoCache)?;
-    Ok(strategy.cache_dir().join("gramscope").join("data"))
+    Ok(strategy.cache_dir().join("gramscope"))
 }
 
 fn setting(key: &'static str, problem: String) -> DataError {

@@ -15,6 +15,7 @@ pub mod fetch;
 pub mod folder;
 mod picture;
 
+pub(crate) use config::cache;
 pub use config::{DataConfig, DataName, cache_dir};
 pub use dataset::{Dataset, Split, Summary, balanced_prefix};
 pub use error::DataError;

@@ -231,7 +231,7 @@ fn a_run_learns_and_its_network_can_be_read() {
 #[test]
 fn the_backend_of_a_run_is_recorded() {
     let (config, _) = setting();
-    for backend in [Backend::Cpu, Backend::CudaF32, Backend::CudaTf32, Backend::CudaBf16] {
+    for backend in [Backend::Cpu, Backend::CudaF32, Backend::CudaTf32, Backend::CudaBf16, Backend::CudaBf16Cudnn] {
         let config = config.clone().with_backend(backend);
         let text = config.to_toml().unwrap();
         assert_eq!(text.contains(&format!("backend = \"{backend}\"")), backend != Backend::Cpu, "{text}");

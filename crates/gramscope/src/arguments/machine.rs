@@ -7,8 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use gramscope_nn::Family;
 use regex::Regex;
 
+use super::NumericsArguments;
 use super::training::family;
-use crate::device::{DeviceChoice, Precision};
+use crate::device::DeviceChoice;
 
 pub(crate) const BENCH_HELP: &str = "\
 Examples:
@@ -65,9 +66,8 @@ pub(crate) enum BenchCommand {
         /// Images a step
         #[arg(long, value_name = "N", default_value_t = 128)]
         batch_size: usize,
-        /// Arithmetic of the network
-        #[arg(long, value_enum, default_value = "f32")]
-        precision: Precision,
+        #[command(flatten)]
+        numerics: NumericsArguments,
         /// On a GPU also so many of the same network at once, beside one after the other
         #[arg(long, value_name = "N", default_value = "1")]
         jobs: NonZeroUsize,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use gramscope_nn::Family;
 
-use super::{DeviceArguments, MemoryArguments};
-use crate::device::{DeviceChoices, Precision};
+use super::{DeviceArguments, MemoryArguments, NumericsArguments};
+use crate::device::DeviceChoices;
 
 pub(crate) const QUICKSTART_HELP: &str = "\
 Example:
@@ -194,9 +194,8 @@ pub(crate) struct SweepArguments {
     /// Runs that each GPU trains at once: several small networks leave less of it idle, and each takes its own memory
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) jobs: NonZeroUsize,
-    /// Arithmetic of the network
-    #[arg(long, value_enum, default_value = "f32")]
-    pub(crate) precision: Precision,
+    #[command(flatten)]
+    pub(crate) numerics: NumericsArguments,
 }
 
 #[derive(Args, Debug)]

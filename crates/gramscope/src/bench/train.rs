@@ -101,7 +101,7 @@ impl Row<'_> {
         let gain = self.alone.map(|alone| networks as f64 * alone / ms);
         let (depth, width) = (config.depth, config.width);
         let fields = json!({
-            "bench": "train", "family": config.family, "depth": depth, "width": width, "precision": precision,
+            "bench": "train", "backend": self.processor.backend(), "family": config.family, "depth": depth, "width": width, "precision": precision,
             "batch_size": batch_size, "image_side": config.image_side, "captured": self.processor.gpu().is_some(),
             "networks_at_once": networks, "ms_per_step": ms, "cpu_ms_per_step": cpu_ms, "images_per_second": rate,
             "over_one_after_the_other": gain, "multiply_adds": work.iter().map(|work| work.multiply_adds).sum::<u64>(),
@@ -111,11 +111,13 @@ impl Row<'_> {
             "bytes_per_second": ceilings.map(|ceilings| ceilings.bytes), "device": device,
         });
         let many = if networks == 1 { String::new() } else { format!("{networks} networks at once, ") };
+        let has_cudnn = self.processor.gpu().is_some_and(|device| device.has_cudnn());
+        let cudnn = if has_cudnn { ", cuDNN's convolutions" } else { "" };
         let gain = gain.map_or_else(String::new, |gain| format!(", {gain:.2} times one after the other"));
         let beside = floor
             .map_or_else(String::new, |floor| format!("; counted floor {floor:.2} ms, {:.2} of the time", floor / ms));
         let text = format!(
-            "ResNet-{depth} x{width}, {many}{precision}, batches of {batch_size}: {ms:.2} ms a step, {rate:.0} images/s\
+            "ResNet-{depth} x{width}, {many}{precision}{cudnn}, batches of {batch_size}: {ms:.2} ms a step, {rate:.0} images/s\
              {gain}{beside}"
         );
         rows.row(&text, &fields)

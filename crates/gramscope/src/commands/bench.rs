@@ -18,8 +18,8 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let gpu = device::gpu(arguments.device, console)?;
             cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
         }
-        BenchCommand::Train { family, depth, width, all, batch_size, precision, jobs, arguments } => {
-            let processor = device::processor_of(arguments.device, *precision, console)?;
+        BenchCommand::Train { family, depth, width, all, batch_size, numerics, jobs, arguments } => {
+            let processor = device::processor_of(arguments.device, *numerics, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             let ceilings = match &processor {
                 Processor::Cpu => Some(Ceilings::measure()?),
@@ -47,7 +47,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             Ok(())
         }
         BenchCommand::Probe { depth, width, batch_size, arguments } => {
-            let processor = device::processor_of(arguments.device, device::Precision::F32, console)?;
+            let processor = device::processor_of(arguments.device, device::PLAIN, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             probe::run(*depth, *width, *batch_size, &processor, &mut rows)
         }

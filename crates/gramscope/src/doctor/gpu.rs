@@ -6,7 +6,7 @@ use gramscope_cka::{Comparison, Estimator, Gram, Kernel, Options};
 use gramscope_cuda::{Device, ceilings};
 
 use super::cka::{self, Case, HOST, Place};
-use super::{Finding, Report, kernels, networks, probes, training_kernels};
+use super::{Finding, Report, convolutions, kernels, networks, probes, training_kernels};
 
 /// How far CKA on the GPU may be from CKA on the CPU: both are within 1e-6 of the truth.
 const APART: f64 = 2.0 * cka::EXACT;
@@ -21,6 +21,8 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     kernels::check(report, device);
     report.heading("GPU: training's kernels");
     training_kernels::check(report, device);
+    report.heading("GPU: convolutions");
+    convolutions::check(report, device);
     report.heading("GPU: linear probes");
     probes::check(report, device);
     report.heading("GPU: networks");

@@ -5,6 +5,8 @@
 
 mod cka;
 #[cfg(feature = "cuda")]
+mod convolutions;
+#[cfg(feature = "cuda")]
 mod gpu;
 mod inputs;
 #[cfg(feature = "cuda")]

@@ -19,7 +19,7 @@ impl<T: Stored> Pass<'_, T> {
         let (mut before, mut behind) = gradients.split_at_mut(bias.start);
         let dweight = &mut before.slice_mut(weight.clone());
         let dbias = &mut behind.slice_mut(..bias.len());
-        let partials = &mut self.memory.partials.as_view_mut();
+        let partials = &mut self.memory.scratch.partials.as_view_mut();
         self.launcher.convolution_weight_gradient(dweight, dbias, partials, &x, &dy, &shape, Arithmetic::Float32)?;
         let (weight, dx) = (self.state.parameters.slice(weight), &mut dpooled.as_view_mut());
         Ok(self.launcher.convolution_input_gradient(dx, &dy, &weight, &shape, Arithmetic::Float32, false)?)
@@ -108,16 +108,16 @@ impl<T: Stored> Pass<'_, T> {
         let (mut before, mut behind) = gradients.split_at_mut(bias.start);
         let dweight = &mut before.slice_mut(weight);
         let dbias = &mut behind.slice_mut(..bias.len());
-        let partials = &mut self.memory.partials.as_view_mut();
+        let scratch = &mut self.memory.scratch.view_mut();
         let (x, dy) = (x.view(), dy.view());
-        Ok(self.launcher.convolution_weight_gradient(dweight, dbias, partials, &x, &dy, &shape, self.arithmetic)?)
+        Ok(self.launcher.convolve_weight_gradient(dweight, dbias, scratch, &x, &dy, &shape, self.arithmetic)?)
     }
 
     pub(super) fn input_gradient(&mut self, convolution: usize, dy: ValueId, dx: ValueId, adds: bool) -> Result<()> {
         let shape = self.shape(convolution);
-        let weight = self.state.parameters.slice(self.state.layout.convolutions[convolution].weight.clone());
+        let factors = self.state.factors(self.state.layout.convolutions[convolution].weight.clone());
         let [dy, mut dx] = self.places.of(&mut self.memory.slots, [dy, dx])?;
-        let dx = &mut dx.view_mut();
-        Ok(self.launcher.convolution_input_gradient(dx, &dy.view(), &weight, &shape, self.arithmetic, adds)?)
+        let (dx, scratch) = (&mut dx.view_mut(), &mut self.memory.scratch.view_mut());
+        Ok(self.launcher.convolve_input_gradient(dx, &dy.view(), &factors, scratch, &shape, self.arithmetic, adds)?)
     }
 }

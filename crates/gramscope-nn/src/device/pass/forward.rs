@@ -13,10 +13,10 @@ impl<T: Stored> Pass<'_, T> {
     pub(super) fn convolution(&mut self, convolution: usize, x: ValueId, y: ValueId) -> Result<()> {
         let shape = self.shape(convolution);
         let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();
-        let (weight, bias) = (self.state.parameters.slice(weight), self.state.parameters.slice(bias));
+        let (factors, bias) = (self.state.factors(weight), self.state.parameters.slice(bias));
         let [x, mut y] = self.places.of(&mut self.memory.slots, [x, y])?;
-        let y = &mut y.view_mut();
-        Ok(self.launcher.convolution_forward(y, &x.view(), &weight, &bias, &shape, self.arithmetic)?)
+        let (y, scratch) = (&mut y.view_mut(), &mut self.memory.scratch.view_mut());
+        Ok(self.launcher.convolve(y, &x.view(), &factors, &bias, scratch, &shape, self.arithmetic)?)
     }
 
     /// The statistics of the batch.

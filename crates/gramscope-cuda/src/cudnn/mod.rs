@@ -1,0 +1,283 @@
+//! cuDNN, where it has been asked for: the convolutions of networks, on a device's stream.
+//!
+//! A convolution, or one of its gradients, is a graph of cuDNN's operations; engines with settings compute it, and each becomes a
+//! plan. Of those that compute as it is wanted ([`engines`]) the fastest is chosen, by measuring each once, and kept
+//! ([`Choices`]): another measurement might choose another, with other bits. So the same choices, GPU and cuDNN give the same
+//! bits. A plan is found where memory is taken for a batch, never while work is captured.
+
+mod descriptor;
+mod engines;
+mod graph;
+mod launch;
+mod library;
+#[cfg(test)]
+mod real;
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+
+use crate::choices::{Choice, Choices};
+use crate::device::{self, Device};
+use crate::error::Error;
+use crate::launch::is_collecting;
+use crate::plan::convolution::Product;
+use crate::plan::{Arithmetic, Convolution};
+use descriptor::attribute::{VARIANT_PACK_DATA_POINTERS, VARIANT_PACK_UNIQUE_IDS, VARIANT_PACK_WORKSPACE};
+use descriptor::{Address, Descriptor, Kind, RawHandle};
+use engines::{Plan, Target};
+use graph::{Graph, Tensor};
+use library::Library;
+
+pub use launch::{Factors, Scratch};
+
+/// The most bytes of device memory that a plan may work in.
+pub const MOST_WORKSPACE: usize = 256 << 20;
+/// Plans that are measured, of the most promising engines: some are compiled for it, which takes a second each.
+const MOST_MEASURED: usize = 8;
+/// Measurements of a plan, of which the least counts, and launches a measurement.
+const ROUNDS: usize = 3;
+const LAUNCHES: usize = 4;
+/// The widest alignment that engines ask for, in bytes.
+const ALIGNMENT: usize = 16;
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Problem {
+    product: Product,
+    convolution: Convolution,
+    arithmetic: Arithmetic,
+    /// Bytes that every tensor is aligned to.
+    alignment: usize,
+}
+
+/// cuDNN on a device's stream.
+pub(crate) struct Cudnn {
+    /// None where a kernel of ours is to compute it.
+    plans: Mutex<HashMap<Problem, Option<Plan>>>,
+    library: &'static Library,
+    handle: Handle,
+    stream: Arc<CudaStream>,
+    /// GPU and version, which choices are of.
+    machine: String,
+    choices: Arc<dyn Choices>,
+}
+
+/// cuDNN's state on a device.
+struct Handle {
+    library: &'static Library,
+    raw: *mut c_void,
+    stream: Arc<CudaStream>,
+}
+
+// SAFETY: a handle may be used from any thread by one at a time; whoever uses it holds the lock of the plans.
+unsafe impl Send for Handle {}
+// SAFETY: the same.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    fn new(library: &'static Library, stream: &Arc<CudaStream>) -> Result<Self, Error> {
+        bind(stream)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the call writes one pointer, which `raw` is; the device's context is this thread's.
+        let status = unsafe { (library.functions().cudnnCreate)(&raw mut raw) };
+        library.check("starting cuDNN", status)?;
+        let handle = Self { library, raw, stream: stream.clone() };
+        // SAFETY: the handle is alive, and the stream as long as it.
+        let status = unsafe { (library.functions().cudnnSetStream)(raw, stream.cu_stream().cast()) };
+        library.check("giving cuDNN a stream", status)?;
+        Ok(handle)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // What is enqueued may use what the handle has. What the driver says now, it would say to whoever asks next.
+        let _ = bind(&self.stream);
+        let _ = self.stream.synchronize();
+        // SAFETY: the handle is alive until now and is used no more. There is nothing to be done about an error.
+        let _ = unsafe { (self.library.functions().cudnnDestroy)(self.raw) };
+    }
+}
+
+/// Makes the device's context this thread's: cuDNN works on the current one.
+fn bind(stream: &CudaStream) -> Result<(), Error> {
+    stream.context().bind_to_thread().map_err(|error| device::refused("turning to the device", error))
+}
+
+impl Cudnn {
+    /// cuDNN on `stream` of the GPU of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoCudnn`], [`Error::CudnnTooOld`], [`Error::Cudnn`].
+    pub(crate) fn new(stream: &Arc<CudaStream>, gpu: &str, choices: Arc<dyn Choices>) -> Result<Self, Error> {
+        let library = Library::get()?;
+        Ok(Self {
+            plans: Mutex::default(),
+            library,
+            handle: Handle::new(library, stream)?,
+            stream: stream.clone(),
+            machine: format!("{gpu}, cuDNN {}", library.version()),
+            choices,
+        })
+    }
+
+    /// The same on another stream of the same GPU.
+    pub(crate) fn fork(&self, stream: &Arc<CudaStream>) -> Result<Self, Error> {
+        Ok(Self {
+            plans: Mutex::default(),
+            library: self.library,
+            handle: Handle::new(self.library, stream)?,
+            stream: stream.clone(),
+            machine: self.machine.clone(),
+            choices: self.choices.clone(),
+        })
+    }
+
+    /// Does `work` with the plan of `problem`, found first where it is not known yet; none where a kernel of ours is to compute
+    /// it.
+    fn with_plan<R>(
+        &self,
+        device: &Device,
+        problem: &Problem,
+        work: impl FnOnce(Option<&Plan>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        bind(&self.stream)?;
+        if !plans.contains_key(problem) {
+            if is_collecting() {
+                let action = format!("planning a convolution ({})", problem.describe());
+                return Err(Error::Cudnn { action, message: "work is being captured".to_owned() });
+            }
+            let plan = self.find(device, problem)?;
+            plans.insert(*problem, plan);
+        }
+        work(plans.get(problem).and_then(Option::as_ref))
+    }
+
+    /// The plan that has been chosen or, where none has, that of the fastest engine.
+    fn find(&self, device: &Device, problem: &Problem) -> Result<Option<Plan>, Error> {
+        let of = format!("{}, {}", self.machine, problem.describe());
+        let target = Target::Handle(RawHandle(self.handle.raw));
+        let graph = Graph::new(self.library, &target, problem)?;
+        let kept = |message| Error::Choices { message };
+        let choice = match self.choices.find(&of).map_err(kept)? {
+            Some(choice) => choice,
+            None => {
+                let fastest = self.measure(device, &target, &graph, problem)?;
+                self.choices.keep(&of, fastest).map_err(kept)?
+            }
+        };
+        match choice {
+            Choice::Own => Ok(None),
+            Choice::Engine { index, knobs } => {
+                let config = engines::config(self.library, &target, &graph, index, &knobs)?;
+                Plan::new(self.library, &target, config).map(Some)
+            }
+        }
+    }
+
+    /// The engine that is the fastest on tensors of its own, by the least of a few measurements.
+    fn measure(&self, device: &Device, target: &Target, graph: &Graph, problem: &Problem) -> Result<Choice, Error> {
+        let tensors = Tensors::new(device, problem)?;
+        let pack = |workspace: u64| tensors.pack(self.library, workspace);
+        let mut best: Option<(f64, Choice)> = None;
+        let candidates = engines::candidates(self.library, target, graph, problem.arithmetic)?;
+        let mut measured = 0;
+        for engines::Candidate { choice, config } in candidates {
+            // An engine that is offered may refuse all the same.
+            let Ok(plan) = Plan::new(self.library, target, config) else { continue };
+            if plan.workspace > MOST_WORKSPACE || measured == MOST_MEASURED {
+                continue;
+            }
+            let workspace = device.zeros::<u8>("cuDNN's workspace", plan.workspace.max(1))?;
+            let (workspace, _in_use) = workspace.device_ptr(&self.stream);
+            let pack = pack(workspace)?;
+            // The first launch loads kernels.
+            if self.execute(&plan, &pack).is_err() {
+                continue;
+            }
+            measured += 1;
+            for _ in 0..ROUNDS {
+                let start = device.now()?;
+                (0..LAUNCHES).try_for_each(|_| self.execute(&plan, &pack))?;
+                let time = start.microseconds_to(&device.now()?)?;
+                if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                    best = Some((time, choice.clone()));
+                }
+            }
+        }
+        Ok(best.map_or(Choice::Own, |(_, choice)| choice))
+    }
+
+    /// Enqueues a plan over the tensors of a pack. Whoever calls it holds the lock of the plans, and has turned to the device.
+    fn execute(&self, plan: &Plan, pack: &Descriptor) -> Result<(), Error> {
+        // SAFETY: handle, plan and pack are alive; the plan reads and writes the tensors of its graph, and its workspace, which
+        // whoever made the pack has seen to.
+        let status =
+            unsafe { (self.library.functions().cudnnBackendExecute)(self.handle.raw, plan.plan.raw(), pack.raw()) };
+        self.library.check("convolving", status)
+    }
+}
+
+/// A variant pack: where the tensors of a graph, and the workspace, are.
+fn pack(library: &'static Library, tensors: &[(Tensor, u64)], workspace: u64) -> Result<Descriptor, Error> {
+    let (numbers, addresses): (Vec<i64>, Vec<Address>) =
+        tensors.iter().map(|&(tensor, address)| (tensor as i64, Address(address))).unzip();
+    Descriptor::new(library, Kind::VariantPack)?
+        .with(VARIANT_PACK_UNIQUE_IDS, &numbers)?
+        .with(VARIANT_PACK_DATA_POINTERS, &addresses)?
+        .with(VARIANT_PACK_WORKSPACE, &[Address(workspace)])?
+        .finalised()
+}
+
+/// Tensors to measure on. They hold zeros: what is multiplied does not matter to the time.
+struct Tensors(Vec<(Tensor, CudaSlice<u8>)>);
+
+impl Tensors {
+    fn new(device: &Device, problem: &Problem) -> Result<Self, Error> {
+        let Problem { product, convolution, arithmetic, .. } = problem;
+        let stored = if *arithmetic == Arithmetic::Bf16 { 2 } else { size_of::<f32>() };
+        let weight = if *product == Product::WeightGradient { size_of::<f32>() } else { stored };
+        let of = |(tensor, bytes): (Tensor, usize)| Ok((tensor, device.zeros("a convolution to measure", bytes)?));
+        let mut lengths = vec![
+            (Tensor::Images, convolution.x_length() * stored),
+            (Tensor::Weights, convolution.weight_length() * weight),
+            (Tensor::Results, convolution.y_length() * stored),
+        ];
+        if *product == Product::Forward {
+            lengths.push((Tensor::Biases, convolution.to * size_of::<f32>()));
+        }
+        lengths.into_iter().map(of).collect::<Result<_, Error>>().map(Self)
+    }
+
+    fn pack(&self, library: &'static Library, workspace: u64) -> Result<Descriptor, Error> {
+        let address = |(tensor, slice): &(Tensor, CudaSlice<u8>)| (*tensor, slice.device_ptr(slice.stream()).0);
+        pack(library, &self.0.iter().map(address).collect::<Vec<_>>(), workspace)
+    }
+}
+
+impl Problem {
+    /// In words, by which choices are kept.
+    fn describe(&self) -> String {
+        let Self { product, convolution, arithmetic, alignment } = self;
+        let Convolution { images, height, width, from, to, kernel, stride, padding } = convolution;
+        let product = match product {
+            Product::Forward => "forward",
+            Product::InputGradient { adds: false } => "input gradient",
+            Product::InputGradient { adds: true } => "input gradient added",
+            Product::WeightGradient => "weight gradient",
+        };
+        let arithmetic = match arithmetic {
+            Arithmetic::Float32 => "f32",
+            Arithmetic::Tf32 => "tf32",
+            Arithmetic::Bf16 => "bf16",
+        };
+        format!(
+            "{product}, {arithmetic}, {images} x {height} x {width} x {from} to {to}, kernel {kernel}, stride {stride}, \
+             padding {padding}, aligned to {alignment}"
+        )
+    }
+}

@@ -1,0 +1,168 @@
+//! Convolutions and their gradients on the GPU against float64, in every arithmetic: through our kernels and, where it can be
+//! loaded, through cuDNN, with the engines that it would choose now.
+
+use std::sync::Arc;
+
+use gramscope_cuda::{Arithmetic, Choice, Choices, Convolution, Device, Factors, Product, Scratch};
+use gramscope_reference::{Tensor4, convolution as truth};
+use half::bf16;
+
+use super::training_kernels::{Stored, Values, WHAT, normal, over};
+use super::{Finding, Report};
+
+/// Half the distance between 1 and the next float32: the relative error of one rounding.
+const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Images, rows, columns, channels in and out, kernel, stride and padding: a stem, layers of both kinds of stages, projections,
+/// ImageNet's stem, and a single pixel.
+const SHAPES: [[usize; 8]; 6] = [
+    [4, 9, 7, 3, 16, 3, 1, 1],
+    [2, 8, 8, 16, 32, 3, 2, 1],
+    [2, 5, 9, 64, 64, 3, 1, 1],
+    [3, 9, 9, 16, 24, 1, 2, 0],
+    [1, 17, 15, 3, 8, 7, 2, 3],
+    [1, 1, 1, 1, 1, 1, 1, 0],
+];
+
+/// Choices that are forgotten: what is checked is what would be chosen now.
+#[derive(Debug)]
+struct Forgotten;
+
+impl Choices for Forgotten {
+    fn find(&self, _: &str) -> Result<Option<Choice>, String> {
+        Ok(None)
+    }
+
+    fn keep(&self, _: &str, choice: Choice) -> Result<Choice, String> {
+        Ok(choice)
+    }
+}
+
+/// Our kernels, and cuDNN's.
+pub(super) fn check(report: &mut Report<'_>, device: &Device) {
+    check_on(report, device, "products");
+    let name = "cuDNN products";
+    if !report.wants(name) {
+        return;
+    }
+    match device.fork().and_then(|device| device.with_cudnn(Arc::new(Forgotten))) {
+        Ok(device) => check_on(report, &device, name),
+        Err(reason @ gramscope_cuda::Error::NoCudnn { .. }) => report.fact("cuDNN", &format!("not checked: {reason}")),
+        Err(reason) => report.check(name, || Err(reason.into())),
+    }
+}
+
+fn check_on(report: &mut Report<'_>, device: &Device, name: &str) {
+    let roundings = "in what rounding may do";
+    for (suffix, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32)] {
+        report.check(&format!("{name}, {suffix}, {roundings}"), || {
+            over(&SHAPES, 1.0, |finding, shape| products::<f32>(device, shape, arithmetic, finding))
+        });
+    }
+    report.check(&format!("{name}, bf16, {roundings}"), || {
+        over(&SHAPES, 1.0, |finding, shape| products::<bf16>(device, shape, Arithmetic::Bf16, finding))
+    });
+}
+
+/// What a convolution and its gradients are made of.
+struct Operands<T> {
+    convolution: Convolution,
+    x: Values<T>,
+    dy: Values<T>,
+    before: Values<T>,
+    weight: Values<f32>,
+    /// Weights as they are multiplied.
+    narrow: Values<bf16>,
+    bias: Values<f32>,
+}
+
+impl<T: Stored> Operands<T> {
+    fn new(device: &Device, shape: [usize; 8]) -> anyhow::Result<Self> {
+        let [images, height, width, from, to, kernel, stride, padding] = shape;
+        let convolution = Convolution { images, height, width, from, to, kernel, stride, padding };
+        let weight = normal::<f32>(device, 4, convolution.weight_length(), 0.0)?;
+        Ok(Self {
+            x: normal(device, 1, convolution.x_length(), 0.0)?,
+            dy: normal(device, 2, convolution.y_length(), 0.0)?,
+            before: normal(device, 3, convolution.x_length(), 0.0)?,
+            // The same numbers, rounded.
+            narrow: normal(device, 4, convolution.weight_length(), 0.0)?,
+            weight,
+            bias: normal(device, 5, to, 0.0)?,
+            convolution,
+        })
+    }
+
+    /// y, dx added to what was there, dw and db, of `of` of everything.
+    fn truth(&self, of: &dyn Fn(f64) -> f64) -> [Vec<f64>; 4] {
+        let Convolution { images, height, width, from, to, kernel, stride, padding } = self.convolution;
+        let values = |values: &[f64]| values.iter().map(|&value| of(value)).collect::<Vec<_>>();
+        let x = Tensor4::new([images, height, width, from], values(&self.x.host));
+        let results = [images, self.convolution.out_height(), self.convolution.out_width(), to];
+        let dy = Tensor4::new(results, values(&self.dy.host));
+        let weight = if T::NAME == bf16::NAME { &self.narrow.host } else { &self.weight.host };
+        let weight = Tensor4::new([to, kernel, kernel, from], values(weight));
+        let y = truth::forward(&x, &weight, &values(&self.bias.host), stride, padding).data;
+        let gradients = truth::backward(&x, &weight, &dy, stride, padding);
+        let dx = gradients.dx.data.iter().zip(values(&self.before.host)).map(|(dx, before)| dx + before);
+        [y, dx.collect(), gradients.dweight.data, gradients.dbias]
+    }
+
+    /// The same, from the device.
+    fn found(&self, device: &Device, arithmetic: Arithmetic) -> anyhow::Result<[Vec<f64>; 4]> {
+        let (launcher, c) = (device.launcher(), &self.convolution);
+        let mut bytes = 1;
+        for product in [Product::Forward, Product::InputGradient { adds: true }, Product::WeightGradient] {
+            bytes = bytes.max(launcher.plan_convolution(product, c, arithmetic, &[0])?);
+        }
+        let partials = launcher.convolution_scratch(c).max(launcher.convolution_bias_scratch(c)).max(1);
+        let (mut partials, mut workspace) = (device.zeros(WHAT, partials)?, device.zeros(WHAT, bytes)?);
+        let scratch = &mut Scratch { partials: partials.as_view_mut(), workspace: workspace.as_view_mut() };
+        let factors = Factors { weight: self.weight.device.as_view(), narrow: Some(self.narrow.device.as_view()) };
+        let (x, dy) = (self.x.device.as_view(), self.dy.device.as_view());
+
+        let mut y = device.zeros::<T>(WHAT, c.y_length())?;
+        let bias = self.bias.device.as_view();
+        launcher.convolve(&mut y.as_view_mut(), &x, &factors, &bias, scratch, c, arithmetic)?;
+        let before: Vec<T> = device.download(&self.before.device)?;
+        let mut dx = device.upload(WHAT, &before)?;
+        launcher.convolve_input_gradient(&mut dx.as_view_mut(), &dy, &factors, scratch, c, arithmetic, true)?;
+        let (mut dweight, mut dbias) =
+            (device.zeros::<f32>(WHAT, c.weight_length())?, device.zeros::<f32>(WHAT, c.to)?);
+        let (to, biases) = (&mut dweight.as_view_mut(), &mut dbias.as_view_mut());
+        launcher.convolve_weight_gradient(to, biases, scratch, &x, &dy, c, arithmetic)?;
+        let widened = |values: Vec<T>| values.into_iter().map(T::widen).collect();
+        let floats = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+        Ok([
+            widened(device.download(&y)?),
+            widened(device.download(&dx)?),
+            floats(device.download(&dweight)?),
+            floats(device.download(&dbias)?),
+        ])
+    }
+}
+
+/// The products of one shape; errors in units of what rounding may do. Of sums that is a rounding a term; on tensor cores, which cut
+/// eight products and the sum so far at once, 11 2^-24 a step; TF32's factors are off by 2^-11 each.
+fn products<T: Stored>(
+    device: &Device,
+    shape: [usize; 8],
+    arithmetic: Arithmetic,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let operands = Operands::<T>::new(device, shape)?;
+    let (truth, magnitudes) = (operands.truth(&|value| value), operands.truth(&f64::abs));
+    let c = &operands.convolution;
+    let terms = [c.taps() * c.from, c.taps() * c.to, c.out_pixels(), c.out_pixels()];
+    let found = operands.found(device, arithmetic)?;
+    for (product, found) in found.into_iter().enumerate() {
+        let factors = if arithmetic == Arithmetic::Tf32 && product < 3 { 1.001 / 1024.0 } else { 0.0 };
+        let sums = (11 * terms[product].div_ceil(8) + terms[product] + 22) as f64 * ROUNDING + factors;
+        let stored = if T::NAME == bf16::NAME && product < 2 { 1.001 / 256.0 } else { ROUNDING };
+        for ((found, truth), magnitude) in found.iter().zip(&truth[product]).zip(&magnitudes[product]) {
+            let allowed = sums * magnitude + stored * (truth.abs() + sums * magnitude);
+            finding.compare((found - truth) / allowed, 0.0);
+        }
+    }
+    Ok(())
+}
