@@ -33,6 +33,11 @@ pub trait Choices: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`Choices::find`].
     fn keep(&self, of: &str, choice: Choice) -> Result<Choice, String>;
+
+    /// What a person should know where cuDNN refuses what was chosen: another driver may compile other engines.
+    fn refused(&self, of: &str, reason: &str) -> String {
+        format!("{of}: the engine that was chosen is refused: {reason}")
+    }
 }
 
 impl fmt::Display for Choice {

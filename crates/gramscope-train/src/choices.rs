@@ -75,6 +75,13 @@ impl Choices for KeptChoices {
         atomic::write(path, format!("{text}\n").as_bytes()).map_err(failed("write", path))?;
         Ok(choice)
     }
+
+    fn refused(&self, of: &str, reason: &str) -> String {
+        let path = self.path.display();
+        format!(
+            "{path} has an engine for {of} that is refused ({reason}); remove it, and cuDNN's engines are chosen anew"
+        )
+    }
 }
 
 fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> String {
@@ -142,6 +149,8 @@ mod tests {
                 assert!(said.contains("cudnn.json") && said.contains("remove it") && said.contains(problem), "{said}");
             }
         }
+        let said = KeptChoices::at(path.clone()).refused("a", "no such engine");
+        assert!(said.contains("cudnn.json") && said.contains("remove it") && said.contains("no such engine"), "{said}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let said = KeptChoices::at(path).keep("a", engine(1)).unwrap_err();

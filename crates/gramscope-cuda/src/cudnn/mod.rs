@@ -173,8 +173,9 @@ impl Cudnn {
         match choice {
             Choice::Own => Ok(None),
             Choice::Engine { index, knobs } => {
-                let config = engines::config(self.library, &target, &graph, index, &knobs)?;
-                Plan::new(self.library, &target, config).map(Some)
+                let plan = engines::config(self.library, &target, &graph, index, &knobs)
+                    .and_then(|config| Plan::new(self.library, &target, config));
+                plan.map(Some).map_err(|reason| kept(self.choices.refused(&of, &reason.to_string())))
             }
         }
     }
