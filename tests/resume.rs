@@ -202,6 +202,25 @@ fn two_processes_share_a_family_and_train_no_run_twice() {
     assert!(contents(&alone) == contents(&shared), "the families differ");
 }
 
+/// A process that leaves a run to another leaves the family's pictures to it too.
+#[test]
+fn only_a_whole_family_is_drawn() {
+    let root = tempfile::tempdir().unwrap();
+    let (plan, out) = (write_plan(root.path()), place(&root, "family"));
+    let sweep = ["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    succeeds(sweep);
+    let before = contents(&out);
+    let pictures = [out.join("accuracy.png"), out.join("curves.png")];
+    pictures.iter().for_each(|picture| fs::remove_file(picture).unwrap());
+    let held = fs::File::open(out.join("resnet14-w0.5-s0/config.toml")).unwrap();
+    held.lock().unwrap();
+    succeeds(sweep);
+    assert!(pictures.iter().all(|picture| !picture.exists()));
+    drop(held);
+    succeeds(sweep);
+    assert!(contents(&out) == before, "the family differs");
+}
+
 #[test]
 fn verify_names_what_was_damaged_and_resuming_mends_it() {
     let root = tempfile::tempdir().unwrap();

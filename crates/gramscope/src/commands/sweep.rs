@@ -27,14 +27,17 @@ pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &C
         sweep::sweep(&plan, &arguments.out, &processors, interrupt.requested(), &mut |event| progress.show(event))?;
     drop(progress);
     console.result(&table(&summary));
-    draw(&arguments.out, &summary)?;
+    if summary.first_elsewhere().is_none() {
+        draw(&arguments.out, &summary)?;
+    }
     if let Some((name, reason)) = summary.first_failure() {
         bail!("{}: {reason}", arguments.out.join(name).display());
     }
     Ok(())
 }
 
-/// Draws the runs that are done, if there are any.
+/// Draws the runs that are done, if there are any: the whole family, for a process that leaves runs to others would draw a part of
+/// it, perhaps after the last of them has drawn it all.
 fn draw(dir: &Path, summary: &SweepSummary) -> anyhow::Result<()> {
     let done = summary.runs.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Done(_)));
     let runs = done.map(|(name, _)| Run::open(&dir.join(name))).collect::<Result<Vec<_>, _>>()?;
