@@ -212,7 +212,13 @@ fn only_a_whole_family_is_drawn() {
     let before = contents(&out);
     let pictures = [out.join("accuracy.png"), out.join("curves.png")];
     pictures.iter().for_each(|picture| fs::remove_file(picture).unwrap());
-    let held = fs::File::open(out.join("resnet14-w0.5-s0/config.toml")).unwrap();
+    // One run has begun, elsewhere.
+    let run = out.join("resnet14-w0.5-s0");
+    files(&run)
+        .iter()
+        .filter(|file| !file.ends_with("config.toml"))
+        .for_each(|file| fs::remove_file(run.join(file)).unwrap());
+    let held = fs::File::open(run.join("config.toml")).unwrap();
     held.lock().unwrap();
     succeeds(sweep);
     assert!(pictures.iter().all(|picture| !picture.exists()));
