@@ -199,7 +199,7 @@ attributes! {
 
 /// A descriptor, destroyed when it is dropped. Those that it is made of are to live as long.
 pub(super) struct Descriptor {
-    library: &'static Library,
+    api: &'static Library,
     kind: Kind,
     raw: *mut c_void,
 }
@@ -209,12 +209,12 @@ unsafe impl Send for Descriptor {}
 
 impl Descriptor {
     /// An open descriptor.
-    pub(super) fn new(library: &'static Library, kind: Kind) -> Result<Self, Error> {
+    pub(super) fn new(api: &'static Library, kind: Kind) -> Result<Self, Error> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the call writes one pointer, which `raw` is.
-        let status = unsafe { (library.functions().cudnnBackendCreateDescriptor)(kind as c_int, &raw mut raw) };
-        library.check(&format!("creating a descriptor ({kind:?})"), status)?;
-        Ok(Self { library, kind, raw })
+        let status = unsafe { (api.functions().cudnnBackendCreateDescriptor)(kind as c_int, &raw mut raw) };
+        api.check(&format!("creating a descriptor ({kind:?})"), status)?;
+        Ok(Self { api, kind, raw })
     }
 
     /// The same with `values` of `attribute`.
@@ -237,8 +237,8 @@ impl Descriptor {
     /// The same, closed: its attributes can be asked for, and it can be made use of.
     pub(super) fn finalised(self) -> Result<Self, Error> {
         // SAFETY: the descriptor is alive.
-        let status = unsafe { (self.library.functions().cudnnBackendFinalize)(self.raw) };
-        self.library.check(&format!("finalising a descriptor ({:?})", self.kind), status)?;
+        let status = unsafe { (self.api.functions().cudnnBackendFinalize)(self.raw) };
+        self.api.check(&format!("finalising a descriptor ({:?})", self.kind), status)?;
         Ok(self)
     }
 
@@ -267,7 +267,7 @@ impl Descriptor {
         most: usize,
     ) -> Result<Vec<Self>, Error> {
         // cuDNN fills descriptors that it is given.
-        let mut found = (0..most).map(|_| Self::new(self.library, kind)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = (0..most).map(|_| Self::new(self.api, kind)).collect::<Result<Vec<_>, _>>()?;
         let mut raw: Vec<Raw> = found.iter().map(|descriptor| Raw(descriptor.raw)).collect();
         let count = self.ask(attribute.number, &mut raw)?;
         found.truncate(count);
@@ -279,7 +279,7 @@ impl Descriptor {
         let mut count = 0;
         // SAFETY: the descriptor is alive; without room for values, their number alone is written.
         let status = unsafe {
-            (self.library.functions().cudnnBackendGetAttribute)(
+            (self.api.functions().cudnnBackendGetAttribute)(
                 self.raw,
                 attribute.number,
                 Raw::TYPE,
@@ -288,7 +288,7 @@ impl Descriptor {
                 std::ptr::null_mut(),
             )
         };
-        self.library.check(&format!("asking a descriptor ({:?})", self.kind), status)?;
+        self.api.check(&format!("asking a descriptor ({:?})", self.kind), status)?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
@@ -301,15 +301,9 @@ impl Descriptor {
         let count = i64::try_from(values.len()).unwrap_or(i64::MAX);
         // SAFETY: the descriptor is alive, and there are so many values of the type that cuDNN is told.
         let status = unsafe {
-            (self.library.functions().cudnnBackendSetAttribute)(
-                self.raw,
-                attribute,
-                V::TYPE,
-                count,
-                values.as_ptr().cast(),
-            )
+            (self.api.functions().cudnnBackendSetAttribute)(self.raw, attribute, V::TYPE, count, values.as_ptr().cast())
         };
-        self.library.check(&format!("setting attribute {attribute} of a descriptor ({:?})", self.kind), status)
+        self.api.check(&format!("setting attribute {attribute} of a descriptor ({:?})", self.kind), status)
     }
 
     /// Fills `values` as far as there are some, and returns how many there are of these.
@@ -317,7 +311,7 @@ impl Descriptor {
         let (room, mut count) = (i64::try_from(values.len()).unwrap_or(i64::MAX), 0);
         // SAFETY: the descriptor is alive, and there is room for so many values of the type that cuDNN is told.
         let status = unsafe {
-            (self.library.functions().cudnnBackendGetAttribute)(
+            (self.api.functions().cudnnBackendGetAttribute)(
                 self.raw,
                 attribute,
                 V::TYPE,
@@ -326,7 +320,7 @@ impl Descriptor {
                 values.as_mut_ptr().cast(),
             )
         };
-        self.library.check(&format!("asking for attribute {attribute} of a descriptor ({:?})", self.kind), status)?;
+        self.api.check(&format!("asking for attribute {attribute} of a descriptor ({:?})", self.kind), status)?;
         Ok(usize::try_from(count).unwrap_or(0).min(values.len()))
     }
 }
@@ -334,6 +328,6 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: the descriptor is alive until now and is used no more. There is nothing to be done about an error.
-        let _ = unsafe { (self.library.functions().cudnnBackendDestroyDescriptor)(self.raw) };
+        let _ = unsafe { (self.api.functions().cudnnBackendDestroyDescriptor)(self.raw) };
     }
 }

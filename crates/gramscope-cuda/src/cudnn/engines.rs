@@ -84,14 +84,14 @@ impl Target {
 
 /// The engines that compute `graph` in this arithmetic, always to the same bits, the most promising first.
 pub(super) fn candidates(
-    library: &'static Library,
+    api: &'static Library,
     target: &Target,
     graph: &Graph,
     arithmetic: Arithmetic,
 ) -> Result<Vec<Candidate>, Error> {
     let mut found: Vec<Candidate> = Vec::new();
     for mode in MODES {
-        let heuristics = Descriptor::new(library, Kind::Heuristics)?
+        let heuristics = Descriptor::new(api, Kind::Heuristics)?
             .with_descriptors(ENGINEHEUR_OPERATION_GRAPH, &[&graph.graph])?
             .with(ENGINEHEUR_MODE, &[mode])?;
         let heuristics = target.of_heuristics(heuristics)?.finalised()?;
@@ -127,31 +127,31 @@ fn are_wanted(notes: &[Note], arithmetic: Arithmetic) -> bool {
 
 /// Engine `index` of `graph` with these knobs.
 pub(super) fn config(
-    library: &'static Library,
+    api: &'static Library,
     target: &Target,
     graph: &Graph,
     index: i64,
     knobs: &[(i32, i64)],
 ) -> Result<Descriptor, Error> {
-    let engine = Descriptor::new(library, Kind::Engine)?
+    let engine = Descriptor::new(api, Kind::Engine)?
         .with_descriptors(ENGINE_OPERATION_GRAPH, &[&graph.graph])?
         .with(ENGINE_GLOBAL_INDEX, &[index])?;
     let engine = target.of_engine(engine)?.finalised()?;
     let knob = |&(kind, value): &(i32, i64)| {
-        Descriptor::new(library, Kind::KnobChoice)?
+        Descriptor::new(api, Kind::KnobChoice)?
             .with(KNOB_CHOICE_KNOB_TYPE, &[KnobKind(kind)])?
             .with(KNOB_CHOICE_KNOB_VALUE, &[value])?
             .finalised()
     };
     let knobs = knobs.iter().map(knob).collect::<Result<Vec<_>, _>>()?;
-    let config = Descriptor::new(library, Kind::EngineConfig)?.with_descriptors(ENGINECFG_ENGINE, &[&engine])?;
+    let config = Descriptor::new(api, Kind::EngineConfig)?.with_descriptors(ENGINECFG_ENGINE, &[&engine])?;
     config.with_descriptors(ENGINECFG_KNOB_CHOICES, &knobs.iter().collect::<Vec<_>>())?.finalised()
 }
 
 impl Plan {
     /// The plan of an engine.
-    pub(super) fn new(library: &'static Library, target: &Target, config: Descriptor) -> Result<Self, Error> {
-        let plan = target.of_plan(Descriptor::new(library, Kind::Plan)?)?;
+    pub(super) fn new(api: &'static Library, target: &Target, config: Descriptor) -> Result<Self, Error> {
+        let plan = target.of_plan(Descriptor::new(api, Kind::Plan)?)?;
         let plan = plan.with_descriptors(EXECUTION_PLAN_ENGINE_CONFIG, &[&config])?.finalised()?;
         let workspace = plan.get_one(EXECUTION_PLAN_WORKSPACE_SIZE)?;
         Ok(Self { plan, workspace: usize::try_from(workspace).unwrap_or(0), _config: config })

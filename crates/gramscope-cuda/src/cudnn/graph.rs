@@ -40,7 +40,7 @@ pub(super) struct Graph {
 
 /// What tensors of a graph are made of.
 struct Shapes {
-    library: &'static Library,
+    api: &'static Library,
     convolution: Convolution,
     alignment: usize,
 }
@@ -50,9 +50,9 @@ impl Graph {
     ///
     /// Activations are float32 or bfloat16, and so are weights; sums are float32, and so are biases and what becomes of
     /// weights and biases.
-    pub(super) fn new(library: &'static Library, target: &Target, problem: &Problem) -> Result<Self, Error> {
+    pub(super) fn new(api: &'static Library, target: &Target, problem: &Problem) -> Result<Self, Error> {
         let Problem { product, convolution, arithmetic, alignment } = *problem;
-        let shapes = Shapes { library, convolution, alignment };
+        let shapes = Shapes { api, convolution, alignment };
         let stored = match arithmetic {
             Arithmetic::Float32 | Arithmetic::Tf32 => FLOAT,
             Arithmetic::Bf16 => BFLOAT16,
@@ -63,7 +63,7 @@ impl Graph {
                 let [x, weights] = [shapes.tensor(Tensor::Images, stored)?, shapes.tensor(Tensor::Weights, stored)?];
                 let [sums, biases] = [shapes.tensor(Tensor::Sums, FLOAT)?, shapes.tensor(Tensor::Biases, FLOAT)?];
                 let y = shapes.tensor(Tensor::Results, stored)?;
-                let convolve = Descriptor::new(library, Kind::Forward)?
+                let convolve = Descriptor::new(api, Kind::Forward)?
                     .with(FORWARD_ALPHA, &[1.0])?
                     .with(FORWARD_BETA, &[0.0])?
                     .with_descriptors(FORWARD_CONV_DESC, &[&parts[0]])?
@@ -72,7 +72,7 @@ impl Graph {
                     .with_descriptors(FORWARD_Y, &[&sums])?
                     .finalised()?;
                 let addition = shapes.pointwise(ADD)?;
-                let add = Descriptor::new(library, Kind::PointwiseOperation)?
+                let add = Descriptor::new(api, Kind::PointwiseOperation)?
                     .with_descriptors(POINTWISE_PW_DESCRIPTOR, &[&addition])?
                     .with_descriptors(POINTWISE_XDESC, &[&sums])?
                     .with_descriptors(POINTWISE_BDESC, &[&biases])?
@@ -84,7 +84,7 @@ impl Graph {
             Product::InputGradient { adds } => {
                 let dx = shapes.tensor(Tensor::Images, stored)?;
                 let [weights, dy] = [shapes.tensor(Tensor::Weights, stored)?, shapes.tensor(Tensor::Results, stored)?];
-                let operation = Descriptor::new(library, Kind::InputGradient)?
+                let operation = Descriptor::new(api, Kind::InputGradient)?
                     .with(BWD_DATA_ALPHA, &[1.0])?
                     .with(BWD_DATA_BETA, &[if adds { 1.0 } else { 0.0 }])?
                     .with_descriptors(BWD_DATA_CONV_DESC, &[&parts[0]])?
@@ -100,7 +100,7 @@ impl Graph {
                 let [x, dy] = [shapes.tensor(Tensor::Images, stored)?, shapes.tensor(Tensor::Results, stored)?];
                 // No engine gives bfloat16's products as float32 as such, but some pass their float32 sums on.
                 let sums = (stored == BFLOAT16).then(|| shapes.tensor(Tensor::WeightSums, FLOAT)).transpose()?;
-                let operation = Descriptor::new(library, Kind::WeightGradient)?
+                let operation = Descriptor::new(api, Kind::WeightGradient)?
                     .with(BWD_FILTER_ALPHA, &[1.0])?
                     .with(BWD_FILTER_BETA, &[0.0])?
                     .with_descriptors(BWD_FILTER_CONV_DESC, &[&parts[0]])?
@@ -111,7 +111,7 @@ impl Graph {
                 let mut operations = vec![operation];
                 if let Some(sums) = sums {
                     let identity = shapes.pointwise(IDENTITY)?;
-                    let store = Descriptor::new(library, Kind::PointwiseOperation)?
+                    let store = Descriptor::new(api, Kind::PointwiseOperation)?
                         .with_descriptors(POINTWISE_PW_DESCRIPTOR, &[&identity])?
                         .with_descriptors(POINTWISE_XDESC, &[&sums])?
                         .with_descriptors(POINTWISE_YDESC, &[&dweights])?
@@ -123,7 +123,7 @@ impl Graph {
                 operations
             }
         };
-        let graph = Descriptor::new(library, Kind::Graph)?;
+        let graph = Descriptor::new(api, Kind::Graph)?;
         let graph = target.of_graph(graph)?;
         let graph = graph.with_descriptors(OPERATIONGRAPH_OPS, &operations.iter().collect::<Vec<_>>())?.finalised()?;
         parts.extend(operations);
@@ -136,7 +136,7 @@ impl Shapes {
     fn convolution(&self) -> Result<Descriptor, Error> {
         let Convolution { stride, padding, .. } = self.convolution;
         let both = |length: usize| [signed(length); 2];
-        Descriptor::new(self.library, Kind::Convolution)?
+        Descriptor::new(self.api, Kind::Convolution)?
             .with(CONVOLUTION_COMP_TYPE, &[FLOAT])?
             .with(CONVOLUTION_CONV_MODE, &[CROSS_CORRELATION])?
             .with(CONVOLUTION_SPATIAL_DIMS, &[2])?
@@ -149,7 +149,7 @@ impl Shapes {
 
     /// What is done value by value, in float32.
     fn pointwise(&self, mode: PointwiseMode) -> Result<Descriptor, Error> {
-        Descriptor::new(self.library, Kind::Pointwise)?
+        Descriptor::new(self.api, Kind::Pointwise)?
             .with(POINTWISE_MODE, &[mode])?
             .with(POINTWISE_MATH_PREC, &[FLOAT])?
             .finalised()
@@ -164,7 +164,7 @@ impl Shapes {
             Tensor::Results | Tensor::Sums => [shape.images, shape.out_height(), shape.out_width(), shape.to],
             Tensor::Biases => [1, 1, 1, shape.to],
         };
-        let open = Descriptor::new(self.library, Kind::Tensor)?
+        let open = Descriptor::new(self.api, Kind::Tensor)?
             .with(TENSOR_DATA_TYPE, &[stored])?
             .with(TENSOR_DIMENSIONS, &[images, channels, rows, columns].map(signed))?
             .with(TENSOR_STRIDES, &[rows * columns * channels, 1, columns * channels, channels].map(signed))?

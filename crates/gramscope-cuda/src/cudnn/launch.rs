@@ -207,6 +207,6 @@ impl Call<'_> {
     fn enqueue(mut self, cudnn: &Cudnn, plan: &Plan, workspace: &mut CudaViewMut<'_, u8>) -> Result<(), Error> {
         self.arguments.writes("workspace", workspace, plan.workspace)?;
         let (workspace, _in_use) = workspace.device_ptr(self.stream);
-        cudnn.execute(plan, &pack(cudnn.library, &self.tensors, workspace)?)
+        cudnn.execute(plan, &pack(cudnn.api, &self.tensors, workspace)?)
     }
 }

@@ -57,7 +57,7 @@ struct Problem {
 pub(crate) struct Cudnn {
     /// None where a kernel of ours is to compute it.
     plans: Mutex<HashMap<Problem, Option<Plan>>>,
-    library: &'static Library,
+    api: &'static Library,
     handle: Handle,
     stream: Arc<CudaStream>,
     /// GPU and version, which choices are of.
@@ -67,7 +67,7 @@ pub(crate) struct Cudnn {
 
 /// cuDNN's state on a device.
 struct Handle {
-    library: &'static Library,
+    api: &'static Library,
     raw: *mut c_void,
     stream: Arc<CudaStream>,
 }
@@ -78,16 +78,16 @@ unsafe impl Send for Handle {}
 unsafe impl Sync for Handle {}
 
 impl Handle {
-    fn new(library: &'static Library, stream: &Arc<CudaStream>) -> Result<Self, Error> {
+    fn new(api: &'static Library, stream: &Arc<CudaStream>) -> Result<Self, Error> {
         bind(stream)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the call writes one pointer, which `raw` is; the device's context is this thread's.
-        let status = unsafe { (library.functions().cudnnCreate)(&raw mut raw) };
-        library.check("starting cuDNN", status)?;
-        let handle = Self { library, raw, stream: stream.clone() };
+        let status = unsafe { (api.functions().cudnnCreate)(&raw mut raw) };
+        api.check("starting cuDNN", status)?;
+        let handle = Self { api, raw, stream: stream.clone() };
         // SAFETY: the handle is alive, and the stream as long as it.
-        let status = unsafe { (library.functions().cudnnSetStream)(raw, stream.cu_stream().cast()) };
-        library.check("giving cuDNN a stream", status)?;
+        let status = unsafe { (api.functions().cudnnSetStream)(raw, stream.cu_stream().cast()) };
+        api.check("giving cuDNN a stream", status)?;
         Ok(handle)
     }
 }
@@ -98,7 +98,7 @@ impl Drop for Handle {
         let _ = bind(&self.stream);
         let _ = self.stream.synchronize();
         // SAFETY: the handle is alive until now and is used no more. There is nothing to be done about an error.
-        let _ = unsafe { (self.library.functions().cudnnDestroy)(self.raw) };
+        let _ = unsafe { (self.api.functions().cudnnDestroy)(self.raw) };
     }
 }
 
@@ -113,13 +113,13 @@ impl Cudnn {
     /// # Errors
     /// [`Error::NoCudnn`], [`Error::CudnnTooOld`], [`Error::Cudnn`].
     pub(crate) fn new(stream: &Arc<CudaStream>, gpu: &str, choices: Arc<dyn Choices>) -> Result<Self, Error> {
-        let library = Library::get()?;
+        let api = Library::get()?;
         Ok(Self {
             plans: Mutex::default(),
-            library,
-            handle: Handle::new(library, stream)?,
+            api,
+            handle: Handle::new(api, stream)?,
             stream: stream.clone(),
-            machine: format!("{gpu}, cuDNN {}", library.version()),
+            machine: format!("{gpu}, cuDNN {}", api.version()),
             choices,
         })
     }
@@ -128,8 +128,8 @@ impl Cudnn {
     pub(crate) fn fork(&self, stream: &Arc<CudaStream>) -> Result<Self, Error> {
         Ok(Self {
             plans: Mutex::default(),
-            library: self.library,
-            handle: Handle::new(self.library, stream)?,
+            api: self.api,
+            handle: Handle::new(self.api, stream)?,
             stream: stream.clone(),
             machine: self.machine.clone(),
             choices: self.choices.clone(),
@@ -161,7 +161,7 @@ impl Cudnn {
     fn find(&self, device: &Device, problem: &Problem) -> Result<Option<Plan>, Error> {
         let of = format!("{}, {}", self.machine, problem.describe());
         let target = Target::Handle(RawHandle(self.handle.raw));
-        let graph = Graph::new(self.library, &target, problem)?;
+        let graph = Graph::new(self.api, &target, problem)?;
         let kept = |message| Error::Choices { message };
         let choice = match self.choices.find(&of).map_err(kept)? {
             Some(choice) => choice,
@@ -173,8 +173,8 @@ impl Cudnn {
         match choice {
             Choice::Own => Ok(None),
             Choice::Engine { index, knobs } => {
-                let plan = engines::config(self.library, &target, &graph, index, &knobs)
-                    .and_then(|config| Plan::new(self.library, &target, config));
+                let plan = engines::config(self.api, &target, &graph, index, &knobs)
+                    .and_then(|config| Plan::new(self.api, &target, config));
                 plan.map(Some).map_err(|reason| kept(self.choices.refused(&of, &reason.to_string())))
             }
         }
@@ -183,13 +183,13 @@ impl Cudnn {
     /// The engine that is the fastest on tensors of its own, by the least of a few measurements.
     fn measure(&self, device: &Device, target: &Target, graph: &Graph, problem: &Problem) -> Result<Choice, Error> {
         let tensors = Tensors::new(device, problem)?;
-        let pack = |workspace: u64| tensors.pack(self.library, workspace);
+        let pack = |workspace: u64| tensors.pack(self.api, workspace);
         let mut best: Option<(f64, Choice)> = None;
-        let candidates = engines::candidates(self.library, target, graph, problem.arithmetic)?;
+        let candidates = engines::candidates(self.api, target, graph, problem.arithmetic)?;
         let mut measured = 0;
         for engines::Candidate { choice, config } in candidates {
             // An engine that is offered may refuse all the same.
-            let Ok(plan) = Plan::new(self.library, target, config) else { continue };
+            let Ok(plan) = Plan::new(self.api, target, config) else { continue };
             if plan.workspace > MOST_WORKSPACE || measured == MOST_MEASURED {
                 continue;
             }
@@ -218,16 +218,16 @@ impl Cudnn {
         // SAFETY: handle, plan and pack are alive; the plan reads and writes the tensors of its graph, and its workspace, which
         // whoever made the pack has seen to.
         let status =
-            unsafe { (self.library.functions().cudnnBackendExecute)(self.handle.raw, plan.plan.raw(), pack.raw()) };
-        self.library.check("convolving", status)
+            unsafe { (self.api.functions().cudnnBackendExecute)(self.handle.raw, plan.plan.raw(), pack.raw()) };
+        self.api.check("convolving", status)
     }
 }
 
 /// A variant pack: where the tensors of a graph, and the workspace, are.
-fn pack(library: &'static Library, tensors: &[(Tensor, u64)], workspace: u64) -> Result<Descriptor, Error> {
+fn pack(api: &'static Library, tensors: &[(Tensor, u64)], workspace: u64) -> Result<Descriptor, Error> {
     let (numbers, addresses): (Vec<i64>, Vec<Address>) =
         tensors.iter().map(|&(tensor, address)| (tensor as i64, Address(address))).unzip();
-    Descriptor::new(library, Kind::VariantPack)?
+    Descriptor::new(api, Kind::VariantPack)?
         .with(VARIANT_PACK_UNIQUE_IDS, &numbers)?
         .with(VARIANT_PACK_DATA_POINTERS, &addresses)?
         .with(VARIANT_PACK_WORKSPACE, &[Address(workspace)])?
@@ -254,9 +254,9 @@ impl Tensors {
         lengths.into_iter().map(of).collect::<Result<_, Error>>().map(Self)
     }
 
-    fn pack(&self, library: &'static Library, workspace: u64) -> Result<Descriptor, Error> {
+    fn pack(&self, api: &'static Library, workspace: u64) -> Result<Descriptor, Error> {
         let address = |(tensor, slice): &(Tensor, CudaSlice<u8>)| (*tensor, slice.device_ptr(slice.stream()).0);
-        pack(library, &self.0.iter().map(address).collect::<Vec<_>>(), workspace)
+        pack(api, &self.0.iter().map(address).collect::<Vec<_>>(), workspace)
     }
 }
 
