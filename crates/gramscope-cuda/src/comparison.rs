@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaViewMut, PinnedHostSlice};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaViewMut, DriverError, PinnedHostSlice};
 
 use crate::device::{Device, refused};
 use crate::error::Error;
@@ -81,9 +81,17 @@ struct Products {
 
 /// The flags of the last batch that was ended, on their way to the host, and room for the next one's.
 struct Flags {
-    coming: Option<(usize, PinnedHostSlice<i32>)>,
-    free: Option<PinnedHostSlice<i32>>,
+    coming: Option<Returned>,
+    free: Option<Returned>,
     batches: usize,
+}
+
+/// A batch's flags in pinned memory, to which copies come in their own time.
+struct Returned {
+    batch: usize,
+    host: PinnedHostSlice<i32>,
+    /// The copy is there. cudarc's own event of the memory is not recorded where it tracks no events.
+    arrived: CudaEvent,
 }
 
 /// What a comparison ends in. Pair (i, j) of two models is at `i * layers_y + j`; of a model with itself, only j <= i.
@@ -255,10 +263,9 @@ impl DeviceComparison {
             return Err(Error::Argument { kernel: "a row of the panel", argument: "values", found, expected });
         }
         let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
-        let copying = |error| refused("copying a row of the panel", error);
-        let stream = self.device.stream();
-        stream.memcpy_htod(values, &mut panel.slice_mut(row * length..(row + 1) * length)).map_err(copying)?;
-        stream.memcpy_htod(&[summary], &mut self.summaries.slice_mut(place..=place)).map_err(copying)
+        let what = "a row of the panel";
+        self.device.copy_to(what, values, &mut panel.slice_mut(row * length..(row + 1) * length))?;
+        self.device.copy_to(what, &[summary], &mut self.summaries.slice_mut(place..=place))
     }
 
     /// Enqueues the HSIC of the pairs of layers in `blocks`, whose rows are in the panel. Within a batch every pair is to be
@@ -398,25 +405,49 @@ impl Flags {
     /// Sends a batch's flags on their way and returns those of the batch before, which may have to be waited for.
     fn send(&mut self, device: &Device, flags: &CudaSlice<i32>) -> Result<Option<(usize, Vec<i32>)>, Error> {
         let copying = |error| refused("copying the flags of a batch", error);
-        let mut host = match self.free.take() {
-            Some(host) => host,
-            // SAFETY: the memory is written by the copy below before anything reads it.
-            None => unsafe { device.stream().context().alloc_pinned(flags.len()) }.map_err(copying)?,
+        let mut next = match self.free.take() {
+            Some(next) => next,
+            None => Returned::new(device, flags.len()).map_err(copying)?,
         };
-        device.stream().memcpy_dtoh(flags, &mut host).map_err(copying)?;
-        let before = self.last()?;
-        self.coming = Some((self.batches, host));
+        next.batch = self.batches;
+        device.stream().memcpy_dtoh(flags, &mut next.host).map_err(copying)?;
+        let recorded = next.arrived.record(device.stream());
+        let before = self.last();
+        self.coming = Some(next);
         self.batches += 1;
-        Ok(before)
+        recorded.map_err(copying)?;
+        before
     }
 
     /// The flags that were sent last, once they have come.
     fn last(&mut self) -> Result<Option<(usize, Vec<i32>)>, Error> {
-        let Some((batch, host)) = self.coming.take() else { return Ok(None) };
-        // This waits for the copy, and for nothing enqueued after it.
-        let flags = host.as_slice().map(<[i32]>::to_vec);
-        self.free = Some(host);
+        let Some(last) = self.coming.take() else { return Ok(None) };
+        let flags = last.wait();
+        let batch = last.batch;
+        self.free = Some(last);
         flags.map(|flags| Some((batch, flags))).map_err(|error| refused("running a batch", error))
+    }
+}
+
+impl Returned {
+    fn new(device: &Device, length: usize) -> Result<Self, DriverError> {
+        let context = device.stream().context();
+        // SAFETY: a copy writes the memory before anything reads it.
+        let host = unsafe { context.alloc_pinned(length) }?;
+        Ok(Self { batch: 0, host, arrived: context.new_event(None)? })
+    }
+
+    /// Waits for the copy, and for nothing enqueued after it.
+    fn wait(&self) -> Result<Vec<i32>, DriverError> {
+        self.arrived.synchronize()?;
+        Ok(self.host.as_slice()?.to_vec())
+    }
+}
+
+impl Drop for Returned {
+    fn drop(&mut self) {
+        // Pinned memory must not go while it is being copied to.
+        let _ = self.arrived.synchronize();
     }
 }
 

@@ -171,7 +171,10 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn upload<T: DeviceRepr>(&self, what: &str, values: &[T]) -> Result<CudaSlice<T>, Error> {
-        self.stream.clone_htod(values).map_err(|error| self.out_of_memory(what, bytes::<T>(values.len()), error))
+        let copy = self.stream.clone_htod(values);
+        let copy = copy.map_err(|error| self.out_of_memory(what, bytes::<T>(values.len()), error))?;
+        self.wait_for_copy(what)?;
+        Ok(copy)
     }
 
     /// Copies `values` to device memory that is there already, of their length, in the order of the stream; `what` is what a
@@ -192,7 +195,8 @@ impl Device {
         if values.is_empty() {
             return Ok(());
         }
-        self.stream.memcpy_htod(values, to).map_err(|error| refused(&format!("copying {what}"), error))
+        self.stream.memcpy_htod(values, to).map_err(|error| refused(&format!("copying {what}"), error))?;
+        self.wait_for_copy(what)
     }
 
     /// A copy of device memory on the host. Waits for everything before it on the stream.
@@ -200,7 +204,15 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`]: also those of kernels that were launched before.
     pub fn download<T: DeviceRepr>(&self, values: &impl DevicePtr<T>) -> Result<Vec<T>, Error> {
-        self.stream.clone_dtoh(values).map_err(|error| refused("copying results to the host", error))
+        let copy = self.stream.clone_dtoh(values).map_err(|error| refused("copying results to the host", error))?;
+        self.wait_for_copy("results to the host")?;
+        Ok(copy)
+    }
+
+    /// Of a copy from or to ordinary memory CUDA says no more than that it may be done when the call returns, and cudarc does not
+    /// wait either.
+    fn wait_for_copy(&self, what: &str) -> Result<(), Error> {
+        self.stream.synchronize().map_err(|error| refused(&format!("copying {what}"), error))
     }
 
     /// Waits for everything on the stream.

@@ -306,7 +306,8 @@ driver! {
         SUCCESS
     }
 
-    /// Copies to the device: from memory that is not pinned, before it returns.
+    /// Copies to the device, when somebody waits for it: CUDA does not say that a copy from memory that is not pinned is done when
+    /// the call returns, either.
     fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
         if let Some(refusal) = capture::refusal(stream) {
             return refusal;
@@ -317,13 +318,10 @@ driver! {
         machine().note_upload(bytes);
         // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
         unsafe { stream::copy(stream, to, from as usize, bytes) };
-        if !memory::is_pinned(from as usize) {
-            stream::synchronise(stream);
-        }
         SUCCESS
     }
 
-    /// Copies to the host.
+    /// Copies to the host, when somebody waits for it, like copies to the device.
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: usize, bytes: usize, stream: usize) {
         if let Some(refusal) = capture::refusal(stream) {
             return refusal;
@@ -331,9 +329,8 @@ driver! {
         if !memory::holds(from, bytes) {
             return INVALID_VALUE;
         }
-        stream::synchronise(stream);
-        // SAFETY: the source lies in memory that this library has given out; the target is the caller's.
-        unsafe { std::ptr::copy(from as *const u8, to, bytes) };
+        // SAFETY: the source lies in memory that this library has given out; the target is the caller's until the copy is made.
+        unsafe { stream::copy(stream, to as usize, from, bytes) };
         SUCCESS
     }
 

@@ -69,11 +69,12 @@ pub(crate) fn free(address: usize) -> bool {
     if address == 0 {
         return true;
     }
-    let Some(mut piece) = pieces().remove(&address) else { return false };
-    if crate::stream::uses(address, piece.bytes) {
-        eprintln!("fake driver: a buffer of {} bytes is given back while it is being copied", piece.bytes);
+    let Some(bytes) = pieces().get(&address).map(|piece| piece.bytes) else { return false };
+    if crate::stream::uses(address, bytes) {
+        eprintln!("fake driver: a buffer of {bytes} bytes is given back while it is being copied");
         return false;
     }
+    let Some(mut piece) = pieces().remove(&address) else { return false };
     let intact = piece.fences().all(|byte| *byte == FENCE_BYTE);
     if !intact {
         eprintln!("fake driver: a write next to a buffer of {} bytes", piece.bytes);
@@ -88,13 +89,6 @@ pub(crate) fn holds(address: usize, bytes: usize) -> bool {
             .range(..=address)
             .next_back()
             .is_some_and(|(start, piece)| address - start <= piece.bytes && bytes <= piece.bytes - (address - start))
-}
-
-/// Whether an address lies in host memory that this library has given out.
-pub(crate) fn is_pinned(address: usize) -> bool {
-    let pieces = pieces();
-    let before = pieces.range(..=address).next_back();
-    before.is_some_and(|(start, piece)| piece.kind == Kind::Host && address - start < piece.bytes)
 }
 
 /// Puts values into memory that is never given back.

@@ -143,6 +143,7 @@ impl Family {
         let module = stream.context().load_module(Ptx::from_binary(image.fatbin.to_vec())).map_err(loading)?;
         let compiled = module.get_global(constants::SYMBOL, stream).map_err(loading)?;
         let bytes = stream.clone_dtoh(&compiled).map_err(loading)?;
+        stream.synchronize().map_err(loading)?;
         let device: Vec<usize> = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) as usize).collect();
         if device != constants::VALUES {
             return Err(Error::Constants { family, device, host: constants::VALUES.to_vec() });
