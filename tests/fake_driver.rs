@@ -371,19 +371,21 @@ fn a_profiler_sees_phases_batches_and_layers() {
     has(&runs, "gs_hsic", "batch 2 / panel products");
 }
 
-/// Rows of three kernels at their smallest shapes, without cuBLAS; the times are those of an emulation and mean nothing.
+/// Rows of some kernels at their smallest shapes, without cuBLAS and cuDNN; the times are those of an emulation and mean nothing.
 #[test]
 fn bench_kernels_writes_the_rows_that_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.jsonl");
-    let only = r"^(gram (shift|fused exact)|probe step) bf16 \[256, 10\]$";
+    let only = r"^(gram (shift|fused exact)|probe step) bf16 \[256, 10\]$|^average pooling .* bf16 \[128, 8, 64\]$|^loss .* 10\]$";
     let arguments = ["bench", "kernels", "--device", "cuda", "--only", only, "--json", file.to_str().unwrap()];
     let output = run(driver().path(), "memory=64", &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let rows = std::fs::read_to_string(&file).unwrap();
     let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(rows.len(), 3, "{rows:?}");
-    assert!(rows[2]["kernel"] == "probe" && rows[2]["us"].as_f64().is_some_and(|us| us > 0.0), "{}", rows[2]);
+    let kernels: Vec<_> = rows.iter().map(|row| row["kernel"].as_str().unwrap()).collect();
+    assert_eq!(kernels, ["gram", "gram", "probe", "average pooling", "average pooling", "loss"]);
+    assert!(rows.iter().all(|row| row["us"].as_f64().is_some_and(|us| us > 0.0)), "{rows:?}");
+    assert!(text(&output.stderr).contains("cuDNN's convolutions are not measured"), "{}", text(&output.stderr));
     assert!(rows[1]["variant"] == "fused exact" && rows[1]["dtype"] == "bf16", "{}", rows[1]);
     assert!(rows[1]["over_naive"].as_f64().is_some_and(|ratio| ratio > 0.0), "{}", rows[1]);
     if rows[1]["matrix_rate_measured"] == false {
@@ -420,9 +422,9 @@ fn doctor_passes_on_emulated_kernels() {
     assert!(output.status.success(), "{report}{}", text(&output.stderr));
     for part in [
         "Emulated GPU",
-        "gram fused exact, Bf16",
+        "gram fused exact, bf16",
         "hsic naive",
-        "probe, Bf16",
+        "probe, bf16",
         "the same on CPU and GPU",
         "the same bits 20 times",
     ] {

@@ -12,13 +12,9 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::launchers::{Gram, GramMut, Grams, Values};
 use crate::memory::Buffer;
-use crate::plan::{self, Settled};
+use crate::plan::{self, PRINCIPAL_COMPONENTS};
 use crate::rows::Settings;
 use crate::shapes::{EigenSummary, RowSummary};
-
-/// Float64 products of 1,024 examples leave a residual of 1e-13. The second pair's error falls as l_9 / l_2 a step; what has
-/// not settled then is left to the host.
-const SETTLED: Settled = Settled { pairs: 2, residual: 1e-12, steps: 320 };
 
 /// The layers of one model over one batch. Rows lie in two panels, at the same places of both; the caller sees to rounds as
 /// for a [`DeviceComparison`].
@@ -194,7 +190,7 @@ impl DeviceComponents {
             &mut self.summaries.at_least(&device, self.most)?,
             &mut self.scratch.at_least(&device, self.most * length)?,
             &grams(0, count),
-            SETTLED,
+            PRINCIPAL_COMPONENTS,
         )?;
         self.whole.check_now()?;
         let (vectors, on_device) = (self.vectors.view()?, self.summaries.view()?);
@@ -202,7 +198,7 @@ impl DeviceComponents {
         let mut decomposed = Vec::with_capacity(count);
         for (slot, Waiting { layer, row }) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
             let summary = summaries[slot];
-            let found = if summary.residual <= SETTLED.residual * summary.first {
+            let found = if summary.residual <= PRINCIPAL_COMPONENTS.residual * summary.first {
                 let vectors = vectors.slice(slot * length..(slot + 1) * length);
                 let mut deflated = self.deflated.at_least(&device, n * n)?;
                 let own = on_device.slice(slot..=slot);

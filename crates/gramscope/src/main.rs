@@ -9,6 +9,8 @@ mod device;
 mod doctor;
 mod interrupt;
 mod memory;
+#[cfg(feature = "cuda")]
+mod stored;
 
 use std::process::ExitCode;
 

@@ -39,8 +39,8 @@ fn alignment_at(offset: u64) -> usize {
 
 impl Launcher<'_> {
     /// Sees to it that there is a plan for a convolution whose parameters begin `offsets` bytes into their allocations, and returns
-    /// the bytes of workspace that it wants. Measures engines where none has been chosen: not while work is captured. Nothing
-    /// where the kernels are ours.
+    /// the bytes of workspace that it wants; none where the kernel is ours. Measures engines where none has been chosen: not while
+    /// work is captured.
     ///
     /// # Errors
     /// [`Error::Cudnn`], [`Error::Choices`], [`Error::OutOfMemory`], [`Error::Driver`].
@@ -50,11 +50,11 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
         offsets: &[usize],
-    ) -> Result<usize, Error> {
-        let Some(cudnn) = self.device().cudnn() else { return Ok(0) };
+    ) -> Result<Option<usize>, Error> {
+        let Some(cudnn) = self.device().cudnn() else { return Ok(None) };
         let alignment = offsets.iter().map(|&offset| alignment_at(offset as u64)).min().unwrap_or(ALIGNMENT);
         let problem = Problem { product, convolution: *convolution, arithmetic, alignment };
-        cudnn.with_plan(self.device(), &problem, |plan| Ok(plan.map_or(0, |plan| plan.workspace)))
+        cudnn.with_plan(self.device(), &problem, |plan| Ok(plan.map(|plan| plan.workspace)))
     }
 
     /// As [`Launcher::convolution_forward`].

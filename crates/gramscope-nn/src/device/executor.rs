@@ -196,7 +196,7 @@ impl<T: Stored> Executor<T> {
                 Product::WeightGradient => &[weight.start * size_of::<f32>()],
             };
             let shape = self.program.convolution(convolution, images);
-            most = most.max(launcher.plan_convolution(product, &shape, self.arithmetic, offsets)?);
+            most = most.max(launcher.plan_convolution(product, &shape, self.arithmetic, offsets)?.unwrap_or(0));
         }
         self.workspaces.insert(images, most);
         Ok(most)

@@ -7,8 +7,9 @@ use gramscope_cuda::{Arithmetic, Choice, Choices, Convolution, Device, Factors, 
 use gramscope_reference::{Tensor4, convolution as truth};
 use half::bf16;
 
-use super::training_kernels::{Stored, Values, WHAT, normal, over};
+use super::training_kernels::{Values, WHAT, normal, over};
 use super::{Finding, Report};
+use crate::stored::Stored;
 
 /// Half the distance between 1 and the next float32: the relative error of one rounding.
 const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
@@ -113,7 +114,7 @@ impl<T: Stored> Operands<T> {
         let (launcher, c) = (device.launcher(), &self.convolution);
         let mut bytes = 1;
         for product in [Product::Forward, Product::InputGradient { adds: true }, Product::WeightGradient] {
-            bytes = bytes.max(launcher.plan_convolution(product, c, arithmetic, &[0])?);
+            bytes = bytes.max(launcher.plan_convolution(product, c, arithmetic, &[0])?.unwrap_or(0));
         }
         let partials = launcher.convolution_scratch(c).max(launcher.convolution_bias_scratch(c)).max(1);
         let (mut partials, mut workspace) = (device.zeros(WHAT, partials)?, device.zeros(WHAT, bytes)?);

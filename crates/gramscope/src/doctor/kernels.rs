@@ -32,11 +32,21 @@ const FAST: f64 = 2e-3;
 const EIGEN: f64 = 1e-8;
 
 /// How values are stored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Stored {
     F32,
     Bf16,
     F16,
+}
+
+impl Stored {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
 }
 
 /// A layer on the device, and in float64 what was stored.
@@ -50,7 +60,7 @@ struct Input {
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
         let mut line = |name: &str, allowed: f64, check: &Check| {
-            report.check(&format!("{name}, {stored:?}"), || {
+            report.check(&format!("{name}, {}", stored.name()), || {
                 let mut finding = Finding::new(allowed);
                 for (seed, shape) in SHAPES.into_iter().enumerate() {
                     check(device, &input(device, stored, shape, seed as u64)?, &mut finding)?;

@@ -8,8 +8,9 @@ use gramscope_reference::softmax_regression::SoftmaxRegression;
 use gramscope_reference::{Matrix, sgd};
 use half::bf16;
 
-use super::training_kernels::{Stored, Values, WHAT, normal, over};
+use super::training_kernels::{Values, WHAT, normal, over};
 use super::{Finding, Report};
+use crate::stored::Stored;
 
 /// Examples, features and classes: one and several parts of the features, whole runs of them and single ones.
 const SHAPES: [[usize; 3]; 5] = [[1, 1, 2], [37, 131, 10], [9, 644, 100], [130, 1540, 10], [65, 4099, 3]];

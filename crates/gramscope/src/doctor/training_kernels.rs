@@ -3,9 +3,7 @@
 use candle_core::Device as Host;
 use gramscope_cuda::plan::Placing;
 use gramscope_cuda::shapes::BatchPlace;
-use gramscope_cuda::{
-    Activation, ComponentsExtent, Device, EigenSummary, FirstComponent, FirstComponents, Slice, View,
-};
+use gramscope_cuda::{ComponentsExtent, Device, EigenSummary, FirstComponent, FirstComponents, Slice};
 use gramscope_nn::ops::batch_norm::EPSILON;
 use gramscope_nn::ops::mixing;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, components, loss, pooling, sgd};
@@ -16,6 +14,7 @@ use half::bf16;
 
 use super::inputs::{normals, numbers};
 use super::{Finding, Report};
+use crate::stored::Stored;
 
 /// What buffers are for, in messages.
 pub(super) const WHAT: &str = "a check";
@@ -33,50 +32,9 @@ const LAYERS: [[usize; 2]; 5] = [[2, 1], [5, 37], [8, 64], [33, 129], [128, 31]]
 /// Error of a few roundings of float32, of values around 1.
 const SINGLE: f64 = 5e-6;
 
-/// A type that activations are stored as.
-pub(super) trait Stored: Activation {
-    /// Its name.
-    const NAME: &'static str;
-    /// Error of its rounding, and [`SINGLE`], relative to values of 1 or more.
-    const ROUNDING: f64;
-    /// A layer of this type.
-    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_>;
-    fn of(value: f32) -> Self;
-    fn widen(self) -> f64;
-}
-
-impl Stored for f32 {
-    const NAME: &'static str = "F32";
-    const ROUNDING: f64 = SINGLE;
-
-    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_> {
-        gramscope_cuda::Values::F32(view)
-    }
-
-    fn of(value: f32) -> Self {
-        value
-    }
-
-    fn widen(self) -> f64 {
-        self.into()
-    }
-}
-
-impl Stored for bf16 {
-    const NAME: &'static str = "Bf16";
-    const ROUNDING: f64 = 1.0 / 256.0 + SINGLE;
-
-    fn layer(view: View<'_, Self>) -> gramscope_cuda::Values<'_> {
-        gramscope_cuda::Values::Bf16(view)
-    }
-
-    fn of(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-
-    fn widen(self) -> f64 {
-        self.into()
-    }
+/// Error of storing a value as T, and [`SINGLE`], relative to values of 1 or more.
+fn rounding<T: Stored>() -> f64 {
+    SINGLE + if T::NAME == bf16::NAME { 1.0 / 256.0 } else { 0.0 }
 }
 
 /// Every kernel but those of convolutions.
@@ -95,19 +53,21 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
             over(&NORMS, SINGLE, |finding, shape| Norm::<T>::new(device, shape)?.statistics(naive, finding).map(drop))
         });
         report.check(&format!("{name}, normalised and gradients, {}", T::NAME), || {
-            over(&NORMS, T::ROUNDING, |finding, shape| Norm::<T>::new(device, shape)?.there_and_back(naive, finding))
+            over(&NORMS, rounding::<T>(), |finding, shape| {
+                Norm::<T>::new(device, shape)?.there_and_back(naive, finding)
+            })
         });
     }
     let mut line = |name: &str, check: &dyn Fn() -> anyhow::Result<Finding>| {
         report.check(&format!("{name}, {}", T::NAME), check);
     };
     line("addition and ReLU", &|| {
-        over(&[1, 1021, 4096], T::ROUNDING, |finding, n| elementwise::<T>(device, n, finding))
+        over(&[1, 1021, 4096], rounding::<T>(), |finding, n| elementwise::<T>(device, n, finding))
     });
-    line("mixing", &|| over(&MIXTURES, T::ROUNDING, |finding, shape| mixtures::<T>(device, shape, finding)));
-    line("average pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| averages::<T>(device, dims, finding)));
-    line("max pooling", &|| over(&IMAGES, T::ROUNDING, |finding, dims| maxima::<T>(device, dims, finding)));
-    line("first component", &|| over(&LAYERS, T::ROUNDING, |finding, shape| penalty::<T>(device, shape, finding)));
+    line("mixing", &|| over(&MIXTURES, rounding::<T>(), |finding, shape| mixtures::<T>(device, shape, finding)));
+    line("average pooling", &|| over(&IMAGES, rounding::<T>(), |finding, dims| averages::<T>(device, dims, finding)));
+    line("max pooling", &|| over(&IMAGES, rounding::<T>(), |finding, dims| maxima::<T>(device, dims, finding)));
+    line("first component", &|| over(&LAYERS, rounding::<T>(), |finding, shape| penalty::<T>(device, shape, finding)));
     line("augmentation", &|| over(&[5, 32], 0.0, |finding, side| augmented::<T>(device, side, finding)));
 }
 

@@ -1,0 +1,420 @@
+//! What a comparison launches: Gram matrices, their centring and kernels, their leading eigenpairs, and the products of panels.
+
+use gramscope_cuda::ceilings::Products;
+use gramscope_cuda::{
+    Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, PairSums, Panels, Partials, PartialsMut, RowSummary,
+    Selection, Slice, Uploaded, Values, Weight, plan,
+};
+use gramscope_nn::random::{Philox, Stream};
+use gramscope_reference::{Matrix, gram};
+use half::{bf16, f16};
+
+use super::{Bench, Subject, Times, WHAT, copies, pattern, time, time_naive};
+use crate::bench::Rows;
+
+/// Examples a batch.
+pub(super) const EXAMPLES: usize = 256;
+/// Features of the layers of ResNet-20, -110 and -164 (width 1), of ResNet-38 x10 and of an ImageNet ResNet-50, once each.
+pub(super) const FEATURES: [usize; 13] =
+    [10, 64, 2048, 4096, 8192, 16_384, 25_088, 65_536, 81_920, 100_352, 163_840, 200_704, 802_816];
+/// Layers of a panel.
+const LAYERS: [usize; 5] = [60, 385, 574, 1500, 6000];
+/// Layers that are decomposed together, as when principal components are compared.
+const DECOMPOSED: usize = 132;
+/// Variants of the products; whether they are `fused`, and `exact`.
+const GRAMS: [(&str, bool, bool); 4] = [
+    ("fused exact", true, true),
+    ("fused fast", true, false),
+    ("tiled exact", false, true),
+    ("tiled fast", false, false),
+];
+
+impl Bench<'_> {
+    /// Every kernel.
+    pub(super) fn comparison(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+        for features in FEATURES {
+            for (name, element) in [("f32", 4), ("bf16", 2), ("f16", 2)] {
+                self.gram(rows, name, element, features)?;
+            }
+        }
+        self.ucenter(rows)?;
+        self.rbf(rows)?;
+        self.eigen(rows)?;
+        LAYERS.into_iter().try_for_each(|layers| self.hsic(rows, layers))
+    }
+
+    /// The Gram kernels of one type at one number of features.
+    fn gram(&self, rows: &mut Rows<'_>, name: &str, element: usize, features: usize) -> anyhow::Result<()> {
+        let shape = [EXAMPLES, features];
+        let products = self.wanted("gram", &GRAMS.map(|(variant, ..)| variant), name, &shape);
+        let wants_shift = self.wants("gram", "shift", name, &shape);
+        if !wants_shift && products.is_empty() {
+            return Ok(());
+        }
+        let mut layer = Layer::new(self.device, name, element, features)?;
+        let read = (EXAMPLES * features * element) as f64;
+        let shift_us = time(self.device, &mut |round| layer.shift(round))?;
+        let subject = Subject {
+            kernel: "gram",
+            variant: "shift",
+            stored: name,
+            shape: &shape,
+            bytes: read + 8.0 * features as f64,
+            flops: 0.0,
+            products: None,
+        };
+        if wants_shift {
+            self.write(rows, &subject, Times { us: shift_us, ..Times::default() })?;
+        }
+        if products.is_empty() {
+            return Ok(());
+        }
+        let all = 2.0 * (EXAMPLES * EXAMPLES * features) as f64;
+        let mut k = self.device.zeros::<f64>(WHAT, EXAMPLES * EXAMPLES)?;
+        let naive_us = time_naive(self.device, all, &mut |round| layer.naive(&mut k, round))?;
+        let [exact_us, fast_us] = [false, true].map(|tf32| self.cublas_us(|round| layer.view(round), shape, tf32));
+        let (exact_us, fast_us) = (exact_us?, fast_us?);
+        let triangle = (plan::triangle(plan::strips(EXAMPLES)) * plan::STRIP * plan::STRIP) as f64;
+        for (variant, fused, exact) in GRAMS.into_iter().filter(|(variant, ..)| products.contains(variant)) {
+            let Some(mut sums) = Sums::new(self.device, features, fused)? else { continue };
+            let us = time(self.device, &mut |round| layer.products(&mut sums, exact, round))?;
+            let terms = if exact { 3.0 } else { 1.0 };
+            let subject = Subject {
+                variant,
+                bytes: read + sums.bytes(),
+                flops: terms * 2.0 * triangle * features as f64,
+                products: Some(Products::Bf16),
+                ..subject
+            };
+            let cublas_us = if exact { exact_us } else { fast_us };
+            self.write(rows, &subject, Times { us, naive_us, cublas_us, ..Times::default() })?;
+        }
+        Ok(())
+    }
+
+    /// From partial sums of Gram matrices to a row of the panel.
+    fn ucenter(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+        const CENTRED: [usize; 2] = [EXAMPLES, 16_384];
+        if self.wanted("ucenter", &["reduce", "rows and pack"], "f32", &CENTRED).is_empty() {
+            return Ok(());
+        }
+        let ([n, features], device, launcher) = (CENTRED, self.device, self.device.launcher());
+        let mut layer = Layer::new(device, "f32", 4, features)?;
+        let Some(mut sums) = Sums::new(device, features, true)? else { return Ok(()) };
+        layer.products(&mut sums, true, 0)?;
+        let (mut k, mut reach) = (device.zeros::<f64>(WHAT, n * n)?, device.zeros::<f64>(WHAT, n)?);
+        let matrix = n * n * size_of::<f64>();
+        let subject = Subject {
+            kernel: "ucenter",
+            variant: "reduce",
+            stored: "f32",
+            shape: &CENTRED,
+            bytes: sums.bytes() + matrix as f64,
+            flops: 0.0,
+            products: None,
+        };
+        let mut reduce = |_: usize| {
+            let mut gram = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
+            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, sums.split)
+        };
+        reduce(0)?;
+        self.alone(rows, &subject, &mut reduce)?;
+
+        let length = n * (n - 1) / 2;
+        let (mut row, mut summary) = (device.zeros::<f32>(WHAT, length)?, device.zeros::<RowSummary>(WHAT, 1)?);
+        let (mut of_rows, mut norms) = (device.zeros::<f64>(WHAT, 3 * n)?, device.zeros::<f64>(WHAT, n)?);
+        let (mut arrivals, in_double) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
+        let gram = Gram { k: k.as_view(), reach: reach.as_view() };
+        // K is read twice.
+        let subject =
+            Subject { variant: "rows and pack", bytes: (2 * matrix + length * size_of::<f32>()) as f64, ..subject };
+        if !self.wants("ucenter", "rows and pack", "f32", &CENTRED) {
+            return Ok(());
+        }
+        let us = time(device, &mut |_| {
+            let (of_rows, arrivals) = (&mut of_rows.as_view_mut(), &mut arrivals.as_view_mut());
+            launcher.ucenter_rows(of_rows, None, arrivals, &gram, None, n, false, plan::EXACT)?;
+            let (row, summary, norms) = (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut norms.as_view_mut());
+            let (of_rows, in_double) = (&of_rows.as_view(), &in_double.as_view());
+            launcher.ucenter_pack(row, summary, norms, arrivals, &gram, of_rows, in_double, None, n, false)
+        })?;
+        let naive_us = time_naive(device, (n * n) as f64, &mut |_| {
+            let (row, summary, of_rows) =
+                (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut of_rows.as_view_mut());
+            launcher.ucenter_naive(row, summary, of_rows, &gram, &in_double.as_view(), n, false)
+        })?;
+        self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
+    }
+
+    /// Squared distances in float64, and kernel values from them, their median found on the way.
+    fn rbf(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+        const DISTANCES: [usize; 2] = [EXAMPLES, 65_536];
+        if self.wanted("rbf", &["distances", "median and values"], "f32", &DISTANCES).is_empty() {
+            return Ok(());
+        }
+        let ([n, features], device, launcher) = (DISTANCES, self.device, self.device.launcher());
+        let layer = Layer::new(device, "f32", 4, features)?;
+        let split = plan::gram_double(n, features, device.plan());
+        let mut partials = device.zeros::<f64>(WHAT, split.partials)?;
+        let (mut distances, mut reach) = (device.zeros::<f64>(WHAT, n * n)?, device.zeros::<f64>(WHAT, n)?);
+        let matrix = n * n * size_of::<f64>();
+        let subject = Subject {
+            kernel: "rbf",
+            variant: "distances",
+            stored: "f32",
+            shape: &DISTANCES,
+            bytes: (n * features * 4 + 2 * split.partials * size_of::<f64>() + matrix) as f64,
+            flops: 3.0 * (n * (n - 1) / 2 * features) as f64,
+            products: None,
+        };
+        let mut measure = |round: usize| {
+            let split = launcher.gram_distances(&mut partials.as_view_mut(), &layer.view(round), DISTANCES)?;
+            let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
+            launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split)
+        };
+        measure(0)?;
+        self.alone(rows, &subject, &mut measure)?;
+
+        let mut values = device.zeros::<f64>(WHAT, n * n)?;
+        let (mut selection, mut histogram) =
+            (device.zeros::<Selection>(WHAT, 1)?, device.zeros::<u32>(WHAT, plan::RADIX_BINS)?);
+        let (mut arrivals, mut undefined) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
+        // The distances are read in every pass, and for the values.
+        let bytes = ((plan::RADIX_PASSES + 2) * matrix + matrix) as f64;
+        let subject = Subject { variant: "median and values", bytes, flops: 0.0, ..subject };
+        self.alone(rows, &subject, &mut |_| {
+            let (chosen, counts) = (&mut selection.as_view_mut(), &mut histogram.as_view_mut());
+            launcher.rbf_start(chosen, counts, n)?;
+            let distances = &distances.as_view();
+            for pass in 0..plan::RADIX_PASSES {
+                launcher.rbf_select(chosen, counts, &mut arrivals.as_view_mut(), distances, n, pass)?;
+            }
+            launcher.rbf_above(chosen, distances, n)?;
+            let (values, undefined) = (&mut values.as_view_mut(), &mut undefined.as_view_mut());
+            launcher.rbf_apply(values, undefined, distances, &chosen.as_view(), n, 0.5)
+        })
+    }
+
+    /// The two leading eigenpairs of many Gram matrices at once, of features whose sizes fall like 1/j.
+    fn eigen(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+        const GRAMS: [usize; 2] = [DECOMPOSED, EXAMPLES];
+        if !self.wants("eigen", "subspace", "f64", &GRAMS) {
+            return Ok(());
+        }
+        let ([layers, n], device, launcher) = (GRAMS, self.device, self.device.launcher());
+        let features = 2 * n;
+        let mut random = Philox::new(0, Stream::Evaluation).sequence(u32::MAX);
+        let x = Matrix::from_fn(n, features, |_, feature| random.normal() / (feature + 1) as f64);
+        let one = gram::linear(&x).data;
+        let k = device.upload(WHAT, &one.repeat(layers))?;
+        let mut sums = device.zeros::<f64>(WHAT, layers * 3 * n)?;
+        let (mut arrivals, reach) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<f64>(WHAT, n)?);
+        for layer in 0..layers {
+            let gram = Gram { k: k.slice(layer * n * n..(layer + 1) * n * n), reach: reach.as_view() };
+            let (sums, arrivals) =
+                (&mut sums.slice_mut(layer * 3 * n..(layer + 1) * 3 * n), &mut arrivals.as_view_mut());
+            launcher.ucenter_rows(sums, None, arrivals, &gram, None, n, true, plan::EXACT)?;
+        }
+        let grams = Grams { k: k.as_view(), sums: sums.as_view(), layers, examples: n };
+        let length = layers * plan::EIGEN_VECTORS * n;
+        let (mut vectors, mut scratch) = (device.zeros::<f64>(WHAT, length)?, device.zeros::<f64>(WHAT, length)?);
+        let mut summaries = device.zeros::<EigenSummary>(WHAT, layers)?;
+        let mut decompose = |_: usize| {
+            let (vectors, summaries) = (&mut vectors.as_view_mut(), &mut summaries.as_view_mut());
+            launcher.eigen_subspace(vectors, summaries, &mut scratch.as_view_mut(), &grams, plan::PRINCIPAL_COMPONENTS)
+        };
+        decompose(0)?;
+        let us = time(device, &mut decompose)?;
+        let [summary, ..] = device.download(&summaries)?[..] else { return Ok(()) };
+        let steps = f64::from(summary.iterations);
+        let subject = Subject {
+            kernel: "eigen",
+            variant: "subspace",
+            stored: "f64",
+            shape: &GRAMS,
+            // K at every step.
+            bytes: steps * (layers * n * n * size_of::<f64>()) as f64,
+            flops: steps * (layers * 2 * n * n * plan::EIGEN_VECTORS) as f64,
+            products: None,
+        };
+        self.write(rows, &subject, Times { us, ..Times::default() })
+    }
+
+    /// What cuBLAS takes for the Gram matrix of what `x` hands out, a round each.
+    fn cublas_us<'x>(
+        &self,
+        x: impl Fn(usize) -> Values<'x>,
+        shape: [usize; 2],
+        tf32: bool,
+    ) -> Result<Option<f64>, Error> {
+        let Some(cublas) = &self.cublas else { return Ok(None) };
+        let mut product = self.device.zeros::<f32>(WHAT, shape[0] * shape[0])?;
+        time(self.device, &mut |round| cublas.gram(&mut product.as_view_mut(), &x(round), shape, tf32)).map(Some)
+    }
+
+    /// A panel times itself and the sums of all pairs.
+    fn hsic(&self, rows: &mut Rows<'_>, layers: usize) -> anyhow::Result<()> {
+        let device = self.device;
+        let length = EXAMPLES * (EXAMPLES - 1) / 2;
+        if !self.wants("hsic", "mma", "f32", &[layers, length]) {
+            return Ok(());
+        }
+        let panel: Slice<f32> = device.zeros(WHAT, layers * length)?;
+        let mut pair_sums = device.zeros::<f64>(WHAT, layers * layers)?;
+        let mut own = device.zeros::<LayerSum>(WHAT, layers)?;
+        let mut weights = device.zeros::<Weight>(WHAT, layers)?;
+        let summaries = device.zeros::<RowSummary>(WHAT, layers)?;
+        let launcher = device.launcher();
+        launcher.hsic_units(&mut own.as_view_mut(), &mut weights.as_view_mut(), &summaries.as_view(), layers, 1.0)?;
+        let panels = || Panels {
+            x: panel.as_view(),
+            y: panel.as_view(),
+            layers_x: layers,
+            layers_y: layers,
+            length,
+            symmetric: true,
+            splits: None,
+        };
+        let lengths = launcher.hsic_lengths(&panels())?;
+        let mut partials = device.zeros::<f32>(WHAT, lengths.partials)?;
+        let mut exponents_x = device.zeros::<i32>(WHAT, lengths.exponents_x)?;
+        let mut exponents_y = device.zeros::<i32>(WHAT, lengths.exponents_y.max(1))?;
+        let us = time(device, &mut |_| {
+            let split = launcher.hsic_mma(
+                &mut partials.as_view_mut(),
+                &mut exponents_x.as_view_mut(),
+                &mut exponents_y.as_view_mut(),
+                &panels(),
+            )?;
+            let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
+            let sums = &mut sums_of(&mut pair_sums, &weights, layers);
+            launcher.hsic_accumulate(sums, &partials, &x, &y, &panels(), split)
+        })?;
+        let all = (layers * layers * length) as f64;
+        let naive_us = time_naive(device, all, &mut |_| {
+            launcher.hsic_naive(&mut sums_of(&mut pair_sums, &weights, layers), &panels())
+        })?;
+        let cublas_us = self.cublas_us(|_| Values::F32(panel.as_view()), [layers, length], false)?;
+        let triangle = (plan::triangle(plan::strips(layers)) * plan::STRIP * plan::STRIP) as f64;
+        let subject = Subject {
+            kernel: "hsic",
+            variant: "mma",
+            stored: "f32",
+            shape: &[layers, length],
+            bytes: 4.0 * (layers * length) as f64 + 8.0 * (layers * layers) as f64,
+            flops: 3.0 * 2.0 * triangle * length as f64,
+            products: Some(Products::Bf16),
+        };
+        self.write(rows, &subject, Times { us, naive_us, cublas_us, ..Times::default() })
+    }
+}
+
+/// `[examples, features]` of a type, as many copies as the cache does not hold, and the shifts of its columns.
+struct Layer<'a> {
+    device: &'a Device,
+    features: usize,
+    x: Vec<Uploaded>,
+    shift: Slice<f32>,
+    largest: Slice<f32>,
+    first_bad: Slice<i32>,
+}
+
+impl<'a> Layer<'a> {
+    fn new(device: &'a Device, name: &str, element: usize, features: usize) -> Result<Self, Error> {
+        let length = EXAMPLES * features;
+        let values: Vec<f32> = (0..length).map(pattern).collect();
+        let halves: Vec<bf16> = values.iter().copied().map(bf16::from_f32).collect();
+        let floats: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
+        let upload = |_| match name {
+            "bf16" => device.upload(WHAT, &halves).map(Uploaded::Bf16),
+            "f16" => device.upload(WHAT, &floats).map(Uploaded::F16),
+            _ => device.upload(WHAT, &values).map(Uploaded::F32),
+        };
+        Ok(Self {
+            x: (0..copies(device, length * element)).map(upload).collect::<Result<_, _>>()?,
+            shift: device.zeros(WHAT, features)?,
+            largest: device.zeros(WHAT, features)?,
+            first_bad: device.upload(WHAT, &[i32::MAX])?,
+            device,
+            features,
+        })
+    }
+
+    fn view(&self, round: usize) -> Values<'_> {
+        self.x[round % self.x.len()].view()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [EXAMPLES, self.features]
+    }
+
+    fn shift(&mut self, round: usize) -> Result<(), Error> {
+        let (shape, Self { device, x, shift, largest, first_bad, .. }) = (self.shape(), self);
+        let (shift, largest) = (&mut shift.as_view_mut(), &mut largest.as_view_mut());
+        let x = x[round % x.len()].view();
+        device.launcher().gram_shift(shift, largest, &mut first_bad.as_view_mut(), &x, None, shape)
+    }
+
+    fn naive(&mut self, k: &mut Slice<f64>, round: usize) -> Result<(), Error> {
+        let launcher = self.device.launcher();
+        launcher.gram_naive(&mut k.as_view_mut(), &self.view(round), &self.shift.as_view(), self.shape())
+    }
+
+    /// Enqueues the products of the shifted columns, by `fused` or `tiled` as `sums` is made for.
+    fn products(&mut self, sums: &mut Sums, exact: bool, round: usize) -> Result<(), Error> {
+        let (shape, launcher, fused) = (self.shape(), self.device.launcher(), sums.fused);
+        let (x, partials) = (self.x[round % self.x.len()].view(), &mut sums.partials_mut());
+        let enqueued = if fused {
+            launcher.gram_fused(exact, partials, &mut self.first_bad.as_view_mut(), &x, None, shape)
+        } else {
+            let (shift, largest) = (&self.shift.as_view(), &self.largest.as_view());
+            launcher.gram_tiled(exact, partials, &x, shift, largest, None, shape)
+        };
+        enqueued.map(drop)
+    }
+}
+
+/// Partial sums of a Gram matrix.
+struct Sums {
+    fused: bool,
+    split: plan::Split,
+    sums: Slice<f32>,
+    exponents: Slice<i32>,
+    reaches: Slice<f32>,
+}
+
+impl Sums {
+    /// None where the kernel does not take so many features.
+    fn new(device: &Device, features: usize, fused: bool) -> Result<Option<Self>, Error> {
+        let plan = if fused { plan::gram_fused } else { plan::gram_tiled };
+        let Some(split) = plan(EXAMPLES, features, device.plan()) else { return Ok(None) };
+        Ok(Some(Self {
+            sums: device.zeros(WHAT, split.partials)?,
+            exponents: device.zeros(WHAT, split.exponents)?,
+            reaches: device.zeros(WHAT, split.exponents)?,
+            fused,
+            split,
+        }))
+    }
+
+    fn bytes(&self) -> f64 {
+        (size_of::<f32>() * (self.sums.len() + self.exponents.len() + self.reaches.len())) as f64
+    }
+
+    fn partials(&self) -> Partials<'_> {
+        Partials { sums: self.sums.as_view(), exponents: self.exponents.as_view(), reaches: self.reaches.as_view() }
+    }
+
+    fn partials_mut(&mut self) -> PartialsMut<'_> {
+        PartialsMut {
+            sums: self.sums.as_view_mut(),
+            exponents: self.exponents.as_view_mut(),
+            reaches: self.reaches.as_view_mut(),
+        }
+    }
+}
+
+fn sums_of<'a>(sums: &'a mut Slice<f64>, weights: &'a Slice<Weight>, layers: usize) -> PairSums<'a> {
+    let (weights_x, weights_y) = (weights.as_view(), weights.as_view());
+    PairSums { sums: sums.as_view_mut(), stride: layers, weights_x, weights_y, factor: 1.0 }
+}
