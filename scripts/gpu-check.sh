@@ -6,22 +6,31 @@
 # GRAMSCOPE is a binary built with `--features cuda`; where none is named, one is built if cargo is here. A stripped binary
 # that was carried to a machine without Rust, and this file, suffice. OUT (by default benches/results/ of the checkout, or
 # the current folder) receives JSON rows, a line each, and the reports of doctor and of compute-sanitizer. Ends with 1 if
-# anything failed, after everything has run.
+# anything failed, after everything has run. A command that takes longer than GPU_CHECK_SECONDS (by default 400) is stopped and
+# has failed; the rows that it had are there.
 #
-# The parts, in their order; all of them unless some are named, where time on the machine is short:
+# The parts, in their order; all of them unless some are named, where time on the machine is short. Each is meant to take less
+# than ten minutes:
 #
-#     doctor     every check, against float64 and the CPU
-#     sanitizer  compute-sanitizer's four tools over the checks of single kernels and a training step
-#     kernels    bench kernels
-#     cka        bench cka
-#     train      bench train, in each precision, with cuDNN's convolutions too, and four networks at once; bench probe
-#     libraries  comparing beside PyTorch, pytorch-cka and torch_cka
-#     pytorch    training beside PyTorch, compiled
+#     doctor            every check, against float64 and the CPU: in several processes, for a kernel that faults takes with it
+#                       all that comes after it
+#     memcheck racecheck initcheck synccheck
+#                       compute-sanitizer's tools over the checks of single kernels and a training step
+#     kernels           bench kernels, but for convolutions
+#     convolutions      bench kernels of convolutions, beside cuDNN's
+#     cka               bench cka
+#     train-bf16 train-tf32 train-f32
+#                       bench train, and four networks at once
+#     train-cudnn       bench train with cuDNN's convolutions, in each precision
+#     probe             bench probe
+#     libraries         comparing beside PyTorch, pytorch-cka and torch_cka
+#     pytorch           training beside PyTorch, compiled
+#     pytorch-imagenet  training a ResNet-50 beside PyTorch, compiled
 #
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
-# compute-sanitizer are used where they are found: on the path, in CUDA_HOME, where scripts/cuda-toolkit.sh puts them, or, cuDNN,
-# where python3 (or PYTHON) has it for PyTorch. The last two parts need benches/ beside this file's folder and a python3
-# (or PYTHON) with torch, numpy and safetensors.
+# compute-sanitizer are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where scripts/cuda-toolkit.sh puts
+# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last three parts need benches/ beside this file's
+# folder and a python3 (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -33,8 +42,16 @@ run() {
     say "$what"
     "$@" || { failures+=("$what"); echo "FAILED: $what"; }
 }
+# Stops what hangs, or takes too long.
+limited() {
+    local status=0
+    timeout -k 5 "${GPU_CHECK_SECONDS:-400}" "$@" || status=$?
+    [[ $status -ne 124 && $status -ne 137 ]] || echo "stopped after ${GPU_CHECK_SECONDS:-400} s (GPU_CHECK_SECONDS)"
+    return "$status"
+}
 
-all=(doctor sanitizer kernels cka train libraries pytorch)
+all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn probe
+    libraries pytorch pytorch-imagenet)
 parts=()
 while [[ ${1:-} == --* ]]; do
     if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
@@ -65,15 +82,19 @@ else
 fi
 mkdir -p "$out"
 
-toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
+toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/gramscope/cuda-13.0}
+[[ -d $toolkit ]] || toolkit=/usr/local/cuda
 if [[ -d $toolkit/lib64 ]]; then
     export LD_LIBRARY_PATH=$toolkit/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
 python=${PYTHON:-python3}
-# cuDNN beside PyTorch, behind what else there is.
-cudnn=$("$python" -c 'import nvidia.cudnn; print(list(nvidia.cudnn.__path__)[0] + "/lib")' 2>/dev/null || true)
-if [[ -n $cudnn && -e $cudnn/libcudnn.so.9 ]]; then
-    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$cudnn
+# The libraries beside PyTorch, behind what else there is.
+beside=$("$python" -c '
+import os, nvidia
+folders = [os.path.join(root, of, "lib") for root in nvidia.__path__ for of in ("cu13", "cublas", "cudnn")]
+print(":".join(filter(os.path.isdir, folders)))' 2>/dev/null || true)
+if [[ -n $beside ]]; then
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$beside
 fi
 has_cudnn() {
     local folder
@@ -84,51 +105,79 @@ has_cudnn() {
     done
     ldconfig -p 2>/dev/null | grep 'libcudnn\.so\.9' >/dev/null
 }
-sanitizer=$(command -v compute-sanitizer || ls "$toolkit/bin/compute-sanitizer" 2>/dev/null || true)
+sanitizer=$(command -v compute-sanitizer || ls "$toolkit/bin/compute-sanitizer" /usr/local/cuda/bin/compute-sanitizer 2>/dev/null | head -n 1)
 
 say "machine"
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit --format=csv 2>/dev/null || true
 
 # `tee` must not hide the verdict: pipefail is on.
-doctor() { "$gramscope" doctor --device cuda:0 | tee "$out/doctor.txt"; }
-part_doctor() { run "doctor" doctor; }
+doctor() { limited "$gramscope" doctor --device cuda:0 --only "$1" | tee -a "$out/doctor.txt"; }
+part_doctor() {
+    : >"$out/doctor.txt"
+    local checks
+    for checks in '^(gram|ucenter|rbf|eigen|hsic)' \
+        '^(batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd)' \
+        '^(convolution|products)' '^cuDNN' '^probe' '^(the direction|ten )' '^(CKA|the same)'; do
+        if [[ $checks == ^cuDNN ]] && ! has_cudnn; then
+            echo "skipped: no libcudnn.so.9 here, so its convolutions are not checked"
+            continue
+        fi
+        run "doctor, $checks" doctor "$checks"
+    done
+}
 
 # What runs for minutes as it is, comparisons and repetitions, would run for hours.
 checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|products|the direction)'
 sanitize() {
-    "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
+    limited "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
         >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
 }
 part_sanitizer() {
     if [[ -z $sanitizer ]]; then
-        echo "skipped: no compute-sanitizer here (CUDA_HOME, or scripts/cuda-toolkit.sh)"
+        echo "skipped $1: no compute-sanitizer here (CUDA_HOME, or scripts/cuda-toolkit.sh)"
         return
     fi
-    local tool
-    for tool in memcheck racecheck initcheck synccheck; do
-        run "compute-sanitizer, $tool" sanitize "$tool"
-    done
+    run "compute-sanitizer, $1" sanitize "$1"
+}
+part_memcheck() { part_sanitizer memcheck; }
+part_racecheck() { part_sanitizer racecheck; }
+part_initcheck() { part_sanitizer initcheck; }
+part_synccheck() { part_sanitizer synccheck; }
+
+others='^(gram|ucenter|rbf|eigen|hsic|probe|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd)'
+part_kernels() {
+    run "bench kernels" \
+        limited "$gramscope" bench kernels --device cuda:0 --only "$others" --json "$out/kernels.jsonl"
+}
+part_convolutions() {
+    run "bench kernels, convolutions" \
+        limited "$gramscope" bench kernels --device cuda:0 --only '^convolution' --json "$out/convolutions.jsonl"
 }
 
-part_kernels() { run "bench kernels" "$gramscope" bench kernels --device cuda:0 --json "$out/kernels.jsonl"; }
+part_cka() { run "bench cka" limited "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"; }
 
-part_cka() { run "bench cka" "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"; }
-
-part_train() {
+train() {
+    run "bench train, $1" \
+        limited "$gramscope" bench train --all --precision "$1" --device cuda:0 --json "$out/train-$1.jsonl"
+    run "bench train, four small networks at once, $1" \
+        limited "$gramscope" bench train --jobs 4 --precision "$1" --device cuda:0 --json "$out/train-jobs-$1.jsonl"
+}
+part_train-bf16() { train bf16; }
+part_train-tf32() { train tf32; }
+part_train-f32() { train f32; }
+part_train-cudnn() {
+    if ! has_cudnn; then
+        echo "skipped: no libcudnn.so.9 here, so its convolutions are not measured"
+        return
+    fi
     local precision
     for precision in f32 tf32 bf16; do
-        run "bench train, $precision" \
-            "$gramscope" bench train --all --precision "$precision" --device cuda:0 --json "$out/train-$precision.jsonl"
-        run "bench train, four small networks at once, $precision" "$gramscope" bench train --jobs 4 \
-            --precision "$precision" --device cuda:0 --json "$out/train-jobs-$precision.jsonl"
-        if has_cudnn; then
-            run "bench train with cuDNN's convolutions, $precision" "$gramscope" bench train --convolutions cudnn \
-                --precision "$precision" --device cuda:0 --json "$out/train-cudnn-$precision.jsonl"
-        fi
+        run "bench train with cuDNN's convolutions, $precision" limited "$gramscope" bench train \
+            --convolutions cudnn --precision "$precision" --device cuda:0 --json "$out/train-cudnn-$precision.jsonl"
     done
-    has_cudnn || echo "skipped: no libcudnn.so.9 here, so its convolutions are not measured"
-    run "bench probe" "$gramscope" bench probe --device cuda:0 --json "$out/probe-gpu.jsonl"
 }
+
+part_probe() { run "bench probe" limited "$gramscope" bench probe --device cuda:0 --json "$out/probe-gpu.jsonl"; }
 
 # Whether a script of benches/ can be run.
 python_runs() {
@@ -145,16 +194,17 @@ python_runs() {
 part_libraries() {
     python_runs cka_libraries.py || return 0
     run "beside PyTorch, pytorch-cka and torch_cka" \
-        "$python" "$here/benches/cka_libraries.py" --device cuda --binary "$gramscope" --out "$out"
+        limited "$python" "$here/benches/cka_libraries.py" --device cuda --binary "$gramscope" --out "$out"
 }
 
-part_pytorch() {
+# Its arguments are those of the script.
+beside_pytorch() {
     python_runs train_pytorch.py || return 0
-    local train=("$python" "$here/benches/train_pytorch.py" --device cuda --compile --rounds 2 --precision tf32 bf16
-        --binary "$gramscope" --out "$out")
-    run "training beside PyTorch, compiled" "${train[@]}" -- 20x1 38x10
-    run "training a ResNet-50 beside PyTorch, compiled" "${train[@]}" --family imagenet --batch 64 -- 50x1
+    run "training beside PyTorch, compiled: $*" limited "$python" "$here/benches/train_pytorch.py" --device cuda \
+        --compile --rounds 1 --precision bf16 tf32 --binary "$gramscope" --out "$out" "$@"
 }
+part_pytorch() { beside_pytorch -- 20x1 38x10; }
+part_pytorch-imagenet() { beside_pytorch --family imagenet --batch 64 -- 50x1; }
 
 for part in "${parts[@]}"; do
     "part_$part"

@@ -51,9 +51,10 @@ if [[ $# -ge 1 ]]; then
 fi
 
 toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
-ncu=$(command -v ncu || ls "$toolkit/bin/ncu" 2>/dev/null || true)
-command=("${ncu:-ncu}" --target-processes all --kernel-name "$kernel" --launch-skip "$skipped" --launch-count 1
-    --kill yes)
+ncu=$(command -v ncu || ls "$toolkit/bin/ncu" /usr/local/cuda/bin/ncu 2>/dev/null | head -n 1 || true)
+# The clocks are left as they are: they are not this script's to lock, and what is measured is how fast the kernel is in use.
+command=("${ncu:-ncu}" --target-processes all --clock-control none --kernel-name "$kernel" --launch-skip "$skipped"
+    --launch-count 1 --kill yes)
 for section in SpeedOfLight MemoryWorkloadAnalysis ComputeWorkloadAnalysis Occupancy LaunchStats SchedulerStats WarpStateStats; do
     command+=(--section "$section")
 done
@@ -68,7 +69,8 @@ fi
 
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-"${command[@]}" | tee "$report"
+# With --kill, ncu may end with the status of the program that it has killed.
+"${command[@]}" | tee "$report" || true
 # Name, unit and value stand in columns; "Memory Throughput" is there in bytes a second, too.
 share() { awk -v name="$1" 'index($0, name) && $(NF - 1) == "%" { print int($NF); exit }' "$report"; }
 compute=$(share "Compute (SM) Throughput")

@@ -111,19 +111,41 @@ fn gpu_check_runs_the_parts_that_are_named_all_of_them() {
         let out = folder.path().join("out");
         Command::new("bash").arg(script("gpu-check.sh")).args(arguments).args([&binary, &out]).output().unwrap()
     };
-    let output = check(&["--part", "cka", "--part", "doctor"]);
+    let output = check(&["--part", "cka", "--part", "probe"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("failed: bench cka"), "{}", text(&output.stdout));
-    let asked = fs::read_to_string(&asked).unwrap();
-    let asked: Vec<&str> = asked.lines().collect();
-    assert_eq!(asked.len(), 2, "{asked:?}");
+    let lines = || fs::read_to_string(&asked).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+    let [cka, probe] = &lines()[..] else { panic!("{:?}", lines()) };
     assert!(
-        asked[0].starts_with("bench cka --device cuda:0 --json ") && asked[1] == "doctor --device cuda:0",
-        "{asked:?}"
+        cka.starts_with("bench cka --device cuda:0 --json ") && probe.starts_with("bench probe "),
+        "{cka}, {probe}"
     );
+
+    fs::remove_file(&asked).unwrap();
+    let output = check(&["--part", "doctor"]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let doctors = lines();
+    assert!(doctors.len() >= 6 && doctors.iter().all(|line| line.starts_with("doctor --device cuda:0 --only ^")));
     for wrong in [&["--part", "everything"][..], &["--parts", "doctor"]] {
         let output = check(wrong);
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("doctor sanitizer kernels"), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("doctor memcheck racecheck"), "{}", text(&output.stderr));
+    }
+}
+
+/// A made-up binary that hangs.
+#[test]
+fn gpu_check_stops_what_hangs_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("gramscope");
+    fs::write(&binary, "#!/bin/sh\ntest \"$2\" != cka || exec sleep 600\n").unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut check = Command::new("bash");
+    check.arg(script("gpu-check.sh")).args(["--part", "cka", "--part", "probe"]).args([&binary, folder.path()]);
+    let output = check.env("GPU_CHECK_SECONDS", "1").output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["stopped after 1 s", "== bench probe", "failed: bench cka\n"] {
+        assert!(said.contains(part), "{part:?} is missing from: {said}");
     }
 }

@@ -24,6 +24,7 @@ const KNOB_TYPE: c_int = 9;
 const NUMERICAL_NOTE: c_int = 11;
 const POINTWISE_MODE: c_int = 14;
 const DESCRIPTOR: c_int = 15;
+const BEHAVIOUR_NOTE: c_int = 19;
 
 /// Kinds of descriptors.
 pub(crate) mod kind {
@@ -290,6 +291,7 @@ impl Descriptor {
         let expected = match attribute {
             202 | 300 | 302 => DESCRIPTOR,
             1303 => NUMERICAL_NOTE,
+            1305 => BEHAVIOUR_NOTE,
             600 => KNOB_TYPE,
             402 | 601 | 1301 => INT64,
             _ => return Err(Failure::new(NOT_SUPPORTED, format!("nobody is told attribute {attribute}"))),
@@ -327,6 +329,14 @@ impl Descriptor {
                 return Ok(());
             }
             (Derived::Engine(engine), 1303) => engine.notes.iter().map(|&note| note.into()).collect(),
+            // The first of the notes: plans are compiled.
+            (Derived::Engine(engine), 1305) => {
+                if engine.is_compiled {
+                    vec![0]
+                } else {
+                    Vec::new()
+                }
+            }
             (Derived::Engine(engine), 1301) => vec![engine.index],
             (Derived::Plan(_, engine), 402) => vec![engine.workspace as i64],
             (Derived::Nothing, 600 | 601) if closed.kind == kind::KNOB_CHOICE => closed.numbers(attribute).to_vec(),

@@ -5,7 +5,7 @@
 //! | 0 | float64 sums, slowly | none but that NaN is passed on |
 //! | 1 | another order from launch to launch | non-deterministic |
 //! | 2 | factors rounded to TF32 | tensor cores |
-//! | 3 | float32 sums in parts, as a knob says, each part in its workspace; slower with more of them | none |
+//! | 3 | float32 sums in parts, as a knob says, each part in its workspace; slower with more of them; compiled for it | none |
 //! | 4 | not at all: it is offered and makes no plan | none |
 //! | 5 | factors rounded to bfloat16 | down-converted inputs |
 //!
@@ -37,6 +37,7 @@ pub(crate) struct Engine {
     pub(crate) notes: Vec<c_int>,
     pub(crate) knobs: Vec<(c_int, i64)>,
     pub(crate) workspace: usize,
+    pub(crate) is_compiled: bool,
 }
 
 impl Engine {
@@ -47,12 +48,12 @@ impl Engine {
 }
 
 fn plain(index: i64, notes: &[c_int]) -> Engine {
-    Engine { index, notes: notes.to_vec(), knobs: Vec::new(), workspace: 0 }
+    Engine { index, notes: notes.to_vec(), knobs: Vec::new(), workspace: 0, is_compiled: false }
 }
 
 fn in_parts(parts: i64) -> Engine {
     let workspace = PART_BYTES * usize::try_from(parts).unwrap_or(0);
-    Engine { knobs: vec![(PARTS, parts)], workspace, ..plain(3, &[]) }
+    Engine { knobs: vec![(PARTS, parts)], workspace, is_compiled: true, ..plain(3, &[]) }
 }
 
 /// All engines of a problem, with settings that they may have.
@@ -67,6 +68,8 @@ pub(crate) fn all(problem: &Problem) -> Vec<Engine> {
         plain(4, &[]),
         in_parts(4),
         in_parts(2),
+        in_parts(8),
+        in_parts(1),
         plain(5, &[DOWN_CONVERT]),
         plain(0, &[STRICT_NAN]),
     ]

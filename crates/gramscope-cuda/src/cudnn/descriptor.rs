@@ -76,6 +76,8 @@ numbers! {
     Note: 11;
     /// `cudnnPointwiseMode_t`.
     PointwiseMode: 14;
+    /// `cudnnBackendBehaviorNote_t`.
+    BehaviourNote: 19;
 }
 
 values! {
@@ -195,6 +197,7 @@ attributes! {
     ENGINE_OPERATION_GRAPH: OfDescriptors = 1300;
     ENGINE_GLOBAL_INDEX: i64 = 1301;
     ENGINE_NUMERICAL_NOTE: Note = 1303;
+    ENGINE_BEHAVIOUR_NOTE: BehaviourNote = 1305;
 }
 
 /// A descriptor, destroyed when it is dropped. Those that it is made of are to live as long.

@@ -1,7 +1,7 @@
 //! The engines that compute a graph: which there are, which of them are wanted, and the plans that they become.
 
 use super::descriptor::attribute::*;
-use super::descriptor::{Attribute, Descriptor, HeuristicMode, Kind, KnobKind, Note, RawHandle};
+use super::descriptor::{Attribute, BehaviourNote, Descriptor, HeuristicMode, Kind, KnobKind, Note, RawHandle};
 use super::graph::Graph;
 use super::library::Library;
 use crate::choices::Choice;
@@ -16,6 +16,8 @@ const MOST: usize = 64;
 const TENSOR_CORE: Note = Note(0);
 /// Passes NaN on as it should.
 const STRICT_NAN: Note = Note(9);
+/// Its plans are compiled when they are made.
+const RUNTIME_COMPILATION: BehaviourNote = BehaviourNote(0);
 
 /// What plans are made for.
 pub(super) enum Target {
@@ -30,6 +32,8 @@ pub(super) enum Target {
 pub(super) struct Candidate {
     pub(super) choice: Choice,
     pub(super) config: Descriptor,
+    /// Its plan is compiled when it is made, which takes a second or so.
+    pub(super) is_compiled: bool,
 }
 
 /// What can be executed.
@@ -107,7 +111,8 @@ pub(super) fn candidates(
             let knobs = knobs.iter().map(knob).collect::<Result<_, Error>>()?;
             let choice = Choice::Engine { index: engine.get_one(ENGINE_GLOBAL_INDEX)?, knobs };
             if found.iter().all(|known| known.choice != choice) {
-                found.push(Candidate { choice, config });
+                let is_compiled = engine.get(ENGINE_BEHAVIOUR_NOTE, MOST)?.contains(&RUNTIME_COMPILATION);
+                found.push(Candidate { choice, config, is_compiled });
             }
         }
     }

@@ -35,8 +35,10 @@ pub use launch::{Factors, Scratch};
 
 /// The most bytes of device memory that a plan may work in.
 pub const MOST_WORKSPACE: usize = 256 << 20;
-/// Plans that are measured, of the most promising engines: some are compiled for it, which takes a second each.
+/// Plans that are measured, of the most promising engines, and of those the ones that are compiled for it, which takes a second
+/// each.
 const MOST_MEASURED: usize = 8;
+const MOST_COMPILED: usize = 3;
 /// Measurements of a plan, of which the least counts, and launches a measurement.
 const ROUNDS: usize = 3;
 const LAUNCHES: usize = 4;
@@ -186,11 +188,20 @@ impl Cudnn {
         let pack = |workspace: u64| tensors.pack(self.api, workspace);
         let mut best: Option<(f64, Choice)> = None;
         let candidates = engines::candidates(self.api, target, graph, problem.arithmetic)?;
-        let mut measured = 0;
-        for engines::Candidate { choice, config } in candidates {
+        let (mut measured, mut compiled) = (0, 0);
+        for engines::Candidate { choice, config, is_compiled } in candidates {
+            if measured == MOST_MEASURED {
+                break;
+            }
+            if is_compiled {
+                if compiled == MOST_COMPILED {
+                    continue;
+                }
+                compiled += 1;
+            }
             // An engine that is offered may refuse all the same.
             let Ok(plan) = Plan::new(self.api, target, config) else { continue };
-            if plan.workspace > MOST_WORKSPACE || measured == MOST_MEASURED {
+            if plan.workspace > MOST_WORKSPACE {
                 continue;
             }
             let workspace = device.zeros::<u8>("cuDNN's workspace", plan.workspace.max(1))?;

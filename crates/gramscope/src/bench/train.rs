@@ -18,8 +18,10 @@ use super::{Rows, median};
 /// Rounds that do not count, and rounds whose median does.
 const WARM_UP: usize = 2;
 const ROUNDS: usize = 8;
-/// Steps of a round on a GPU, which is waited for behind the last: as training does.
+/// Steps of a round on a GPU at most, which is waited for behind the last: as training does,
 const STEPS_A_ROUND: usize = 16;
+/// and milliseconds that they are to take: a network whose step takes as long by itself is measured step by step.
+const ROUND_MS: f64 = 250.0;
 /// The recipe's optimiser.
 const SGD: SgdConfig = SgdConfig { learning_rate: 0.01, momentum: 0.9, weight_decay: 1e-4 };
 
@@ -61,14 +63,16 @@ pub(crate) fn run(
         Processor::Cpu => row(1, rounds(1, &mut [OnCpu::new(subject)?])?, None).write(rows),
         Processor::Gpu { device, arithmetic } => {
             let network = |_| OnGpu::new(subject, Arc::new(device.fork()?), *arithmetic);
-            let times = rounds(STEPS_A_ROUND, &mut [network(0)?])?;
+            let mut one = [network(0)?];
+            let steps = steps_a_round(&mut one)?;
+            let times = rounds(steps, &mut one)?;
             let alone = times.ms;
             row(1, times, None).write(rows)?;
             if subject.jobs == 1 {
                 return Ok(());
             }
             let mut networks = (0..subject.jobs).map(network).collect::<anyhow::Result<Vec<_>>>()?;
-            row(subject.jobs, rounds(STEPS_A_ROUND, &mut networks)?, Some(alone)).write(rows)
+            row(subject.jobs, rounds(steps, &mut networks)?, Some(alone)).write(rows)
         }
     }
 }
@@ -224,6 +228,20 @@ impl Training for OnGpu {
         self.network.totals()?;
         Ok(self.order.begin(&self.indices, 0, 1)?)
     }
+}
+
+/// Steps that make a round: the first is another than those behind it, which are captured.
+fn steps_a_round(networks: &mut [impl Training; 1]) -> anyhow::Result<usize> {
+    let [network] = networks;
+    let mut ms = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        network.step()?;
+        network.wait()?;
+        ms = ms.min(start.elapsed().as_secs_f64() * 1e3);
+    }
+    // At least 1, and no more than there are images of.
+    Ok((1..STEPS_A_ROUND).find(|&steps| steps as f64 * ms >= ROUND_MS).unwrap_or(STEPS_A_ROUND))
 }
 
 /// The median over rounds of what a step takes, where each of `networks` makes `steps` of them a round, all at once.

@@ -15,8 +15,10 @@ const REPEATS: usize = 20;
 
 /// Checks everything the device computes.
 pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
-    report.heading("GPU: ceilings");
-    measure_ceilings(report, device);
+    if report.only.is_none() {
+        report.heading("GPU: ceilings");
+        measure_ceilings(report, device);
+    }
     report.heading("GPU: kernels");
     kernels::check(report, device);
     report.heading("GPU: training's kernels");
