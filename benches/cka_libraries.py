@@ -1,21 +1,25 @@
 """CKA between all layers of a ResNet: the binary beside PyTorch written well, pytorch-cka and torch_cka, on a CPU or a GPU.
 
     python benches/cka_libraries.py                    # needs torch, numpy, safetensors, pytorch-cka==1.1.3, torch_cka==0.21
-    python benches/cka_libraries.py --device cuda
+    python benches/cka_libraries.py --device cuda --precision f32 tf32 bf16 20x1 110x1 38x10
+    python benches/cka_libraries.py --device cuda --precision tf32 bf16 --family imagenet --batches 2 50x1
 
-All sides take the same trained weights (the run's checkpoint, a safetensors file) and the same images, in one batch and in
+All sides take the same trained weights (a run's checkpoint, a safetensors file) and the same images, in one batch and in
 several. Every layer's output passes through a module of its own, so that the libraries, which hook modules, see the layers
 that the binary sees. Each measurement is a fresh process; the sides take turns.
 
 ms_per_batch      (inside_ms of several batches - inside_ms of one) / (their number - 1): forward pass and comparison; the
                   median over the rounds
-peak_device_mib   the most that nvidia-smi says the process holds on the GPU, its context included; null on a CPU
+peak_device_mib   how much more the GPU holds at most, the process's context included; null on a CPU
 peak_mib          the most that it holds on the host
-worst_error       of the CKA of one batch, from PyTorch in float64 throughout (on the CPU). (Of several batches no values are
-                  compared: the binary shuffles the images first.)
+worst_error       of the CKA of one batch, from PyTorch in float64 throughout. (Of several batches no values are compared: the
+                  binary shuffles the images first.)
 
-pytorch-cka and torch_cka are called as their documentation does, torch_cka in torch.no_grad() besides. A side that is not
-installed, or fails, is left out, and its row says why; where that is the binary, the script fails at the end. Rows go to benches/results/cka_libraries.jsonl, or where --out says.
+The precision is that of the networks, ours and PyTorch's; PyTorch's Gram matrices are float32 products, on tensor cores as TF32
+but for f32. pytorch-cka and torch_cka, which come in f32 alone, are called as their documentation does, torch_cka in
+torch.no_grad() besides. A side that is not installed, fails or takes too long is left out, and its row says why; where that is
+the binary, the script fails at the end. Rows go to cka_libraries.jsonl (of ImageNet's family cka_libraries_imagenet.jsonl) in
+benches/results, or where --out says.
 """
 
 import argparse
@@ -32,16 +36,22 @@ import measure
 from cka_pytorch import hsic_of_batch, make_images
 
 MODULES = {"gramscope": (), "pytorch": ("torch",), "pytorch-cka": ("torch", "cka"), "torch_cka": ("torch", "torch_cka")}
+LIBRARIES = ("pytorch-cka", "torch_cka")
+PRECISIONS = ("f32", "tf32", "bf16")
+SIDES_OF_IMAGES = {"cifar": 32, "imagenet": 224}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["20x1"], metavar="DEPTHxWIDTH", help="20x1 unless others are named")
+    parser.add_argument("--family", choices=SIDES_OF_IMAGES, default="cifar")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"], help="tf32 and bf16 on a GPU only")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=4, help="of the longer measurement, at least 2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=120, help="after which a measurement is stopped")
     parser.add_argument("--sides", nargs="+", choices=MODULES, default=list(MODULES))
     parser.add_argument("--binary", type=Path, help="a built gramscope; else cargo builds one")
     parser.add_argument("--out", type=Path, default=measure.RESULTS, help="the folder of the rows")
@@ -50,53 +60,78 @@ def main():
     if arguments.child:
         kind, *rest = arguments.child
         return make_images(*rest) if kind == "images" else compute(kind, *rest)
-    with tempfile.TemporaryDirectory() as folder:
-        compare(arguments, Path(folder))
+    common = {key: getattr(arguments, key) for key in ("family", "batch_size", "threads", "device")}
+    suffix = "_imagenet" if arguments.family == "imagenet" else ""
+    rows = measure.Rows(arguments.out / f"cka_libraries{suffix}.jsonl", **common)
+    arguments.binary = arguments.binary or measure.build()
+    table, failed = [], []
+    for network in arguments.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            summaries = compare(network, arguments, rows, Path(folder))
+        table += summaries
+        failed += [row["failure"] for row in summaries if row["implementation"] == "gramscope" and "failure" in row]
+    print_table(table)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
-def compare(arguments, folder):
-    n, device = arguments.batch_size, arguments.device
-    common = {"depth": arguments.depth, "batch": n, "threads": arguments.threads, "device": device}
-    rows = measure.Rows(arguments.out / "cka_libraries.jsonl", **common)
-    binary, run = arguments.binary or measure.build(), folder / "run"
+def compare(network, arguments, rows, folder):
+    """Measures all sides of one network, in every precision, and returns what their rounds come to."""
+    n, device, family = arguments.batch_size, arguments.device, arguments.family
     child = [sys.executable, __file__, "--child"]
 
-    def measured(command, on="cpu"):
-        return measure.run(command, arguments.threads, on, fatal=False)
+    def measured(command, on="cpu", seconds=None):
+        return measure.run(command, arguments.threads, on, fatal=False, seconds=seconds)
 
-    # Few but small batches, so that the running statistics come near to those of the images.
-    train = ["train", "--depth", arguments.depth, "--epochs", 1, "--batch-size", 32, "--train-images", 1024]
-    measured([binary, *train, "--test-images", 256, "--out", run, "--quiet"])
-
-    def side(name, images):
-        out = images / f"{name}.npy"
+    def side(name, precision, images):
+        out = images / f"{name}-{precision}"
         if name == "gramscope":
             cka = ["cka", run, "--data", images, "--passes", 1, "--batch-size", n, "--device", device]
-            _, process = measured([binary, *cka, "--out", images / name, "--quiet"], device)
+            command = [arguments.binary, *cka, "--precision", precision, "--out", out, "--quiet"]
+            _, process = measured(command, device, arguments.seconds)
             return {"inside_ms": process["process_ms"]} | process
-        text, process = measured([*child, name, run, images, n, device, out], device)
+        command = [*child, name, run, images, n, device, f"{out}.npy", precision, network, family]
+        text, process = measured(command, device, arguments.seconds)
         return json.loads(text.splitlines()[-1]) | process
 
-    counts, folders, found = (1, arguments.batches), [], {name: [] for name in arguments.sides}
+    counts, folders = (1, arguments.batches), []
     for batches in counts:
         folders.append(folder / f"images{batches}")
-        measured([*child, "images", folders[-1], batches * n])
-    failed = {name: missing for name in arguments.sides if (missing := without(name))}
+        measured([*child, "images", folders[-1], batches * n, SIDES_OF_IMAGES[family]])
+    run = train(network, arguments, folders[0], folder / "run", measured)
+    sides = [
+        (name, precision)
+        for precision in arguments.precision
+        for name in arguments.sides
+        if precision == "f32" or name not in LIBRARIES
+    ]
+    failed, found = {of: missing for of in sides if (missing := without(of[0]))}, {of: [] for of in sides}
     for number in range(arguments.rounds):
-        for name in (name for name in arguments.sides if name not in failed):
+        for of in (of for of in sides if of not in failed):
             try:
-                one, several = (side(name, images) for images in folders)
+                one, several = (side(*of, images) for images in folders)
             except RuntimeError as error:
-                failed[name] = str(error)
+                failed[of] = str(error)
                 continue
+            key = {"network": network, "implementation": of[0], "precision": of[1], "round": number}
             for batches, row in zip(counts, (one, several)):
-                rows.write({"implementation": name, "round": number, "batches": batches, **row})
-            found[name].append((several, (several["inside_ms"] - one["inside_ms"]) / (counts[1] - 1)))
-    measured([*child, "pytorch", run, folders[0], n, "cpu", folders[0] / "float64.npy", "float64"])
-    table = [summary(rows, name, found[name], folders[0], failed.get(name)) for name in arguments.sides]
-    print_table(table)
-    if "gramscope" in failed:
-        sys.exit(failed["gramscope"])
+                rows.write({**key, "batches": batches, **row})
+            found[of].append((several, (several["inside_ms"] - one["inside_ms"]) / (counts[1] - 1)))
+    exact = folders[0] / "float64.npy"
+    measured([*child, "pytorch", run, folders[0], n, device, exact, "float64", network, family])
+    return [summary(rows, network, of, found[of], folders[0], failed.get(of)) for of in sides]
+
+
+def train(network, arguments, images, run, measured):
+    """A run whose running statistics come near to those of the images: few but small batches."""
+    depth, width = network.split("x")
+    common = ["--family", arguments.family, "--depth", depth, "--width", width, "--device", arguments.device]
+    if arguments.family == "imagenet":
+        data = ["--data", images, "--image-side", SIDES_OF_IMAGES["imagenet"], "--epochs", 4, "--batch-size", 4]
+    else:
+        data = ["--train-images", 1024, "--test-images", 256, "--epochs", 1, "--batch-size", 32]
+    measured([arguments.binary, "train", *common, *data, "--out", run, "--quiet"], arguments.device)
+    return run
 
 
 def without(name):
@@ -105,26 +140,26 @@ def without(name):
     return f"no module {missing[0]}" if missing else None
 
 
-def summary(rows, name, found, images, failure):
+def summary(rows, network, of, found, images, failure):
     """Writes and returns what the rounds of one side come to."""
-    row = {"implementation": name, "what": "summary"}
+    row = {"network": network, "implementation": of[0], "precision": of[1], "what": "summary"}
     if failure:
         row |= {"failure": failure}
     else:
         row["ms_per_batch"] = statistics.median(slope for _, slope in found)
         row["peak_mib"] = max(several["peak_mib"] for several, _ in found)
         row["peak_device_mib"] = max((several["peak_device_mib"] or 0 for several, _ in found), default=0) or None
-        row |= error(name, images)
+        row |= error(*of, images)
     rows.write(row)
     return row
 
 
-def error(name, images):
+def error(name, precision, images):
     """The largest difference from PyTorch in float64, and how many entries are defined on one side alone."""
     import numpy as np
 
-    exact = np.load(images / "float64.npy")
-    matrix = np.load(images / name / "cka.npz")["cka"] if name == "gramscope" else np.load(images / f"{name}.npy")
+    exact, found = np.load(images / "float64.npy"), images / f"{name}-{precision}"
+    matrix = np.load(found / "cka.npz")["cka"] if name == "gramscope" else np.load(f"{found}.npy")
     if matrix.shape != exact.shape:
         return {"worst_error": None, "shape": list(matrix.shape)}
     undefined = int((np.isnan(matrix) != np.isnan(exact)).sum())
@@ -132,25 +167,29 @@ def error(name, images):
 
 
 def print_table(table):
-    print("\n| | ms a batch | peak on the device, MiB | peak on the host, MiB | worst error |\n| --- | --- | --- | --- | --- |")
+    print("\n| network | | | ms a batch | peak on the device, MiB | peak on the host, MiB | worst error |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in table:
+        name = f"{row['network']} | {row['implementation']} | {row['precision']}"
         if "failure" in row:
-            print(f"| {row['implementation']} | left out: {row['failure']} | | | |")
+            print(f"| {name} | left out: {row['failure']} | | | |")
             continue
         device = f"{row['peak_device_mib']:.0f}" if row["peak_device_mib"] else "-"
         worst = "other layers" if row["worst_error"] is None else f"{row['worst_error']:.1e}"
-        name, ms, host = row["implementation"], row["ms_per_batch"], row["peak_mib"]
+        ms, host = row["ms_per_batch"], row["peak_mib"]
         print(f"| {name} | {ms:.1f} | {device} | {host:.0f} | {worst} |")
 
 
-def compute(kind, run, images, batch, device, out, dtype="float32"):
+def compute(kind, run, images, batch, device, out, precision, network, family):
     """One side in Python: computes the CKA matrix, saves it, prints the time after imports and loading."""
     import numpy as np
     import torch
 
     warnings.simplefilter("ignore")
-    batch, dtype = int(batch), getattr(torch, dtype)
-    model = tapped(Path(run)).to(dtype).eval().to(memory_format=torch.channels_last).to(device)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")
+    torch.backends.cudnn.benchmark = True
+    batch, dtype = int(batch), {"bf16": torch.bfloat16, "float64": torch.float64}.get(precision, torch.float32)
+    model = tapped(Path(run), network, family).to(dtype).eval().to(memory_format=torch.channels_last).to(device)
     images = torch.from_numpy(np.load(Path(images) / "images.npy")).permute(0, 3, 1, 2).to(dtype) / 255
     library = {"pytorch": plain, "pytorch-cka": by_pytorch_cka, "torch_cka": by_torch_cka}[kind]
     start = time.perf_counter()
@@ -161,7 +200,7 @@ def compute(kind, run, images, batch, device, out, dtype="float32"):
     print(json.dumps({"inside_ms": inside_ms}))
 
 
-def tapped(run):
+def tapped(run, network, family):
     """The run's network, every layer's output of which passes through a module of its own."""
     import torch
     from safetensors.torch import load_file
@@ -170,12 +209,12 @@ def tapped(run):
     from pytorch_resnet import ResNet
 
     checkpoint = load_file(run / "checkpoints" / "latest.safetensors")
-    blocks = {name.split(".")[1] for name in checkpoint if name.startswith("stage1.")}
-    network = ResNet(6 * len(blocks) + 2, classes=len(checkpoint["logits.bias"]))
+    depth, width = network.split("x")
+    network = ResNet(int(depth), float(width), classes=len(checkpoint["logits.bias"]), family=family)
     network.load(checkpoint)
-    names = []
+    names, side = [], SIDES_OF_IMAGES[family]
     with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, 32, 32), lambda name, _: names.append(name))
+        network.eval()(torch.zeros(1, 3, side, side), lambda name, _: names.append(name))
 
     class Tapped(nn.Module):
         def __init__(self):

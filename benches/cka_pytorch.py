@@ -113,18 +113,18 @@ def differences(images):
     return {name: float(np.nanmax(np.abs(matrix - exact))) for name, matrix in matrices.items()}
 
 
-def make_images(folder, count):
-    """An image folder of smooth random textures, and the same as images.npy, [n, h, w, c] bytes."""
+def make_images(folder, count, side=SIDE):
+    """An image folder of smooth random textures, and its test images as images.npy, [n, h, w, c] bytes."""
     import numpy as np
 
-    folder, count = Path(folder), int(count)
+    folder, count, side = Path(folder), int(count), int(side)
     numbers = np.random.default_rng(0)
-    coarse = numbers.random((count, SIDE // 4, SIDE // 4, 3)).repeat(4, 1).repeat(4, 2)
-    images = (255 * (0.7 * coarse + 0.3 * numbers.random((count, SIDE, SIDE, 3)))).astype(np.uint8)
+    coarse = numbers.random((count, side // 4, side // 4, 3), np.float32).repeat(4, 1).repeat(4, 2)
+    images = (255 * (0.7 * coarse + 0.3 * numbers.random((count, side, side, 3), np.float32))).astype(np.uint8)
     for index, image in enumerate(images):
         write_png(folder / "test" / f"class{index % CLASSES}" / f"{index:05}.png", image)
-    for index in range(CLASSES):  # nothing reads them, but no data set is without
-        write_png(folder / "train" / f"class{index}" / "0.png", images[index])
+    for index, image in enumerate(images[: 2 * CLASSES]):
+        write_png(folder / "train" / f"class{index % CLASSES}" / f"{index}.png", image)
     np.save(folder / "images.npy", images)
 
 
@@ -133,8 +133,8 @@ def write_png(path, image):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + row.tobytes() for row in image)
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", len(image), len(image), 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
@@ -178,6 +178,7 @@ def hsic_of_batch(network, images):
 
     def observe(_, output):
         x = output.permute(0, 2, 3, 1).flatten(1) if output.dim() == 4 else output  # a view: it is channels last
+        x = x.float() if x.dtype == torch.bfloat16 else x  # whose eight bits are not enough for what follows
         x = x - x.mean(0)
         grams.append(u_centred(x @ x.T).flatten())
 

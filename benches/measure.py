@@ -30,19 +30,27 @@ def machine():
 
 
 class DeviceMemory:
-    """The most that a process holds on a GPU while this is open, as nvidia-smi says, looked at ten times a second."""
+    """How much more a GPU holds at most, while this is open, than it did before, as nvidia-smi says, looked at ten times a second:
+    what one process takes where nothing else begins or ends meanwhile. (Of processes by themselves it says nothing in a container.)
+    """
 
-    QUERY = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    QUERY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0")
 
-    def __init__(self, pid, device):
-        self.pid, self.peak_mib, self.over = pid, None, threading.Event()
-        self.thread = threading.Thread(target=self.look) if device != "cpu" and shutil.which(self.QUERY[0]) else None
+    def __init__(self, device):
+        self.peak_mib, self.over = None, threading.Event()
+        self.before = self.used() if device != "cpu" and shutil.which(self.QUERY[0]) else None
+        self.thread = threading.Thread(target=self.look) if self.before is not None else None
+
+    def used(self):
+        """MiB, or None where nvidia-smi does not say."""
+        said = subprocess.run(self.QUERY, capture_output=True, text=True).stdout.strip()
+        return int(said) if said.isdigit() else None
 
     def look(self):
         while not self.over.wait(0.1):
-            lines = subprocess.run(self.QUERY, capture_output=True, text=True).stdout.splitlines()
-            used = [int(mib) for pid, mib in (line.split(",") for line in lines if line.count(",") == 1) if int(pid) == self.pid]
-            self.peak_mib = max([self.peak_mib or 0, *used]) or None
+            used = self.used()
+            if used is not None:
+                self.peak_mib = max(self.peak_mib or 0, used - self.before)
 
     def __enter__(self):
         if self.thread:
@@ -55,26 +63,32 @@ class DeviceMemory:
             self.thread.join()
 
 
-def run(command, threads, device="cpu", fatal=True):
+def run(command, threads, device="cpu", fatal=True, seconds=None):
     """Runs a child with so many threads: its output, and wall time, CPU time and peak memory of the whole process. A child that
-    fails ends everything or, where that is not `fatal`, is a RuntimeError."""
+    fails, or takes longer than `seconds`, ends everything or, where that is not `fatal`, is a RuntimeError."""
     limits = {name: str(threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     load = os.getloadavg()[0]  # well above the threads: others were at work, and times say little
     with tempfile.TemporaryFile() as output:
-        start = time.perf_counter()
-        child = subprocess.Popen([str(part) for part in command], stdout=output, env=os.environ | limits)
-        with DeviceMemory(child.pid, device) as on_device:
+        with DeviceMemory(device) as on_device:
+            start = time.perf_counter()
+            child = subprocess.Popen([str(part) for part in command], stdout=output, env=os.environ | limits)
+            stop = threading.Timer(seconds, child.kill) if seconds else None
+            if stop:
+                stop.start()
             _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
+            taken = time.perf_counter() - start
+            if stop:
+                stop.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode != 0:
-            message = f"{' '.join(map(str, command))} failed with exit code {child.returncode}"
+            late = f" (it was stopped after {seconds} s)" if seconds and taken >= seconds else ""
+            message = f"{' '.join(map(str, command))} failed with exit code {child.returncode}{late}"
             raise SystemExit(message) if fatal else RuntimeError(message)
         output.seek(0)
         text = output.read().decode()
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return text, {
-        "process_ms": 1e3 * seconds,
+        "process_ms": 1e3 * taken,
         "process_cpu_ms": 1e3 * (usage.ru_utime + usage.ru_stime),
         "peak_mib": usage.ru_maxrss * kilobyte / 2**20,
         "peak_device_mib": on_device.peak_mib,

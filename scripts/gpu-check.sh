@@ -6,7 +6,7 @@
 # GRAMSCOPE is a binary built with `--features cuda`; where none is named, one is built if cargo is here. A stripped binary
 # that was carried to a machine without Rust, and this file, suffice. OUT (by default benches/results/ of the checkout, or
 # the current folder) receives JSON rows, a line each, and the reports of doctor and of compute-sanitizer. Ends with 1 if
-# anything failed, after everything has run. A command that takes longer than GPU_CHECK_SECONDS (by default 400) is stopped and
+# anything failed, after everything has run. A command that takes longer than GPU_CHECK_SECONDS (by default 500) is stopped and
 # has failed; the rows that it had are there.
 #
 # The parts, in their order; all of them unless some are named, where time on the machine is short. Each is meant to take less
@@ -23,13 +23,14 @@
 #                       bench train, and four networks at once
 #     train-cudnn       bench train with cuDNN's convolutions, in each precision
 #     probe             bench probe
-#     libraries         comparing beside PyTorch, pytorch-cka and torch_cka
+#     libraries libraries-large libraries-imagenet
+#                       comparing beside PyTorch, pytorch-cka and torch_cka
 #     pytorch           training beside PyTorch, compiled
 #     pytorch-imagenet  training a ResNet-50 beside PyTorch, compiled
 #
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
 # compute-sanitizer are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where scripts/cuda-toolkit.sh puts
-# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last three parts need benches/ beside this file's
+# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last five parts need benches/ beside this file's
 # folder and a python3 (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
@@ -45,13 +46,13 @@ run() {
 # Stops what hangs, or takes too long.
 limited() {
     local status=0
-    timeout -k 5 "${GPU_CHECK_SECONDS:-400}" "$@" || status=$?
-    [[ $status -ne 124 && $status -ne 137 ]] || echo "stopped after ${GPU_CHECK_SECONDS:-400} s (GPU_CHECK_SECONDS)"
+    timeout -k 5 "${GPU_CHECK_SECONDS:-500}" "$@" || status=$?
+    [[ $status -ne 124 && $status -ne 137 ]] || echo "stopped after ${GPU_CHECK_SECONDS:-500} s (GPU_CHECK_SECONDS)"
     return "$status"
 }
 
 all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn probe
-    libraries pytorch pytorch-imagenet)
+    libraries libraries-large libraries-imagenet pytorch pytorch-imagenet)
 parts=()
 while [[ ${1:-} == --* ]]; do
     if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
@@ -191,10 +192,18 @@ python_runs() {
     return 1
 }
 
-part_libraries() {
+# Its arguments are where the rows go and those of the script.
+beside_libraries() {
     python_runs cka_libraries.py || return 0
-    run "beside PyTorch, pytorch-cka and torch_cka" \
-        limited "$python" "$here/benches/cka_libraries.py" --device cuda --binary "$gramscope" --out "$out"
+    local rows=$1
+    shift
+    run "comparing beside PyTorch and the CKA libraries: $*" limited "$python" "$here/benches/cka_libraries.py" \
+        --device cuda --rounds 1 --binary "$gramscope" --out "$rows" --precision bf16 tf32 f32 "$@"
+}
+part_libraries() { beside_libraries "$out" -- 20x1 56x1; }
+part_libraries-large() { beside_libraries "$out/large" --sides gramscope pytorch pytorch-cka -- 110x1 38x10; }
+part_libraries-imagenet() {
+    beside_libraries "$out" --sides gramscope pytorch pytorch-cka --batches 2 --family imagenet -- 50x1
 }
 
 # Its arguments are those of the script.

@@ -97,3 +97,23 @@ fn bottlenecks_and_mixed_branches_are_trained_and_looked_into() {
     succeeds(["report", &path(".")]);
     succeeds(["verify", &path(".")]);
 }
+
+#[test]
+fn other_images_come_in_the_size_that_runs_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (run, pictures, out) = (path("run"), path("pictures"), path("out"));
+    succeeds([&["train"], &TINY[..], &["--image-side", "16", "--out", &run]].concat());
+    for (part, class, number) in ["train", "test"].into_iter().flat_map(|part| (0..20).map(move |n| (part, n % 10, n)))
+    {
+        let folder = dir.path().join(format!("pictures/{part}/class{class}"));
+        fs::create_dir_all(&folder).unwrap();
+        let picture =
+            image::RgbImage::from_fn(40, 24, |x, y| image::Rgb([x, y, number].map(|value| (value * 5) as u8)));
+        picture.save(folder.join(format!("{number}.png"))).unwrap();
+    }
+    for data in ["builtin", &pictures] {
+        succeeds(["cka", &run, "--data", data, "--passes", "1", "--batch-size", "10", "--out", &out]);
+    }
+    succeeds(["probe", &run, "--data", &pictures, "--epochs", "1", "--batch-size", "10", "--out", &path("probes")]);
+}

@@ -53,15 +53,15 @@ impl TestImages {
         Ok(Self { dataset, dir: config.dir, noise: false })
     }
 
-    /// The test images that all `runs` were evaluated on, or else those of `other`.
+    /// The test images that all `runs` were evaluated on, or else those of `other`, in the size of the first run's.
     ///
     /// # Errors
     /// [`Error::Incomparable`] for runs of different data without `other`.
     pub(crate) fn of_runs(runs: &[Run], other: Option<&DataConfig>, limit: Limit) -> Result<Self> {
         let first = match (other, runs.first()) {
-            (Some(config), _) => return Self::load(config, limit),
+            (Some(config), Some(run)) => return Self::load(&config.at_side(run.config().data.side()), limit),
             (None, Some(run)) => run,
-            (None, None) => {
+            (_, None) => {
                 return Err(Error::Incomparable("there is no run to compare; name at least one".to_owned()));
             }
         };

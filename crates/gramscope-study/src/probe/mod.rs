@@ -224,10 +224,10 @@ struct Images {
 impl Images {
     fn of(run: &Run, options: &ProbeOptions) -> Result<Self> {
         let (config, fraction) = match &options.data {
-            Some(other) => (other, 1.0),
-            None => (&run.config().data, run.config().train.fraction),
+            Some(other) => (other.at_side(run.config().data.side()), 1.0),
+            None => (run.config().data.clone(), run.config().train.fraction),
         };
-        let dataset = data::load(config)?;
+        let dataset = data::load(&config)?;
         let mut train = dataset.train.fraction(fraction, dataset.classes.len())?;
         if let Some(wanted) = options.examples {
             let found = train.len();
@@ -239,7 +239,7 @@ impl Images {
             let labels: Vec<u32> = train.iter().map(|&index| dataset.train.label(index)).collect();
             train = balanced_prefix(&labels, wanted, "train_images")?.into_iter().map(|place| train[place]).collect();
         }
-        Ok(Self { dataset, dir: config.dir.clone(), train })
+        Ok(Self { dataset, dir: config.dir, train })
     }
 }
 

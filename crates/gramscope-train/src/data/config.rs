@@ -136,8 +136,17 @@ impl DataConfig {
         Ok(config)
     }
 
+    /// The same data with images of this size, for networks that take no other. CIFAR's stay as they are.
+    #[must_use]
+    pub fn at_side(&self, side: usize) -> Self {
+        match self.name {
+            DataName::Cifar10 | DataName::Cifar100 => self.clone(),
+            DataName::Builtin | DataName::Folder => Self { image_side: Some(side), ..self.clone() },
+        }
+    }
+
     /// Height and width of the images in pixels.
-    pub(super) fn side(&self) -> usize {
+    pub fn side(&self) -> usize {
         self.image_side.unwrap_or(DEFAULT_SIDE)
     }
 }
