@@ -10,7 +10,7 @@ cpu_ms_per_step, a median too, depends little on what else the machine does, as 
 those that wait spin). On a GPU both sides have their images there, ours as bytes that a step crops and flips, and are waited
 for every 16 steps; PyTorch has cuDNN's benchmark mode, a fused SGD, autocast for bf16, and with --compile torch.compile in
 the mode that captures CUDA graphs. Rows go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on a GPU
-..._cuda.jsonl) in benches/results/, or where --out says.
+..._cuda.jsonl, with cuDNN's convolutions on our side too ..._cudnn.jsonl) in benches/results/, or where --out says.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128, help="images a step")
     parser.add_argument("--device", choices=STEPS_A_ROUND, default="cpu")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"], help="tf32 and bf16 on a GPU only")
+    parser.add_argument("--convolutions", choices=("own", "cudnn"), default="own", help="whose ours are, on a GPU")
     parser.add_argument("--compile", action="store_true", help="PyTorch compiled instead of eager")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -49,8 +50,10 @@ def main():
         return child(arguments)
 
     on_gpu = arguments.device != "cpu"
-    common = {"batch": arguments.batch, "threads": arguments.threads, "device": arguments.device, "compiled": arguments.compile}
+    common = {key: getattr(arguments, key) for key in ("batch", "threads", "device", "convolutions")}
+    common["compiled"] = arguments.compile
     kind = ("_imagenet" if arguments.family == "imagenet" else "") + ("_cuda" if on_gpu else "")
+    kind += "_cudnn" if arguments.convolutions == "cudnn" else ""
     rows = measure.Rows(arguments.out / f"train_pytorch{kind}.jsonl", **common)
     binary = arguments.binary or measure.build()
 
@@ -61,7 +64,8 @@ def main():
             return [sys.executable, __file__, "--child", *shared, "--batch", str(arguments.batch), *compiled, "--", network]
         depth, width = network.split("x")
         size = ["--depth", depth, "--width", width, "--batch-size", str(arguments.batch)]
-        return [binary, "--quiet", "bench", "train", *size, *shared, "--json", "/dev/stdout"]
+        engine = ["--convolutions", arguments.convolutions]
+        return [binary, "--quiet", "bench", "train", *size, *shared, *engine, "--json", "/dev/stdout"]
 
     def side(name, network, precision):
         text, process = measure.run(command(name, network, precision), arguments.threads, arguments.device)

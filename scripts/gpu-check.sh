@@ -25,12 +25,13 @@
 #     probe             bench probe
 #     libraries libraries-large libraries-imagenet
 #                       comparing beside PyTorch, pytorch-cka and torch_cka
-#     pytorch           training beside PyTorch, compiled
+#     pytorch pytorch-cudnn
+#                       training beside PyTorch, compiled; with cuDNN's convolutions on our side, too
 #     pytorch-imagenet  training a ResNet-50 beside PyTorch, compiled
 #
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
 # compute-sanitizer are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where scripts/cuda-toolkit.sh puts
-# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last five parts need benches/ beside this file's
+# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last six parts need benches/ beside this file's
 # folder and a python3 (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
@@ -52,7 +53,8 @@ limited() {
 }
 
 all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn probe
-    libraries libraries-large libraries-imagenet pytorch pytorch-imagenet)
+    libraries libraries-large libraries-imagenet pytorch pytorch-cudnn
+    pytorch-imagenet)
 parts=()
 while [[ ${1:-} == --* ]]; do
     if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
@@ -213,6 +215,7 @@ beside_pytorch() {
         --compile --rounds 1 --precision bf16 tf32 --binary "$gramscope" --out "$out" "$@"
 }
 part_pytorch() { beside_pytorch -- 20x1 38x10; }
+part_pytorch-cudnn() { beside_pytorch --convolutions cudnn -- 20x1 38x10; }
 part_pytorch-imagenet() { beside_pytorch --family imagenet --batch 64 -- 50x1; }
 
 for part in "${parts[@]}"; do
