@@ -274,19 +274,18 @@ __device__ __forceinline__ void add_fast(float (&tile)[8], const Fragments& a, c
 }
 
 // (high + low) (high + low), but for low low. The tensor cores truncate whenever they add: a chain over many slabs
-// would come out too small by 2^-24 a step. So a slab's sum starts from zero, smallest products first, and joins the
-// tile by an ordinary, rounded addition.
+// would come out too small by 2^-24 a step. So a slab's sum starts from zero and joins the tile by ordinary, rounded
+// additions. It is two sums, small products and large ones: a product waits for the one before it in its sum.
 __device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, const Fragments& b) {
-    float sum[8] = {};
+    float large[8] = {}, small[8] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-        add_product(sum, a.low[step], b.high[step]);
-        add_product(sum, a.high[step], b.low[step]);
+        add_product(small, a.low[step], b.high[step]);
+        add_product(large, a.high[step], b.high[step]);
+        add_product(small, a.high[step], b.low[step]);
     }
 #pragma unroll
-    for (int step = 0; step < STEPS; ++step) add_product(sum, a.high[step], b.high[step]);
-#pragma unroll
-    for (int index = 0; index < 8; ++index) tile[index] += sum[index];
+    for (int index = 0; index < 8; ++index) tile[index] += large[index] + small[index];
 }
 
 // All four products, those of high halves for themselves, a step at a time: where few values outweigh all others, low

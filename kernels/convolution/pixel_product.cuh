@@ -23,6 +23,7 @@ struct PixelProduct {
     int first_column;                // of this tile
     int last_down, last_across;      // GRADIENT: the last taps of this phase
     bool source_whole, weight_whole;
+    bool has_one_tap;                // GRADIENT: a slab of the weights has
     Origin own[OWN_ROWS];
     Tap own_tap, weight_tap;  // of the next slab: of this thread's place; GRADIENT: of the first k
     typename Own::OwnSums sums;
@@ -52,10 +53,9 @@ struct PixelProduct {
         int first_row = static_cast<int>(blockIdx.x) / tiles * ROWS;
         bool any = GRADIENT ? place_gradient(values, first_row) : place_forward(values, first_row);
         int64_t line = GRADIENT ? shape.from : depth;
-        // A slab of the gradient's weights is copied in pieces where it has one tap.
-        bool one_tap = !GRADIENT || shape.to % PRODUCT::DEPTH == 0;
+        has_one_tap = GRADIENT && shape.to % PRODUCT::DEPTH == 0;
         source_whole = is_whole(values, static_cast<int64_t>(source.channels) * static_cast<int64_t>(sizeof(T)));
-        weight_whole = one_tap && is_whole(weights, line * static_cast<int64_t>(sizeof(float)));
+        weight_whole = is_whole(weights, line * static_cast<int64_t>(sizeof(float)));
         // The tables of rows are complete.
         __syncthreads();
 #pragma unroll
@@ -139,20 +139,19 @@ struct PixelProduct {
     __device__ __forceinline__ void copy_left_values(int slab) const {
         int k = slab * PRODUCT::DEPTH + kept_thread() % Left::LENGTH;
         Tap tap = source.tap_of(k);
-        for_pieces<Left, false>([&](int line, int place) {
+        copy_lines<Left, false>(left(slab), [&](int line, int) -> Copied<T> {
             Origin origin = origins()[line];
-            copy_piece<false>(Left::in_line(left(slab), line, place), source.at(origin, tap),
-                              k < depth && source.has(origin, tap));
+            return {source.at(origin, tap), k < depth && source.has(origin, tap)};
         });
     }
 
     template <bool WHOLE>
     __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>([&](int line, int place) {
+        copy_lines<Right, WHOLE>(right(slab), [&](int line, int place) -> Copied<float> {
             int k = slab * PRODUCT::DEPTH + (GRADIENT ? line : place);
             int column = first_column + (GRADIENT ? place : line);
-            const float* from = weight + weight_at(k, column, GRADIENT && WHOLE ? one_tap(line) : source.tap_of(k));
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from, k < depth && column < columns);
+            int64_t at = weight_at(k, column, has_one_tap ? one_tap(line) : source.tap_of(k));
+            return {weight + at, k < depth && column < columns};
         });
     }
 

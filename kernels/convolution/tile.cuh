@@ -69,6 +69,50 @@ __device__ __forceinline__ void for_pieces(const Visit& visit) {
     }
 }
 
+// What is copied: nothing, which means zeros, where it is not there, and then `from` may be any address.
+template <class T>
+struct Copied {
+    const T* from;
+    bool is_there;
+};
+
+// Two bytes are less than an asynchronous copy can take. So that a thread does not wait for each value, it has several under way
+// before it stores any.
+template <class S, class From>
+__device__ __forceinline__ void copy_narrow_values(unsigned char* slab, const From& from) {
+    using T = typename S::Value;
+    constexpr int AT_ONCE = 8, STEP = THREADS / S::LENGTH;
+    int place = kept_thread() % S::LENGTH;
+#pragma unroll 1
+    for (int start = kept_thread() / S::LENGTH; start < S::LINES; start += AT_ONCE * STEP) {
+        T values[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            int line = start + i * STEP;
+            Copied<T> source = from(line, place);
+            values[i] = line < S::LINES && source.is_there ? *source.from : T{};
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            int line = start + i * STEP;
+            if (line < S::LINES) *reinterpret_cast<T*>(S::in_line(slab, line, place)) = values[i];
+        }
+    }
+}
+
+// Starts the copies of a slab's lines: of what from(line, place) says.
+template <class S, bool WHOLE, class From>
+__device__ __forceinline__ void copy_lines(unsigned char* slab, const From& from) {
+    if constexpr (WHOLE || sizeof(typename S::Value) == 4) {
+        for_pieces<S, WHOLE>([&](int line, int place) {
+            auto source = from(line, place);
+            copy_piece<WHOLE>(S::in_line(slab, line, place), source.from, source.is_there);
+        });
+    } else {
+        copy_narrow_values<S>(slab, from);
+    }
+}
+
 // The window of the source that one row of the product is made of: its first pixel and where that lies in its image. Far
 // outside where there is no such row.
 struct alignas(8) Origin {

@@ -88,20 +88,17 @@ struct WeightProduct {
         int row = first_row + kept_thread() % (Left::LENGTH / WIDTH) * WIDTH;
         Tap tap = WHOLE ? own_tap : source.tap_of(row);
         const Origin* table = origins(slab);
-        for_pieces<Left, WHOLE>([&](int line, int place) {
+        copy_lines<Left, WHOLE>(left(slab), [&](int line, int) -> Copied<T> {
             Origin origin = table[line];
-            copy_piece<WHOLE>(Left::in_line(left(slab), line, place), source.at(origin, tap),
-                              row < rows && source.has(origin, tap));
+            return {source.at(origin, tap), row < rows && source.has(origin, tap)};
         });
     }
 
     template <bool WHOLE>
     __device__ __forceinline__ void copy_right(int slab) const {
-        for_pieces<Right, WHOLE>([&](int line, int place) {
+        copy_lines<Right, WHOLE>(right(slab), [&](int line, int place) -> Copied<T> {
             int pixel = pixels.first + slab * DEPTH + line, column = first_column + place;
-            const T* from = dy + static_cast<int64_t>(pixel) * shape.to + column;
-            copy_piece<WHOLE>(Right::in_line(right(slab), line, place), from,
-                              pixel < pixels.last && column < shape.to);
+            return {dy + static_cast<int64_t>(pixel) * shape.to + column, pixel < pixels.last && column < shape.to};
         });
     }
 

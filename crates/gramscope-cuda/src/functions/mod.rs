@@ -7,6 +7,7 @@ mod training;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaFunction, CudaModule, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
@@ -136,19 +137,25 @@ struct Family {
 }
 
 impl Family {
-    /// Loads `image` and compares the constants it was compiled with with those that launch geometry is computed from.
+    /// Loads `image` and compares the constants it was compiled with with those that launch geometry is computed from; a driver that
+    /// does not find them is not in the way, for the build takes both from one file.
     fn load(stream: &Arc<CudaStream>, image: &Image, shared_bytes: u32) -> Result<Self, Error> {
         let family = image.family;
         let loading = |error| loading(family, error);
         let module = stream.context().load_module(Ptx::from_binary(image.fatbin.to_vec())).map_err(loading)?;
-        let compiled = module.get_global(constants::SYMBOL, stream).map_err(loading)?;
+        let family = Self { name: family, module, shared_bytes };
+        let compiled = match family.module.get_global(constants::SYMBOL, stream) {
+            // nvcc makes it a symbol of the module's own.
+            Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => return Ok(family),
+            compiled => compiled.map_err(loading)?,
+        };
         let bytes = stream.clone_dtoh(&compiled).map_err(loading)?;
         stream.synchronize().map_err(loading)?;
         let device: Vec<usize> = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) as usize).collect();
         if device != constants::VALUES {
-            return Err(Error::Constants { family, device, host: constants::VALUES.to_vec() });
+            return Err(Error::Constants { family: family.name, device, host: constants::VALUES.to_vec() });
         }
-        Ok(Self { name: family, module, shared_bytes })
+        Ok(family)
     }
 
     fn kernel(&self, name: &'static str) -> Result<Kernel, Error> {

@@ -279,12 +279,24 @@ pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
     Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
-/// Tiles of [`TILE`] a side, split over features so that every multiprocessor has one.
+/// What a block's partial sums cost, in slabs.
+const FLUSH_SLABS: usize = 3;
+
+/// Into how many parts the features of so many tiles are split, where a multiprocessor takes a block at a time: blocks run in waves,
+/// and the last should not be nearly empty. The least number of those that take at most a twentieth longer than the best.
+fn splits_in_waves(tiles: usize, slabs: usize, multiprocessors: usize) -> usize {
+    let cost = |splits: usize| (tiles * splits).div_ceil(multiprocessors) * (slabs.div_ceil(splits) + FLUSH_SLABS);
+    let most = slabs.min(multiprocessors);
+    let best = (1..=most).map(cost).min().unwrap_or(0);
+    (1..=most).find(|&splits| 20 * cost(splits) <= 21 * best).unwrap_or(1)
+}
+
+/// Tiles of [`TILE`] a side, split over features so that multiprocessors are busy.
 fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Option<(usize, usize, Geometry)> {
     let rows = 2 * TILE;
     let shared = |buffers: usize| buffers * (rows + extra_rows) * ROW_BYTES + exponent_bytes(rows);
     let buffers = (TILED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
-    let splits = device.multiprocessors.div_ceil(tiles).min(features.div_ceil(SLAB)).max(1);
+    let splits = splits_in_waves(tiles, features.div_ceil(SLAB), device.multiprocessors);
     Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
 }
 
@@ -328,4 +340,38 @@ const fn digits(source: &[u8], mut at: usize) -> usize {
     }
     assert!(source[at] == b';', "a constant in kernels/common/constants.cuh is not a plain number");
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slabs that the busiest of 132 multiprocessors works through, one block after the other.
+    fn busiest(tiles: usize, slabs: usize, splits: usize) -> usize {
+        (tiles * splits).div_ceil(132) * slabs.div_ceil(splits)
+    }
+
+    /// Blocks of panels of 60 to 6,000 layers at 256 examples, and of Gram matrices of 500 to 2,000 examples: the busiest
+    /// multiprocessor has little more than its share, and never more than with about one block each.
+    #[test]
+    fn no_multiprocessor_has_much_more_than_its_share() {
+        for (tiles, slabs) in
+            [(1, 1020), (10, 1020), (15, 1020), (78, 1020), (1128, 1020), (10, 512), (36, 512), (136, 512)]
+        {
+            let splits = splits_in_waves(tiles, slabs, 132);
+            let (found, share) = (busiest(tiles, slabs, splits), (tiles * slabs).div_ceil(132));
+            assert!(
+                found <= busiest(tiles, slabs, 132_usize.div_ceil(tiles)),
+                "{tiles} tiles, {splits} splits: {found}"
+            );
+            assert!(10 * found <= 13 * share, "{tiles} tiles in {splits} parts: {found} slabs where {share} would do");
+        }
+    }
+
+    #[test]
+    fn there_are_no_empty_parts() {
+        for (tiles, slabs) in [(1, 1), (1, 3), (7, 2), (500, 1)] {
+            assert!((1..=slabs).contains(&splits_in_waves(tiles, slabs, 132)));
+        }
+    }
 }
