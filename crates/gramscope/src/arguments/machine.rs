@@ -29,7 +29,7 @@ Examples:
 /// What is measured.
 #[derive(Subcommand, Debug)]
 pub(crate) enum BenchCommand {
-    /// Every CUDA kernel at the shapes of real networks, beside its naive twin and, where it can be loaded, cuBLAS
+    /// Every CUDA kernel at the shapes of real networks, beside its naive twin and, where they can be loaded, cuBLAS and cuDNN
     Kernels {
         /// Only those whose kernel, variant, dtype and shape in brackets, as the rows begin, match: 'gram fused exact f32 .256, 65536'
         #[arg(long, value_name = "REGEX")]
