@@ -83,19 +83,20 @@ __device__ __forceinline__ void copy_narrow_values(unsigned char* slab, const Fr
     using T = typename S::Value;
     constexpr int AT_ONCE = 8, STEP = THREADS / S::LENGTH;
     int place = kept_thread() % S::LENGTH;
+    auto has = [](int line) { return S::LINES % (AT_ONCE * STEP) == 0 || line < S::LINES; };
 #pragma unroll 1
     for (int start = kept_thread() / S::LENGTH; start < S::LINES; start += AT_ONCE * STEP) {
         T values[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             int line = start + i * STEP;
-            Copied<T> source = from(line, place);
-            values[i] = line < S::LINES && source.is_there ? *source.from : T{};
+            Copied<T> source = has(line) ? from(line, place) : Copied<T>{};
+            values[i] = source.is_there ? *source.from : T{};
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             int line = start + i * STEP;
-            if (line < S::LINES) *reinterpret_cast<T*>(S::in_line(slab, line, place)) = values[i];
+            if (has(line)) *reinterpret_cast<T*>(S::in_line(slab, line, place)) = values[i];
         }
     }
 }

@@ -279,7 +279,8 @@ pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
     Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
-/// What a block's partial sums cost, in slabs.
+/// What a block's partial sums cost, in slabs: 64 KiB at a multiprocessor's share of the memory's rate, 2.6 us, where a slab takes
+/// about one (counted, benches/NOTES.md).
 const FLUSH_SLABS: usize = 3;
 
 /// Into how many parts the features of so many tiles are split, where a multiprocessor takes a block at a time: blocks run in waves,

@@ -259,7 +259,7 @@ impl Bench<'_> {
         if !self.wants("hsic", "mma", "f32", &[layers, length]) {
             return Ok(());
         }
-        let panel: Slice<f32> = device.zeros(WHAT, layers * length)?;
+        let panel = device.upload(WHAT, &(0..layers * length).map(pattern).collect::<Vec<_>>())?;
         let mut pair_sums = device.zeros::<f64>(WHAT, layers * layers)?;
         let mut own = device.zeros::<LayerSum>(WHAT, layers)?;
         let mut weights = device.zeros::<Weight>(WHAT, layers)?;
