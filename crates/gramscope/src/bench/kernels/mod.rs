@@ -184,7 +184,7 @@ struct Rotating<T> {
 }
 
 impl<T: Stored> Rotating<T> {
-    /// Numbers of which none is special: their values do not matter to the time, but zeros would take a kernel's short way.
+    /// Numbers of which none is special: zeros would take a kernel's short way, and less power.
     fn new(device: &Device, length: usize) -> anyhow::Result<Self> {
         let first = device.upload(WHAT, &(0..length).map(|index| T::of(pattern(index))).collect::<Vec<_>>())?;
         let mut values = device.zeros(WHAT, copies(device, length * size_of::<T>()) * length)?;
