@@ -6,6 +6,7 @@
 
 pub mod device;
 pub mod ops;
+pub mod pool;
 pub mod random;
 
 mod config;

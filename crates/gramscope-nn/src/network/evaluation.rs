@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use super::ResNet;
 use super::modules::{Block, Branch, Branches, Shortcut};
 use super::workspace::Workspace;
-use crate::Result;
 use crate::ops::{elementwise, max_pooling, mixing, pooling};
+use crate::{Result, pool};
 
 impl ResNet {
     /// The logits `[n, classes]` of `images` `[n, side, side, 3]`, f32 in `[0, 1]`. Frees the memory that training
@@ -17,12 +17,14 @@ impl ResNet {
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.check_images(images)?;
         self.workspace.clear();
-        let workspace = Workspace::default();
-        let mut x = self.forward_stem(images, &workspace)?;
-        for block in &self.blocks {
-            x = forward_block(block, x, &workspace)?;
-        }
-        self.forward_head(&x)
+        pool::run(|| {
+            let workspace = Workspace::default();
+            let mut x = self.forward_stem(images, &workspace)?;
+            for block in &self.blocks {
+                x = forward_block(block, x, &workspace)?;
+            }
+            self.forward_head(&x)
+        })
     }
 
     /// The input of the first block.

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
 use gramscope_cuda::Device;
 use gramscope_nn::device::DeviceNetwork;
-use gramscope_nn::{Output, Processor, ResNet};
+use gramscope_nn::{Output, Processor, ResNet, pool};
 use gramscope_train::Run;
 use regex::Regex;
 
@@ -159,8 +159,8 @@ impl Model {
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, View<'_>) -> Result<()>,
     ) -> Result<()> {
+        let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
         if let Some(network) = &self.on_device {
-            let place_of = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
             let examples = images.len()?;
             let is_wanted = |layer: usize| place_of(layer).is_some();
             let take = &mut |layer: usize, values: &[f32]| match place_of(layer) {
@@ -169,22 +169,26 @@ impl Model {
             };
             return images.on_device(|images| network.borrow_mut().forward_copied(images, &is_wanted, take));
         }
-        self.each_output(images, &mut |place, output| match wanted.contains(&place) {
-            true => with_view(output.values()?, |view| take(place, view)),
-            false => Ok(()),
-        })
+        self.network.forward_observed::<Error>(images.host()?, &mut |layer, output| match place_of(layer) {
+            Some(place) => with_view(output.values()?, |view| take(place, view)),
+            None => Ok(()),
+        })?;
+        Ok(())
     }
 
     /// Runs the network on the CPU over `images` and calls `take` with the place of every chosen layer and its output, as it
-    /// is made.
+    /// is made, on one of the threads that operations share.
     pub(crate) fn each_output(
         &self,
         images: &Batch,
-        take: &mut dyn FnMut(usize, &mut Output) -> Result<()>,
+        take: &mut (dyn FnMut(usize, &mut Output) -> Result<()> + Send),
     ) -> Result<()> {
-        self.network.forward_observed::<Error>(images.host()?, &mut |layer, output| match self.places[layer] {
-            Some(place) => take(place, output),
-            None => Ok(()),
+        let (network, places, images) = (&self.network, &self.places, images.host()?);
+        pool::run(|| {
+            network.forward_observed::<Error>(images, &mut |layer, output| match places[layer] {
+                Some(place) => take(place, output),
+                None => Ok(()),
+            })
         })?;
         Ok(())
     }

@@ -10,8 +10,8 @@
 //! number of steps: those of the last class are minus the sum of the others', and are neither stored nor multiplied with.
 //!
 //! Both products are float32 (`products`). The first is split over groups of examples, the second over groups of features,
-//! and in the latter the momentum and the update of the weights are done while the group is in the cache. The groups do
-//! not depend on the number of threads, so neither does a bit of the result.
+//! and in the latter the momentum and the update of the weights are done while the group is in the cache. No sum goes over
+//! groups, so that no bit of the result depends on them, or on the number of threads.
 //!
 //! The gradient of an example's loss by a logit lies between -1 and 1, so a step moves no weight by more than rate times the
 //! largest feature over 1 - momentum: features of a large norm make the weights jump about, as a perceptron's do, but the
@@ -20,16 +20,19 @@
 mod products;
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use candle_core::Tensor;
 use gramscope_nn::ops::lanes::{LANES, Lanes};
 use gramscope_nn::ops::loss::{self, ImageLoss};
+use pulp::Arch;
 use rayon::prelude::*;
 
 use products::Examples;
 
-/// Examples whose logits are computed together.
-const EXAMPLES: usize = 16;
+/// Examples whose logits are computed together: every group reads all weights, so that there are no more groups than threads unless
+/// the sums of one would overflow a core's second cache.
+const EXAMPLES: RangeInclusive<usize> = 16..=64;
 /// Blocks of features whose weights are used together for logits: what they are of an example, a page of memory, lies in one piece.
 const LOGIT_BLOCKS: usize = 64;
 /// Blocks of features whose weights are moved together: for ten classes their gradients fit a core's first cache.
@@ -143,14 +146,11 @@ impl LinearProbe {
         let x = self.in_blocks(values);
         let x = self.examples(&x, relu);
         let mut gradient = vec![0.0; labels.len() * self.free()];
-        // In a scope the two parts follow each other on the pool's threads, without a thread outside being woken in between.
-        Ok(rayon::scope(|_| {
-            let outcome = self.outcome(x, &labels, &mut gradient);
-            if outcome.loss.is_finite() {
-                self.update(x, &gradient, step);
-            }
-            outcome
-        }))
+        let outcome = self.outcome(x, &labels, &mut gradient);
+        if outcome.loss.is_finite() {
+            self.update(x, &gradient, step);
+        }
+        Ok(outcome)
     }
 
     /// One label an example, all of them classes.
@@ -186,22 +186,22 @@ impl LinearProbe {
     fn outcome(&self, x: Examples<'_>, labels: &[u32], gradient: &mut [f32]) -> Outcome {
         let free = self.free();
         let share = 1.0 / labels.len() as f64;
-        let groups = gradient.par_chunks_mut(EXAMPLES * free).zip(labels.par_chunks(EXAMPLES)).enumerate();
-        let groups = groups.map(|(group, (gradient, labels))| {
-            let logits = self.logits(x.from(group * EXAMPLES, 0), labels.len());
-            let mut outcome = Outcome { loss: 0.0, correct: 0 };
-            let examples = gradient.chunks_exact_mut(free).zip(logits.chunks_exact(self.classes)).zip(labels);
-            for ((gradient, logits), &label) in examples {
+        let size = labels.len().div_ceil(rayon::current_num_threads()).clamp(*EXAMPLES.start(), *EXAMPLES.end());
+        let mut losses = vec![0.0; labels.len()];
+        let groups = gradient.par_chunks_mut(size * free).zip(losses.par_chunks_mut(size)).zip(labels.par_chunks(size));
+        let correct = groups.enumerate().map(|(group, ((gradient, losses), labels))| {
+            let logits = self.logits(x.from(group * size, 0), labels.len());
+            let examples =
+                gradient.chunks_exact_mut(free).zip(losses).zip(logits.chunks_exact(self.classes)).zip(labels);
+            let correct = examples.map(|(((gradient, loss), logits), &label)| {
                 let image = ImageLoss::new(logits, label as usize);
-                outcome.loss += image.loss() * share;
-                outcome.correct += usize::from(image.is_correct());
+                *loss = image.loss() * share;
                 gradient.iter_mut().zip(image.gradient(share)).for_each(|(to, from)| *to = from);
-            }
-            outcome
+                usize::from(image.is_correct())
+            });
+            correct.sum::<usize>()
         });
-        let groups: Vec<Outcome> = groups.collect();
-        let loss: f64 = groups.iter().map(|group| group.loss).sum();
-        Outcome { loss, correct: groups.iter().map(|group| group.correct).sum() }
+        Outcome { correct: correct.sum(), loss: losses.iter().sum() }
     }
 
     /// [n, classes], of the first n examples of `x` [.., blocks].
@@ -227,11 +227,13 @@ impl LinearProbe {
         groups.for_each(|(index, (weight, velocity))| {
             let mut by_weight = vec![[0.0; LANES]; weight.len()];
             products::add_outer_products(&mut by_weight, x.from(0, index * UPDATE_BLOCKS), gradient, free);
-            let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
-            for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
-                *v = normal(momentum * *v - rate * g);
-                *w += *v;
-            }
+            Arch::new().dispatch(|| {
+                let moving = weight.as_flattened_mut().iter_mut().zip(velocity.as_flattened_mut());
+                for ((w, v), g) in moving.zip(by_weight.as_flattened()) {
+                    *v = normal(momentum * *v - rate * g);
+                    *w += *v;
+                }
+            });
         });
         for (class, (b, v)) in self.bias.iter_mut().zip(&mut self.bias_velocity).enumerate() {
             let sum: f32 = gradient.iter().skip(class).step_by(free).sum();

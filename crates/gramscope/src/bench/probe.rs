@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cuda")]
 use std::cell::RefCell;
-use std::rc::Rc;
 #[cfg(feature = "cuda")]
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use cpu_time::ProcessTime;
 use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
 #[cfg(feature = "cuda")]
 use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
-use gramscope_nn::{Output, Processor, ResNet, ResNetConfig};
+use gramscope_nn::{Output, Processor, ResNet, ResNetConfig, pool};
 use gramscope_study::probe::linear_probe::{Inputs, LinearProbe, Step};
 use serde_json::json;
 
@@ -123,7 +123,7 @@ fn labels(batch_size: usize) -> Vec<u32> {
 
 /// A batch of each kind, on the CPU.
 fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<Vec<Batch>> {
-    let network = Rc::new(network);
+    let network = Arc::new(network);
     let images = Tensor::rand(0_f32, 1.0, (batch_size, SIDE, SIDE, 3), &Device::Cpu)?;
     let labels = Tensor::new(labels(batch_size), &Device::Cpu)?;
     let batch = |kind: &Kind| -> Batch {
@@ -132,9 +132,11 @@ fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<
         let probe = |features: &Option<usize>| features.map(|features| LinearProbe::new(features, CLASSES));
         let mut probes: Vec<Option<LinearProbe>> = probes.iter().map(probe).collect();
         Box::new(move || {
-            network.forward_observed(&images, &mut |layer, output| match &mut probes[layer] {
-                Some(probe) => learn(probe, output, &labels),
-                None => Ok(()),
+            pool::run(|| {
+                network.forward_observed(&images, &mut |layer, output| match &mut probes[layer] {
+                    Some(probe) => learn(probe, output, &labels),
+                    None => Ok(()),
+                })
             })?;
             Ok(())
         })
