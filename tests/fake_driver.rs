@@ -392,6 +392,8 @@ fn bench_kernels_writes_the_rows_that_are_asked_for() {
         assert!(rows[1]["ratio_to_cublas"].is_null(), "{}", rows[1]);
         assert!(text(&output.stderr).contains("no cuBLAS to load"), "{}", text(&output.stderr));
     }
+    let none = ["bench", "kernels", "--device", "cuda", "--only", "^gram fastest"];
+    fails_on("memory=64", &none, &["--only ^gram fastest matches none of the kernels' rows"]);
 }
 
 /// A batch of every kind, where the network and its probes are on the GPU: rows as on the CPU, with its name.

@@ -6,8 +6,8 @@
 
 pub mod device;
 pub mod ops;
-pub mod pool;
 pub mod random;
+pub mod threads;
 
 mod config;
 mod error;

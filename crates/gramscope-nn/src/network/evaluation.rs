@@ -6,7 +6,7 @@ use super::ResNet;
 use super::modules::{Block, Branch, Branches, Shortcut};
 use super::workspace::Workspace;
 use crate::ops::{elementwise, max_pooling, mixing, pooling};
-use crate::{Result, pool};
+use crate::{Result, threads};
 
 impl ResNet {
     /// The logits `[n, classes]` of `images` `[n, side, side, 3]`, f32 in `[0, 1]`. Frees the memory that training
@@ -17,7 +17,7 @@ impl ResNet {
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         self.check_images(images)?;
         self.workspace.clear();
-        pool::run(|| {
+        threads::enter(|| {
             let workspace = Workspace::default();
             let mut x = self.forward_stem(images, &workspace)?;
             for block in &self.blocks {

@@ -12,7 +12,7 @@ use super::modules::{BatchNorm, Block, Branch, Branches, Convolution, Shortcut, 
 use super::workspace::Workspace;
 use super::{ResNet, Stem};
 use crate::ops::{batch_norm, convolution, elementwise, first_component, linear, loss, max_pooling, mixing, pooling};
-use crate::{Error, Result, pool};
+use crate::{Error, Result, threads};
 
 /// What one training step needs to know of a batch.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl ResNet {
         self.check_batch(images.dims()[0])?;
         check_shake(images.dims()[0], options.shake)?;
         self.workspace.keep_batches_of(images.dims()[0]);
-        pool::run(|| self.step(images, labels, options))
+        threads::enter(|| self.step(images, labels, options))
     }
 
     /// [`Self::loss_and_gradients_with`] for arguments that fit.

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
 use gramscope_cuda::Device;
 use gramscope_nn::device::DeviceNetwork;
-use gramscope_nn::{Output, Processor, ResNet, pool};
+use gramscope_nn::{Output, Processor, ResNet, threads};
 use gramscope_train::Run;
 use regex::Regex;
 
@@ -184,7 +184,7 @@ impl Model {
         take: &mut (dyn FnMut(usize, &mut Output) -> Result<()> + Send),
     ) -> Result<()> {
         let (network, places, images) = (&self.network, &self.places, images.host()?);
-        pool::run(|| {
+        threads::enter(|| {
             network.forward_observed::<Error>(images, &mut |layer, output| match places[layer] {
                 Some(place) => take(place, output),
                 None => Ok(()),

@@ -10,8 +10,8 @@
 //! number of steps: those of the last class are minus the sum of the others', and are neither stored nor multiplied with.
 //!
 //! Both products are float32 (`products`). The first is split over groups of examples, the second over groups of features,
-//! and in the latter the momentum and the update of the weights are done while the group is in the cache. No sum goes over
-//! groups, so that no bit of the result depends on them, or on the number of threads.
+//! and in the latter the momentum and the update of the weights are done while the group is in the cache. No sum of floats
+//! goes over groups, so that no bit of the result depends on them, or on the number of threads.
 //!
 //! The gradient of an example's loss by a logit lies between -1 and 1, so a step moves no weight by more than rate times the
 //! largest feature over 1 - momentum: features of a large norm make the weights jump about, as a perceptron's do, but the
@@ -30,8 +30,8 @@ use rayon::prelude::*;
 
 use products::Examples;
 
-/// Examples whose logits are computed together: every group reads all weights, so that there are no more groups than threads unless
-/// the sums of one would overflow a core's second cache.
+/// Examples whose logits are computed together. Every group reads all weights, so that groups are as large as leave each thread one; more
+/// than these would take the sums of a hundred classes out of a core's second cache.
 const EXAMPLES: RangeInclusive<usize> = 16..=64;
 /// Blocks of features whose weights are used together for logits: what they are of an example, a page of memory, lies in one piece.
 const LOGIT_BLOCKS: usize = 64;
@@ -186,7 +186,7 @@ impl LinearProbe {
     fn outcome(&self, x: Examples<'_>, labels: &[u32], gradient: &mut [f32]) -> Outcome {
         let free = self.free();
         let share = 1.0 / labels.len() as f64;
-        let size = labels.len().div_ceil(rayon::current_num_threads()).clamp(*EXAMPLES.start(), *EXAMPLES.end());
+        let size = group_size(labels.len(), rayon::current_num_threads());
         let mut losses = vec![0.0; labels.len()];
         let groups = gradient.par_chunks_mut(size * free).zip(losses.par_chunks_mut(size)).zip(labels.par_chunks(size));
         let correct = groups.enumerate().map(|(group, ((gradient, losses), labels))| {
@@ -241,6 +241,13 @@ impl LinearProbe {
             *b += *v;
         }
     }
+}
+
+/// How many of so many examples make a group, so that all threads have as many groups.
+fn group_size(examples: usize, threads: usize) -> usize {
+    let (least, most) = (*EXAMPLES.start(), *EXAMPLES.end());
+    let turns = examples.div_ceil(threads * most);
+    examples.div_ceil(threads * turns.max(1)).max(least)
 }
 
 /// `value`, or 0 below float32's normal numbers. The velocity of a weight that has no gradient any more would shrink into

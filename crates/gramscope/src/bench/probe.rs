@@ -13,7 +13,7 @@ use cpu_time::ProcessTime;
 use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
 #[cfg(feature = "cuda")]
 use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
-use gramscope_nn::{Output, Processor, ResNet, ResNetConfig, pool};
+use gramscope_nn::{Output, Processor, ResNet, ResNetConfig, threads};
 use gramscope_study::probe::linear_probe::{Inputs, LinearProbe, Step};
 use serde_json::json;
 
@@ -132,7 +132,7 @@ fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<
         let probe = |features: &Option<usize>| features.map(|features| LinearProbe::new(features, CLASSES));
         let mut probes: Vec<Option<LinearProbe>> = probes.iter().map(probe).collect();
         Box::new(move || {
-            pool::run(|| {
+            threads::enter(|| {
                 network.forward_observed(&images, &mut |layer, output| match &mut probes[layer] {
                     Some(probe) => learn(probe, output, &labels),
                     None => Ok(()),

@@ -11,8 +11,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::ops::lanes::{LANES, Lanes, load, store};
 
-/// Values of a row that a turn of the innermost loop takes: with one, a turn is so short that counting and checking are a fifth of its
-/// instructions, and that where in memory the compiler puts it makes a difference of a sixth.
+/// Values of a row that a turn of the innermost loop takes. With one, counting and checking are a fifth of a turn's instructions, and where
+/// in memory the compiler puts so short a loop makes a difference of a sixth.
 const TOGETHER: usize = 4;
 
 /// A matrix whose rows overlap: row p is `values[p * step..][..depth]`, the depth being that of what it is multiplied

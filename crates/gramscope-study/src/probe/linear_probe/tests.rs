@@ -84,7 +84,19 @@ fn a_relu_may_be_left_to_the_probe() {
     }
 }
 
-/// Groups of 64 and 6, 35 and 35, 24 and 22, 16 and 6 examples: an odd one is multiplied alone in some, beside another in others.
+#[test]
+fn threads_have_equally_many_groups() {
+    for (examples, threads, groups) in
+        [(1, 2, 1), (16, 2, 1), (128, 1, 2), (128, 2, 2), (250, 3, 6), (128, 16, 8), (4096, 3, 66)]
+    {
+        let size = group_size(examples, threads);
+        assert!(EXAMPLES.contains(&size), "{examples} examples, {threads} threads: {size}");
+        assert_eq!(examples.div_ceil(size), groups, "{examples} examples, {threads} threads: groups of {size}");
+    }
+}
+
+/// Groups of 35 examples for one and two threads, of 24 and 16 for three and eight: an odd one is multiplied alone in some, beside another
+/// in others.
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
     let (examples, features, classes) = (70, 1500, 10);

@@ -14,6 +14,7 @@ mod convolution;
 mod probe;
 mod training;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use gramscope_cuda::ceilings::{self, Products};
@@ -87,12 +88,14 @@ struct Bench<'a> {
     ceilings: Ceilings,
     cublas: Option<Cublas<'a>>,
     only: Option<&'a Regex>,
+    /// Whether there was something that is wanted.
+    matched: Cell<bool>,
 }
 
 /// Measures every kernel, or those whose "kernel variant dtype [shape]" matches `only`.
 ///
 /// # Errors
-/// What the device may say; a file that cannot be written.
+/// What the device may say; a file that cannot be written; an expression that matches none.
 pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_>) -> anyhow::Result<()> {
     let ceilings = Ceilings {
         copy: ceilings::copy_bandwidth(device)?,
@@ -111,16 +114,26 @@ pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_
         }
         Err(error) => return Err(error.into()),
     };
-    let bench = Bench { device, cudnn, ceilings, cublas, only };
+    let bench = Bench { device, cudnn, ceilings, cublas, only, matched: Cell::new(false) };
     bench.comparison(rows)?;
     bench.probes(rows)?;
     bench.convolutions(rows)?;
-    bench.training(rows)
+    bench.training(rows)?;
+    match only {
+        Some(only) if !bench.matched.get() => {
+            anyhow::bail!(
+                "--only {only} matches none of the kernels' rows, which begin \"kernel variant dtype [shape]\""
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Bench<'_> {
     fn wants(&self, kernel: &str, variant: &str, stored: &str, shape: &[usize]) -> bool {
-        self.only.is_none_or(|only| only.is_match(&format!("{kernel} {variant} {stored} {shape:?}")))
+        let wants = self.only.is_none_or(|only| only.is_match(&format!("{kernel} {variant} {stored} {shape:?}")));
+        self.matched.set(self.matched.get() || wants);
+        wants
     }
 
     /// Those of `variants` that are wanted.
