@@ -105,6 +105,11 @@ fn what_has_no_blocks_to_find_is_explained() {
     assert_eq!(fs::read_to_string(Path::new(&out).join("blocks.json")).unwrap(), "irreplaceable");
     fails(["mean", &map, &few, "--out", &path(dir.path(), "mean")], 1, &["map and few", "layers"]);
     fails(["mean", &map, "--out", &path(dir.path(), "mean")], 1, &["only map"]);
+    fails(
+        ["mean", &map, &format!("{map}/cka.npz"), "--out", &path(dir.path(), "mean")],
+        1,
+        &["cka.npz", "given twice"],
+    );
 }
 
 #[test]

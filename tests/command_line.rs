@@ -167,6 +167,60 @@ fn activation_files_that_cannot_be_compared_are_explained() {
     assert!(!Path::new(&out).join("cka.npz").exists());
 }
 
+/// What other tools keep arrays in is named with the way out.
+#[test]
+fn other_formats_of_activations_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (path(dir.path(), "activations"), path(dir.path(), "out"));
+    for (start, name) in
+        [(&b"\x93NUMPY\x01\0"[..], ".npy"), (b"PK\x03\x04\x2d\0\0\0", ".npz"), (b"\x89HDF\r\n\x1a\n", "HDF5")]
+    {
+        fs::write(&file, [start, &[0; 64]].concat()).unwrap();
+        for command in ["cka", "pcs", "cosine"] {
+            fails([command, "--activations", &file, "--out", &out], 1, &[&file, name, "save_file"]);
+        }
+    }
+}
+
+/// Nobody writes to the pipe: whoever opened it would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_file_of_activations() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, out) = (path(dir.path(), "pipe"), path(dir.path(), "out"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fails(["cka", "--activations", &pipe, "--out", &out], 1, &[&pipe, "not a file"]);
+}
+
+/// A result names its files in JSON. Nothing is computed that could not be written down.
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_unicode_are_refused_at_once() {
+    use std::os::unix::ffi::OsStringExt;
+    let dir = tempfile::tempdir().unwrap();
+    let out = path(dir.path(), "out");
+    let name = std::ffi::OsString::from_vec(b"\xff.safetensors".to_vec());
+    fails(
+        ["cka".as_ref(), "--activations".as_ref(), name.as_os_str(), "--out".as_ref(), out.as_ref()],
+        1,
+        &["Unicode"],
+    );
+    assert!(!Path::new(&out).exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_that_do_not_fit_on_stdout_are_an_error() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = support::command(["data", "list"]).stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        support::text(&output.stderr).contains("error: cannot write to stdout"),
+        "{}",
+        support::text(&output.stderr)
+    );
+}
+
 #[test]
 fn undefined_layers_are_named_and_not_an_error() {
     let dir = tempfile::tempdir().unwrap();

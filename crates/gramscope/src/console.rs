@@ -2,6 +2,7 @@
 //! with `--quiet`. Results go to stdout, everything else to stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(crate) struct Console {
     bars: MultiProgress,
     /// How many there are.
     bar_count: AtomicU32,
+    /// Why the first result that is not on stdout could not be written.
+    lost: OnceLock<io::Error>,
 }
 
 impl Console {
@@ -47,13 +50,25 @@ impl Console {
         } else {
             log.without_time().with_ansi(mode == Mode::Bars).init();
         }
-        Self { mode, bars, bar_count: AtomicU32::new(0) }
+        Self { mode, bars, bar_count: AtomicU32::new(0), lost: OnceLock::new() }
     }
 
-    /// A result, on stdout. A reader that closed the pipe is no error.
+    /// A result, on stdout.
     pub(crate) fn result(&self, text: &str) {
-        if self.mode != Mode::Quiet {
-            self.bars.suspend(|| drop(writeln!(io::stdout(), "{text}")));
+        if self.mode != Mode::Quiet
+            && let Err(error) = self.bars.suspend(|| writeln!(io::stdout(), "{text}"))
+        {
+            self.lost.get_or_init(|| error);
+        }
+    }
+
+    /// Fails where a result could not be written to stdout. A reader that closed the pipe is no error.
+    pub(crate) fn check_written(&self) -> anyhow::Result<()> {
+        match self.lost.get() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                anyhow::bail!("cannot write to stdout: {error}")
+            }
+            _ => Ok(()),
         }
     }
 

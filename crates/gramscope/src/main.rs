@@ -12,6 +12,8 @@ mod memory;
 #[cfg(feature = "cuda")]
 mod stored;
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,13 +37,28 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(arguments.command, &interrupt, &console) {
+    match run_on(env::args_os(), arguments.command, &interrupt, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.error(&error);
             interrupt.exit_code().unwrap_or(ExitCode::FAILURE)
         }
     }
+}
+
+/// Runs `command`, to which `arguments` were given.
+fn run_on(
+    mut arguments: impl Iterator<Item = OsString>,
+    command: Command,
+    interrupt: &Interrupt,
+    console: &Console,
+) -> anyhow::Result<()> {
+    // Results name the files that they come from, in JSON.
+    if let Some(argument) = arguments.find(|argument| argument.to_str().is_none()) {
+        anyhow::bail!("{} is not Unicode: what comes out could not name it; rename it", argument.display());
+    }
+    run(command, interrupt, console)?;
+    console.check_written()
 }
 
 fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {

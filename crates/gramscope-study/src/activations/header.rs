@@ -39,15 +39,12 @@ pub(super) struct StoredTensor {
 impl Header {
     /// Reads and checks the header of `file`, which lies at `path`.
     pub(super) fn read(file: &mut File, path: &Path) -> Result<Self> {
-        let about = file.metadata().map_err(Error::io("read", path))?;
-        if !about.is_file() {
-            return Err(Error::file(path, "not a file; give a safetensors file"));
-        }
-        let text = read_text(file, about.len(), path)?;
+        let file_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+        let text = read_text(file, file_bytes, path)?;
         let raw: RawHeader = serde_json::from_slice(&text)
             .map_err(|reason| Error::file(path, format!("not a safetensors file: its header is wrong: {reason}")))?;
         let data_start = LENGTH_BYTES + text.len() as u64;
-        let tensors = place(raw.tensors, data_start, about.len()).map_err(|problem| Error::file(path, problem))?;
+        let tensors = place(raw.tensors, data_start, file_bytes).map_err(|problem| Error::file(path, problem))?;
         Ok(Self { tensors, metadata: raw.metadata })
     }
 }
@@ -60,6 +57,11 @@ fn read_text(file: &mut File, file_bytes: u64, path: &Path) -> Result<Vec<u8>> {
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact(&mut length).map_err(Error::io("read", path))?;
     let claimed = u64::from_le_bytes(length);
+    if let Some(found) = other_format(&length) {
+        let problem =
+            format!("{found}, not safetensors; save_file of safetensors.numpy, .torch or .flax writes arrays as that");
+        return Err(Error::file(path, problem));
+    }
     if claimed > room {
         return Err(Error::file(
             path,
@@ -73,6 +75,17 @@ fn read_text(file: &mut File, file_bytes: u64, path: &Path) -> Result<Vec<u8>> {
     let mut text = vec![0; usize::try_from(claimed).expect("a checked length fits")];
     file.read_exact(&mut text).map_err(Error::io("read", path))?;
     Ok(text)
+}
+
+/// What else a file that begins with these bytes may be, of the formats that arrays are kept in. As lengths of a header they would be beyond
+/// what is allowed.
+fn other_format(start: &[u8; LENGTH_BYTES as usize]) -> Option<&'static str> {
+    match start {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => Some("a NumPy array (.npy)"),
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive (.npz, or what torch.save writes)"),
+        [0x89, b'H', b'D', b'F', ..] => Some("an HDF5 file"),
+        _ => None,
+    }
 }
 
 /// Puts the tensors in the order of their data and makes sure that they fill the file: one after the other, each as long

@@ -1,6 +1,6 @@
 //! Reading an activation file some rows of one layer at a time.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,10 @@ impl ActivationFile {
     /// [`Error::Io`] where it cannot be read; [`Error::File`] for a header that lies, a dtype that is no activation's, a
     /// layer without features, layers with different numbers of examples, or no layer at all.
     pub fn open(path: &Path, pattern: Option<&Regex>) -> Result<Self> {
+        // Before it is opened: a pipe would be waited for.
+        if !fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
+            return Err(Error::file(path, "not a file; give a safetensors file"));
+        }
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let header = Header::read(&mut file, path)?;
         let (layers, examples) = layers::choose(header, pattern).map_err(|problem| Error::file(path, problem))?;

@@ -12,6 +12,8 @@
 
 mod pairs;
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use pairs::{PAIRS, over_pairs};
@@ -92,14 +94,26 @@ pub fn check(dir: &Path) -> Result<()> {
 /// any directory above results, which stands for all maps below it that compare a model with itself.
 ///
 /// # Errors
-/// [`Error::Incomparable`] for fewer than two maps and for maps that do not have the same layers, estimator and kernel,
+/// [`Error::Incomparable`] for fewer than two maps, for one that is given twice, and for maps that do not have the same layers, estimator and kernel,
 /// or of which some are within a model and others across two; what reading says.
 pub fn average(paths: &[PathBuf]) -> Result<Mean> {
     let mut maps = Vec::new();
     for path in paths {
         maps.extend(read(path)?);
     }
+    check_distinct(&maps)?;
     of_maps(&maps)
+}
+
+/// Fails where a file is there twice: the variance would be too small.
+fn check_distinct(maps: &[(PairResult, PathBuf)]) -> Result<()> {
+    let mut places = HashSet::new();
+    for (_, file) in maps {
+        if !places.insert(fs::canonicalize(file).map_err(Error::io("read", file))?) {
+            return Err(Error::Incomparable(format!("{} is given twice", file.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Averages maps, each with its file of numbers.
