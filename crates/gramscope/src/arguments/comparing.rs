@@ -177,7 +177,7 @@ pub(crate) struct BlocksArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct MeanArguments {
-    /// Results: npz or json files, their directories, or directories above them (for every map within a network there)
+    /// Results of cka: npz or json files, their directories, or directories above them (for every map within a network there)
     #[arg(value_name = "RESULT", required = true)]
     pub(crate) results: Vec<PathBuf>,
     /// Where the mean maps go

@@ -29,7 +29,7 @@ run, into DIR/RUN for several.";
 
 #[derive(Args, Debug)]
 pub(crate) struct ProbeArguments {
-    /// Run directory
+    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     pub(crate) run: PathBuf,
     /// Where the results go
     #[arg(long, value_name = "DIR")]
@@ -68,7 +68,7 @@ pub(crate) struct ProbeArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct AblateArguments {
-    /// Run directories
+    /// Run directories, or RUN@EPOCH for a run as it was kept after an epoch
     #[arg(value_name = "RUN", required = true)]
     pub(crate) runs: Vec<PathBuf>,
     /// Where the results go

@@ -43,8 +43,9 @@ Examples:
   gramscope study mine.toml --out mine
 
 At scale S a study has S times the training images and epochs, and networks with S times the parameters: blocks and widths
-both shrink by the cube root of S, so that networks stay as large beside their data as the paper's. The work is that of the
-paper times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on.
+both shrink by the cube root of S, so that networks stay as large beside their data as the paper's. There are S times the
+seeds, and S times CKA's passes over the test images; minibatches shrink by the root of S. The work is that of the paper
+times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on.
 
 Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/runs and a directory for each kind of result.
 
