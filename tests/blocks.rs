@@ -81,6 +81,25 @@ fn the_block_of_a_map_is_found_and_written() {
     fails(["verify", dir.path().to_str().unwrap()], 1, &["blocks.json"]);
 }
 
+/// What lies below a directory may have any name. An earlier result stays when there is none in its place.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_map_whose_name_is_not_unicode_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, maps, out) = (path(dir.path(), "map.safetensors"), path(dir.path(), "maps"), path(dir.path(), "mean"));
+    for (seed, name) in [(1, "a"), (2, "b")] {
+        write_activations(Path::new(&file), &[("one", 8, 5, noise(seed, 40)), ("two", 8, 3, noise(seed + 2, 24))]);
+        let map = path(dir.path(), &format!("maps/{name}"));
+        succeeds(["cka", "--activations", &file, "--batch-size", "8", "--out", &map]);
+    }
+    succeeds(["mean", &maps, "--out", &out]);
+    let earlier = fs::read(Path::new(&out).join("mean.json")).unwrap();
+    fs::rename(Path::new(&maps).join("b"), Path::new(&maps).join(std::ffi::OsStr::from_bytes(b"\xff"))).unwrap();
+    fails(["mean", &maps, "--out", &out], 1, &["mean.json", "UTF-8"]);
+    assert_eq!(fs::read(Path::new(&out).join("mean.json")).unwrap(), earlier);
+}
+
 #[test]
 fn what_has_no_blocks_to_find_is_explained() {
     let dir = tempfile::tempdir().unwrap();

@@ -149,6 +149,7 @@ impl ListFiles {
 /// Writes the numbers and their description. Without the description there is no result: a process that is stopped in
 /// between leaves none, rather than new numbers under an old description.
 fn save_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &impl Serialize) -> Result<()> {
+    let sealed = Sealed::new(info, numbers, info_path)?;
     prepare(dir)?;
     if let Err(reason) = fs::remove_file(info_path)
         && reason.kind() != io::ErrorKind::NotFound
@@ -156,7 +157,7 @@ fn save_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &i
         return Err(Error::io("replace", info_path)(reason));
     }
     atomic::write(path, numbers).map_err(Error::io("write", path))?;
-    Sealed::new(info, numbers).write(info_path)
+    sealed.write(info_path)
 }
 
 /// One of the two files of the result in `dir` is not as it was written.
@@ -185,13 +186,18 @@ pub(crate) struct Sealed<I> {
 }
 
 impl<I: Serialize> Sealed<I> {
-    pub(crate) fn new(info: I, numbers: &[u8]) -> Self {
-        let checksum = checksum(&info, numbers);
-        Self { info, checksum }
+    /// `info`, which is to be written to `path`, sealed with the numbers.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it names a file whose name is not Unicode, as JSON is.
+    pub(crate) fn new(info: I, numbers: &[u8], path: &Path) -> Result<Self> {
+        let checksum = checksum(&info, numbers)
+            .map_err(|reason| Error::file(path, format!("cannot hold what it describes: {reason}")))?;
+        Ok(Self { info, checksum })
     }
 
     pub(crate) fn is_intact(&self, numbers: &[u8]) -> bool {
-        self.checksum == checksum(&self.info, numbers)
+        checksum(&self.info, numbers).is_ok_and(|checksum| checksum == self.checksum)
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -215,9 +221,9 @@ impl<I: DeserializeOwned> Sealed<I> {
     }
 }
 
-fn checksum(info: &impl Serialize, numbers: &[u8]) -> String {
-    let info = serde_json::to_vec(info).expect("numbers, names and paths in Unicode can always be written");
-    hexadecimal(Md5::new_with_prefix(info).chain_update(numbers))
+fn checksum(info: &impl Serialize, numbers: &[u8]) -> serde_json::Result<String> {
+    let info = serde_json::to_vec(info)?;
+    Ok(hexadecimal(Md5::new_with_prefix(info).chain_update(numbers)))
 }
 
 /// The bytes of an npz file.

@@ -114,7 +114,8 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
 pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
     check(dir)?;
     prepare(dir)?;
-    Sealed::new(info, &[]).write(&dir.join(BLOCKS))?;
+    let path = dir.join(BLOCKS);
+    Sealed::new(info, &[], &path)?.write(&path)?;
     plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE))
 }
 

@@ -94,8 +94,8 @@ pub fn check(dir: &Path) -> Result<()> {
 /// any directory above results, which stands for all maps below it that compare a model with itself.
 ///
 /// # Errors
-/// [`Error::Incomparable`] for fewer than two maps, for one that is given twice, and for maps that do not have the same layers, estimator and kernel,
-/// or of which some are within a model and others across two; what reading says.
+/// [`Error::Incomparable`] for fewer than two maps, for one that is given twice, and for maps that do not have the same layers,
+/// estimator and kernel, or of which some are within a model and others across two; what reading says.
 pub fn average(paths: &[PathBuf]) -> Result<Mean> {
     let mut maps = Vec::new();
     for path in paths {

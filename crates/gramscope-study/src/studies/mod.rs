@@ -139,7 +139,8 @@ pub fn study(
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
     };
-    Sealed::new(&info, &[]).write(&dir.join(INFO))?;
+    let path = dir.join(INFO);
+    Sealed::new(&info, &[], &path)?.write(&path)?;
     plot::warn_about(figure::draw(&info, &runs, &measured, &dir.join(FIGURE)));
     Ok(Outcome { info, figure: dir.join(FIGURE), report: report::write(dir)? })
 }
