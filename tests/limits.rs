@@ -54,7 +54,7 @@ fn a_limit_changes_no_bit_and_one_that_is_too_small_says_what_is_needed() {
             let parts = run(&format!("{lower}-{more}"), &["--memory-limit", &limit]);
             assert!(parts == whole, "{lower}, {limit}: other bytes");
         }
-        fails(flags.iter().copied().chain(["--out", &out, "--memory-limit", "much"]), 2, &["much", "4G or 512M"]);
+        fails(flags.iter().copied().chain(["--out", &out, "--memory-limit", "much"]), 2, &["much", "4G or 1.5G"]);
     }
 }
 

@@ -182,7 +182,7 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     let mut values = noise(1, 40);
     write_activations(Path::new(&file), &[("good", 8, 5, values.clone())]);
     fails(["pcs", "--activations", &file, "--examples", "9", "--out", &out], 1, &["--examples 9", "8", &file]);
-    fails(["pcs", "--activations", &file, "--examples", "3", "--out", &out], 1, &["--examples 3", "at least 4"]);
+    fails(["pcs", "--activations", &file, "--examples", "3", "--out", &out], 1, &["3 examples", "at least 4"]);
     fails(["pcs", "--activations", &file, "--layers", "none", "--out", &out], 1, &["--layers none"]);
     fails(["pcs", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
     fails(["pcs", &run, "--out", &run], 1, &[&run, "--out"]);

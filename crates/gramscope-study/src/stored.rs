@@ -280,12 +280,22 @@ impl Npz {
         arrays.iter().all(|name| self.archive.index_for_name(&member(name)).is_some())
     }
 
+    /// The names of all arrays, for a message.
+    fn names(&self) -> String {
+        let names = self.archive.file_names().filter_map(|name| Some(name.ok()?.trim_end_matches(".npy").to_owned()));
+        let names: Vec<String> = names.collect();
+        if names.is_empty() { "nothing at all".to_owned() } else { names.join(", ") }
+    }
+
     /// The array `name` of `shape`, row-major, float64 or float32.
     ///
     /// # Errors
     /// [`Error::File`] where there is none.
     pub(crate) fn array(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let wrong = |problem: String| Error::file(&self.path, format!("array {name}: {problem}"));
+        if !self.holds(&[name]) {
+            return Err(wrong(format!("there is none of this name, only {}", self.names())));
+        }
         let mut member = self.archive.by_name(&member(name)).map_err(|reason| wrong(reason.to_string()))?;
         let mut start = [0; HEADER_START];
         member.read_exact(&mut start).map_err(|reason| wrong(reason.to_string()))?;
@@ -298,13 +308,17 @@ impl Npz {
             return Err(wrong(format!("shape {:?} where the description says {shape:?}", array.shape())));
         }
         if array.order() != npyz::Order::C {
-            return Err(wrong("not row-major".to_owned()));
+            let advice = "save numpy.ascontiguousarray(array)";
+            return Err(wrong(format!("it lies column by column (Fortran order), where rows are read; {advice}")));
         }
-        let single = matches!(array.dtype(), npyz::DType::Plain(number) if number.size_field() == 4);
-        let values = if single {
-            array.into_vec::<f32>().map(|values| values.into_iter().map(f64::from).collect())
-        } else {
-            array.into_vec()
+        let dtype = array.dtype().descr();
+        let values = match dtype.trim_matches(['\'', '<', '>']) {
+            "f8" => array.into_vec(),
+            "f4" => array.into_vec::<f32>().map(|values| values.into_iter().map(f64::from).collect()),
+            _ => {
+                let advice = "save array.astype('float64')";
+                return Err(wrong(format!("its dtype is {dtype}, where float64 and float32 are read; {advice}")));
+            }
         };
         values.map_err(|reason| wrong(reason.to_string()))
     }
@@ -363,6 +377,27 @@ mod tests {
             let error = Npz::open(Path::new("a.npz"), bytes).unwrap().array("cka", &[1, 3]).unwrap_err().to_string();
             assert!(error.contains(&format!("header of {length} bytes")), "{error}");
         }
+    }
+
+    #[test]
+    fn arrays_that_are_not_read_are_told_with_the_way_out() {
+        let refused = |dtype: &str, order: npyz::Order| {
+            let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+            archive.start_file("map.npy", SimpleFileOptions::default()).unwrap();
+            let options = npyz::WriteOptions::<i32>::new().dtype(npyz::DType::parse(dtype).unwrap());
+            let mut array = options.order(order).shape(&[1, 3]).writer(&mut archive).begin_nd().unwrap();
+            array.extend([1, 2, 3]).unwrap();
+            array.finish().unwrap();
+            let bytes = archive.finish().unwrap().into_inner();
+            let mut npz = Npz::open(Path::new("a.npz"), bytes).unwrap();
+            let of = |array: &str, npz: &mut Npz| npz.array(array, &[1, 3]).unwrap_err().to_string();
+            (of("map", &mut npz), of("cka", &mut npz))
+        };
+        let (dtype, name) = refused("'<i4'", npyz::Order::C);
+        assert!(dtype.contains("<i4") && dtype.contains("float64"), "{dtype}");
+        assert!(name.contains("only map"), "{name}");
+        let (order, _) = refused("'<i4'", npyz::Order::Fortran);
+        assert!(order.contains("ascontiguousarray"), "{order}");
     }
 
     /// As `numpy.savez_compressed` writes a float32 array.

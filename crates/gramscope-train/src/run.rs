@@ -134,8 +134,8 @@ impl Run {
         predictions::load(&self.directory.predictions())
     }
 
-    /// The network as the newest good checkpoint has it, where a damaged one is named in a warning and passed over; or as it
-    /// was kept after the epoch that is meant.
+    /// The network as the newest good checkpoint has it, where a damaged one is named in a warning and passed over, and a run whose
+    /// training is not over too; or as it was kept after the epoch that is meant.
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used.
@@ -145,7 +145,16 @@ impl Run {
             return self.restore(&path, checkpoint::load(&path, device)?, device);
         }
         match checkpoint::newest(&self.directory.every_checkpoint()?, device)? {
-            Some((path, checkpoint)) => self.restore(&path, checkpoint, device),
+            Some((path, checkpoint)) => {
+                let (trained, all) = (checkpoint.position.epochs, self.config.train.epochs);
+                if trained < all {
+                    let run = self.dir().display();
+                    tracing::warn!(
+                        "{run}: its training is not over, {trained} of {all} epochs are: taken as it is now"
+                    );
+                }
+                self.restore(&path, checkpoint, device)
+            }
             None => Err(no_checkpoint(self.directory.latest(), "train it for an epoch first")),
         }
     }

@@ -418,6 +418,11 @@ pub enum ConfigError {
         /// What the writer said.
         problem: String,
     },
+    /// A plan of no networks: nothing varies in it, and nothing says which one is meant.
+    #[error(
+        "it has no [family] with the lists that make one, such as depth = [14, 20]; gramscope train trains one network"
+    )]
+    NoFamily,
     /// A key of a plan's \[family\] that is not a list of distinct values.
     #[error("`{key}` in [family] {problem}")]
     Family {

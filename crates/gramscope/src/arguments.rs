@@ -16,7 +16,7 @@ use crate::device::{Convolutions, DeviceChoice, Precision};
 use crate::memory::MemoryLimit;
 pub(crate) use comparing::{
     ActivationsArguments, BlocksArguments, CkaArguments, DominantArguments, EpochsArguments, InputArgument,
-    MeanArguments, PairsArgument, PcsArguments,
+    MeanArguments, NETWORK_FLAGS, PairsArgument, PcsArguments,
 };
 use comparing::{BLOCKS_HELP, CKA_HELP, DOMINANT_HELP, EPOCHS_HELP, MEAN_HELP, PCS_HELP};
 use machine::{BENCH_HELP, DOCTOR_HELP};
@@ -137,7 +137,7 @@ impl Command {
 /// How much memory a command may take.
 #[derive(Args, Debug)]
 pub(crate) struct MemoryArguments {
-    /// The memory that may be taken, such as 4G or 512M: what does not fit is computed in parts, with the same results; the
+    /// The memory that may be taken, such as 4G or 1.5G: what does not fit is computed in parts, with the same results; the
     /// GPU's where one compares or runs the network [default: three quarters of what is free, or of what a container may have;
     /// nine tenths of what is free on a GPU]
     #[arg(long, value_name = "SIZE")]
@@ -146,6 +146,7 @@ pub(crate) struct MemoryArguments {
 
 /// Where the network runs.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Device")]
 pub(crate) struct DeviceArguments {
     /// auto (the first GPU, else the CPU), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]

@@ -55,6 +55,21 @@ impl ActivationFile {
         self.examples
     }
 
+    /// Fails unless the first `wanted` examples are at least one and no more than there are.
+    ///
+    /// # Errors
+    /// [`Error::File`], which names the flag `--examples`.
+    pub(crate) fn check_first(&self, wanted: usize) -> Result<()> {
+        match self.examples {
+            0 => Err(Error::file(&self.path, "it holds no examples")),
+            found if wanted == 0 || wanted > found => {
+                let problem = format!("--examples {wanted}: it has {found} examples; ask for 1 to {found}");
+                Err(Error::file(&self.path, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Calls `take` with the examples `range`, at least one, of layer `layer`: in memory where they take no more than `most`
     /// bytes, else as what is read some features at a time. `rows` are the memory.
     ///

@@ -26,8 +26,10 @@ pub fn compare_files(
 ) -> Result<PairResult> {
     let paths = std::iter::once(a).chain(b);
     let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
-    let examples = common_examples(&files)?;
-    let batches = Batches::cut(examples, options)?;
+    let examples = common_examples(&files, options.examples)?;
+    let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
+    let batches =
+        Batches::cut(examples, options).map_err(|reason| Error::Incomparable(format!("{}: {reason}", subject())))?;
     let infos = infos(&files);
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
@@ -73,7 +75,12 @@ pub fn compare_files(
     Ok(result(&infos[x], &infos[y], similarity, &batches, options, data, versions))
 }
 
-fn common_examples(files: &[ActivationFile]) -> Result<usize> {
+/// How many examples are compared: the first that are asked for of all files, or all.
+fn common_examples(files: &[ActivationFile], wanted: Option<usize>) -> Result<usize> {
+    if let Some(wanted) = wanted {
+        files.iter().try_for_each(|file| file.check_first(wanted))?;
+        return Ok(wanted);
+    }
     let (first, last) = (&files[0], &files[files.len() - 1]);
     if first.examples() != last.examples() {
         return Err(Error::Incomparable(format!(

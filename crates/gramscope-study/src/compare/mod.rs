@@ -42,6 +42,8 @@ pub struct CompareOptions {
     pub batch_size: usize,
     /// Use a last short batch, where it is large enough for the estimator, instead of dropping it.
     pub keep_partial: bool,
+    /// Use only the first so many examples: test images, class-balanced, or those of a file.
+    pub examples: Option<usize>,
     /// Only the layers whose name matches.
     pub layers: Option<Regex>,
     /// The GPU that compares what files hold; the CPU where there is none. Networks are compared where they run.
@@ -81,6 +83,7 @@ impl Default for CompareOptions {
             cka: Options::default(),
             batch_size: 256,
             keep_partial: false,
+            examples: None,
             layers: None,
             device: None,
             memory: MemoryLimits::default(),

@@ -79,11 +79,10 @@ pub struct RunOptions {
     pub passes: usize,
     /// Seed of those orders.
     pub seed: u64,
-    /// Use only the first so many test images, class-balanced.
-    pub examples: Option<usize>,
     /// Leave out this fraction of the images: of each run, those with the largest absolute projections on the first principal
-    /// component of the layer whose first component explains most of its variance, over the first `examples` images (1,024,
-    /// or all where there are fewer, unless told otherwise); what dominates one run is left out for all.
+    /// component of the layer whose first component explains most of its variance, over the first
+    /// [`CompareOptions::examples`] images (1,024, or all where there are fewer, unless told otherwise); what dominates one run is
+    /// left out for all.
     pub drop_dominant: Option<f64>,
     /// Feed this data's test images instead of those of the data that the runs were trained on.
     pub data: Option<DataConfig>,
@@ -94,7 +93,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     /// The paper's ten passes over all test images, all pairs.
     fn default() -> Self {
-        Self { pairs: Pairs::All, passes: 10, seed: 0, examples: None, drop_dominant: None, data: None, noise: false }
+        Self { pairs: Pairs::All, passes: 10, seed: 0, drop_dominant: None, data: None, noise: false }
     }
 }
 
@@ -118,7 +117,7 @@ pub fn compare_runs(
     let options = &CompareOptions { device: processor.gpu().cloned(), ..options.clone() };
     let pairs = run_options.pairs.among(runs)?;
     let passes = passes(run_options)?;
-    let limit = match (run_options.examples, run_options.drop_dominant) {
+    let limit = match (options.examples, run_options.drop_dominant) {
         (Some(examples), _) => Limit::Exactly(examples),
         (None, Some(_)) => Limit::AtMost(EXAMPLES),
         (None, None) => Limit::None,

@@ -35,7 +35,7 @@ use crate::compare::{
 };
 use crate::pcs::{EXAMPLES, PcsData};
 use crate::results::Versions;
-use crate::{Error, Result, plot};
+use crate::{Result, plot};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -120,12 +120,7 @@ pub fn cosine_of_file(
     let file = ActivationFile::open(path, options.layers.as_ref())?;
     let found = file.examples();
     let examples = options.examples.unwrap_or(EXAMPLES.min(found));
-    if examples == 0 || examples > found {
-        return Err(Error::Incomparable(format!(
-            "--examples {examples}: {} has {found} examples; ask for 1 to {found}",
-            path.display()
-        )));
-    }
+    file.check_first(examples)?;
     let model = ModelInfo {
         name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),

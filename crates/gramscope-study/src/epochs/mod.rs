@@ -125,7 +125,7 @@ pub fn over_epochs(
     let pairs = Pairs::These((0..=end).map(|epoch| (epoch, end)).collect());
     let maps = compare_runs(&runs, options, &RunOptions { pairs, ..run_options.clone() }, processor, stop, progress)?;
     let pcs_options = PcsOptions {
-        examples: run_options.examples,
+        examples: options.examples,
         layers: options.layers.clone(),
         estimator: options.cka.estimator,
         data: run_options.data.clone(),

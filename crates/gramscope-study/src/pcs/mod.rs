@@ -137,12 +137,7 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
     let file = ActivationFile::open(path, options.layers.as_ref())?;
     let found = file.examples();
     let examples = options.examples.unwrap_or(EXAMPLES.min(found));
-    if examples > found {
-        return Err(Error::Incomparable(format!(
-            "--examples {examples}: {} has {found} examples; ask for no more",
-            path.display()
-        )));
-    }
+    file.check_first(examples)?;
     let info = ModelInfo {
         name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
@@ -196,7 +191,7 @@ pub(crate) fn components(
     let needed = estimator.minimum_examples();
     if examples < needed {
         return Err(Error::Incomparable(format!(
-            "--examples {examples}: the {estimator} estimator needs at least {needed} examples"
+            "{examples} examples are too few: the {estimator} estimator needs at least {needed}"
         )));
     }
     Components::on(device, model.layers.len(), examples, estimator).map_err(in_whole)

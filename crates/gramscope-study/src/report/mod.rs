@@ -16,7 +16,7 @@ pub(crate) use findings::findings;
 use figures::Figure;
 
 use crate::family::{Member, members, relation};
-use crate::results::{self, INFO, NUMBERS, PairResult};
+use crate::results::{self, PairResult};
 use crate::{Error, Result, tree};
 
 /// Name of the page.
@@ -81,7 +81,7 @@ impl Found {
                 Err(reason) => tracing::warn!("left out of the report: {reason}"),
             }
         }
-        if dir.join(INFO).is_file() && dir.join(NUMBERS).is_file() {
+        if results::FILES.any_in(&dir) {
             self.results.extend(placed(results::load(&dir), &dir));
         }
         self.figures.extend(figures::of_directory(&dir));

@@ -33,8 +33,8 @@ impl Plan {
     /// Reads the text of a plan.
     ///
     /// # Errors
-    /// No TOML; an unknown table or key, with the nearest one; a value of the wrong kind; a key of \[family\] that is no list
-    /// of distinct values; settings that make no run; runs that would share a directory.
+    /// No TOML; an unknown table or key, with the nearest one; a value of the wrong kind; no \[family\], or a key of it that is no
+    /// list of distinct values; settings that make no run; runs that would share a directory.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut file = parse_table(text)?;
         check_keys(&file, None, &["data", "train", "family"])?;
@@ -48,6 +48,9 @@ impl Plan {
         let family = take_table(&mut file, "family")?;
         check_texts(&family, "family")?;
         check_keys(&family, Some("family"), &TrainSettings::KEYS)?;
+        if family.is_empty() {
+            return Err(ConfigError::NoFamily);
+        }
         let lists = lists(&family)?;
         let varied: Vec<&str> = lists.iter().filter(|(_, values)| values.len() > 1).map(|&(key, _)| key).collect();
         let count: usize = lists.iter().map(|(_, values)| values.len()).product();
@@ -205,6 +208,8 @@ mod tests {
             ("[famili]\n", vec!["famili", "family"]),
             ("[family]\ninit_from = [\"a/run\", \"b/run\"]\n", vec!["init_from", "init_fromrun"]),
             ("depth = \n", vec!["line 1"]),
+            ("", vec!["no [family]", "depth = [14, 20]"]),
+            ("[train]\nepochs = 2\n[family]\n", vec!["no [family]", "gramscope train"]),
         ] {
             let message = Plan::parse(text).unwrap_err().to_string();
             for part in parts {

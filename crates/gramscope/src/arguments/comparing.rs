@@ -8,6 +8,9 @@ use regex::Regex;
 
 use super::{DeviceArguments, MemoryArguments};
 
+/// Flags that say how a network computes: with stored activations there is none.
+pub(crate) const NETWORK_FLAGS: [&str; 2] = ["precision", "convolutions"];
+
 pub(crate) const CKA_HELP: &str = "\
 Examples:
   gramscope cka runs/r14 --out cka/r14
@@ -104,7 +107,7 @@ pub(crate) struct CkaArguments {
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
     /// One file of activations (compared with itself) or two, as safetensors: a tensor a layer, examples first
-    #[arg(long, value_name = "FILE", num_args = 1..=2)]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = NETWORK_FLAGS)]
     pub(crate) activations: Vec<PathBuf>,
     /// Where the results go
     #[arg(long, value_name = "DIR")]
@@ -124,8 +127,8 @@ pub(crate) struct CkaArguments {
     /// Seed of those orders
     #[arg(long, default_value_t = 0, conflicts_with = "activations")]
     pub(crate) seed: u64,
-    /// Use only the first N test images, class-balanced
-    #[arg(long, value_name = "N", conflicts_with = "activations")]
+    /// Use only the first N examples (of test images, class-balanced)
+    #[arg(long, value_name = "N")]
     pub(crate) examples: Option<usize>,
     /// Feed this data's test images instead of the data the runs were trained on
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
@@ -191,7 +194,7 @@ pub(crate) struct PcsArguments {
     /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     pub(crate) run: Option<PathBuf>,
     /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
     pub(crate) activations: Option<PathBuf>,
     /// Where the results go
     #[arg(long, value_name = "DIR")]

@@ -64,8 +64,8 @@ pub(crate) enum BenchCommand {
         #[arg(long, conflicts_with_all = ["family", "depth", "width"])]
         all: bool,
         /// Images a step
-        #[arg(long, value_name = "N", default_value_t = 128)]
-        batch_size: usize,
+        #[arg(long, value_name = "N", default_value = "128")]
+        batch_size: NonZeroUsize,
         #[command(flatten)]
         numerics: NumericsArguments,
         /// On a GPU also so many of the same network at once, beside one after the other
@@ -83,8 +83,8 @@ pub(crate) enum BenchCommand {
         #[arg(long, default_value_t = 1.0)]
         width: f64,
         /// Images a batch
-        #[arg(long, value_name = "N", default_value_t = 128)]
-        batch_size: usize,
+        #[arg(long, value_name = "N", default_value = "128")]
+        batch_size: NonZeroUsize,
         #[command(flatten)]
         arguments: BenchArguments,
     },

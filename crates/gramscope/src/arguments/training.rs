@@ -73,6 +73,7 @@ pub(crate) struct QuickstartArguments {
 
 /// Which data, and how much of it.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Data")]
 pub(crate) struct DataArguments {
     /// builtin, cifar10, cifar100, or a directory (CIFAR's binary files, or train/ and test/ with a folder a class)
     #[arg(long, value_name = "NAME|DIR", default_value = "builtin")]
@@ -90,16 +91,16 @@ pub(crate) struct DataArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct TrainArguments {
-    #[command(flatten)]
-    pub(crate) data: DataArguments,
-    #[command(flatten)]
-    pub(crate) settings: SettingArguments,
     /// Directory of the run
     #[arg(long, value_name = "RUN")]
     pub(crate) out: PathBuf,
     /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished
     #[arg(long)]
     pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) data: DataArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
@@ -114,6 +115,7 @@ pub(super) fn family(name: &str) -> Result<Family, String> {
 
 /// Every setting of a run; the defaults are the paper's.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Network and training")]
 pub(crate) struct SettingArguments {
     /// Family of the network: cifar, or imagenet, whose depth and width are those of its third stage
     #[arg(long, value_name = "NAME", default_value = "cifar", value_parser = family)]

@@ -29,7 +29,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let count = networks.len();
             for config in networks {
                 let name = format!("ResNet-{} x{}", config.depth, config.width);
-                let subject = train::Subject { config, batch_size: *batch_size, jobs: jobs.get() };
+                let subject = train::Subject { config, batch_size: batch_size.get(), jobs: jobs.get() };
                 match train::run(&subject, &processor, ceilings, &mut rows) {
                     Err(error) if count == 1 => return Err(error),
                     // What is too large for the memory there is must not hide the others.
@@ -49,7 +49,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
         BenchCommand::Probe { depth, width, batch_size, arguments } => {
             let processor = device::processor_of(arguments.device, device::PLAIN, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
-            probe::run(*depth, *width, *batch_size, &processor, &mut rows)
+            probe::run(*depth, *width, batch_size.get(), &processor, &mut rows)
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         },
         batch_size: arguments.batch_size,
         keep_partial: arguments.keep_partial,
+        examples: arguments.examples,
         layers: arguments.layers.clone(),
         device: gpu,
         memory,
@@ -48,9 +49,10 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
     let results = match arguments.activations.as_slice() {
         [] => compare_runs(&runs, arguments, &options, &processor, &mut progress)?,
-        [x, others @ ..] => {
-            let y = others.first().map(PathBuf::as_path);
-            vec![compare::compare_files(x, y, &options, &mut progress)?]
+        [x] => vec![compare::compare_files(x, None, &options, &mut progress)?],
+        [x, y] => vec![compare::compare_files(x, Some(y), &options, &mut progress)?],
+        files => {
+            anyhow::bail!("--activations: {} files; one is compared with itself, or two with each other", files.len())
         }
     };
     drop(bar);
@@ -107,7 +109,6 @@ fn compare_runs(
         pairs,
         passes: arguments.passes,
         seed: arguments.seed,
-        examples: arguments.examples,
         drop_dominant: arguments.drop_dominant,
         data,
         noise: arguments.input == InputArgument::Noise,
@@ -133,9 +134,13 @@ fn report(result: &PairResult, dir: &Path, console: &Console) {
             layers.join(", ")
         );
     }
+    let left_over = match info.dropped {
+        0 => String::new(),
+        dropped => format!(", {dropped} examples left over"),
+    };
     let subject = if models == 1 { info.model_x.clone() } else { format!("{} x {}", info.model_x, info.model_y) };
     console.result(&format!(
-        "{subject}: {} x {} layers, {} batches of {} -> {}",
+        "{subject}: {} x {} layers, {} batches of {}{left_over} -> {}",
         info.layers_x.len(),
         info.layers_y.len(),
         info.batches,

@@ -12,7 +12,7 @@ use gramscope_train::data::DataConfig;
 use regex::Regex;
 
 use super::cka::show_progress;
-use crate::arguments::{DeviceArguments, MemoryArguments};
+use crate::arguments::{DeviceArguments, MemoryArguments, NETWORK_FLAGS};
 use crate::console::{Console, Unit};
 use crate::{device, memory};
 
@@ -32,7 +32,7 @@ pub(crate) struct CosineArguments {
     /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
     run: Option<PathBuf>,
     /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
     activations: Option<PathBuf>,
     /// Where the results go
     #[arg(long, value_name = "DIR")]

@@ -21,6 +21,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
     let options = CompareOptions {
         cka: Options { estimator: arguments.estimator, ..Options::default() },
         batch_size: arguments.batch_size,
+        examples: arguments.examples,
         layers: arguments.layers.clone(),
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
         ..CompareOptions::default()
@@ -28,7 +29,6 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
     let run_options = RunOptions {
         passes: arguments.passes,
         seed: arguments.seed,
-        examples: arguments.examples,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
         ..RunOptions::default()
     };

@@ -137,8 +137,9 @@ fn pairs_are_what_was_asked_for() {
 fn options_choose_layers_images_and_pairs() {
     let dir = tempfile::tempdir().unwrap();
     let runs = family(dir.path());
-    let options = CompareOptions { layers: Some(Regex::new("relu2$|pool").unwrap()), ..options(5) };
-    let run_options = RunOptions { pairs: Pairs::Across, examples: Some(11), passes: 3, ..RunOptions::default() };
+    let layers = Some(Regex::new("relu2$|pool").unwrap());
+    let options = CompareOptions { layers, examples: Some(11), ..options(5) };
+    let run_options = RunOptions { pairs: Pairs::Across, passes: 3, ..RunOptions::default() };
     let mut steps = Vec::new();
     let results = compare_runs(&runs, &options, &run_options, &Processor::Cpu, &AtomicBool::new(false), &mut |step| {
         steps.push((step.done, step.total))
@@ -158,12 +159,13 @@ fn options_choose_layers_images_and_pairs() {
             .unwrap_err()
             .to_string()
     };
-    for (run_options, parts) in [
-        (RunOptions { examples: Some(TEST_IMAGES + 1), ..run_options.clone() }, ["--examples 25", "24"]),
-        (RunOptions { examples: Some(0), ..run_options.clone() }, ["--examples 0", "at least 1"]),
-        (RunOptions { passes: 0, ..run_options.clone() }, ["--passes 0", "from 1"]),
+    let of = |examples: usize| CompareOptions { examples: Some(examples), ..options.clone() };
+    for (options, passes, parts) in [
+        (of(TEST_IMAGES + 1), 3, ["--examples 25", "24"]),
+        (of(0), 3, ["--examples 0", "at least 1"]),
+        (of(11), 0, ["--passes 0", "from 1"]),
     ] {
-        let message = message(&options, &run_options, &runs);
+        let message = message(&options, &RunOptions { passes, ..run_options.clone() }, &runs);
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
     assert!(message(&options, &run_options, &runs[..1]).contains("--pairs across"));
@@ -194,17 +196,20 @@ fn runs_of_different_data_need_a_word() {
         .enumerate()
         .map(|(number, data)| run(&dir.path().join(format!("run{number}")), tiny(0), data))
         .collect::<Vec<_>>();
-    let compare = |chosen: [usize; 2], run_options: &RunOptions| {
+    let compare_with = |chosen: [usize; 2], options: &CompareOptions, run_options: &RunOptions| {
         let runs: Vec<Run> = chosen.iter().map(|&index| Run::open(runs[index].dir()).unwrap()).collect();
-        compare_runs(&runs, &options(8), run_options, &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
+        compare_runs(&runs, options, run_options, &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
     };
+    let compare = |chosen, run_options: &RunOptions| compare_with(chosen, &options(8), run_options);
+    let first =
+        |examples| compare_with([0, 2], &CompareOptions { examples: Some(examples), ..options(8) }, &one_pass());
     // Other training images, the same test images.
     compare([0, 1], &one_pass()).unwrap();
     let message = compare([0, 2], &one_pass()).map(drop).unwrap_err().to_string();
     assert!(["run0", "run2", "--data"].iter().all(|part| message.contains(part)), "{message}");
     // The first images of both are the same ones.
-    compare([0, 2], &RunOptions { examples: Some(16), ..one_pass() }).unwrap();
-    let message = compare([0, 2], &RunOptions { examples: Some(17), ..one_pass() }).map(drop).unwrap_err().to_string();
+    first(16).unwrap();
+    let message = first(17).map(drop).unwrap_err().to_string();
     assert!(message.contains("--examples 17") && message.contains("16"), "{message}");
     // Chosen images come in the size that the networks take, where all take the same.
     for data in [small_data(), larger.clone()] {
