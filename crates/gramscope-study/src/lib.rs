@@ -29,3 +29,4 @@ mod tree;
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
 pub use error::{Error, Result};
+pub use tree::runs;

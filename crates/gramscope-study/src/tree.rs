@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use gramscope_train::Run;
+
 use crate::{Error, Result};
 
 /// What makes a directory a run's.
@@ -21,4 +23,55 @@ pub(crate) fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
         found.extend(directories(&entry.path())?);
     }
     Ok(found)
+}
+
+/// The runs that `names` stand for, in their order: a run's directory, `DIR@EPOCH` for a run as it was kept after an epoch
+/// ([`Run::named`]), or a directory of runs, for all that lie below it, in the order of their names.
+///
+/// # Errors
+/// Those of [`Run::named`], for a directory without any run too; [`Error::Io`] where a directory cannot be listed.
+pub fn runs(names: &[PathBuf]) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for name in names {
+        let below = match name.is_dir() && !name.join(RUN_MARK).is_file() {
+            true => directories(name)?.into_iter().filter(|dir| dir.join(RUN_MARK).is_file()).collect(),
+            false => Vec::new(),
+        };
+        match below.as_slice() {
+            [] => runs.push(Run::named(name)?),
+            below => runs.extend(below.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?),
+        }
+    }
+    Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use gramscope_train::data::DataConfig;
+    use gramscope_train::{RunConfig, TrainSettings};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_stands_for_the_runs_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |name: &str| {
+            let dir = dir.path().join(name);
+            fs::create_dir_all(&dir).unwrap();
+            RunConfig::new(DataConfig::default(), TrainSettings::new(8)).write(&dir.join(RUN_MARK)).unwrap();
+            dir
+        };
+        let (b, a, deep) = (made("family/b"), made("family/a"), made("family/more/c"));
+        let names = |names: &[PathBuf]| runs(names).unwrap().iter().map(Run::name).collect::<Vec<_>>();
+        assert_eq!(names(&[dir.path().join("family")]), ["a", "b", "c"]);
+        assert_eq!(names(&[deep, a.clone(), b]), ["c", "a", "b"]);
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        for name in [empty, dir.path().join("none")] {
+            let message = runs(&[a.clone(), name.clone()]).unwrap_err().to_string();
+            assert!(message.contains(name.to_str().unwrap()), "{message}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) const CKA_HELP: &str = "\
 Examples:
   gramscope cka runs/r14 --out cka/r14
   gramscope cka runs/a runs/b runs/c --pairs across --out cka/abc
-  gramscope cka family/* --pairs same-architecture --mean --out family/seeds
+  gramscope cka family --pairs same-architecture --mean --out family/seeds
   gramscope cka runs/r14@1 runs/r14 --pairs across --out cka/first-epoch
   gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
   gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
@@ -53,6 +53,7 @@ defined), DIR/mean.json (layers_x, layers_y, and the maps), DIR/mean.png and DIR
 pub(crate) const PCS_HELP: &str = "\
 Examples:
   gramscope pcs runs/r14 --out pcs/r14
+  gramscope pcs family --out family/pcs
   gramscope pcs runs/r14 --examples 2000 --layers 'add|relu2' --out pcs/r14-blocks
   gramscope pcs --activations mine.safetensors --out pcs/mine
 
@@ -65,8 +66,9 @@ Examples:
   gramscope dominant runs/r14 --out dominant/r14
   gramscope dominant runs/r14 --layer stage2.block1.add --top 64 --out dominant/r14
 
-Writes dominant.png (the images, those of each sign together) and dominant.json (their places in the data, labels and
-projections). CKA without such images: gramscope cka RUN --drop-dominant 0.01";
+Writes dominant.npz (a float64 array projections, of all images that were looked at), dominant.json (of the images that dominate:
+their places among those, labels and projections) and dominant.png (their images, those of each sign together).
+CKA without such images: gramscope cka RUN --drop-dominant 0.01";
 
 pub(crate) const EPOCHS_HELP: &str = "\
 Example:
@@ -74,7 +76,8 @@ Example:
   gramscope epochs runs/r14 --out epochs/r14
 
 Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
-principal components; cosine_sq [E,L] between a first component and the one at the end), epochs.json and epochs.png.";
+principal components; cosine_sq [E,L] between a first component and the one at the end; first_pc [E,L,n], those components),
+epochs.json and epochs.png.";
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,7 +106,7 @@ pub(crate) enum InputArgument {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct CkaArguments {
-    /// Run directories, or RUN@EPOCH for a run as it was kept after an epoch
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
     /// One file of activations (compared with itself) or two, as safetensors: a tensor a layer, examples first
@@ -159,6 +162,9 @@ pub(crate) struct CkaArguments {
     /// the first --examples [default: 1024, or all where there are fewer]
     #[arg(long, value_name = "FRACTION", conflicts_with = "activations")]
     pub(crate) drop_dominant: Option<f64>,
+    /// The layer that --drop-dominant goes by, instead of that whose first component explains most
+    #[arg(long, value_name = "NAME", requires = "drop_dominant")]
+    pub(crate) dominant_layer: Option<String>,
     /// Use a last short batch instead of dropping it
     #[arg(long)]
     pub(crate) keep_partial: bool,
@@ -189,14 +195,15 @@ pub(crate) struct MeanArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct PcsArguments {
-    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
-    pub(crate) run: Option<PathBuf>,
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
     /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
     #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
     pub(crate) activations: Option<PathBuf>,
-    /// Where the results go
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
@@ -222,9 +229,10 @@ pub(crate) struct PcsArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct DominantArguments {
-    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
-    pub(crate) run: PathBuf,
-    /// Where the results go
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// The layer [default: that whose first component explains the largest fraction of its variance]
@@ -247,9 +255,10 @@ pub(crate) struct DominantArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct EpochsArguments {
-    /// Run directory, of a run that kept epochs (train --checkpoint-every N)
-    pub(crate) run: PathBuf,
-    /// Where the results go
+    /// Run directories, or directories of runs, that kept epochs (train --checkpoint-every N)
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Passes over the test images, each in a fresh order

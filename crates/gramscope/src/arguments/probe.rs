@@ -19,19 +19,19 @@ that of the last epoch as it runs: each image counts before the step it is used 
 pub(crate) const ABLATE_HELP: &str = "\
 Examples:
   gramscope ablate runs/r38 --out ablate/r38
-  gramscope ablate runs/a runs/b --each --out ablate
+  gramscope ablate family --each --out ablate
   gramscope ablate runs/r38 --block stage2.block3 --out ablate/r38
 
 Deletes the last block of a stage, the last two, ... all of them, stage by stage. Of a deleted block the residual branch
 contributes nothing; its shortcut and the ReLU after the addition stay. Writes ablate.json (a list: stage, deleted,
-accuracy), ablate-about.json (the blocks deleted alone, and the checksum of both) and ablate.png: straight into DIR for one
-run, into DIR/RUN for several.";
+accuracy), ablate-about.json (the blocks deleted alone, and the checksum of both) and ablate.png.";
 
 #[derive(Args, Debug)]
 pub(crate) struct ProbeArguments {
-    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
-    pub(crate) run: PathBuf,
-    /// Where the results go
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Passes over the training images
@@ -68,10 +68,10 @@ pub(crate) struct ProbeArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct AblateArguments {
-    /// Run directories, or RUN@EPOCH for a run as it was kept after an epoch
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
     #[arg(value_name = "RUN", required = true)]
     pub(crate) runs: Vec<PathBuf>,
-    /// Where the results go
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Delete this block alone, too; may be given several times

@@ -1,25 +1,18 @@
 //! `gramscope ablate`: test accuracy without some of a run's blocks.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
-
 use anyhow::Context;
 use gramscope_study::ablate::{self, AblateOptions, AblateResult};
-use gramscope_study::output::unused;
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::AblateArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::device;
 use crate::interrupt::Interrupt;
 
 /// Deletes blocks of every run the arguments name and writes what accuracy is left.
 pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = arguments.runs.iter().map(|dir| Run::named(dir)).collect::<Result<Vec<_>, _>>()?;
-    let directories = directories(&runs, arguments);
-    directories.iter().try_for_each(|dir| ablate::check(dir))?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, ablate::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = AblateOptions {
         blocks: arguments.block.clone(),
@@ -27,27 +20,14 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
         examples: arguments.examples,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
-    for (run, dir) in runs.iter().zip(&directories) {
-        let mut bar = console.progress(Unit::Passes, 0);
-        let result = ablate::ablate(run, &options, &processor, interrupt.requested(), &mut |progress| {
-            show_progress(&mut bar, "ablating", progress);
+    for (run, dir) in &runs {
+        let result = with_bar(console, "ablating", |progress| {
+            ablate::ablate(run, &options, &processor, interrupt.requested(), progress)
         })?;
-        drop(bar);
         ablate::write(dir, &result)?;
         console.result(&format!("{} -> {}", describe(&result), dir.display()));
     }
     Ok(())
-}
-
-/// DIR itself for one run, DIR/RUN for each of several; equal names get a number.
-fn directories(runs: &[Run], arguments: &AblateArguments) -> Vec<PathBuf> {
-    match runs {
-        [_] => vec![arguments.out.clone()],
-        runs => {
-            let mut taken = HashSet::new();
-            runs.iter().map(|run| arguments.out.join(unused(&run.name(), &mut taken))).collect()
-        }
-    }
 }
 
 fn describe(result: &AblateResult) -> String {

@@ -3,9 +3,9 @@
 use gramscope_study::activations::{self, ExportOptions};
 use gramscope_train::Run;
 
-use super::cka::show_progress;
+use super::with_bar;
 use crate::arguments::ActivationsArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::device;
 
 /// Writes the activations of the run's test images.
@@ -13,11 +13,9 @@ pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow
     let run = Run::named(&arguments.run)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = ExportOptions { examples: arguments.examples, layers: arguments.layers.clone() };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let images = activations::export(&run, &arguments.out, &options, &processor, &mut |progress| {
-        show_progress(&mut bar, "exporting", progress);
+    let images = with_bar(console, "exporting", |progress| {
+        activations::export(&run, &arguments.out, &options, &processor, progress)
     })?;
-    drop(bar);
     console.result(&format!("{}: activations of {images} test images", arguments.out.display()));
     Ok(())
 }

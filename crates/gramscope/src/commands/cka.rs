@@ -12,8 +12,9 @@ use gramscope_study::{mean, output};
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
+use super::with_bar;
 use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
-use crate::console::{self, Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 /// Compares what the arguments name and writes a result a pair.
@@ -43,19 +44,15 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         memory,
     };
     output::check(&arguments.out)?;
-    let open = |dir: &PathBuf| super::opened(dir, arguments.batch_statistics);
-    let runs = arguments.runs.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut bar = console.progress(Unit::Passes, 0);
-    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
-    let results = match arguments.activations.as_slice() {
-        [] => compare_runs(&runs, arguments, &options, &processor, &mut progress)?,
-        [x] => vec![compare::compare_files(x, None, &options, &mut progress)?],
-        [x, y] => vec![compare::compare_files(x, Some(y), &options, &mut progress)?],
+    let runs = super::opened(&arguments.runs, arguments.batch_statistics)?;
+    let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
+        [] => compare_runs(&runs, arguments, &options, &processor, progress),
+        [x] => Ok(vec![compare::compare_files(x, None, &options, progress)?]),
+        [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, progress)?]),
         files => {
             anyhow::bail!("--activations: {} files; one is compared with itself, or two with each other", files.len())
         }
-    };
-    drop(bar);
+    })?;
     let directories = output::write(&arguments.out, &results)?;
     for (result, dir) in results.iter().zip(&directories) {
         report(result, dir, console);
@@ -110,17 +107,11 @@ fn compare_runs(
         passes: arguments.passes,
         seed: arguments.seed,
         drop_dominant: arguments.drop_dominant,
+        dominant_layer: arguments.dominant_layer.clone(),
         data,
         noise: arguments.input == InputArgument::Noise,
     };
     Ok(compare::compare_runs(runs, options, &run_options, processor, &AtomicBool::new(false), progress)?)
-}
-
-/// Moves the bar of a pass over examples.
-pub(super) fn show_progress(bar: &mut console::Progress<'_>, what: &str, progress: Progress<'_>) {
-    bar.set_total(progress.total as u64);
-    let message = format!("batch {} of {}, {}", progress.batch, progress.batches, progress.subject);
-    bar.update(progress.done as u64, what, &message);
 }
 
 /// A line a pair, and a warning for layers without a value.

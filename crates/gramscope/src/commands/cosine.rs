@@ -1,19 +1,17 @@
 //! `gramscope cosine`: cosine similarity of a run's layers of one shape, or of stored activations.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use gramscope_nn::Processor;
-use gramscope_study::compare::Progress;
 use gramscope_study::cosine::{self, CosineOptions, CosineResult};
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::{DeviceArguments, MemoryArguments, NETWORK_FLAGS};
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 pub(crate) const HELP: &str = "\
@@ -27,14 +25,15 @@ examples that it is the mean of: one that either layer turns into zeros has no c
 different shapes (of stored activations: different numbers of features) cannot be compared: NaN, and a count of 0.";
 
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("source").required(true).args(["run", "activations"]))]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct CosineArguments {
-    /// Run directory, or RUN@EPOCH for a run as it was kept after an epoch
-    run: Option<PathBuf>,
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
     #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
     activations: Option<PathBuf>,
-    /// Where the results go
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
@@ -54,10 +53,9 @@ pub(crate) struct CosineArguments {
 
 /// Compares what the arguments name and writes the result.
 pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Result<()> {
-    cosine::check(&arguments.out)?;
-    let processor = match arguments.run {
-        Some(_) => device::processor(&arguments.device, console)?,
-        None => Processor::Cpu,
+    let processor = match &arguments.activations {
+        None => device::processor(&arguments.device, console)?,
+        Some(_) => Processor::Cpu,
     };
     let options = CosineOptions {
         examples: arguments.examples,
@@ -65,21 +63,26 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
-    let result = match (&arguments.run, &arguments.activations) {
-        (Some(name), _) => cosine::cosine_of_run(&Run::named(name)?, &options, &processor, &mut progress)?,
-        (None, Some(file)) => cosine::cosine_of_file(file, &options, &mut progress)?,
-        (None, None) => anyhow::bail!("name a run, or a file with --activations"),
+    let write = |dir: &Path, result: &CosineResult| -> anyhow::Result<()> {
+        cosine::write(dir, result)?;
+        report(result, dir, console);
+        Ok(())
     };
-    drop(bar);
-    cosine::write(&arguments.out, &result)?;
-    report(&result, arguments, console);
+    if let Some(file) = &arguments.activations {
+        cosine::check(&arguments.out)?;
+        let result = with_bar(console, "comparing", |progress| cosine::cosine_of_file(file, &options, progress))?;
+        return write(&arguments.out, &result);
+    }
+    for (run, dir) in placed(opened(&arguments.runs, false)?, &arguments.out, cosine::check)? {
+        let result =
+            with_bar(console, "comparing", |progress| cosine::cosine_of_run(&run, &options, &processor, progress))?;
+        write(&dir, &result)?;
+    }
     Ok(())
 }
 
 /// A line of result, and a warning for layers without a value or with fewer examples than the others.
-fn report(result: &CosineResult, arguments: &CosineArguments, console: &Console) {
+fn report(result: &CosineResult, dir: &Path, console: &Console) {
     let model = &result.info.model;
     let undefined = &result.info.undefined;
     if !undefined.is_empty() {
@@ -89,5 +92,5 @@ fn report(result: &CosineResult, arguments: &CosineArguments, console: &Console)
     if !partly.is_empty() {
         tracing::warn!("{model}: zero for some of the examples, which are left out: {}", partly.join(", "));
     }
-    console.result(&format!("{model}: {} -> {}", result.summary(), arguments.out.display()));
+    console.result(&format!("{model}: {} -> {}", result.summary(), dir.display()));
 }

@@ -1,19 +1,20 @@
 //! `gramscope dominant`: the test images that dominate a layer.
 
+use std::path::Path;
+
 use anyhow::Context;
-use gramscope_study::dominant::{self, DominantOptions};
+use gramscope_study::dominant::{self, DominantInfo, DominantOptions};
 use gramscope_study::pcs::CLOSE_EIGENVALUES;
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::DominantArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 /// Finds the images and writes them.
 pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::Result<()> {
-    dominant::check(&arguments.out)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, dominant::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = DominantOptions {
         examples: arguments.examples,
@@ -22,13 +23,17 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let found = dominant::dominant(&Run::named(&arguments.run)?, &options, &processor, &mut |progress| {
-        show_progress(&mut bar, "decomposing", progress);
-    })?;
-    drop(bar);
-    dominant::write(&arguments.out, &found)?;
-    let info = &found.info;
+    for (run, dir) in &runs {
+        let found =
+            with_bar(console, "decomposing", |progress| dominant::dominant(run, &options, &processor, progress))?;
+        dominant::write(dir, &found)?;
+        report(&found.info, dir, console);
+    }
+    Ok(())
+}
+
+/// A line of result, and a warning for a component that means little.
+fn report(info: &DominantInfo, dir: &Path, console: &Console) {
     if info.second_over_first > CLOSE_EIGENVALUES {
         tracing::warn!(
             "{}: the first component of {} is not well defined, because the second explains nearly as much",
@@ -43,7 +48,6 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         info.examples,
         info.layer,
         100.0 * info.variance_explained,
-        arguments.out.display()
+        dir.display()
     ));
-    Ok(())
 }

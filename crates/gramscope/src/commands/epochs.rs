@@ -4,20 +4,19 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use gramscope_cka::Options;
-use gramscope_study::compare::{CompareOptions, Progress, RunOptions};
+use gramscope_study::compare::{CompareOptions, RunOptions};
 use gramscope_study::epochs;
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::EpochsArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
-    epochs::check(&arguments.out)?;
+    let runs = placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, epochs::check)?;
     let processor = device::processor(&arguments.device, console)?;
-    let run = super::opened(&arguments.run, arguments.batch_statistics)?;
     let options = CompareOptions {
         cka: Options { estimator: arguments.estimator, ..Options::default() },
         batch_size: arguments.batch_size,
@@ -32,18 +31,20 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
         ..RunOptions::default()
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "comparing", progress);
-    let result = epochs::over_epochs(&run, &options, &run_options, &processor, &AtomicBool::new(false), &mut progress)?;
-    drop(bar);
-    epochs::write(&arguments.out, &result)?;
-    let info = &result.info;
-    console.result(&format!(
-        "{}: {} layers after each of {} epochs against the end -> {}",
-        info.model,
-        info.layers.len(),
-        info.epochs.len(),
-        arguments.out.display()
-    ));
+    for (run, dir) in &runs {
+        let stop = AtomicBool::new(false);
+        let result = with_bar(console, "comparing", |progress| {
+            epochs::over_epochs(run, &options, &run_options, &processor, &stop, progress)
+        })?;
+        epochs::write(dir, &result)?;
+        let info = &result.info;
+        console.result(&format!(
+            "{}: {} layers after each of {} epochs against the end -> {}",
+            info.model,
+            info.layers.len(),
+            info.epochs.len(),
+            dir.display()
+        ));
+    }
     Ok(())
 }

@@ -23,12 +23,49 @@ pub(crate) mod train;
 mod training_progress;
 pub(crate) mod verify;
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
+use gramscope_study::compare::Progress;
+use gramscope_study::output::unused;
 use gramscope_train::Run;
 
-/// The run that `name` stands for, a directory or `DIR@EPOCH`, with its network's batch norms as asked for.
-fn opened(name: &Path, batch_statistics: bool) -> anyhow::Result<Run> {
-    let run = Run::named(name)?;
-    Ok(if batch_statistics { run.with_batch_statistics() } else { run })
+use crate::console::{self, Console, Unit};
+
+/// What `work`, a pass over examples, comes to; a bar shows `what` it does.
+fn with_bar<R>(console: &Console, what: &str, work: impl FnOnce(&mut dyn FnMut(Progress<'_>)) -> R) -> R {
+    let mut bar = console.progress(Unit::Passes, 0);
+    work(&mut |progress| show_progress(&mut bar, what, progress))
+}
+
+/// Moves the bar of a pass over examples.
+fn show_progress(bar: &mut console::Progress<'_>, what: &str, progress: Progress<'_>) {
+    let Progress { done, total, batch, batches, subject } = progress;
+    bar.set_total(total as u64);
+    bar.update(done as u64, what, &format!("batch {batch} of {batches}, {subject}"));
+}
+
+/// The runs that `names` stand for, with their networks' batch norms as asked for.
+fn opened(names: &[PathBuf], batch_statistics: bool) -> anyhow::Result<Vec<Run>> {
+    let with = |run: Run| if batch_statistics { run.with_batch_statistics() } else { run };
+    Ok(gramscope_study::runs(names)?.into_iter().map(with).collect())
+}
+
+/// Each of `runs` with the directory of its result: `out` itself for one run, one of the run's name below it for each of several
+/// (equal names get a number).
+///
+/// # Errors
+/// What `check` says of a directory that no result can go to, so that this is known before anything is computed.
+fn placed(
+    runs: Vec<Run>,
+    out: &Path,
+    check: impl Fn(&Path) -> gramscope_study::Result<()>,
+) -> anyhow::Result<Vec<(Run, PathBuf)>> {
+    let mut taken = HashSet::new();
+    let alone = runs.len() == 1;
+    let place = |run: &Run, taken: &mut _| if alone { out.to_owned() } else { out.join(unused(&run.name(), taken)) };
+    let placed: Vec<_> =
+        runs.into_iter().map(|run| (place(&run, &mut taken), run)).map(|(dir, run)| (run, dir)).collect();
+    placed.iter().try_for_each(|(_, dir)| check(dir))?;
+    Ok(placed)
 }

@@ -1,23 +1,23 @@
 //! `gramscope pcs`: first principal components of a run's layers, or of stored activations.
 
+use std::path::Path;
+
 use anyhow::Context;
 use gramscope_nn::Processor;
-use gramscope_study::compare::Progress;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::PcsArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
-    pcs::check(&arguments.out)?;
     // The layers of a run are analysed on the host, wherever its network runs.
-    let (processor, gpu) = match arguments.run {
-        Some(_) => (device::processor(&arguments.device, console)?, None),
-        None => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
+    let (processor, gpu) = match &arguments.activations {
+        None => (device::processor(&arguments.device, console)?, None),
+        Some(_) => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
     };
     let on_gpu = gpu.is_some() || processor.gpu().is_some();
     let options = PcsOptions {
@@ -28,24 +28,26 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         memory: memory::limits(arguments.memory.memory_limit, on_gpu),
         device: gpu,
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "decomposing", progress);
-    let result = match (&arguments.run, &arguments.activations) {
-        (Some(dir), _) => {
-            let run = super::opened(dir, arguments.batch_statistics)?;
-            pcs::pcs_of_run(&run, &options, &processor, &mut progress)?
-        }
-        (None, Some(file)) => pcs::pcs_of_file(file, &options, &mut progress)?,
-        (None, None) => anyhow::bail!("name a run, or a file with --activations"),
+    let write = |dir: &Path, result: &PcsResult| -> anyhow::Result<()> {
+        pcs::write(dir, result)?;
+        report(result, dir, console);
+        Ok(())
     };
-    drop(bar);
-    pcs::write(&arguments.out, &result)?;
-    report(&result, arguments, console);
+    if let Some(file) = &arguments.activations {
+        pcs::check(&arguments.out)?;
+        let result = with_bar(console, "decomposing", |progress| pcs::pcs_of_file(file, &options, progress))?;
+        return write(&arguments.out, &result);
+    }
+    for (run, dir) in placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, pcs::check)? {
+        let result =
+            with_bar(console, "decomposing", |progress| pcs::pcs_of_run(&run, &options, &processor, progress))?;
+        write(&dir, &result)?;
+    }
     Ok(())
 }
 
 /// A line of result, and a warning for layers without a value or whose component means little.
-fn report(result: &PcsResult, arguments: &PcsArguments, console: &Console) {
+fn report(result: &PcsResult, dir: &Path, console: &Console) {
     let info = &result.info;
     for (what, layers) in [
         ("undefined (NaN), because constant", &info.undefined),
@@ -70,6 +72,6 @@ fn report(result: &PcsResult, arguments: &PcsArguments, console: &Console) {
         info.model,
         info.layers.len(),
         info.examples,
-        arguments.out.display()
+        dir.display()
     ));
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gramscope_study::predict::{self, Group, PredictResult};
-use gramscope_train::Run;
 
 use crate::console::{Console, Unit};
 
@@ -13,7 +12,7 @@ pub(crate) const HELP: &str = "\
 Runs that differ in their seed alone are one group, named by what they share.
 
 Examples:
-  gramscope predict family/resnet* --out family/predict
+  gramscope predict family --out family/predict
   gramscope predict runs/* --between 'depth 62, width 1' 'depth 14, width 2' --out predict
 
 Writes predict.npz (float64 arrays agreement, kl, hellinger, entropy over runs, the same over groups with group_ before their
@@ -23,7 +22,7 @@ predict-maps.png, examples.png and classes.png. kl has KL(p, q) with p the row's
 
 #[derive(Args, Debug)]
 pub(crate) struct PredictArguments {
-    /// Run directories, of finished runs that were tested on the same images
+    /// Run directories, or directories of runs: finished ones that were tested on the same images
     #[arg(value_name = "RUN", required = true)]
     pub(crate) runs: Vec<PathBuf>,
     /// The two groups that are compared image by image and class by class [default: the first and the last, from small to large]
@@ -37,7 +36,7 @@ pub(crate) struct PredictArguments {
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PredictArguments, console: &Console) -> anyhow::Result<()> {
     predict::check(&arguments.out)?;
-    let runs = arguments.runs.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let runs = super::opened(&arguments.runs, false)?;
     let between = match arguments.between.as_deref() {
         Some([a, b]) => Some([a.as_str(), b.as_str()]),
         _ => None,

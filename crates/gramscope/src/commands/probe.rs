@@ -1,19 +1,20 @@
 //! `gramscope probe`: linear probes on the layers of a run.
 
+use std::path::Path;
+
 use anyhow::Context;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::ProbeArguments;
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::device;
 use crate::interrupt::Interrupt;
 
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    probe::check(&arguments.out)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, probe::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = ProbeOptions {
         layers: arguments.layers.clone(),
@@ -26,19 +27,18 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         seed: arguments.seed,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let run = Run::named(&arguments.run)?;
-    let result = probe::probe(&run, &options, &processor, interrupt.requested(), &mut |progress| {
-        show_progress(&mut bar, "probing", progress);
-    })?;
-    drop(bar);
-    probe::write(&arguments.out, &result)?;
-    report(&result, arguments, console);
+    for (run, dir) in &runs {
+        let result = with_bar(console, "probing", |progress| {
+            probe::probe(run, &options, &processor, interrupt.requested(), progress)
+        })?;
+        probe::write(dir, &result)?;
+        report(&result, dir, console);
+    }
     Ok(())
 }
 
 /// A line of result, and a warning for probes that diverged.
-fn report(result: &ProbeResult, arguments: &ProbeArguments, console: &Console) {
+fn report(result: &ProbeResult, dir: &Path, console: &Console) {
     let info = &result.info;
     for diverged in &info.diverged {
         tracing::warn!(
@@ -53,6 +53,6 @@ fn report(result: &ProbeResult, arguments: &ProbeArguments, console: &Console) {
         format!(", at best {:.1}% of the test images right ({layer})", 100.0 * accuracy)
     });
     let (layers, epochs) = (result.layers.len(), info.epochs);
-    let dir = arguments.out.display();
+    let dir = dir.display();
     console.result(&format!("{}: {layers} layers probed for {epochs} epochs{best} -> {dir}", info.model));
 }

@@ -2,7 +2,7 @@
 
 use gramscope_study::quickstart::{QuickstartEvent, Scale, quickstart};
 
-use super::cka::show_progress;
+use super::show_progress;
 use super::sweep::SweepProgress;
 use crate::arguments::QuickstartArguments;
 use crate::console::{Console, Unit};

@@ -4,14 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use gramscope_study::compare::Progress;
 use gramscope_study::sparsity::{self, SparsityOptions};
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::{opened, placed, with_bar};
 use crate::arguments::{DeviceArguments, MemoryArguments};
-use crate::console::{Console, Unit};
+use crate::console::Console;
 use crate::{device, memory};
 
 pub(crate) const SPARSITY_HELP: &str = "\
@@ -25,10 +23,10 @@ layer), sparsity.json (layers, units of each, the data) and sparsity.png.";
 
 #[derive(Args, Debug)]
 pub(crate) struct SparsityArguments {
-    /// Run directory
-    #[arg(value_name = "RUN")]
-    run: PathBuf,
-    /// Where the result goes
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Use only the first N test images, class-balanced [default: all]
@@ -45,18 +43,17 @@ pub(crate) struct SparsityArguments {
 
 /// Counts and writes the result.
 pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::Result<()> {
-    sparsity::check(&arguments.out)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, sparsity::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = SparsityOptions {
         examples: arguments.examples,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
-    let mut bar = console.progress(Unit::Passes, 0);
-    let mut progress = |progress: Progress<'_>| show_progress(&mut bar, "counting", progress);
-    let result = sparsity::sparsity(&Run::named(&arguments.run)?, &options, &processor, &mut progress)?;
-    drop(bar);
-    sparsity::write(&arguments.out, &result)?;
-    console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), arguments.out.display()));
+    for (run, dir) in &runs {
+        let result = with_bar(console, "counting", |progress| sparsity::sparsity(run, &options, &processor, progress))?;
+        sparsity::write(dir, &result)?;
+        console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), dir.display()));
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use gramscope_study::studies::{self, Scale, StudyEvent, StudyOptions, StudyPlan};
 use gramscope_train::data::DataConfig;
 
-use super::cka::show_progress;
+use super::show_progress;
 use super::sweep::SweepProgress;
 use crate::arguments::StudyArguments;
 use crate::console::{Console, Unit};
