@@ -52,6 +52,12 @@ fn wrong_usage_exits_2() {
         vec!["cka", "run", "--out", "x", "--kernel", "rbf:-1"],
         vec!["cka", "run", "--out", "x", "--layers", "("],
         vec!["cka", "run", "--activations", "file", "--out", "x"],
+        // With stored activations no network computes anything.
+        vec!["cka", "--activations", "file", "--out", "x", "--precision", "bf16"],
+        vec!["pcs", "--activations", "file", "--out", "x", "--convolutions", "cudnn"],
+        vec!["cosine", "--activations", "file", "--out", "x", "--precision", "f32"],
+        vec!["cka", "run", "--out", "x", "--dominant-layer", "pool"],
+        vec!["bench", "train", "--batch-size", "0"],
     ] {
         let output = gramscope(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
@@ -141,7 +147,9 @@ fn activation_files_that_cannot_be_compared_are_explained() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b, out) = (path(dir.path(), "a.safetensors"), path(dir.path(), "b.safetensors"), path(dir.path(), "out"));
     write_activations(Path::new(&a), &[("layer", 8, 3, noise(1, 24))]);
-    fails(["cka", "--activations", &a, "--out", &out], 1, &["--batch-size", "--keep-partial", "8"]);
+    fails(["cka", "--activations", &a, "--out", &out], 1, &[&a, "--batch-size", "--keep-partial", "8"]);
+    fails(["cka", "--activations", &a, &a, &a, "--out", &out], 1, &["--activations", "3 files"]);
+    fails(["cka", "--activations", &a, "--examples", "9", "--out", &out], 1, &[&a, "--examples 9", "1 to 8"]);
     fails(["cka", "--activations", &a, "--out", &out, "--batch-size", "3"], 1, &["3", "4"]);
 
     write_activations(Path::new(&b), &[("layer", 12, 3, noise(1, 36))]);
@@ -219,6 +227,26 @@ fn results_that_do_not_fit_on_stdout_are_an_error() {
         "{}",
         support::text(&output.stderr)
     );
+}
+
+/// Whoever compares a run that still trains is told, and told nothing once it is done.
+#[test]
+fn a_run_whose_training_is_not_over_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, out) = (path(dir.path(), "run"), path(dir.path(), "out"));
+    train_tiny(Path::new(&run), 0);
+    let said = || {
+        let output = gramscope(["cka", &run, "--passes", "1", "--batch-size", "20", "--out", &out]);
+        assert!(output.status.success());
+        text(&output.stderr)
+    };
+    assert!(!said().contains("not over"));
+    let config = Path::new(&run).join("config.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    assert!(settings.contains("epochs = 2\n"), "{settings}");
+    fs::write(&config, settings.replace("epochs = 2\n", "epochs = 7\n")).unwrap();
+    let said = said();
+    assert!(said.contains(&run) && said.contains("2 of 7 epochs"), "{said}");
 }
 
 #[test]

@@ -64,6 +64,13 @@ fn a_family_is_compared_by_seeds_by_architectures_and_over_its_training() {
     let depths = ["resnet8-w0.25-s0__resnet14-w0.25-s0", "resnet14-w0.25-s1__resnet8-w0.25-s1"];
     assert_eq!(with(&dir.path().join("depths"), results::INFO), names(&depths));
 
+    // A directory stands for the runs below it.
+    for (command, result) in [("pcs", "pcs.json"), ("sparsity", "sparsity.json"), ("dominant", "dominant.json")] {
+        succeeds([command, &at("runs"), "--out", &at(command)]);
+        let own = ["resnet14-w0.25-s0", "resnet14-w0.25-s1", "resnet8-w0.25-s0", "resnet8-w0.25-s1"];
+        assert_eq!(with(&dir.path().join(command), result), names(&own), "{command}");
+    }
+
     let said = cka(&["--mean"], &at("all"));
     assert!(said.contains("mean of 4 maps"), "{said}");
     // A mean each: within both, across both (four pairs). Between two seeds there is a single pair of each.
@@ -98,7 +105,9 @@ fn a_family_is_compared_by_seeds_by_architectures_and_over_its_training() {
 
     succeeds(["report", dir.path().to_str().unwrap()]);
     let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
-    assert!(page.contains("Over training") && page.contains("Means over networks"));
+    for section in ["Over training", "Means over networks", "variance of 4 maps", "Dominant images"] {
+        assert!(page.contains(section), "{section:?} is missing");
+    }
     succeeds(["verify", dir.path().to_str().unwrap()]);
 }
 

@@ -123,12 +123,15 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let shown = path(dir.path(), "dominant");
     let line = succeeds(["dominant", &run, "--examples", "37", "--layer", "pool", "--top", "5", "--out", &shown]);
     assert!(line.contains("pool"), "{line}");
-    let info = dominant::load(Path::new(&shown)).unwrap();
+    let (info, projections) = dominant::load(Path::new(&shown)).unwrap();
+    assert!(info.dominant.iter().all(|example| example.projection == projections[example.index]));
+    let absolute = |index: &usize| projections[*index].abs();
     let layer = result.info.layers.iter().position(|name| name == "pool").unwrap();
     let vector = &result.similarity.first_pc[layer * 37..][..37];
     let mut order: Vec<usize> = (0..37).collect();
     order.sort_by(|&a, &b| vector[b].abs().total_cmp(&vector[a].abs()));
     assert_eq!(info.dominant.iter().map(|example| example.index).collect::<Vec<_>>(), order[..5]);
+    assert!(projections.len() == 37 && order.is_sorted_by(|a, b| absolute(a) >= absolute(b)), "{projections:?}");
     let features = tensor(&stored, "pool");
     let first = components::first(&components::centred_gram(&features));
     for example in &info.dominant {
@@ -144,7 +147,7 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let all = path(dir.path(), "all");
     succeeds(["pcs", &run, "--examples", "37", "--out", &all]);
     let all = pcs::load(Path::new(&all)).unwrap();
-    let found = dominant::load(Path::new(&any)).unwrap();
+    let (found, _) = dominant::load(Path::new(&any)).unwrap();
     let most = all.similarity.variance_explained.iter().copied().fold(0.0, f64::max);
     assert_eq!((found.variance_explained, found.dominant.len()), (most, 32));
 
@@ -158,6 +161,14 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     expected.sort_unstable();
     assert_eq!((left_out.examples.clone(), left_out.fraction), (expected, 0.1));
     assert_eq!(left_out.layers, [format!("run: {}", found.layer)]);
+    // Another layer's, where that is asked for.
+    let by_pool = path(dir.path(), "by_pool");
+    let layer = ["--dominant-layer", "pool"];
+    succeeds(["cka", &run, "--out", &by_pool, "--batch-size", "33"].into_iter().chain(how).chain(layer));
+    let by_pool = results::load(Path::new(&by_pool)).unwrap().info.dropped_dominant.unwrap();
+    let mut expected = order[..4].to_vec();
+    expected.sort_unstable();
+    assert_eq!((by_pool.layers, by_pool.examples), (vec!["run: pool".to_owned()], expected));
     let kept: Vec<usize> = (0..37).filter(|index| !left_out.examples.contains(index)).collect();
     let matrices: Vec<_> = result
         .info
@@ -186,7 +197,9 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     fails(["pcs", "--activations", &file, "--layers", "none", "--out", &out], 1, &["--layers none"]);
     fails(["pcs", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
     fails(["pcs", &run, "--out", &run], 1, &[&run, "--out"]);
-    fails(["dominant", &run, "--layer", "stem", "--out", &out], 1, &["--layer stem", "stem.conv", "logits"]);
+    fails(["dominant", &run, "--layer", "stem", "--out", &out], 1, &["no layer stem", "stem.conv", "logits"]);
+    let elsewhere = ["--drop-dominant", "0.1", "--dominant-layer", "stem"];
+    fails(["cka", &run, "--out", &out].into_iter().chain(elsewhere), 1, &["no layer stem", "stem.conv"]);
     fails(["dominant", &run, "--top", "41", "--out", &out], 1, &["--top 41", "40"]);
     for fraction in ["0", "1", "nan"] {
         fails(["cka", &run, "--drop-dominant", fraction, "--out", &out], 1, &["--drop-dominant"]);

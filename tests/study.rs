@@ -93,6 +93,21 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     fails(["study", "missing.toml", "--out", "x"], 1, &["missing.toml"]);
 }
 
+/// Two seeds of one network have one map between them: there is no mean of it, and the figure shows the map itself.
+#[test]
+fn two_seeds_are_shown_against_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("seeds.toml");
+    let family = "[[family]]\ndepth = [8]\nwidth = [0.5]\nseed = [0, 1]\n[measure]\ncka = \"all\"\nmean = true\n";
+    fs::write(&plan, PLAN.split("[[family]]").next().unwrap().to_owned() + family).unwrap();
+    let out = dir.path().join("out");
+    succeeds(["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let picture = image::open(out.join(studies::FIGURE)).unwrap();
+    // Mean and variance within the networks fill a row of three with the sheet, which is less than 700 pixels high below a heading
+    // of less than 200; the map between the two has a row of its own.
+    assert!(picture.height() > 1100, "{} pixels high", picture.height());
+}
+
 #[test]
 fn shipped_studies_are_listed() {
     let output = gramscope(["study"]);

@@ -1,24 +1,31 @@
 //! The examples that dominate a layer: those with the largest projection, of either sign, on its first principal component.
 
-use std::io::Write;
 use std::path::Path;
 
 use gramscope_cka::{Estimator, FirstComponent};
 use gramscope_nn::Processor;
+use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
-use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes};
 use crate::output::check_place;
 use crate::pcs::{EXAMPLES, PcsData, all_at_once, components, each_layer};
 use crate::results::{DroppedDominant, Versions};
+use crate::stored::Files;
 use crate::{Error, Result, plot};
 
+/// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
+/// Which sign is which means nothing.
+pub const NUMBERS: &str = "dominant.npz";
 /// File that names the examples.
 pub const INFO: &str = "dominant.json";
 /// File of their images.
 pub const PICTURE: &str = "dominant.png";
+
+/// Both files of a result.
+pub(crate) const FILES: Files =
+    Files { kind: "dominant examples", numbers: NUMBERS, info: INFO, arrays: &["projections"] };
 
 /// Examples that are shown unless told otherwise.
 const TOP: usize = 32;
@@ -44,6 +51,8 @@ pub struct DominantOptions {
 pub struct Dominant {
     /// Which they are.
     pub info: DominantInfo,
+    /// Of every example that was looked at, on the layer's first component, in units of the activation.
+    pub projections: Vec<f64>,
     /// Their images, [side, side, 3] bytes each, in the order of `info.dominant`.
     pub images: Vec<Vec<u8>>,
 }
@@ -142,14 +151,15 @@ impl Ranking {
 }
 
 impl DroppedDominant {
-    /// The `fraction` of the images, rounded to a whole number and at least one, that dominate each of `runs`,
-    /// together, found within `memory`.
+    /// The `fraction` of the images, rounded to a whole number and at least one, that dominate `layer` of each of `runs` (or the
+    /// layer whose first component explains most), together, found within `memory`.
     ///
     /// # Errors
-    /// [`Error::Incomparable`] for a fraction that is not between 0 and 1, or for a run all of whose layers are constant.
+    /// [`Error::Incomparable`] for a fraction that is not between 0 and 1, for a run without this layer, or for one all of whose
+    /// layers are constant.
     pub(crate) fn of_runs(
         runs: &[Run],
-        fraction: f64,
+        (fraction, layer): (f64, Option<&str>),
         data: &TestImages,
         processor: &Processor,
         memory: MemoryLimits,
@@ -162,7 +172,7 @@ impl DroppedDominant {
         let (mut layers, mut examples) = (Vec::new(), Vec::new());
         // Of all layers, whichever are compared: what dominates a network does not depend on that.
         for model in Model::open_all(runs, None, data, processor)? {
-            let ranking = Ranking::of(&model, None, data, memory, progress)?;
+            let ranking = Ranking::of(&model, layer, data, memory, progress)?;
             layers.push(format!("{}: {}", model.info.name, ranking.layer));
             examples.extend_from_slice(&ranking.order[..count.min(data.len())]);
         }
@@ -177,7 +187,7 @@ fn position(layer: &str, model: &str, names: &[String]) -> Result<usize> {
         let (first, last) = (&names[0], &names[names.len() - 1]);
         let middle = &names[names.len() / 2];
         Error::Incomparable(format!(
-            "--layer {layer}: {model} has no layer of this name; its {} layers are {first}, ..., {middle}, ..., {last}",
+            "{model} has no layer {layer}; its {} layers are {first}, ..., {middle}, ..., {last}",
             names.len()
         ))
     })
@@ -206,14 +216,16 @@ pub fn dominant(
     let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
     let (layer, memory) = (options.layer.as_deref(), options.memory);
     let Ranking { layer, component, order } = Ranking::of(&model, layer, &data, memory, progress)?;
+    let deviation = component.eigenvalue.sqrt();
+    let projections: Vec<f64> = component.vector.iter().map(|coordinate| deviation * coordinate).collect();
     let example = |&index: &usize| {
-        let (coordinate, label) = (component.vector[index], data.split().label(index));
+        let label = data.split().label(index);
         DominantExample {
             index,
             label,
             class: data.classes()[label as usize].clone(),
-            projection: component.eigenvalue.sqrt() * coordinate,
-            share: coordinate * coordinate,
+            projection: projections[index],
+            share: component.vector[index].powi(2),
         }
     };
     let chosen = &order[..top];
@@ -228,7 +240,7 @@ pub fn dominant(
         data: PcsData::Images { name, dir },
         versions: Versions::on(model.processor()),
     };
-    Ok(Dominant { info, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
+    Ok(Dominant { info, projections, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
 }
 
 /// Fails where results cannot go to `dir`, so that this is known before anything is computed.
@@ -237,32 +249,35 @@ pub fn dominant(
 /// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
 /// something that is not a result.
 pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, PICTURE], |dir| load(dir).is_ok())
+    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<DominantInfo>(dir))
 }
 
-/// Writes dominant.json and dominant.png into `dir`; an earlier result there is replaced.
+/// Writes dominant.npz, dominant.json and dominant.png into `dir`; an earlier result there is replaced.
 ///
 /// # Errors
 /// Those of [`check`], before anything is written, and [`Error::Io`].
 pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
     check(dir)?;
-    std::fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    let path = dir.join(INFO);
-    atomic::write_with(&path, |file| {
-        serde_json::to_writer_pretty(&mut *file, &found.info)?;
-        file.write_all(b"\n")
-    })
-    .map_err(Error::io("write", &path))?;
+    save(dir, &found.info, &found.projections)?;
     plot::dominant_sheet(found, &dir.join(PICTURE))
 }
 
-/// Reads DIR/dominant.json.
+/// Writes DIR/dominant.npz and DIR/dominant.json; an earlier result there is replaced.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`write()`] wrote.
-pub fn load(dir: &Path) -> Result<DominantInfo> {
-    let path = dir.join(INFO);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text)
-        .map_err(|reason| Error::file(&path, format!("not a list of dominant examples: {reason}")))
+/// [`Error::Io`] where the directory cannot be made or written.
+pub(crate) fn save(dir: &Path, info: &DominantInfo, projections: &[f64]) -> Result<()> {
+    FILES.save(dir, info, &[("projections", &[projections.len()], projections)])
+}
+
+/// Reads DIR/dominant.json, and DIR/dominant.npz, the projections of all examples.
+///
+/// # Errors
+/// [`Error::Io`] where one cannot be read, [`Error::File`] where it is not what [`write()`] wrote, or where one of the two was
+/// changed.
+pub fn load(dir: &Path) -> Result<(DominantInfo, Vec<f64>)> {
+    let (info, mut numbers) = FILES.open::<DominantInfo>(dir)?;
+    let projections = numbers.array("projections", &[info.examples])?;
+    numbers.check()?;
+    Ok((info, projections))
 }

@@ -119,6 +119,30 @@ pub struct PairInfo {
     pub versions: Versions,
 }
 
+impl PairInfo {
+    /// Whether the examples are images as the network was tested on, and its activations as it has them then.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.is_noise() && self.variations().is_empty()
+    }
+
+    /// Whether noise was fed in the place of images.
+    pub(crate) fn is_noise(&self) -> bool {
+        matches!(self.data, DataInfo::Images { noise: true, .. })
+    }
+
+    /// What was done otherwise than usual to the examples or their activations, in words.
+    pub(crate) fn variations(&self) -> Vec<String> {
+        let dropped = self
+            .dropped_dominant
+            .as_ref()
+            .map(|dropped| format!("without the {} images that dominate", dropped.examples.len()));
+        let said = |is: bool, text: &str| is.then(|| text.to_owned());
+        let batch_statistics = said(self.batch_statistics, "statistics of each batch");
+        let normalised = said(self.normalised_examples, "activations of length one");
+        [normalised, batch_statistics, dropped].into_iter().flatten().collect()
+    }
+}
+
 /// Names of undefined layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undefined {

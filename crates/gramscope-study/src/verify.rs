@@ -5,7 +5,8 @@ use std::path::Path;
 use gramscope_train::Verified;
 
 use crate::{
-    Error, Result, ablate, blocks, cosine, epochs, mean, pcs, predict, probe, results, sparsity, studies, tree,
+    Error, Result, ablate, blocks, cosine, dominant, epochs, mean, pcs, predict, probe, results, sparsity, studies,
+    tree,
 };
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
@@ -23,6 +24,9 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         }
         if pcs::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
+        }
+        if dominant::FILES.any_in(&dir) {
+            files.push(Verified::new(dir.join(dominant::NUMBERS), dominant::load(&dir)));
         }
         if cosine::FILES.any_in(&dir) {
             files.push(Verified::new(dir.join(cosine::NUMBERS), cosine::load(&dir)));

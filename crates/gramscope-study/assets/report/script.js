@@ -271,7 +271,8 @@ function card(map, index) {
   const unknown = map.undefined ? `, ${map.undefined} undefined layers` : "";
   const batches = map.batches === 1 ? "1 batch" : `${map.batches} batches`;
   const backend = map.backend === "cpu" ? "" : `, ${map.backend}`;
-  element("small", `${map.estimator}, ${map.kernel}, ${batches} of ${map.batch_size}${backend}${unknown}`, card).title = map.place;
+  const how = [map.estimator, map.kernel, ...map.variations].join(", ");
+  element("small", `${how}, ${batches} of ${map.batch_size}${backend}${unknown}`, card).title = map.place;
   if (map.blocks) element("small", structure(map.blocks), card);
   const plot = element("div", undefined, card);
   plot.className = "plot";

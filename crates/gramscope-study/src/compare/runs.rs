@@ -84,6 +84,8 @@ pub struct RunOptions {
     /// [`CompareOptions::examples`] images (1,024, or all where there are fewer, unless told otherwise); what dominates one run is
     /// left out for all.
     pub drop_dominant: Option<f64>,
+    /// The layer whose component that is, instead.
+    pub dominant_layer: Option<String>,
     /// Feed this data's test images instead of those of the data that the runs were trained on.
     pub data: Option<DataConfig>,
     /// Feed images of uniformly random bytes instead, as many and of the same size, drawn from the seed.
@@ -93,7 +95,15 @@ pub struct RunOptions {
 impl Default for RunOptions {
     /// The paper's ten passes over all test images, all pairs.
     fn default() -> Self {
-        Self { pairs: Pairs::All, passes: 10, seed: 0, drop_dominant: None, data: None, noise: false }
+        Self {
+            pairs: Pairs::All,
+            passes: 10,
+            seed: 0,
+            drop_dominant: None,
+            dominant_layer: None,
+            data: None,
+            noise: false,
+        }
     }
 }
 
@@ -125,7 +135,10 @@ pub fn compare_runs(
     let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
     let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
     let dropped = match run_options.drop_dominant {
-        Some(fraction) => Some(DroppedDominant::of_runs(runs, fraction, &data, processor, options.memory, progress)?),
+        Some(fraction) => {
+            let of = (fraction, run_options.dominant_layer.as_deref());
+            Some(DroppedDominant::of_runs(runs, of, &data, processor, options.memory, progress)?)
+        }
         None => None,
     };
     let kept = kept(data.len(), dropped.as_ref());

@@ -4,7 +4,7 @@
 //! epochs.npz holds float64 arrays, E epochs and L layers, the last epoch being the run as it is now: `cka` [E, L, L], rows
 //! the layers after the epoch and columns those at the end (so that the diagonals are each layer against itself over time);
 //! `variance_explained` [E, L] by each layer's first component; `cosine_sq` [E, L], the squared cosine between a layer's
-//! first component after the epoch and at the end. All epochs go through one pass over the images together.
+//! first component after the epoch and at the end; `first_pc` [E, L, n], those components over n examples, of unit length. All epochs go through one pass over the images together.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ pub(crate) const FILES: Files = Files {
     kind: "a comparison over training",
     numbers: NUMBERS,
     info: INFO,
-    arrays: &["cka", "variance_explained", "cosine_sq"],
+    arrays: &["cka", "variance_explained", "cosine_sq", "first_pc"],
 };
 
 /// What was compared, and how: epochs.json.
@@ -75,6 +75,8 @@ pub struct EpochsResult {
     pub variance_explained: Vec<f64>,
     /// [E, L]; 1 in the last row where the layer is not constant.
     pub cosine_sq: Vec<f64>,
+    /// [E, L, n], n the examples that first components are taken over; NaN where a layer is constant.
+    pub first_pc: Vec<f64>,
 }
 
 impl EpochsResult {
@@ -162,6 +164,7 @@ fn result(run: &Run, epochs: Vec<usize>, maps: &[PairResult], components: &[PcsR
         cka: maps.iter().flat_map(|map| map.similarity.cka.iter().copied()).collect(),
         variance_explained: components.iter().flat_map(|of| of.similarity.variance_explained.iter().copied()).collect(),
         cosine_sq: components.iter().flat_map(|of| squared_cosines(of, end)).collect(),
+        first_pc: components.iter().flat_map(|of| of.similarity.first_pc.iter().copied()).collect(),
         info,
     }
 }
@@ -181,10 +184,12 @@ pub fn write(dir: &Path, result: &EpochsResult) -> Result<()> {
     check(dir)?;
     let (epochs, layers) = (result.info.epochs.len(), result.info.layers.len());
     let (maps, rows) = ([epochs, layers, layers], [epochs, layers]);
-    let arrays: [Array<'_>; 3] = [
+    let vectors = [epochs, layers, result.info.component_examples];
+    let arrays: [Array<'_>; 4] = [
         ("cka", &maps, &result.cka),
         ("variance_explained", &rows, &result.variance_explained),
         ("cosine_sq", &rows, &result.cosine_sq),
+        ("first_pc", &vectors, &result.first_pc),
     ];
     FILES.save(dir, &result.info, &arrays)?;
     plot::warn_about(plot::epochs(result, &dir.join(PICTURE)));
@@ -202,6 +207,7 @@ pub fn load(dir: &Path) -> Result<EpochsResult> {
         cka: numbers.array("cka", &[epochs, layers, layers])?,
         variance_explained: numbers.array("variance_explained", &[epochs, layers])?,
         cosine_sq: numbers.array("cosine_sq", &[epochs, layers])?,
+        first_pc: numbers.array("first_pc", &[epochs, layers, info.component_examples])?,
         info,
     };
     numbers.check()?;

@@ -56,6 +56,8 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
 
     let of_second = pcs_of_run(&second, &PcsOptions::default(), &Processor::Cpu, &mut |_| ()).unwrap();
     assert_eq!(bits(&found.variance_explained[layers..2 * layers]), bits(&of_second.similarity.variance_explained));
+    let vectors = layers * found.info.component_examples;
+    assert_eq!(bits(&found.first_pc[vectors..2 * vectors]), bits(&of_second.similarity.first_pc));
     for layer in 0..layers {
         let end = found.cosine_sq[3 * layers + layer];
         // Unit vectors in float64: a few roundings of 1.
@@ -70,6 +72,7 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
     write(&out, &found).unwrap();
     let read = load(&out).unwrap();
     assert_eq!((read.info, bits(&read.cka)), (found.info, bits(&found.cka)));
+    assert_eq!(bits(&read.first_pc), bits(&found.first_pc));
     let picture = image::open(out.join(PICTURE)).unwrap();
     assert!(picture.width() > 1000, "{}", picture.width());
 }

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub(crate) use pairs::groups;
 pub use pairs::{PAIRS, over_pairs};
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +118,7 @@ fn check_distinct(maps: &[(PairResult, PathBuf)]) -> Result<()> {
 }
 
 /// Averages maps, each with its file of numbers.
-fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
+pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     let [(first, _), others @ ..] = maps else {
         return Err(Error::Incomparable("there is no map to average".to_owned()));
     };

@@ -3,10 +3,13 @@
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Anchor, Canvas, INK, QUIET};
+use super::canvas::{Anchor, Canvas, INK, PAPER, QUIET};
 use super::{colour, layers};
+use crate::blocks::Block;
 
 const BOUNDARY: usize = 2;
+/// Pixels of the line around a block.
+const OUTLINE: usize = 3;
 const BAR: usize = 26;
 const TICK: usize = 6;
 const TEXT: f64 = 22.0;
@@ -55,6 +58,25 @@ pub(super) fn map(canvas: &mut Canvas, values: &[f64], [x, y]: [Layers<'_>; 2], 
     }
     for stage in layers::stages(y.names, y.stages).iter().skip(1) {
         canvas.fill(left, bottom - square.edge(stage.start, rows) - BOUNDARY / 2, side, BOUNDARY, colour::BOUNDARY);
+    }
+}
+
+/// Draws a line around each of `blocks`, the first and last of so many `layers` a side each, on a map in `square`.
+pub(super) fn block_outlines(canvas: &mut Canvas, blocks: &[Block], layers: usize, square: Square) {
+    for block in blocks {
+        let (first, end) = (square.edge(block.first, layers), square.edge(block.last + 1, layers));
+        let corner = (square.left + first, square.top + square.side - end);
+        outline(canvas, corner, (end - first, end - first));
+    }
+}
+
+/// Draws a green line with a white edge within a rectangle, given by its upper left corner.
+pub(super) fn outline(canvas: &mut Canvas, (left, top): (usize, usize), (width, height): (usize, usize)) {
+    for (line, colour) in [(OUTLINE + 1, PAPER), (OUTLINE, colour::BLOCK)] {
+        canvas.fill(left, top, width, line, colour);
+        canvas.fill(left, top + height - line, width, line, colour);
+        canvas.fill(left, top, line, height, colour);
+        canvas.fill(left + width - line, top, line, height, colour);
     }
 }
 

@@ -114,7 +114,7 @@ mod tests {
         let images = (0..5).map(|index| vec![10 * (index + 1); 12]).collect();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dominant.png");
-        dominant_sheet(&Dominant { info, images }, &path).unwrap();
+        dominant_sheet(&Dominant { info, projections: projections.to_vec(), images }, &path).unwrap();
         let picture = image::open(&path).unwrap().to_rgb8();
         let pitch = (SIDE + GAP, SECTION + SIDE + CAPTION);
         for (section, column, index) in [(0, 0, 0), (0, 1, 2), (0, 2, 4), (1, 0, 1), (1, 1, 3)] {

@@ -6,9 +6,9 @@ use std::path::Path;
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Anchor, Canvas, INK, PAPER, QUIET, shorten, text_width};
-use super::colour;
+use super::canvas::{Anchor, Canvas, INK, QUIET, shorten, text_width};
 use super::layers::{self, Group};
+use super::{cells, colour};
 use crate::Result;
 use crate::blocks::{Blocks, WithinMap};
 use crate::mean::{Mean, MeanSource};
@@ -29,8 +29,6 @@ const LABEL: f64 = 13.0;
 /// Least distance between two layer names on an axis.
 const LABEL_GAP: f64 = 14.0;
 const TICK: usize = 5;
-/// Pixels of the line around a block.
-const OUTLINE: usize = 3;
 const BAR: usize = 20;
 const LEVEL: FontTransform = FontTransform::None;
 const UPWARDS: FontTransform = FontTransform::Rotate270;
@@ -260,17 +258,11 @@ fn cells(canvas: &mut Canvas, frame: &Frame<'_>, picture: &Picture<'_>) {
     }
 }
 
-/// Draws a green line with a white edge around the square of the layers from `first` to `last`.
+/// Draws a line around the square of the layers from `first` to `last`.
 fn outline(canvas: &mut Canvas, frame: &Frame<'_>, first: usize, last: usize) {
     let (left, width) = frame.horizontal.span(first, last + 1 - first);
     let (up, height) = frame.vertical.span(first, last + 1 - first);
-    let (left, top) = (frame.left + left, frame.bottom() - up - height);
-    for (line, colour) in [(OUTLINE + 1, PAPER), (OUTLINE, colour::BLOCK)] {
-        canvas.fill(left, top, width, line, colour);
-        canvas.fill(left, top + height - line, width, line, colour);
-        canvas.fill(left, top, line, height, colour);
-        canvas.fill(left + width - line, top, line, height, colour);
-    }
+    cells::outline(canvas, (frame.left + left, frame.bottom() - up - height), (width, height));
 }
 
 fn heading(info: &PairInfo) -> String {
@@ -283,13 +275,13 @@ fn how(info: &PairInfo) -> String {
         other => format!("kernel {other}"),
     };
     let noun = match &info.data {
-        DataInfo::Images { noise: true, .. } => "images of noise".to_owned(),
+        _ if info.is_noise() => "images of noise".to_owned(),
         DataInfo::Images { name, .. } => format!("{name} test images"),
         DataInfo::Activations { .. } => "stored examples".to_owned(),
     };
     let batches = if info.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", info.batches) };
-    let normalised = if info.normalised_examples { ", activations of length one" } else { "" };
-    format!("CKA, {}, {kernel}{normalised}, {batches} of {} {noun}", info.estimator, info.batch_size)
+    let variations: String = info.variations().iter().map(|variation| format!(", {variation}")).collect();
+    format!("CKA, {}, {kernel}{variations}, {batches} of {} {noun}", info.estimator, info.batch_size)
 }
 
 /// The least and the greatest value, in words.

@@ -7,6 +7,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::canvas::{Anchor, Canvas, INK, QUIET, shorten};
 use super::cells::{self, BAR_WIDTH, Layers, Square};
+use crate::blocks;
 use crate::results::PairResult;
 use crate::{Error, Result};
 
@@ -32,7 +33,8 @@ pub struct SheetMap<'a> {
 }
 
 /// Draws the maps as a PNG at `path`, `columns` in a row, in their order from the upper left. All have the same side,
-/// whatever their number of layers, the scale of [`super::heatmap`], and the first layers at the lower left.
+/// whatever their number of layers, the scale of [`super::heatmap`], and the first layers at the lower left. The blocks of a map of
+/// one network are outlined.
 ///
 /// # Errors
 /// [`Error::File`] where there is no map or column, or the arrays of one do not fit its layer names, [`Error::Io`] where
@@ -59,7 +61,11 @@ fn draw(maps: &[SheetMap<'_>], columns: usize, path: &Path) -> Result<Canvas> {
         let info = &map.result.info;
         let x = Layers { names: &info.layers_x, stages: &info.stages_x };
         let y = Layers { names: &info.layers_y, stages: &info.stages_y };
-        cells::map(&mut canvas, &map.result.similarity.cka, [x, y], Square { left, top: top + CAPTION, side: SIDE });
+        let square = Square { left, top: top + CAPTION, side: SIDE };
+        cells::map(&mut canvas, &map.result.similarity.cka, [x, y], square);
+        if let Some(found) = blocks::of(map.result) {
+            cells::block_outlines(&mut canvas, &found.blocks, info.layers_x.len(), square);
+        }
     }
     cells::colour_bar(&mut canvas, Square { left: bar, top: MARGIN + CAPTION, side: SIDE }, "CKA");
     Ok(canvas)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{of_ablations, of_probes};
 use crate::pcs::PcsInfo;
-use crate::{Error, Result, ablate, cosine, epochs, mean, pcs, predict, probe, sparsity, studies};
+use crate::{Error, Result, ablate, cosine, dominant, epochs, mean, pcs, predict, probe, sparsity, studies};
 
 /// The sections, in their order on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub(super) enum Kind {
     Study,
     Mean,
     Components,
+    Dominant,
     Cosines,
     Epochs,
     Predictions,
@@ -22,10 +23,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Study,
         Self::Mean,
         Self::Components,
+        Self::Dominant,
         Self::Cosines,
         Self::Epochs,
         Self::Predictions,
@@ -39,6 +41,7 @@ impl Kind {
             Self::Study => "Studies",
             Self::Mean => "Means over networks",
             Self::Components => "First principal components",
+            Self::Dominant => "Dominant images",
             Self::Cosines => "Cosine similarity",
             Self::Epochs => "Over training",
             Self::Predictions => "Predictions",
@@ -53,11 +56,15 @@ impl Kind {
         match self {
             Self::Study => "A figure of the paper each, at the scale that stands in it; below it, what was found here.",
             Self::Mean => {
-                "Mean CKA of the same layers over several networks or pairs of networks; the variance lies beside it."
+                "Mean CKA of the same layers over several networks or pairs of networks, and its variance, entry by entry."
             }
             Self::Components => {
                 "Of each network: CKA between its layers, the fraction of the variance that each layer's first principal \
                  component explains, the squared cosine between first components, and CKA without them."
+            }
+            Self::Dominant => {
+                "Of each network: the test images with the largest projections, of either sign, on the first principal component of a \
+                 layer."
             }
             Self::Cosines => {
                 "Of each network: the cosine between its layers of one shape, coordinate by coordinate and not centred, from -1 \
@@ -90,6 +97,7 @@ impl Kind {
             Self::Study => studies::INFO,
             Self::Mean => mean::MEAN,
             Self::Components => pcs::INFO,
+            Self::Dominant => dominant::INFO,
             Self::Cosines => cosine::INFO,
             Self::Epochs => epochs::INFO,
             Self::Predictions => predict::INFO,
@@ -103,8 +111,9 @@ impl Kind {
     fn figures(self, dir: &Path) -> Result<Vec<Figure>> {
         let one = match self {
             Self::Study => study(dir),
-            Self::Mean => mean(dir),
+            Self::Mean => return means(dir),
             Self::Components => components(dir),
+            Self::Dominant => dominant(dir),
             Self::Cosines => cosines(dir),
             Self::Epochs => over_training(dir),
             Self::Predictions => return predictions(dir),
@@ -157,16 +166,32 @@ fn study(dir: &Path) -> Result<Figure> {
     figure(Kind::Study, (info.title, reported + &info.findings.join(" ")), dir, studies::FIGURE)
 }
 
-fn mean(dir: &Path) -> Result<Figure> {
+/// Mean and variance.
+fn means(dir: &Path) -> Result<Vec<Figure>> {
     let info = mean::load(dir)?.info;
     let first = &info.maps[0];
     let title = match (info.maps.len(), first.model_x == first.model_y) {
         (count, true) => format!("{} and {} more", first.model_x, count - 1),
         (count, false) => format!("{} x {} and {} more", first.model_x, first.model_y, count - 1),
     };
-    let summary =
-        format!("mean of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
-    figure(Kind::Mean, (title, summary), dir, mean::PICTURE)
+    let of = format!("of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
+    let pictures = [(mean::PICTURE, "mean"), (mean::VARIANCE_PICTURE, "variance")];
+    pictures
+        .map(|(picture, what)| figure(Kind::Mean, (title.clone(), format!("{what} {of}")), dir, picture))
+        .into_iter()
+        .collect()
+}
+
+fn dominant(dir: &Path) -> Result<Figure> {
+    let (info, _) = dominant::load(dir)?;
+    let summary = format!(
+        "{} of {} images; the first component of {} explains {:.1}% of its variance",
+        info.dominant.len(),
+        info.examples,
+        info.layer,
+        100.0 * info.variance_explained
+    );
+    figure(Kind::Dominant, (info.model, summary), dir, dominant::PICTURE)
 }
 
 fn components(dir: &Path) -> Result<Figure> {

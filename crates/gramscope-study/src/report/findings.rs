@@ -9,9 +9,10 @@ const WIDE_GAP: f64 = 0.1;
 
 /// What was found, a sentence or two each: accuracies, the widest gap between training and test images, block structure,
 /// how alike two seeds are, and how well the layers of different networks match. What there is nothing to say about is
-/// left out.
+/// left out, and so are maps of noise, of normalised activations and the like.
 pub(crate) fn findings<'a>(members: &[Member], results: impl IntoIterator<Item = &'a PairResult>) -> Vec<String> {
-    let results: Vec<_> = results.into_iter().map(|result| (relation(members, &result.info), result)).collect();
+    let plain = results.into_iter().filter(|result| result.info.is_plain());
+    let results: Vec<_> = plain.map(|result| (relation(members, &result.info), result)).collect();
     let of = |wanted: Relation| {
         results.iter().filter(move |(relation, _)| *relation == wanted).map(|&(_, result)| result).collect::<Vec<_>>()
     };

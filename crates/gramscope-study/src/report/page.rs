@@ -71,6 +71,8 @@ struct MapData<'a> {
     kernel: &'a str,
     batches: usize,
     batch_size: usize,
+    /// What is unusual of its examples, in words.
+    variations: Vec<String>,
     /// What ran the networks.
     backend: Backend,
     undefined: usize,
@@ -189,6 +191,12 @@ fn map_data<'a>(Placed { result, place }: &'a Placed<PairResult>, members: &[Mem
         kernel: &info.kernel,
         batches: info.batches,
         batch_size: info.batch_size,
+        variations: info
+            .is_noise()
+            .then(|| "noise for images".to_owned())
+            .into_iter()
+            .chain(info.variations())
+            .collect(),
         backend: info.versions.backend,
         undefined: [&info.undefined.x, &info.undefined.y][..models].iter().map(|layers| layers.len()).sum(),
         blocks: blocks::of(result),

@@ -223,14 +223,21 @@ impl Bench<'_> {
         Ok(path)
     }
 
+    /// Means over networks and their variances; of two different networks alone, their map.
     fn means(&self, maps: &[PairResult]) -> Result<Vec<PathBuf>> {
         let place = |map: &PairResult| self.place(&map.info.model_x, &map.info.model_y);
         let directories: Vec<PathBuf> = maps.iter().map(place).collect();
         let mut pictures = Vec::new();
-        for (name, mean) in mean::over_pairs(self.runs, maps, &directories)? {
-            let dir = self.dir.join(mean::PAIRS).join(name);
-            mean::save(&dir, &mean)?;
-            pictures.push(dir.join(mean::PICTURE));
+        for (name, maps) in mean::groups(self.runs, maps, &directories)? {
+            match maps.as_slice() {
+                [(map, _)] if map.info.model_x == map.info.model_y => {}
+                [(_, numbers)] => pictures.push(numbers.with_file_name(results::PICTURE)),
+                maps => {
+                    let dir = self.dir.join(mean::PAIRS).join(name);
+                    mean::save(&dir, &mean::of_maps(maps)?)?;
+                    pictures.extend([mean::PICTURE, mean::VARIANCE_PICTURE].map(|picture| dir.join(picture)));
+                }
+            }
         }
         Ok(pictures)
     }

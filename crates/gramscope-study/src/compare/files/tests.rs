@@ -167,6 +167,23 @@ fn files_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
+fn the_first_examples_are_compared_as_a_file_of_them_alone() {
+    let folder = Folder::new();
+    let layers = layers(12, 11);
+    let first = |(name, shape, values): &Layer<'static>| {
+        (*name, [&[8], &shape[1..]].concat(), values[..8 * (values.len() / 11)].to_vec())
+    };
+    let first: Vec<_> = layers.iter().map(first).collect();
+    let (whole, part) = (folder.write("whole.safetensors", &layers), folder.write("part.safetensors", &first));
+    let of = |path: &Path, examples| {
+        compare_files(path, None, &CompareOptions { examples, ..options(4, false) }, &mut no_progress).unwrap()
+    };
+    let (some, all) = (of(&whole, Some(8)), of(&part, None));
+    assert!(some.similarity == all.similarity && some.info.data != all.info.data);
+    assert!(matches!(some.info.data, DataInfo::Activations { examples: 8, .. }));
+}
+
+#[test]
 fn nan_and_infinity_are_placed() {
     let folder = Folder::new();
     let healthy = Regex::new("base|first").unwrap();
