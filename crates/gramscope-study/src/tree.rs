@@ -60,7 +60,9 @@ mod tests {
         let made = |name: &str| {
             let dir = dir.path().join(name);
             fs::create_dir_all(&dir).unwrap();
-            RunConfig::new(DataConfig::default(), TrainSettings::new(8)).write(&dir.join(RUN_MARK)).unwrap();
+            let settings = TrainSettings { depth: 8, ..TrainSettings::default() };
+            let config = RunConfig::new(DataConfig::default(), settings).to_toml().unwrap();
+            fs::write(dir.join(RUN_MARK), config).unwrap();
             dir
         };
         let (b, a, deep) = (made("family/b"), made("family/a"), made("family/more/c"));
