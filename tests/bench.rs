@@ -32,14 +32,20 @@ fn training_steps() {
 
 #[test]
 fn comparisons() {
-    let rows = rows(&["bench", "cka", "--depth", "8", "--width", "0.25"]);
+    let rows = rows(&["bench", "cka", "--depth", "8", "--width", "0.25", "--batch-size", "32"]);
     let variants: Vec<_> = rows.iter().map(|row| row["variant"].as_str().unwrap()).collect();
-    assert_eq!(variants, ["exact", "fast"]);
+    assert_eq!(variants, ["plain", "observed", "exact", "fast"]);
     for row in &rows {
         // ResNet-8: 21 layers in three blocks, and 7.
-        assert_eq!(row["shape"], serde_json::json!([28, 256]));
-        assert!(row["us"].as_f64().unwrap() > 0.0 && row["bytes"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!((&row["shape"], &row["precision"]), (&serde_json::json!([28, 32]), &"f32".into()));
+        let [us, ms, over, bytes] = ["us", "batch_ms", "over_forward", "bytes"].map(|key| row[key].as_f64().unwrap());
+        assert!(us > 0.0 && (us / ms / 1e3 - 1.0).abs() < 1e-9 && over > 0.0 && bytes > 0.0, "{row}");
+        assert_eq!(row["cka_ms"].is_number(), ["exact", "fast"].contains(&row["variant"].as_str().unwrap()), "{row}");
     }
+    assert_eq!(rows[0]["over_forward"], 1.0);
+    let small = ["bench", "cka", "--depth", "8", "--batch-size", "3", "--device", "cpu"];
+    fails(small, 1, &["3 examples", "4"]);
+    fails(["bench", "cka", "--device", "cpu", "--precision", "bf16"], 1, &["--precision", "float32 only"]);
 }
 
 #[test]

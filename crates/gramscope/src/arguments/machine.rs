@@ -15,6 +15,7 @@ pub(crate) const BENCH_HELP: &str = "\
 Examples:
   gramscope bench kernels --device cuda:0 --json kernels.jsonl
   gramscope bench kernels --device cuda:0 --only 'gram fused exact f32'
+  gramscope bench cka --device cuda:0 --depth 110
   gramscope bench probe --depth 20";
 
 pub(crate) const DOCTOR_HELP: &str = "\
@@ -37,14 +38,22 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         arguments: BenchArguments,
     },
-    /// All layers of a network compared with each other over a batch, next to its forward pass
+    /// All layers of a network compared with each other over a batch, next to its plain forward pass
     Cka {
-        /// Depth of the network
-        #[arg(long, default_value_t = 20)]
-        depth: usize,
-        /// Width of the network
-        #[arg(long, default_value_t = 1.0)]
-        width: f64,
+        /// Family of the network: imagenet is ResNet-50 and its like, on images of 224 x 224
+        #[arg(long, value_parser = family, default_value = "cifar")]
+        family: Family,
+        /// Depth of the network [default: 20, or 50 of ImageNet's family]
+        #[arg(long)]
+        depth: Option<usize>,
+        /// Width of the network [default: 1]
+        #[arg(long)]
+        width: Option<f64>,
+        /// Images a batch
+        #[arg(long, value_name = "N", default_value = "256")]
+        batch_size: NonZeroUsize,
+        #[command(flatten)]
+        numerics: NumericsArguments,
         #[command(flatten)]
         arguments: BenchArguments,
     },

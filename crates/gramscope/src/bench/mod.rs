@@ -8,6 +8,7 @@ pub(crate) mod cka;
 #[cfg(feature = "cuda")]
 pub(crate) mod kernels;
 pub(crate) mod probe;
+mod rounds;
 pub(crate) mod train;
 
 use std::fs::File;

@@ -5,10 +5,8 @@ use std::cell::RefCell;
 #[cfg(feature = "cuda")]
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
-use candle_core::{Device, Storage, Tensor};
-use cpu_time::ProcessTime;
+use candle_core::{Device, Tensor};
 #[cfg(feature = "cuda")]
 use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
 #[cfg(feature = "cuda")]
@@ -17,13 +15,10 @@ use gramscope_nn::{Output, Processor, ResNet, ResNetConfig, threads};
 use gramscope_study::probe::linear_probe::{Inputs, LinearProbe, Step};
 use serde_json::json;
 
-use super::cka::device_name;
-use super::{Rows, median};
+use super::Rows;
+use super::cka::{device_name, with_values};
+use super::rounds::{self, Batch, Taken, Time};
 
-/// Rounds that do not count, and rounds whose median does. A round is a batch of each kind: what else the machine does
-/// meets them all.
-const WARM_UP: usize = 2;
-const ROUNDS: usize = 9;
 const CLASSES: usize = 10;
 const SIDE: usize = 32;
 /// As `gramscope probe` has it unless told otherwise.
@@ -51,24 +46,10 @@ pub(crate) fn run(
         #[cfg(not(feature = "cuda"))]
         Processor::Gpu { .. } => anyhow::bail!(gramscope_cuda::Error::NotBuilt),
     };
-    let mut subjects: Vec<Subject> =
-        kinds.iter().zip(batches).map(|(kind, batch)| Subject { kind, batch, times: Vec::new() }).collect();
-    for round in 0..WARM_UP + ROUNDS {
-        for subject in &mut subjects {
-            let time = subject.time()?;
-            if round >= WARM_UP {
-                subject.times.push(time);
-            }
-        }
-    }
     let device = device_name(processor.gpu());
-    let [plain, ..] = &subjects[..] else { return Ok(()) };
-    for subject in &subjects {
-        let Time { wall: ms, cpu: cpu_ms } = subject.median(|time| time);
-        let mut rounds = plain.times.iter();
-        let over = subject.median(|time| time.over(*rounds.next().expect("as many rounds of every kind")));
-        let Kind { name, .. } = subject.kind;
-        let (layers, features) = (subject.kind.layers().count(), subject.kind.layers().sum::<usize>());
+    for (kind, taken) in kinds.iter().zip(rounds::in_turn(batches)?) {
+        let Taken { ms: Time { wall: ms, cpu: cpu_ms }, over_first: over, .. } = taken;
+        let (name, layers, features) = (kind.name, kind.layers().count(), kind.layers().sum::<usize>());
         let text = format!(
             "ResNet-{depth} x{width}, batches of {batch_size}, {name}, {layers} probes: {ms:.1} ms a batch, {:.2} of a plain pass, \
              {cpu_ms:.1} ms of CPU time, {:.2}",
@@ -113,9 +94,6 @@ fn kinds(network: &ResNet) -> [Kind; 4] {
     ]
 }
 
-/// Runs a batch, from its images to whatever is done with it.
-type Batch = Box<dyn FnMut() -> anyhow::Result<()>>;
-
 /// A label an image.
 fn labels(batch_size: usize) -> Vec<u32> {
     (0..batch_size).map(|image| (image % CLASSES) as u32).collect()
@@ -147,10 +125,7 @@ fn on_cpu(network: ResNet, kinds: &[Kind], batch_size: usize) -> anyhow::Result<
 /// One step of the probe.
 fn learn(probe: &mut LinearProbe, output: &Output, labels: &Tensor) -> anyhow::Result<()> {
     let (activation, relu) = output.as_stored();
-    let (storage, layout) = activation.storage_and_layout();
-    let Storage::Cpu(values) = &*storage else { anyhow::bail!("the network runs on the CPU") };
-    let values = &values.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
-    probe.step(Inputs { values, relu }, labels, STEP)?;
+    with_values(activation, |values| probe.step(Inputs { values, relu }, labels, STEP))??;
     Ok(())
 }
 
@@ -192,41 +167,4 @@ fn on_gpu(
         }))
     };
     kinds.iter().map(batch).collect()
-}
-
-/// Milliseconds of a batch, or how many times those of another.
-#[derive(Clone, Copy)]
-struct Time {
-    wall: f64,
-    /// Of all threads together.
-    cpu: f64,
-}
-
-impl Time {
-    fn over(self, other: Self) -> Self {
-        Self { wall: self.wall / other.wall, cpu: self.cpu / other.cpu }
-    }
-}
-
-/// One kind of batch.
-struct Subject<'a> {
-    kind: &'a Kind,
-    batch: Batch,
-    times: Vec<Time>,
-}
-
-impl Subject<'_> {
-    /// What a batch takes.
-    fn time(&mut self) -> anyhow::Result<Time> {
-        let (wall, cpu) = (Instant::now(), ProcessTime::try_now()?);
-        (self.batch)()?;
-        let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-        Ok(Time { wall: milliseconds(wall.elapsed()), cpu: milliseconds(cpu.try_elapsed()?) })
-    }
-
-    /// The medians of wall and CPU time over the rounds, each after `change`.
-    fn median(&self, change: impl FnMut(Time) -> Time) -> Time {
-        let (wall, cpu) = self.times.iter().copied().map(change).map(|time| (time.wall, time.cpu)).unzip();
-        Time { wall: median(wall), cpu: median(cpu) }
-    }
 }

@@ -128,7 +128,8 @@ impl Row<'_> {
     }
 }
 
-fn name(arithmetic: Arithmetic) -> &'static str {
+/// As `--precision` has it.
+pub(super) fn name(arithmetic: Arithmetic) -> &'static str {
     match arithmetic {
         Arithmetic::Float32 => "f32",
         Arithmetic::Tf32 => "tf32",

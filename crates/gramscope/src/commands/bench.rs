@@ -14,9 +14,10 @@ use crate::device;
 pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<()> {
     match command {
         BenchCommand::Kernels { only, arguments } => kernels(only.as_ref(), arguments, console),
-        BenchCommand::Cka { depth, width, arguments } => {
-            let gpu = device::gpu(arguments.device, console)?;
-            cka::run(*depth, *width, gpu.as_ref(), &mut Rows::new(console, arguments.file.as_deref())?)
+        BenchCommand::Cka { family, depth, width, batch_size, numerics, arguments } => {
+            let processor = device::processor_of(arguments.device, *numerics, console)?;
+            let mut rows = Rows::new(console, arguments.file.as_deref())?;
+            cka::run(&network(*family, *depth, *width), batch_size.get(), &processor, &mut rows)
         }
         BenchCommand::Train { family, depth, width, all, batch_size, numerics, jobs, arguments } => {
             let processor = device::processor_of(arguments.device, *numerics, console)?;
@@ -57,16 +58,21 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
 /// The networks to train: the one that is named, all of them, or a few small ones; of ImageNet's family, ResNet-50 unless
 /// another is named.
 fn networks(family: Family, depth: Option<usize>, width: Option<f64>, all: bool) -> Vec<ResNetConfig> {
+    let sizes = match (family, depth, width) {
+        _ if all => [14, 20, 38, 110].into_iter().flat_map(|d| [1.0, 2.0, 4.0, 10.0].map(|w| (d, w))).collect(),
+        (Family::Cifar, None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
+        (_, depth, width) => return vec![network(family, depth, width)],
+    };
+    sizes.into_iter().map(|(depth, width)| network(family, Some(depth), Some(width))).collect()
+}
+
+/// The network that is named: ResNet-20, or ResNet-50 of ImageNet's family, at width 1 where it is not.
+fn network(family: Family, depth: Option<usize>, width: Option<f64>) -> ResNetConfig {
     let (base, usual) = match family {
         Family::Cifar => (ResNetConfig::default(), 20),
         Family::ImageNet => (ResNetConfig { family, image_side: 224, classes: 1000, ..ResNetConfig::default() }, 50),
     };
-    let sizes = match (family, depth, width) {
-        _ if all => [14, 20, 38, 110].into_iter().flat_map(|d| [1.0, 2.0, 4.0, 10.0].map(|w| (d, w))).collect(),
-        (Family::Cifar, None, None) => vec![(14, 1.0), (20, 1.0), (14, 2.0)],
-        (_, depth, width) => vec![(depth.unwrap_or(usual), width.unwrap_or(1.0))],
-    };
-    sizes.into_iter().map(|(depth, width)| ResNetConfig { depth, width, ..base.clone() }).collect()
+    ResNetConfig { depth: depth.unwrap_or(usual), width: width.unwrap_or(1.0), ..base }
 }
 
 #[cfg(feature = "cuda")]
