@@ -18,7 +18,7 @@
 #                       compute-sanitizer's tools over the checks of single kernels and a training step
 #     kernels           bench kernels, but for convolutions
 #     convolutions      bench kernels of convolutions, beside cuDNN's
-#     cka               bench cka
+#     cka               bench cka: ResNet-20, -56 and -110, and ResNet-38 x10
 #     train-bf16 train-tf32 train-f32
 #                       bench train, and four networks at once
 #     train-cudnn       bench train with cuDNN's convolutions, in each precision
@@ -157,7 +157,13 @@ part_convolutions() {
         limited "$gramscope" bench kernels --device cuda:0 --only '^convolution' --json "$out/convolutions.jsonl"
 }
 
-part_cka() { run "bench cka" limited "$gramscope" bench cka --device cuda:0 --json "$out/cka.jsonl"; }
+part_cka() {
+    local network
+    for network in 20x1 56x1 110x1 38x10; do
+        run "bench cka, ResNet-$network" limited "$gramscope" bench cka --depth "${network%x*}" --width "${network#*x}" \
+            --device cuda:0 --json "$out/cka-$network.jsonl"
+    done
+}
 
 train() {
     run "bench train, $1" \

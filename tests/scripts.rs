@@ -113,13 +113,19 @@ fn gpu_check_runs_the_parts_that_are_named_all_of_them() {
     };
     let output = check(&["--part", "cka", "--part", "probe"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("failed: bench cka"), "{}", text(&output.stdout));
+    let failed =
+        "failed: bench cka, ResNet-20x1;bench cka, ResNet-56x1;bench cka, ResNet-110x1;bench cka, ResNet-38x10\n";
+    assert!(text(&output.stdout).contains(failed), "{}", text(&output.stdout));
     let lines = || fs::read_to_string(&asked).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
-    let [cka, probe] = &lines()[..] else { panic!("{:?}", lines()) };
-    assert!(
-        cka.starts_with("bench cka --device cuda:0 --json ") && probe.starts_with("bench probe "),
-        "{cka}, {probe}"
-    );
+    let all = lines();
+    let [ckas @ .., probe] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(ckas.len(), 4, "{all:?}");
+    for (cka, [depth, width]) in ckas.iter().zip([["20", "1"], ["56", "1"], ["110", "1"], ["38", "10"]]) {
+        let begins = format!("bench cka --depth {depth} --width {width} --device cuda:0 --json ");
+        // Each has a file of its own.
+        assert!(cka.starts_with(&begins) && cka.ends_with(&format!("/cka-{depth}x{width}.jsonl")), "{cka}");
+    }
+    assert!(probe.starts_with("bench probe "), "{probe}");
 
     fs::remove_file(&asked).unwrap();
     let output = check(&["--part", "doctor"]);
@@ -145,7 +151,7 @@ fn gpu_check_stops_what_hangs_and_goes_on() {
     let output = check.env("GPU_CHECK_SECONDS", "1").output().unwrap();
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    for part in ["stopped after 1 s", "== bench probe", "failed: bench cka\n"] {
+    for part in ["stopped after 1 s", "== bench probe", "failed: bench cka, ResNet-20x1;"] {
         assert!(said.contains(part), "{part:?} is missing from: {said}");
     }
 }
