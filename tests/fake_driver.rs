@@ -317,7 +317,7 @@ fn launches_in_ranges(trace: &Path) -> Vec<(String, String)> {
         match line.split_once(' ') {
             Some((">", name)) => ranges.push(name.to_owned()),
             None if line == "<" => drop(ranges.pop().expect("a range ends that has not begun")),
-            Some(("upload", _)) => {}
+            Some(("upload" | "download", _)) => {}
             Some((kernel, _)) => launches.push((kernel.to_owned(), ranges.join(" / "))),
             None => panic!("{line}"),
         }
@@ -414,6 +414,36 @@ fn bench_probe_measures_where_it_is_told() {
     }
     // Eleven rounds.
     assert_eq!(Trace::read(&trace).count("gs_probe_update_f32"), 11 * (6 + 28));
+}
+
+/// A batch of every kind, where network and comparison are on the GPU: not even one batch's activations go to it or come from it.
+#[test]
+fn bench_cka_measures_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, trace) = (dir.path().join("rows.jsonl"), dir.path().join("trace"));
+    let arguments = ["bench", "cka", "--depth", "8", "--width", "0.1", "--batch-size", "4", "--device", "cuda"];
+    let arguments = [&arguments[..], &["--json", file.to_str().unwrap()]].concat();
+    let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let variants: Vec<_> = rows.iter().map(|row| row["variant"].as_str().unwrap()).collect();
+    assert_eq!(variants, ["plain", "observed", "exact", "fast"]);
+    for row in &rows {
+        assert!(row["device"] == "Emulated GPU" && row["backend"] == "cuda-f32", "{row}");
+        // JSON has no numbers that are not finite: they would be null.
+        for key in ["us", "batch_ms", "forward_ms", "over_forward"] {
+            assert!(row[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {row}");
+        }
+    }
+    assert!(rows[2]["cka_ms"].is_number() && rows[3]["cka_ms"].is_number(), "{rows:?}");
+    let trace = Trace::read(&trace);
+    // Eleven rounds of 28 layers; a batch of four is too small for other than float64 products in `exact`.
+    assert_eq!(trace.count("gs_ucenter_pack"), 2 * 11 * 28);
+    assert_eq!(trace.count("gs_gram_fused_fast_f32"), 11 * 28);
+    let activations = rows[0]["bytes"].as_u64().unwrap();
+    let (up, down) = (trace.uploaded, trace.downloaded);
+    assert!(up < activations && down < activations, "{up} bytes up and {down} down, a batch has {activations}");
 }
 
 #[test]

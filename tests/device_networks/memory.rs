@@ -60,6 +60,30 @@ fn a_comparison_takes_the_memory_of_its_largest_forward_pass() {
     assert!(more >= orders && more < orders + image, "{more} bytes more");
 }
 
+/// What comes back from a comparison of networks on a GPU: the sums that the matrix is made of, and a flag a layer and batch.
+#[test]
+fn nothing_but_sums_and_flags_comes_to_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained = train(dir.path(), "runs", &format!("{WIDE_PLAN}width = [0.5]\n"), &["cpu"]);
+    let trace_of = |name: &str, arguments: &[&str], succeeds: bool| {
+        let trace = dir.path().join(name);
+        let output = run(driver().path(), &format!("trace={}", trace.display()), arguments);
+        assert_eq!(output.status.success(), succeeds, "{}", text(&output.stderr));
+        Trace::read(&trace)
+    };
+    // The device is opened, which looks at the constants that its kernels were compiled with, and there is no such network.
+    let opening = trace_of("opening", &["bench", "cka", "--depth", "9", "--device", "cuda"], false).downloaded;
+    let out = dir.path().join("out");
+    let arguments =
+        ["cka", trained.to_str().unwrap(), "--batch-size", "16", "--passes", "2", "--device", "cuda", "--out"];
+    let compared = trace_of("compared", &[&arguments[..], &[out.to_str().unwrap()]].concat(), true);
+    // 28 layers and two batches a pass: a float64 sum a pair, a sum of 16 bytes and so many flags of 4 a layer.
+    let (layers, batches) = (28, 4);
+    let (matrix, of_layers) = (layers * layers * 8, layers * (16 + batches * 4));
+    let downloaded = compared.downloaded - opening;
+    assert!((matrix..=matrix + of_layers).contains(&downloaded), "{downloaded} bytes, the matrix has {matrix}");
+}
+
 /// `--memory-limit` is about the GPU's memory wherever one runs the network: what can be done a part at a time is, to the same
 /// bits, and what cannot says what it needs.
 #[test]

@@ -68,19 +68,23 @@ pub struct Trace {
     pub most_bytes: u64,
     /// Bytes that were copied from the host.
     pub uploaded: u64,
+    /// Bytes that were copied to the host.
+    pub downloaded: u64,
 }
 
 impl Trace {
     pub fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        // Without a profiler every line is a launch or an upload.
+        // Without a profiler every line is a launch or a copy.
         let lines = text.lines().map(|line| line.split_once(' ').unwrap());
         let lines: Vec<(&str, u64)> = lines.map(|(what, bytes)| (what, bytes.parse().unwrap())).collect();
-        let (uploads, launches): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(what, _)| *what == "upload");
+        let copied = |way: &str| lines.iter().filter(|(what, _)| *what == way).map(|(_, bytes)| bytes).sum();
+        let launches = || lines.iter().filter(|(what, _)| !["upload", "download"].contains(what));
         Self {
-            kernels: launches.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            most_bytes: launches.iter().map(|&(_, used)| used).max().unwrap_or(0),
-            uploaded: uploads.iter().map(|(_, bytes)| bytes).sum(),
+            kernels: launches().map(|(name, _)| (*name).to_owned()).collect(),
+            most_bytes: launches().map(|&(_, used)| used).max().unwrap_or(0),
+            uploaded: copied("upload"),
+            downloaded: copied("download"),
         }
     }
 

@@ -329,6 +329,7 @@ driver! {
         if !memory::holds(from, bytes) {
             return INVALID_VALUE;
         }
+        machine().note_download(bytes);
         // SAFETY: the source lies in memory that this library has given out; the target is the caller's until the copy is made.
         unsafe { stream::copy(stream, to as usize, from, bytes) };
         SUCCESS

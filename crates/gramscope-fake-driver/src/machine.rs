@@ -22,7 +22,8 @@ pub(crate) struct Machine {
     /// In bytes.
     pub(crate) memory: usize,
     /// Where a line a kernel is written, its name and the bytes of device memory that are in use; the same of "graph" before those
-    /// of a graph; one a copy from the host, "upload" and its bytes; and one for each end of a profiler's range.
+    /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; and one for each end
+    /// of a profiler's range.
     trace: Option<PathBuf>,
 }
 
@@ -59,6 +60,11 @@ impl Machine {
     /// Notes a copy from the host where that is wanted.
     pub(crate) fn note_upload(&self, bytes: usize) {
         self.note(&format!("upload {bytes}"));
+    }
+
+    /// Notes a copy to the host where that is wanted.
+    pub(crate) fn note_download(&self, bytes: usize) {
+        self.note(&format!("download {bytes}"));
     }
 
     /// Writes a line to the trace, where one is wanted.
