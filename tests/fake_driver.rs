@@ -376,24 +376,57 @@ fn a_profiler_sees_phases_batches_and_layers() {
 fn bench_kernels_writes_the_rows_that_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.jsonl");
-    let only = r"^(gram (shift|fused exact)|probe step) bf16 \[256, 10\]$|^average pooling .* bf16 \[128, 8, 64\]$|^loss .* 10\]$";
+    let only = r"^(gram (shift|double|.* exact)|probe step) bf16 \[256, 10\]$|^average pooling .* bf16 \[128, 8, 64\]$|^loss .* 10\]$";
     let arguments = ["bench", "kernels", "--device", "cuda", "--only", only, "--json", file.to_str().unwrap()];
     let output = run(driver().path(), "memory=64", &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let rows = std::fs::read_to_string(&file).unwrap();
     let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kernels: Vec<_> = rows.iter().map(|row| row["kernel"].as_str().unwrap()).collect();
-    assert_eq!(kernels, ["gram", "gram", "probe", "average pooling", "average pooling", "loss"]);
+    assert_eq!(kernels, ["gram", "gram", "gram", "gram", "probe", "average pooling", "average pooling", "loss"]);
     assert!(rows.iter().all(|row| row["us"].as_f64().is_some_and(|us| us > 0.0)), "{rows:?}");
     assert!(text(&output.stderr).contains("cuDNN's convolutions are not measured"), "{}", text(&output.stderr));
-    assert!(rows[1]["variant"] == "fused exact" && rows[1]["dtype"] == "bf16", "{}", rows[1]);
-    assert!(rows[1]["over_naive"].as_f64().is_some_and(|ratio| ratio > 0.0), "{}", rows[1]);
-    if rows[1]["matrix_rate_measured"] == false {
-        assert!(rows[1]["ratio_to_cublas"].is_null(), "{}", rows[1]);
+    let variants: Vec<_> = rows[..4].iter().map(|row| row["variant"].as_str().unwrap()).collect();
+    assert_eq!(variants, ["shift", "double", "fused exact", "tiled exact"]);
+    assert!(rows.iter().take(5).all(|row| row["dtype"] == "bf16"), "{rows:?}");
+    for row in &rows[1..5] {
+        assert!(row["over_naive"].as_f64().is_some_and(|ratio| ratio > 0.0), "{row}");
+    }
+    // Of 16 strips of 16 rows the 136 tiles of the triangle, ten multiply-adds an entry: three products for one, or four. The floor
+    // is that of the values alone.
+    for (row, products) in [(&rows[2], 3.0), (&rows[3], 4.0)] {
+        assert_eq!(
+            (row["flops"].as_f64(), row["bytes"].as_f64()),
+            (Some(products * 20.0 * 136.0 * 256.0), Some(5120.0))
+        );
+        assert!(row["partial_bytes"].as_f64().is_some_and(|bytes| bytes >= 136.0 * 256.0 * 4.0), "{row}");
+    }
+    if rows[2]["matrix_rate_measured"] == false {
+        assert!(rows[2]["ratio_to_cublas"].is_null(), "{}", rows[2]);
         assert!(text(&output.stderr).contains("no cuBLAS to load"), "{}", text(&output.stderr));
     }
     let none = ["bench", "kernels", "--device", "cuda", "--only", "^gram fastest"];
     fails_on("memory=64", &none, &["--only ^gram fastest matches none of the kernels' rows"]);
+}
+
+/// What is too large for the device is named, and what comes behind it is measured.
+#[test]
+fn bench_kernels_goes_on_where_memory_is_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    // Two copies of the larger activations are 64 MiB by themselves.
+    let only = r"^probe step bf16 \[256, (10|65536)\]$|^loss .* 10\]$";
+    let arguments = ["bench", "kernels", "--device", "cuda", "--only", only, "--json", file.to_str().unwrap()];
+    let output = run(driver().path(), "memory=64", &arguments);
+    let (rows, stderr) = (std::fs::read_to_string(&file).unwrap(), text(&output.stderr));
+    let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let measured: Vec<_> = rows.iter().map(|row| (row["kernel"].as_str().unwrap(), row["shape"].to_string())).collect();
+    assert_eq!(measured, [("probe", "[256,10]".to_owned()), ("loss", "[128,10]".to_owned())]);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["probe bf16 [256, 65536] is left out", "memory was too little for: probe bf16 [256, 65536]"] {
+        assert!(stderr.contains(part), "{part:?} is missing from: {stderr}");
+    }
+    assert!(!stderr.contains("--batch-size") && !stderr.contains("--layers"), "flags of other commands: {stderr}");
 }
 
 /// A batch of every kind, where the network and its probes are on the GPU: rows as on the CPU, with its name.

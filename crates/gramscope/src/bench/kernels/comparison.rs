@@ -1,11 +1,14 @@
 //! What a comparison launches: Gram matrices, their centring and kernels, their leading eigenpairs, and the products of panels.
 
+use std::collections::BTreeSet;
+
 use gramscope_cuda::ceilings::Products;
 use gramscope_cuda::{
     Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, PairSums, Panels, Partials, PartialsMut, RowSummary,
     Selection, Slice, Uploaded, Values, Weight, plan,
 };
 use gramscope_nn::random::{Philox, Stream};
+use gramscope_nn::{Family, ResNetConfig};
 use gramscope_reference::{Matrix, gram};
 use half::{bf16, f16};
 
@@ -14,45 +17,77 @@ use crate::bench::Rows;
 
 /// Examples a batch.
 pub(super) const EXAMPLES: usize = 256;
-/// Features of the layers of ResNet-20, -110 and -164 (width 1), of ResNet-38 x10 and of an ImageNet ResNet-50, once each.
-pub(super) const FEATURES: [usize; 13] =
-    [10, 64, 2048, 4096, 8192, 16_384, 25_088, 65_536, 81_920, 100_352, 163_840, 200_704, 802_816];
+/// Networks of whose layers the features are: their depths and widths.
+const NETWORKS: [(usize, f64); 4] = [(20, 1.0), (110, 1.0), (164, 1.0), (38, 10.0)];
+/// Features of the layer that the Gram kernels are judged by, which is none of those networks'.
+const JUDGED: usize = 65_536;
+/// What is centred, and what distances are taken of.
+const CENTRED: [usize; 2] = [EXAMPLES, 16_384];
+const DISTANCES: [usize; 2] = [EXAMPLES, 65_536];
 /// Layers of a panel.
 const LAYERS: [usize; 5] = [60, 385, 574, 1500, 6000];
-/// Layers that are decomposed together, as when principal components are compared.
-const DECOMPOSED: usize = 132;
-/// Variants of the products; whether they are `fused`, and `exact`.
-const GRAMS: [(&str, bool, bool); 4] = [
-    ("fused exact", true, true),
-    ("fused fast", true, false),
-    ("tiled exact", false, true),
-    ("tiled fast", false, false),
+/// Layers that are decomposed together, as when principal components are compared, and examples of each: those of a batch, and fewer,
+/// for which the naive twin, Jacobi's method, does not take long.
+const DECOMPOSED: [[usize; 2]; 2] = [[132, EXAMPLES], [132, 64]];
+/// Operations of the naive twin: each of twelve sweeps turns every pair of rows, of columns and of eigenvectors once, a turn of two values
+/// being six operations.
+const JACOBI_OPERATIONS: usize = 12 * 3 * 6;
+/// Variants of the products on tensor cores; whether they are `fused`, and `exact`; and how many products of halves are issued for one.
+const GRAMS: [(&str, bool, bool, f64); 4] = [
+    ("fused exact", true, true, 3.0),
+    ("fused fast", true, false, 1.0),
+    ("tiled exact", false, true, 4.0),
+    ("tiled fast", false, false, 1.0),
 ];
+/// Products of halves that hsic issues for one.
+const HSIC_PRODUCTS: f64 = 4.0;
+
+/// Features of the layers of ResNet-20, -110 and -164 (width 1), of ResNet-38 x10 and of an ImageNet ResNet-50, and those of the judged
+/// layer: once each, ascending.
+pub(super) fn features() -> BTreeSet<usize> {
+    let cifar = NETWORKS.map(|(depth, width)| ResNetConfig { depth, width, ..ResNetConfig::default() });
+    let (depth, image_side, classes) = (50, 224, 1000);
+    let imagenet = ResNetConfig { family: Family::ImageNet, depth, image_side, classes, ..ResNetConfig::default() };
+    let layers = cifar.iter().chain([&imagenet]).flat_map(ResNetConfig::layers);
+    layers.map(|layer| layer.shape.iter().product()).chain([JUDGED]).collect()
+}
 
 impl Bench<'_> {
     /// Every kernel.
     pub(super) fn comparison(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        for features in FEATURES {
+        for features in features() {
             for (name, element) in [("f32", 4), ("bf16", 2), ("f16", 2)] {
-                self.gram(rows, name, element, features)?;
+                let measured = self.gram(rows, name, element, features);
+                self.unless_too_large(measured, rows, "gram", name, &[EXAMPLES, features])?;
             }
         }
-        self.ucenter(rows)?;
-        self.rbf(rows)?;
-        self.eigen(rows)?;
-        LAYERS.into_iter().try_for_each(|layers| self.hsic(rows, layers))
+        let measured = self.ucenter(rows);
+        self.unless_too_large(measured, rows, "ucenter", "f32", &CENTRED)?;
+        let measured = self.rbf(rows);
+        self.unless_too_large(measured, rows, "rbf", "f32", &DISTANCES)?;
+        for shape in DECOMPOSED {
+            let measured = self.eigen(rows, shape);
+            self.unless_too_large(measured, rows, "eigen", "f64", &shape)?;
+        }
+        for layers in LAYERS {
+            let shape = [layers, EXAMPLES * (EXAMPLES - 1) / 2];
+            let measured = self.hsic(rows, shape);
+            self.unless_too_large(measured, rows, "hsic", "f32", &shape)?;
+        }
+        Ok(())
     }
 
     /// The Gram kernels of one type at one number of features.
     fn gram(&self, rows: &mut Rows<'_>, name: &str, element: usize, features: usize) -> anyhow::Result<()> {
         let shape = [EXAMPLES, features];
         let products = self.wanted("gram", &GRAMS.map(|(variant, ..)| variant), name, &shape);
-        let wants_shift = self.wants("gram", "shift", name, &shape);
-        if !wants_shift && products.is_empty() {
+        let [wants_shift, wants_double] = ["shift", "double"].map(|variant| self.wants("gram", variant, name, &shape));
+        if !wants_shift && !wants_double && products.is_empty() {
             return Ok(());
         }
         let mut layer = Layer::new(self.device, name, element, features)?;
         let read = (EXAMPLES * features * element) as f64;
+        // The other kernels take the shifts of the columns.
         let shift_us = time(self.device, &mut |round| layer.shift(round))?;
         let subject = Subject {
             kernel: "gram",
@@ -60,29 +95,45 @@ impl Bench<'_> {
             stored: name,
             shape: &shape,
             bytes: read + 8.0 * features as f64,
+            partial_bytes: 0.0,
             flops: 0.0,
             products: None,
         };
         if wants_shift {
             self.write(rows, &subject, Times { us: shift_us, ..Times::default() })?;
         }
-        if products.is_empty() {
+        if !wants_double && products.is_empty() {
             return Ok(());
         }
         let all = 2.0 * (EXAMPLES * EXAMPLES * features) as f64;
         let mut k = self.device.zeros::<f64>(WHAT, EXAMPLES * EXAMPLES)?;
         let naive_us = time_naive(self.device, all, &mut |round| layer.naive(&mut k, round))?;
+        if wants_double {
+            let plan = self.device.plan();
+            let mut partials = self.device.zeros::<f64>(WHAT, plan::gram_double(EXAMPLES, features, plan).partials)?;
+            let us = time(self.device, &mut |round| layer.double(&mut partials, round))?;
+            let subject = Subject {
+                variant: "double",
+                bytes: read,
+                partial_bytes: (partials.len() * size_of::<f64>()) as f64,
+                flops: 2.0 * triangle(EXAMPLES, plan::DOUBLE_TILE) * features as f64,
+                ..subject
+            };
+            self.write(rows, &subject, Times { us, naive_us, ..Times::default() })?;
+        }
+        if products.is_empty() {
+            return Ok(());
+        }
         let [exact_us, fast_us] = [false, true].map(|tf32| self.cublas_us(|round| layer.view(round), shape, tf32));
         let (exact_us, fast_us) = (exact_us?, fast_us?);
-        let triangle = (plan::triangle(plan::strips(EXAMPLES)) * plan::STRIP * plan::STRIP) as f64;
-        for (variant, fused, exact) in GRAMS.into_iter().filter(|(variant, ..)| products.contains(variant)) {
+        for (variant, fused, exact, terms) in GRAMS.into_iter().filter(|(variant, ..)| products.contains(variant)) {
             let Some(mut sums) = Sums::new(self.device, features, fused)? else { continue };
             let us = time(self.device, &mut |round| layer.products(&mut sums, exact, round))?;
-            let terms = if exact { 3.0 } else { 1.0 };
             let subject = Subject {
                 variant,
-                bytes: read + sums.bytes(),
-                flops: terms * 2.0 * triangle * features as f64,
+                bytes: read,
+                partial_bytes: sums.bytes(),
+                flops: terms * 2.0 * triangle(EXAMPLES, plan::STRIP) * features as f64,
                 products: Some(Products::Bf16),
                 ..subject
             };
@@ -94,7 +145,6 @@ impl Bench<'_> {
 
     /// From partial sums of Gram matrices to a row of the panel.
     fn ucenter(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        const CENTRED: [usize; 2] = [EXAMPLES, 16_384];
         if self.wanted("ucenter", &["reduce", "rows and pack"], "f32", &CENTRED).is_empty() {
             return Ok(());
         }
@@ -109,7 +159,9 @@ impl Bench<'_> {
             variant: "reduce",
             stored: "f32",
             shape: &CENTRED,
+            // Partial sums are what it is given.
             bytes: sums.bytes() + matrix as f64,
+            partial_bytes: 0.0,
             flops: 0.0,
             products: None,
         };
@@ -148,7 +200,6 @@ impl Bench<'_> {
 
     /// Squared distances in float64, and kernel values from them, their median found on the way.
     fn rbf(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        const DISTANCES: [usize; 2] = [EXAMPLES, 65_536];
         if self.wanted("rbf", &["distances", "median and values"], "f32", &DISTANCES).is_empty() {
             return Ok(());
         }
@@ -163,8 +214,9 @@ impl Bench<'_> {
             variant: "distances",
             stored: "f32",
             shape: &DISTANCES,
-            bytes: (n * features * 4 + 2 * split.partials * size_of::<f64>() + matrix) as f64,
-            flops: 3.0 * (n * (n - 1) / 2 * features) as f64,
+            bytes: (n * features * 4 + matrix) as f64,
+            partial_bytes: (split.partials * size_of::<f64>()) as f64,
+            flops: 3.0 * triangle(n, plan::DOUBLE_TILE) * features as f64,
             products: None,
         };
         let mut measure = |round: usize| {
@@ -181,27 +233,38 @@ impl Bench<'_> {
         let (mut arrivals, mut undefined) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
         // The distances are read in every pass, and for the values.
         let bytes = ((plan::RADIX_PASSES + 2) * matrix + matrix) as f64;
-        let subject = Subject { variant: "median and values", bytes, flops: 0.0, ..subject };
-        self.alone(rows, &subject, &mut |_| {
+        let subject = Subject { variant: "median and values", bytes, partial_bytes: 0.0, flops: 0.0, ..subject };
+        if !self.wants("rbf", "median and values", "f32", &DISTANCES) {
+            return Ok(());
+        }
+        let distances = &distances.as_view();
+        let mut apply = |chosen: &Slice<Selection>| {
+            let (values, undefined) = (&mut values.as_view_mut(), &mut undefined.as_view_mut());
+            launcher.rbf_apply(values, undefined, distances, &chosen.as_view(), n, 0.5)
+        };
+        let us = time(device, &mut |_| {
             let (chosen, counts) = (&mut selection.as_view_mut(), &mut histogram.as_view_mut());
             launcher.rbf_start(chosen, counts, n)?;
-            let distances = &distances.as_view();
             for pass in 0..plan::RADIX_PASSES {
                 launcher.rbf_select(chosen, counts, &mut arrivals.as_view_mut(), distances, n, pass)?;
             }
             launcher.rbf_above(chosen, distances, n)?;
-            let (values, undefined) = (&mut values.as_view_mut(), &mut undefined.as_view_mut());
-            launcher.rbf_apply(values, undefined, distances, &chosen.as_view(), n, 0.5)
-        })
+            apply(&selection)
+        })?;
+        // Each distance is compared with all of them, twice.
+        let naive_us = time_naive(device, 2.0 * (n as f64).powi(4), &mut |_| {
+            launcher.rbf_naive(&mut selection.as_view_mut(), distances, n)?;
+            apply(&selection)
+        })?;
+        self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
     }
 
     /// The two leading eigenpairs of many Gram matrices at once, of features whose sizes fall like 1/j.
-    fn eigen(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        const GRAMS: [usize; 2] = [DECOMPOSED, EXAMPLES];
-        if !self.wants("eigen", "subspace", "f64", &GRAMS) {
+    fn eigen(&self, rows: &mut Rows<'_>, shape: [usize; 2]) -> anyhow::Result<()> {
+        if !self.wants("eigen", "subspace", "f64", &shape) {
             return Ok(());
         }
-        let ([layers, n], device, launcher) = (GRAMS, self.device, self.device.launcher());
+        let ([layers, n], device, launcher) = (shape, self.device, self.device.launcher());
         let features = 2 * n;
         let mut random = Philox::new(0, Stream::Evaluation).sequence(u32::MAX);
         let x = Matrix::from_fn(n, features, |_, feature| random.normal() / (feature + 1) as f64);
@@ -227,17 +290,25 @@ impl Bench<'_> {
         let us = time(device, &mut decompose)?;
         let [summary, ..] = device.download(&summaries)?[..] else { return Ok(()) };
         let steps = f64::from(summary.iterations);
+        let pairs = layers * (n * (n - 1) / 2);
+        let (mut values, mut work) =
+            (device.zeros::<f64>(WHAT, layers * n)?, device.zeros::<f64>(WHAT, layers * 2 * n * n)?);
+        let naive_us = time_naive(device, (JACOBI_OPERATIONS * n * pairs) as f64, &mut |_| {
+            let (values, work) = (&mut values.as_view_mut(), &mut work.as_view_mut());
+            launcher.eigen_naive(values, work, &grams, 1, 0.0)
+        })?;
         let subject = Subject {
             kernel: "eigen",
             variant: "subspace",
             stored: "f64",
-            shape: &GRAMS,
+            shape: &shape,
             // K at every step.
             bytes: steps * (layers * n * n * size_of::<f64>()) as f64,
+            partial_bytes: 0.0,
             flops: steps * (layers * 2 * n * n * plan::EIGEN_VECTORS) as f64,
             products: None,
         };
-        self.write(rows, &subject, Times { us, ..Times::default() })
+        self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
     }
 
     /// What cuBLAS takes for the Gram matrix of what `x` hands out, a round each.
@@ -253,10 +324,9 @@ impl Bench<'_> {
     }
 
     /// A panel times itself and the sums of all pairs.
-    fn hsic(&self, rows: &mut Rows<'_>, layers: usize) -> anyhow::Result<()> {
-        let device = self.device;
-        let length = EXAMPLES * (EXAMPLES - 1) / 2;
-        if !self.wants("hsic", "mma", "f32", &[layers, length]) {
+    fn hsic(&self, rows: &mut Rows<'_>, shape: [usize; 2]) -> anyhow::Result<()> {
+        let ([layers, length], device) = (shape, self.device);
+        if !self.wants("hsic", "mma", "f32", &shape) {
             return Ok(());
         }
         let panel = device.upload(WHAT, &(0..layers * length).map(pattern).collect::<Vec<_>>())?;
@@ -294,15 +364,15 @@ impl Bench<'_> {
         let naive_us = time_naive(device, all, &mut |_| {
             launcher.hsic_naive(&mut sums_of(&mut pair_sums, &weights, layers), &panels())
         })?;
-        let cublas_us = self.cublas_us(|_| Values::F32(panel.as_view()), [layers, length], false)?;
-        let triangle = (plan::triangle(plan::strips(layers)) * plan::STRIP * plan::STRIP) as f64;
+        let cublas_us = self.cublas_us(|_| Values::F32(panel.as_view()), shape, false)?;
         let subject = Subject {
             kernel: "hsic",
             variant: "mma",
             stored: "f32",
-            shape: &[layers, length],
+            shape: &shape,
             bytes: 4.0 * (layers * length) as f64 + 8.0 * (layers * layers) as f64,
-            flops: 3.0 * 2.0 * triangle * length as f64,
+            partial_bytes: (lengths.partials * size_of::<f32>()) as f64,
+            flops: HSIC_PRODUCTS * 2.0 * triangle(layers, plan::STRIP) * length as f64,
             products: Some(Products::Bf16),
         };
         self.write(rows, &subject, Times { us, naive_us, cublas_us, ..Times::default() })
@@ -322,16 +392,24 @@ struct Layer<'a> {
 impl<'a> Layer<'a> {
     fn new(device: &'a Device, name: &str, element: usize, features: usize) -> Result<Self, Error> {
         let length = EXAMPLES * features;
-        let values: Vec<f32> = (0..length).map(pattern).collect();
-        let halves: Vec<bf16> = values.iter().copied().map(bf16::from_f32).collect();
-        let floats: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
-        let upload = |_| match name {
-            "bf16" => device.upload(WHAT, &halves).map(Uploaded::Bf16),
-            "f16" => device.upload(WHAT, &floats).map(Uploaded::F16),
-            _ => device.upload(WHAT, &values).map(Uploaded::F32),
+        let values = (0..length).map(pattern);
+        let copies = 0..copies(device, length * element);
+        let x: Result<Vec<Uploaded>, Error> = match name {
+            "bf16" => {
+                let values: Vec<bf16> = values.map(bf16::from_f32).collect();
+                copies.map(|_| device.upload(WHAT, &values).map(Uploaded::Bf16)).collect()
+            }
+            "f16" => {
+                let values: Vec<f16> = values.map(f16::from_f32).collect();
+                copies.map(|_| device.upload(WHAT, &values).map(Uploaded::F16)).collect()
+            }
+            _ => {
+                let values: Vec<f32> = values.collect();
+                copies.map(|_| device.upload(WHAT, &values).map(Uploaded::F32)).collect()
+            }
         };
         Ok(Self {
-            x: (0..copies(device, length * element)).map(upload).collect::<Result<_, _>>()?,
+            x: x?,
             shift: device.zeros(WHAT, features)?,
             largest: device.zeros(WHAT, features)?,
             first_bad: device.upload(WHAT, &[i32::MAX])?,
@@ -360,6 +438,12 @@ impl<'a> Layer<'a> {
         launcher.gram_naive(&mut k.as_view_mut(), &self.view(round), &self.shift.as_view(), self.shape())
     }
 
+    fn double(&mut self, partials: &mut Slice<f64>, round: usize) -> Result<(), Error> {
+        let (partials, shift) = (&mut partials.as_view_mut(), &self.shift.as_view());
+        let (launcher, plan) = (self.device.launcher(), self.device.plan());
+        launcher.gram_double(partials, &self.view(round), shift, None, self.shape(), plan).map(drop)
+    }
+
     /// Enqueues the products of the shifted columns, by `fused` or `tiled` as `sums` is made for.
     fn products(&mut self, sums: &mut Sums, exact: bool, round: usize) -> Result<(), Error> {
         let (shape, launcher, fused) = (self.shape(), self.device.launcher(), sums.fused);
@@ -372,6 +456,11 @@ impl<'a> Layer<'a> {
         };
         enqueued.map(drop)
     }
+}
+
+/// Entries that are computed of a symmetric matrix of so many rows, in tiles of `tile` a side.
+fn triangle(rows: usize, tile: usize) -> f64 {
+    (plan::triangle(rows.div_ceil(tile)) * tile * tile) as f64
 }
 
 /// Partial sums of a Gram matrix.
@@ -417,4 +506,19 @@ impl Sums {
 fn sums_of<'a>(sums: &'a mut Slice<f64>, weights: &'a Slice<Weight>, layers: usize) -> PairSums<'a> {
     let (weights_x, weights_y) = (weights.as_view(), weights.as_view());
     PairSums { sums: sums.as_view_mut(), stride: layers, weights_x, weights_y, factor: 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer of each kind by hand: stem, stages, transitions and what follows them, of every network.
+    #[test]
+    fn every_layer_s_features_are_measured() {
+        let expected = [
+            10, 64, 640, 1000, 2048, 4096, 8192, 16_384, 25_088, 40_960, 50_176, 65_536, 81_920, 100_352, 163_840,
+            200_704, 401_408, 802_816,
+        ];
+        assert_eq!(features().into_iter().collect::<Vec<_>>(), expected);
+    }
 }

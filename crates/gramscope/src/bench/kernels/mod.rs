@@ -3,7 +3,9 @@
 //!
 //! A kernel's floor is the longer of two times: its bytes at the measured copy bandwidth, and the operations that it issues at
 //! the measured rate of its products; products on the ordinary units have no measured rate, and their floor is that of their
-//! bytes. What is read and written rotates through more memory than the second-level cache holds.
+//! bytes. Bytes are those that any kernel would have to move: partial sums that one kernel leaves for the next are told apart
+//! (`partial_bytes`), and are no part of the floor. What is read and written rotates through more memory than the second-level cache
+//! holds.
 //!
 //! cuBLAS computes both triangles of X X^T, without shift, verdict or scales: `exact` is held against its float32 product,
 //! `fast` against its TF32 one, half-precision values against its half-precision one. cuDNN computes a convolution with the
@@ -14,11 +16,11 @@ mod convolution;
 mod probe;
 mod training;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use gramscope_cuda::ceilings::{self, Products};
-use gramscope_cuda::{Cublas, Device, Error, Slice, View, ViewMut};
+use gramscope_cuda::{Bytes, Cublas, Device, Error, Slice, View, ViewMut};
 use gramscope_train::choices::KeptChoices;
 use regex::Regex;
 use serde_json::json;
@@ -47,6 +49,14 @@ struct Ceilings {
 }
 
 impl Ceilings {
+    fn measure(device: &Device) -> Result<Self, Error> {
+        Ok(Self {
+            copy: ceilings::copy_bandwidth(device)?,
+            half: ceilings::matrix_rate(device, Products::Bf16)?,
+            tf32: ceilings::matrix_rate(device, Products::Tf32)?,
+        })
+    }
+
     fn rate(&self, products: Option<Products>) -> Option<f64> {
         match products? {
             Products::Bf16 => self.half,
@@ -64,6 +74,8 @@ struct Subject<'a> {
     stored: &'a str,
     shape: &'a [usize],
     bytes: f64,
+    /// Of partial sums beside them, written once and read once.
+    partial_bytes: f64,
     flops: f64,
     /// What its products are computed in; none for the ordinary units.
     products: Option<Products>,
@@ -90,18 +102,18 @@ struct Bench<'a> {
     only: Option<&'a Regex>,
     /// Whether there was something that is wanted.
     matched: Cell<bool>,
+    /// What the device had too little memory for.
+    left_out: RefCell<Vec<String>>,
 }
 
-/// Measures every kernel, or those whose "kernel variant dtype [shape]" matches `only`.
+/// Measures every kernel, or those whose "kernel variant dtype [shape]" matches `only`. What does not fit into the device's memory is
+/// left out, and the others are measured all the same.
 ///
 /// # Errors
-/// What the device may say; a file that cannot be written; an expression that matches none.
+/// What the device may say; a file that cannot be written; an expression that matches none; at the end, that something was left out.
 pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-    let ceilings = Ceilings {
-        copy: ceilings::copy_bandwidth(device)?,
-        half: ceilings::matrix_rate(device, Products::Bf16)?,
-        tf32: ceilings::matrix_rate(device, Products::Tf32)?,
-    };
+    let measured = Ceilings::measure(device);
+    let ceilings = measured.map_err(|error| too_large(&error).map_or_else(|| error.into(), anyhow::Error::msg))?;
     let cublas = Cublas::load(device)?;
     if cublas.is_none() {
         rows.note("there is no cuBLAS to load (libcublas.so.13): neither its ratios nor the matrix rates are measured");
@@ -114,11 +126,16 @@ pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_
         }
         Err(error) => return Err(error.into()),
     };
-    let bench = Bench { device, cudnn, ceilings, cublas, only, matched: Cell::new(false) };
+    let (matched, left_out) = (Cell::new(false), RefCell::new(Vec::new()));
+    let bench = Bench { device, cudnn, ceilings, cublas, only, matched, left_out };
     bench.comparison(rows)?;
     bench.probes(rows)?;
     bench.convolutions(rows)?;
     bench.training(rows)?;
+    let left_out = bench.left_out.take();
+    if !left_out.is_empty() {
+        anyhow::bail!("the device's memory was too little for: {}", left_out.join("; "));
+    }
     match only {
         Some(only) if !bench.matched.get() => {
             anyhow::bail!(
@@ -141,6 +158,26 @@ impl Bench<'_> {
         variants.iter().copied().filter(|variant| self.wants(kernel, variant, stored, shape)).collect()
     }
 
+    /// Goes on where what was `measured` of a kernel, or some of it, found too little memory, and keeps in mind that it was left out.
+    ///
+    /// # Errors
+    /// All others.
+    fn unless_too_large(
+        &self,
+        measured: anyhow::Result<()>,
+        rows: &Rows<'_>,
+        kernel: &str,
+        stored: &str,
+        shape: &[usize],
+    ) -> anyhow::Result<()> {
+        let Err(error) = measured else { return Ok(()) };
+        let Some(reason) = error.downcast_ref::<Error>().and_then(too_large) else { return Err(error) };
+        let what = format!("{kernel} {stored} {shape:?}");
+        rows.note(&format!("{what} is left out: {reason}"));
+        self.left_out.borrow_mut().push(what);
+        Ok(())
+    }
+
     /// The time of a launch, if it is wanted, as a row: for what has no twin and no library to be held against.
     fn alone(
         &self,
@@ -158,7 +195,7 @@ impl Bench<'_> {
 
     fn write(&self, rows: &mut Rows<'_>, subject: &Subject<'_>, times: Times) -> anyhow::Result<()> {
         let Self { device, ceilings, .. } = self;
-        let Subject { kernel, variant, stored, shape, bytes, flops, products } = *subject;
+        let Subject { kernel, variant, stored, shape, bytes, partial_bytes, flops, products } = *subject;
         let Times { us, naive_us, cublas_us, cudnn_us } = times;
         // Where there is no rate, bytes alone make the floor, and the row says so.
         let rate = ceilings.rate(products);
@@ -167,7 +204,7 @@ impl Bench<'_> {
         let ratio = |other: Option<f64>| other.map(|other| us / other);
         let fields = json!({
             "bench": "kernels", "kernel": kernel, "variant": variant, "dtype": stored, "shape": shape, "us": us,
-            "bytes": bytes, "flops": flops, "floor_us": floor_us, "share_of_ceiling": floor_us / us,
+            "bytes": bytes, "partial_bytes": partial_bytes, "flops": flops, "floor_us": floor_us, "share_of_ceiling": floor_us / us,
             "matrix_rate_measured": rate.is_some(), "naive_us": naive_us, "over_naive": naive_us.map(|naive| naive / us),
             "cublas_us": cublas_us, "ratio_to_cublas": ratio(cublas_us), "cudnn_us": cudnn_us,
             "ratio_to_cudnn": ratio(cudnn_us), "copy_bytes_per_second": ceilings.copy, "matrix_flops_per_second": rate,
@@ -187,6 +224,16 @@ impl Bench<'_> {
             beside("cuDNN", cudnn_us)
         );
         rows.row(&text, &fields)
+    }
+}
+
+/// How much memory was too little, where it was; the error's own message would name flags of other commands.
+fn too_large(error: &Error) -> Option<String> {
+    match error {
+        Error::OutOfMemory { needed, free, .. } => {
+            Some(format!("it needs {} more of device memory, and {} is free", Bytes(*needed), Bytes(*free)))
+        }
+        _ => None,
     }
 }
 

@@ -32,19 +32,40 @@ impl Bench<'_> {
     pub(super) fn training(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         self.stored_as::<f32>(rows)?;
         self.stored_as::<bf16>(rows)?;
-        self.narrow(rows)?;
-        LOGITS.into_iter().try_for_each(|logits| self.loss(rows, logits))?;
-        PARAMETERS.into_iter().try_for_each(|shape| self.sgd(rows, shape))
+        for shape in PARAMETERS {
+            let measured = self.narrow(rows, shape);
+            self.unless_too_large(measured, rows, "addition narrow", bf16::NAME, &shape)?;
+        }
+        for shape in LOGITS {
+            let measured = self.loss(rows, shape);
+            self.unless_too_large(measured, rows, "loss", f32::NAME, &shape)?;
+        }
+        for shape in PARAMETERS {
+            let measured = self.sgd(rows, shape);
+            self.unless_too_large(measured, rows, "sgd", f32::NAME, &shape)?;
+        }
+        Ok(())
     }
 
     fn stored_as<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        NORMS.into_iter().try_for_each(|shape| self.batch_norm::<T>(rows, shape))?;
-        self.additions::<T>(rows)?;
-        self.mixing::<T>(rows)?;
-        AVERAGED.into_iter().try_for_each(|shape| self.average_pooling::<T>(rows, shape))?;
-        self.max_pooling::<T>(rows)?;
-        self.first_component::<T>(rows)?;
-        self.augmentation::<T>(rows)
+        for shape in NORMS {
+            let measured = self.batch_norm::<T>(rows, shape);
+            self.unless_too_large(measured, rows, "batch norm", T::NAME, &shape)?;
+        }
+        let measured = self.additions::<T>(rows);
+        self.unless_too_large(measured, rows, "addition", T::NAME, &[BLOCK[0] * BLOCK[1]])?;
+        let measured = self.mixing::<T>(rows);
+        self.unless_too_large(measured, rows, "mixing", T::NAME, &BLOCK)?;
+        for shape in AVERAGED {
+            let measured = self.average_pooling::<T>(rows, shape);
+            self.unless_too_large(measured, rows, "average pooling", T::NAME, &shape)?;
+        }
+        let measured = self.max_pooling::<T>(rows);
+        self.unless_too_large(measured, rows, "max pooling", T::NAME, &POOLED)?;
+        let measured = self.first_component::<T>(rows);
+        self.unless_too_large(measured, rows, "first component", T::NAME, &BLOCK)?;
+        let measured = self.augmentation::<T>(rows);
+        self.unless_too_large(measured, rows, "augmentation", T::NAME, &IMAGES)
     }
 
     /// Batch norms with an addend and a ReLU behind them.
@@ -70,6 +91,7 @@ impl Bench<'_> {
                 stored: T::NAME,
                 shape: &shape,
                 bytes: activations as f64 * values * size_of::<T>() as f64,
+                partial_bytes: 0.0,
                 flops: 0.0,
                 products: None,
             };
@@ -99,19 +121,16 @@ impl Bench<'_> {
     }
 
     /// Weights as bfloat16.
-    fn narrow(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        for shape @ [length] in PARAMETERS {
-            if !self.wants("addition", "narrow", bf16::NAME, &shape) {
-                continue;
-            }
-            let device = self.device;
-            let (mut narrow, x) = (Rotating::<bf16>::new(device, length)?, Rotating::<f32>::new(device, length)?);
-            let bytes = length * (size_of::<f32>() + size_of::<bf16>());
-            self.alone(rows, &moves("addition", "narrow", bf16::NAME, &shape, bytes), &mut |round| {
-                device.launcher().narrow(&mut narrow.view_mut(round), &x.view(round), length)
-            })?;
+    fn narrow(&self, rows: &mut Rows<'_>, shape: [usize; 1]) -> anyhow::Result<()> {
+        if !self.wants("addition", "narrow", bf16::NAME, &shape) {
+            return Ok(());
         }
-        Ok(())
+        let ([length], device) = (shape, self.device);
+        let (mut narrow, x) = (Rotating::<bf16>::new(device, length)?, Rotating::<f32>::new(device, length)?);
+        let bytes = length * (size_of::<f32>() + size_of::<bf16>());
+        self.alone(rows, &moves("addition", "narrow", bf16::NAME, &shape, bytes), &mut |round| {
+            device.launcher().narrow(&mut narrow.view_mut(round), &x.view(round), length)
+        })
     }
 
     fn mixing<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
@@ -182,11 +201,21 @@ impl Bench<'_> {
         let summary = device.upload(WHAT, &[EigenSummary { first: 0.5, trace: 1.0, ..EigenSummary::default() }])?;
         // x, dx; dx.
         let subject = moves("first component", "gradient", T::NAME, &BLOCK, 3 * n * p * size_of::<T>());
-        self.alone(rows, &subject, &mut |round| {
+        let mut add = |round: usize, naive: bool| {
             let component = FirstComponent { vector: vector.as_view(), summary: summary.as_view() };
-            let (dx, x) = (&mut dx.view_mut(round), &x.view(round));
-            device.launcher().first_component_gradient(dx, x, &component, 1.0, 0.2, BLOCK)
-        })
+            let (dx, x, launcher) = (&mut dx.view_mut(round), &x.view(round), device.launcher());
+            match naive {
+                true => launcher.first_component_naive(dx, x, &component, 1.0, 0.2, BLOCK),
+                false => launcher.first_component_gradient(dx, x, &component, 1.0, 0.2, BLOCK),
+            }
+        };
+        let times = Times {
+            us: time(device, &mut |round| add(round, false))?,
+            // A thread an entry goes through its column twice.
+            naive_us: time_naive(device, 4.0 * (n * n * p) as f64, &mut |round| add(round, true))?,
+            ..Times::default()
+        };
+        self.write(rows, &subject, times)
     }
 
     fn augmentation<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
@@ -258,7 +287,8 @@ impl Bench<'_> {
 
 /// A kernel that does little with what it moves.
 fn moves<'a>(kernel: &'a str, variant: &'a str, stored: &'a str, shape: &'a [usize], bytes: usize) -> Subject<'a> {
-    Subject { kernel, variant, stored, shape, bytes: bytes as f64, flops: 0.0, products: None }
+    let bytes = bytes as f64;
+    Subject { kernel, variant, stored, shape, bytes, partial_bytes: 0.0, flops: 0.0, products: None }
 }
 
 /// Enqueues a pass, by our kernels or by their naive twins.
