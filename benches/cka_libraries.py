@@ -1,19 +1,25 @@
 """CKA between all layers of a ResNet: the binary beside PyTorch written well, pytorch-cka and torch_cka, on a CPU or a GPU.
 
     python benches/cka_libraries.py                    # needs torch, numpy, safetensors, pytorch-cka==1.1.3, torch_cka==0.21
-    python benches/cka_libraries.py --device cuda --precision f32 tf32 bf16 20x1 110x1 38x10
-    python benches/cka_libraries.py --device cuda --precision tf32 bf16 --family imagenet --batches 2 50x1
+    python benches/cka_libraries.py --device cuda --batches 16 --precision f32 tf32 bf16 -- 20x1 110x1 38x10
+    python benches/cka_libraries.py --device cuda --precision tf32 bf16 --family imagenet --batches 4 -- 50x1
 
 All sides take the same trained weights (a run's checkpoint, a safetensors file) and the same images, in one batch and in
 several. Every layer's output passes through a module of its own, so that the libraries, which hook modules, see the layers
 that the binary sees. Each measurement is a fresh process; the sides take turns.
 
 ms_per_batch      (inside_ms of several batches - inside_ms of one) / (their number - 1): forward pass and comparison; the
-                  median over the rounds
+                  median over the rounds. Of pytorch-forward and gramscope-forward: the forward pass alone
 peak_device_mib   how much more the GPU holds at most, the process's context included; null on a CPU
 peak_mib          the most that it holds on the host
 worst_error       of the CKA of one batch, from PyTorch in float64 throughout. (Of several batches no values are compared: the
                   binary shuffles the images first.)
+
+What the target is about is CKA without the forward pass: for every other side a row of its own has the difference to
+pytorch-forward (twice that for torch_cka, which runs the network as either model), that of ours to gramscope-forward, and how many
+times as long the other one takes (times_as_long). For us the several
+batches are passes over the one batch's images, which are loaded once; PyTorch's sides have theirs in memory before the clock starts,
+and the libraries get them as whole batches. gramscope-forward is the plain pass of `gramscope bench cka`, over a batch of its own.
 
 The precision is that of the networks, ours and PyTorch's; PyTorch's Gram matrices are float32 products, on tensor cores as TF32
 but for f32. pytorch-cka and torch_cka, which come in f32 alone, are called as their documentation does, torch_cka in
@@ -35,8 +41,18 @@ from pathlib import Path
 import measure
 from cka_pytorch import hsic_of_batch, make_images
 
-MODULES = {"gramscope": (), "pytorch": ("torch",), "pytorch-cka": ("torch", "cka"), "torch_cka": ("torch", "torch_cka")}
+MODULES = {
+    "gramscope": (),
+    "gramscope-forward": (),
+    "pytorch": ("torch",),
+    "pytorch-forward": ("torch",),
+    "pytorch-cka": ("torch", "cka"),
+    "torch_cka": ("torch", "torch_cka"),
+}
 LIBRARIES = ("pytorch-cka", "torch_cka")
+FORWARD = ("gramscope-forward", "pytorch-forward")
+# Forward passes a batch, where they are two: torch_cka runs both models, whichever they are.
+PASSES = {"torch_cka": 2}
 PRECISIONS = ("f32", "tf32", "bf16")
 SIDES_OF_IMAGES = {"cifar": 32, "imagenet": 224}
 
@@ -69,7 +85,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             summaries = compare(network, arguments, rows, Path(folder))
         table += summaries
-        failed += [row["failure"] for row in summaries if row["implementation"] == "gramscope" and "failure" in row]
+        ours = [row for row in summaries if row["implementation"].startswith("gramscope")]
+        failed += [row["failure"] for row in ours if "failure" in row]
     print_table(table)
     if failed:
         sys.exit("\n".join(failed))
@@ -83,16 +100,34 @@ def compare(network, arguments, rows, folder):
     def measured(command, on="cpu", seconds=None):
         return measure.run(command, arguments.threads, on, fatal=False, seconds=seconds)
 
-    def side(name, precision, images):
-        out = images / f"{name}-{precision}"
+    def side(name, precision, place):
+        """One batch (place 0), or all of them (1), in a process of its own."""
+        images, passes = (folders[0], counts[place]) if name == "gramscope" else (folders[place], 1)
+        out = images / (f"{name}-{precision}" if place == 0 else f"{name}-{precision}-all")
         if name == "gramscope":
-            cka = ["cka", run, "--data", images, "--passes", 1, "--batch-size", n, "--device", device]
+            cka = ["cka", run, "--data", images, "--passes", passes, "--batch-size", n, "--device", device]
             command = [arguments.binary, *cka, "--precision", precision, "--out", out, "--quiet"]
             _, process = measured(command, device, arguments.seconds)
             return {"inside_ms": process["process_ms"]} | process
         command = [*child, name, run, images, n, device, f"{out}.npy", precision, network, family]
         text, process = measured(command, device, arguments.seconds)
         return json.loads(text.splitlines()[-1]) | process
+
+    def plain_pass(precision):
+        depth, width = network.split("x")
+        size = ["--family", family, "--depth", depth, "--width", width, "--batch-size", n, "--precision", precision]
+        command = [arguments.binary, "--quiet", "bench", "cka", *size, "--device", device, "--json", "/dev/stdout"]
+        text, process = measured(command, device, arguments.seconds)
+        plain = next(row for row in map(json.loads, text.splitlines()) if row["variant"] == "plain")
+        return {"inside_ms": plain["batch_ms"]} | process
+
+    def rounds_of(name, precision):
+        """The rows of a round, and the milliseconds of a batch."""
+        if name == "gramscope-forward":
+            row = plain_pass(precision)
+            return [row], row["inside_ms"]
+        one, several = (side(name, precision, place) for place in (0, 1))
+        return [one, several], (several["inside_ms"] - one["inside_ms"]) / (counts[1] - 1)
 
     counts, folders = (1, arguments.batches), []
     for batches in counts:
@@ -109,17 +144,22 @@ def compare(network, arguments, rows, folder):
     for number in range(arguments.rounds):
         for of in (of for of in sides if of not in failed):
             try:
-                one, several = (side(*of, images) for images in folders)
+                measurements, ms = rounds_of(*of)
             except RuntimeError as error:
                 failed[of] = str(error)
                 continue
             key = {"network": network, "implementation": of[0], "precision": of[1], "round": number}
-            for batches, row in zip(counts, (one, several)):
+            for batches, row in zip(counts, measurements):
                 rows.write({**key, "batches": batches, **row})
-            found[of].append((several, (several["inside_ms"] - one["inside_ms"]) / (counts[1] - 1)))
+            found[of].append((measurements[-1], ms))
     exact = folders[0] / "float64.npy"
     measured([*child, "pytorch", run, folders[0], n, device, exact, "float64", network, family])
-    return [summary(rows, network, of, found[of], folders[0], failed.get(of)) for of in sides]
+    summaries = [summary(rows, network, of, found[of], folders[0], failed.get(of)) for of in sides]
+    slopes = {of: [ms for _, ms in found[of]] for of in sides if of not in failed}
+    beside_forward = [row for of in sides if (row := without_forward(network, of, slopes))]
+    for row in beside_forward:
+        rows.write(row)
+    return summaries + beside_forward
 
 
 def train(network, arguments, images, run, measured):
@@ -149,9 +189,26 @@ def summary(rows, network, of, found, images, failure):
         row["ms_per_batch"] = statistics.median(slope for _, slope in found)
         row["peak_mib"] = max(several["peak_mib"] for several, _ in found)
         row["peak_device_mib"] = max((several["peak_device_mib"] or 0 for several, _ in found), default=0) or None
-        row |= error(*of, images)
+        if of[0] not in FORWARD:
+            row |= error(*of, images)
     rows.write(row)
     return row
+
+
+def without_forward(network, of, slopes):
+    """CKA of another side and of ours without the forward passes of each, and how many times as long the other takes; None for our own
+    sides, and where one of the four is missing."""
+    name, precision = of
+    four = [of] + [(other, precision) for other in ("pytorch-forward", "gramscope", "gramscope-forward")]
+    if name == "gramscope" or name in FORWARD or any(side not in slopes for side in four):
+        return None
+    rounds = list(zip(*(slopes[side] for side in four)))
+    theirs = statistics.median(theirs - PASSES.get(name, 1) * forward for theirs, forward, _, _ in rounds)
+    ours = statistics.median(ours - forward for _, _, ours, forward in rounds)
+    row = {"network": network, "implementation": name, "precision": precision, "what": "CKA without the forward pass"}
+    # A difference of measurements may come out as nothing or less: there is no ratio then.
+    times = theirs / ours if min(theirs, ours) > 0 else None
+    return row | {"ms_per_batch": theirs, "gramscope_ms_per_batch": ours, "times_as_long": times}
 
 
 def error(name, precision, images):
@@ -174,8 +231,16 @@ def print_table(table):
         if "failure" in row:
             print(f"| {name} | left out: {row['failure']} | | | |")
             continue
+        if "times_as_long" in row:
+            times = "no ratio" if row["times_as_long"] is None else f"{row['times_as_long']:.1f} times as long"
+            differences = f"{row['ms_per_batch']:.1f}, ours {row['gramscope_ms_per_batch']:.1f}: {times}"
+            print(f"| {name}, without the forward pass | {differences} | | | |")
+            continue
         device = f"{row['peak_device_mib']:.0f}" if row["peak_device_mib"] else "-"
-        worst = "other layers" if row["worst_error"] is None else f"{row['worst_error']:.1e}"
+        if "worst_error" not in row:
+            worst = "-"
+        else:
+            worst = "other layers" if row["worst_error"] is None else f"{row['worst_error']:.1e}"
         ms, host = row["ms_per_batch"], row["peak_mib"]
         print(f"| {name} | {ms:.1f} | {device} | {host:.0f} | {worst} |")
 
@@ -191,7 +256,8 @@ def compute(kind, run, images, batch, device, out, precision, network, family):
     batch, dtype = int(batch), {"bf16": torch.bfloat16, "float64": torch.float64}.get(precision, torch.float32)
     model = tapped(Path(run), network, family).to(dtype).eval().to(memory_format=torch.channels_last).to(device)
     images = torch.from_numpy(np.load(Path(images) / "images.npy")).permute(0, 3, 1, 2).to(dtype) / 255
-    library = {"pytorch": plain, "pytorch-cka": by_pytorch_cka, "torch_cka": by_torch_cka}[kind]
+    sides = {"pytorch": plain, "pytorch-forward": forward, "pytorch-cka": by_pytorch_cka, "torch_cka": by_torch_cka}
+    library = sides[kind]
     start = time.perf_counter()
     with torch.no_grad():
         matrix = library(model, images, batch, device).cpu().numpy()
@@ -243,10 +309,18 @@ def plain(model, images, batch, device):
     return hsic / scale / scale[:, None]
 
 
-def loader(images, batch):
-    from torch.utils.data import DataLoader, TensorDataset
+def forward(model, images, batch, device):
+    """The logits, and nothing else."""
+    import torch
 
-    return DataLoader(TensorDataset(images), batch_size=batch)
+    return torch.cat([model(part.to(device)) for part in images.split(batch)])
+
+
+def loader(images, batch):
+    """Whole batches: putting them together image by image would take longer than some of what is measured."""
+    from torch.utils.data import DataLoader
+
+    return DataLoader([(part,) for part in images.split(batch)], batch_size=None)
 
 
 def by_pytorch_cka(model, images, batch, device):

@@ -105,7 +105,7 @@ def build():
 
 
 def alternate(sides, rounds):
-    """Rounds of one measurement each of both sides, in turn; a row for each of them."""
+    """Rounds of one measurement each of all sides, in turn; a row for each of them."""
     for number in range(rounds):
         for name, measure in sides.items():
             yield {"implementation": name, "round": number, **measure()}

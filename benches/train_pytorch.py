@@ -1,16 +1,17 @@
-"""A training step of ours beside PyTorch's (channels last): the same networks, batch, precision and recipe, on a CPU or a GPU.
+"""A training step of ours beside PyTorch's: the same networks, batch, precision and recipe, on a CPU or a GPU.
 
     python benches/train_pytorch.py                                    # needs torch in this Python, and cargo
-    python benches/train_pytorch.py --device cuda --compile --precision f32 tf32 bf16 20x1 38x10
+    python benches/train_pytorch.py --device cuda --variants eager compiled --precision f32 tf32 bf16 -- 20x1 38x10
     python benches/train_pytorch.py --family imagenet --batch 16 50x1
 
-Each measurement is a fresh process; the two sides take turns, and what counts is the median over the rounds of the
-ratio within a round. Peak memory is the whole process's; PyTorch's after its import alone stands in a row of its own.
-cpu_ms_per_step, a median too, depends little on what else the machine does, as long as PyTorch has one thread (of several,
-those that wait spin). On a GPU both sides have their images there, ours as bytes that a step crops and flips, and are waited
-for every 16 steps; PyTorch has cuDNN's benchmark mode, a fused SGD, autocast for bf16, and with --compile torch.compile in
-the mode that captures CUDA graphs. Rows go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on a GPU
-..._cuda.jsonl, with cuDNN's convolutions on our side too ..._cudnn.jsonl) in benches/results/, or where --out says.
+PyTorch's variants: eager; compiled, torch.compile in the mode that captures CUDA graphs; contiguous, eager but without
+channels last, which the others have. Each measurement is a fresh process; ours and all variants take turns, and what counts
+is the median over the rounds of the ratio within a round: there is a summary for each variant. Peak memory is the whole
+process's; PyTorch's after its import alone stands in a row of its own. cpu_ms_per_step, a median too, depends little on what
+else the machine does, as long as PyTorch has one thread (of several, those that wait spin). On a GPU both sides have their
+images there, ours as bytes that a step crops and flips, and are waited for every 16 steps; PyTorch has cuDNN's benchmark
+mode, a fused SGD and autocast for bf16. Rows go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on
+a GPU ..._cuda.jsonl, with cuDNN's convolutions on our side too ..._cudnn.jsonl) in benches/results/, or where --out says.
 """
 
 import argparse
@@ -29,6 +30,7 @@ WARM_UP, ROUNDS = 2, 8  # as `gramscope bench train` has them
 STEPS_A_ROUND = {"cpu": 1, "cuda": 16}
 NETWORKS = ["14x1", "20x1", "14x2"]
 PRECISIONS = ["f32", "tf32", "bf16"]
+VARIANTS = ["eager", "compiled", "contiguous"]
 
 
 def main():
@@ -39,7 +41,7 @@ def main():
     parser.add_argument("--device", choices=STEPS_A_ROUND, default="cpu")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"], help="tf32 and bf16 on a GPU only")
     parser.add_argument("--convolutions", choices=("own", "cudnn"), default="own", help="whose ours are, on a GPU")
-    parser.add_argument("--compile", action="store_true", help="PyTorch compiled instead of eager")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager"], help="of PyTorch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--binary", type=Path, help="a built gramscope; else cargo builds one")
@@ -51,44 +53,50 @@ def main():
 
     on_gpu = arguments.device != "cpu"
     common = {key: getattr(arguments, key) for key in ("batch", "threads", "device", "convolutions")}
-    common["compiled"] = arguments.compile
     kind = ("_imagenet" if arguments.family == "imagenet" else "") + ("_cuda" if on_gpu else "")
     kind += "_cudnn" if arguments.convolutions == "cudnn" else ""
     rows = measure.Rows(arguments.out / f"train_pytorch{kind}.jsonl", **common)
     binary = arguments.binary or measure.build()
 
-    def command(name, network, precision):
-        shared = ["--family", arguments.family, "--device", arguments.device, "--precision", precision]
-        if name == "pytorch":
-            compiled = ["--compile"] if arguments.compile else []
-            return [sys.executable, __file__, "--child", *shared, "--batch", str(arguments.batch), *compiled, "--", network]
+    shared = ["--family", arguments.family, "--device", arguments.device]
+
+    def ours(network, precision):
         depth, width = network.split("x")
-        size = ["--depth", depth, "--width", width, "--batch-size", str(arguments.batch)]
+        size = ["--depth", depth, "--width", width, "--batch-size", arguments.batch, "--precision", precision]
         engine = ["--convolutions", arguments.convolutions]
         return [binary, "--quiet", "bench", "train", *size, *shared, *engine, "--json", "/dev/stdout"]
 
-    def side(name, network, precision):
-        text, process = measure.run(command(name, network, precision), arguments.threads, arguments.device)
+    def theirs(network, precision, variant):
+        how = ["--batch", arguments.batch, "--precision", precision, "--variants", variant]
+        return [sys.executable, __file__, "--child", *shared, *how, "--", network]
+
+    def side(command):
+        text, process = measure.run(command, arguments.threads, arguments.device)
         return process | json.loads(text)
 
-    _, process = measure.run(command("pytorch", "none", "f32"), arguments.threads, arguments.device)
+    _, process = measure.run(theirs("none", "f32", "eager"), arguments.threads, arguments.device)
     rows.write({"implementation": "pytorch", "what": "import alone", **process})
     keys = ("ms_per_step", "cpu_ms_per_step", "peak_mib") + (("peak_device_mib",) if on_gpu else ())
     for network, precision in ((network, precision) for network in arguments.networks for precision in arguments.precision):
-        names = ("gramscope", "pytorch")
-        sides = {name: lambda name=name: side(name, network, precision) for name in names}
-        measured = []
-        for row in measure.alternate(sides, arguments.rounds):
+        commands = {"gramscope": ours(network, precision)}
+        commands |= {variant: theirs(network, precision, variant) for variant in arguments.variants}
+        measured = {name: [] for name in commands}
+        for row in measure.alternate({name: lambda of=of: side(of) for name, of in commands.items()}, arguments.rounds):
+            name = row["implementation"]
+            row |= {"implementation": "gramscope"} if name == "gramscope" else {"implementation": "pytorch", "variant": name}
             rows.write(row)
-            measured.append(row)
-        known = [key for key in keys if all(row[key] is not None for row in measured)]
-        summary = {"network": network, "precision": precision, "what": "gramscope / pytorch"}
-        rows.write({**summary, **measure.medians(measured, known), **measure.ratios(measured, known)})
+            measured[name].append(row)
+        for variant in arguments.variants:
+            both = measured["gramscope"] + measured[variant]
+            known = [key for key in keys if all(row[key] is not None for row in both)]
+            summary = {"network": network, "precision": precision, "variant": variant, "what": "gramscope / pytorch"}
+            rows.write({**summary, **measure.medians(both, known), **measure.ratios(both, known)})
 
 
 def child(arguments):
     """Prints a row for one network, as `gramscope bench train` does; `none`: PyTorch is only loaded."""
     [network], device, [precision], batch = arguments.networks, arguments.device, arguments.precision, arguments.batch
+    [variant] = arguments.variants
     side, classes = FAMILIES[arguments.family]
     import torch
     from pytorch_resnet import MOMENTUM, WEIGHT_DECAY, ResNet, decaying
@@ -99,13 +107,14 @@ def child(arguments):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     depth, width = network.split("x")
     model = ResNet(int(depth), float(width), classes=classes, family=arguments.family)
-    model = model.to(device, memory_format=torch.channels_last)
+    memory_format = torch.contiguous_format if variant == "contiguous" else torch.channels_last
+    model = model.to(device, memory_format=memory_format)
     decays = decaying(model)
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     # The penalty is WEIGHT_DECAY times the sum of squares; PyTorch's weight_decay is its gradient's factor.
     groups = [{"params": decays, "weight_decay": 2 * WEIGHT_DECAY}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=MOMENTUM, fused=device != "cpu")
-    images = torch.rand(batch, 3, side, side).to(device, memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, side, side).to(device, memory_format=memory_format)
     labels = (torch.arange(batch) % classes).to(device)
 
     def loss_of(images):
@@ -113,7 +122,7 @@ def child(arguments):
         with mixed:
             return torch.nn.functional.cross_entropy(model(images), labels)
 
-    forward = torch.compile(loss_of, mode="reduce-overhead") if arguments.compile else loss_of
+    forward = torch.compile(loss_of, mode="reduce-overhead") if variant == "compiled" else loss_of
 
     def step():
         optimizer.zero_grad(set_to_none=True)

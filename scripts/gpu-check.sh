@@ -23,15 +23,17 @@
 #                       bench train, and four networks at once
 #     train-cudnn       bench train with cuDNN's convolutions, in each precision
 #     probe             bench probe
-#     libraries libraries-large libraries-imagenet
-#                       comparing beside PyTorch, pytorch-cka and torch_cka
-#     pytorch pytorch-cudnn
-#                       training beside PyTorch, compiled; with cuDNN's convolutions on our side, too
+#     libraries libraries-deep libraries-large libraries-imagenet
+#                       comparing beside PyTorch, pytorch-cka and torch_cka, and the forward passes alone
+#     pytorch pytorch-wide
+#                       training a ResNet-20 beside PyTorch, eager, compiled and without channels last; a ResNet-38 x10, eager and
+#                       compiled
+#     pytorch-cudnn     training both, with cuDNN's convolutions on our side, beside PyTorch, compiled
 #     pytorch-imagenet  training a ResNet-50 beside PyTorch, compiled
 #
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
 # compute-sanitizer are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where scripts/cuda-toolkit.sh puts
-# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last six parts need benches/ beside this file's
+# them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last eight parts need benches/ beside this file's
 # folder and a python3 (or PYTHON) with torch, numpy and safetensors.
 set -uo pipefail
 
@@ -53,8 +55,7 @@ limited() {
 }
 
 all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn probe
-    libraries libraries-large libraries-imagenet pytorch pytorch-cudnn
-    pytorch-imagenet)
+    libraries libraries-deep libraries-large libraries-imagenet pytorch pytorch-wide pytorch-cudnn pytorch-imagenet)
 parts=()
 while [[ ${1:-} == --* ]]; do
     if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
@@ -208,21 +209,31 @@ beside_libraries() {
     run "comparing beside PyTorch and the CKA libraries: $*" limited "$python" "$here/benches/cka_libraries.py" \
         --device cuda --rounds 1 --binary "$gramscope" --out "$rows" --precision bf16 tf32 f32 "$@"
 }
-part_libraries() { beside_libraries "$out" -- 20x1 56x1; }
-part_libraries-large() { beside_libraries "$out/large" --sides gramscope pytorch pytorch-cka -- 110x1 38x10; }
+# With fewer batches the differences of whole processes would say little.
+forward=(gramscope-forward pytorch-forward)
+part_libraries() { beside_libraries "$out" --batches 16 -- 20x1; }
+part_libraries-deep() { beside_libraries "$out/deep" --batches 16 -- 56x1; }
+part_libraries-large() {
+    beside_libraries "$out/large" --sides gramscope pytorch pytorch-cka "${forward[@]}" --batches 16 -- 110x1 38x10
+}
 part_libraries-imagenet() {
-    beside_libraries "$out" --sides gramscope pytorch pytorch-cka --batches 2 --family imagenet -- 50x1
+    beside_libraries "$out" --sides gramscope pytorch pytorch-cka "${forward[@]}" --batches 4 --family imagenet -- 50x1
 }
 
-# Its arguments are those of the script.
+# Its arguments are where the rows go, in a folder a precision, and those of the script.
 beside_pytorch() {
     python_runs train_pytorch.py || return 0
-    run "training beside PyTorch, compiled: $*" limited "$python" "$here/benches/train_pytorch.py" --device cuda \
-        --compile --rounds 1 --precision bf16 tf32 --binary "$gramscope" --out "$out" "$@"
+    local rows=$1 precision
+    shift
+    for precision in bf16 f32 tf32; do
+        run "training beside PyTorch, $precision: $*" limited "$python" "$here/benches/train_pytorch.py" --device cuda \
+            --rounds 3 --precision "$precision" --binary "$gramscope" --out "$rows/$precision" "$@"
+    done
 }
-part_pytorch() { beside_pytorch -- 20x1 38x10; }
-part_pytorch-cudnn() { beside_pytorch --convolutions cudnn -- 20x1 38x10; }
-part_pytorch-imagenet() { beside_pytorch --family imagenet --batch 64 -- 50x1; }
+part_pytorch() { beside_pytorch "$out" --variants eager compiled contiguous -- 20x1; }
+part_pytorch-wide() { beside_pytorch "$out/wide" --variants eager compiled -- 38x10; }
+part_pytorch-cudnn() { beside_pytorch "$out" --convolutions cudnn --variants compiled -- 20x1 38x10; }
+part_pytorch-imagenet() { beside_pytorch "$out" --variants compiled --family imagenet --batch 64 -- 50x1; }
 
 for part in "${parts[@]}"; do
     "part_$part"
