@@ -22,6 +22,7 @@
 #     train-bf16 train-tf32 train-f32
 #                       bench train, and four networks at once
 #     train-cudnn       bench train with cuDNN's convolutions, in each precision
+#     accuracy          a ResNet-20 trained from five seeds in each precision, and the differences within a seed
 #     probe             bench probe
 #     libraries libraries-deep libraries-large libraries-imagenet
 #                       comparing beside PyTorch, pytorch-cka and torch_cka, and the forward passes alone
@@ -34,7 +35,7 @@
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours) and
 # compute-sanitizer are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where scripts/cuda-toolkit.sh puts
 # them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The last eight parts need benches/ beside this file's
-# folder and a python3 (or PYTHON) with torch, numpy and safetensors.
+# folder and a python3 (or PYTHON) with torch, numpy and safetensors, `accuracy` benches/ and any python3.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -54,8 +55,8 @@ limited() {
     return "$status"
 }
 
-all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn probe
-    libraries libraries-deep libraries-large libraries-imagenet pytorch pytorch-wide pytorch-cudnn pytorch-imagenet)
+all=(doctor memcheck racecheck initcheck synccheck kernels convolutions cka train-bf16 train-tf32 train-f32 train-cudnn accuracy
+    probe libraries libraries-deep libraries-large libraries-imagenet pytorch pytorch-wide pytorch-cudnn pytorch-imagenet)
 parts=()
 while [[ ${1:-} == --* ]]; do
     if [[ $1 != --part || $# -lt 2 || " ${all[*]} " != *" $2 "* ]]; then
@@ -185,6 +186,15 @@ part_train-cudnn() {
         run "bench train with cuDNN's convolutions, $precision" limited "$gramscope" bench train \
             --convolutions cudnn --precision "$precision" --device cuda:0 --json "$out/train-cudnn-$precision.jsonl"
     done
+}
+
+part_accuracy() {
+    if [[ ! -f $here/benches/precision_seeds.py ]] || ! command -v "$python" >/dev/null; then
+        echo "skipped: benches/precision_seeds.py or $python is not here, so nothing is trained over seeds"
+        return
+    fi
+    run "accuracy by precision, over seeds" limited "$python" "$here/benches/precision_seeds.py" --device cuda:0 --jobs 5 \
+        --binary "$gramscope" --out "$out"
 }
 
 part_probe() { run "bench probe" limited "$gramscope" bench probe --device cuda:0 --json "$out/probe-gpu.jsonl"; }
