@@ -70,26 +70,34 @@ pub struct Trace {
     pub uploaded: u64,
     /// Bytes that were copied to the host.
     pub downloaded: u64,
+    /// How often the host waited for all that a stream had been told.
+    pub waits: usize,
 }
 
 impl Trace {
     pub fn read(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        // Without a profiler every line is a launch or a copy.
+        // Without a profiler every line is a launch, a copy or a wait.
         let lines = text.lines().map(|line| line.split_once(' ').unwrap());
         let lines: Vec<(&str, u64)> = lines.map(|(what, bytes)| (what, bytes.parse().unwrap())).collect();
-        let copied = |way: &str| lines.iter().filter(|(what, _)| *what == way).map(|(_, bytes)| bytes).sum();
-        let launches = || lines.iter().filter(|(what, _)| !["upload", "download"].contains(what));
+        let all = |event: &'static str| lines.iter().filter(move |(what, _)| *what == event);
+        let launches = || lines.iter().filter(|(what, _)| !["upload", "download", "synchronise"].contains(what));
         Self {
             kernels: launches().map(|(name, _)| (*name).to_owned()).collect(),
             most_bytes: launches().map(|&(_, used)| used).max().unwrap_or(0),
-            uploaded: copied("upload"),
-            downloaded: copied("download"),
+            uploaded: all("upload").map(|(_, bytes)| bytes).sum(),
+            downloaded: all("download").map(|(_, bytes)| bytes).sum(),
+            waits: all("synchronise").count(),
         }
     }
 
     pub fn count(&self, kernel: &str) -> usize {
         self.kernels.iter().filter(|name| *name == kernel).count()
+    }
+
+    /// How many launches there were.
+    pub fn launches(&self) -> usize {
+        self.kernels.len()
     }
 }
 

@@ -397,7 +397,7 @@ impl Products {
             panels,
         )?;
         let (partials, x, y) = (self.partials.view()?, self.exponents_x.view()?, self.exponents_y.view()?);
-        launcher.hsic_accumulate(sums, &partials, &x, &y, panels, split)
+        launcher.hsic_accumulate(sums, &partials, &x, &y, panels, split.splits)
     }
 }
 

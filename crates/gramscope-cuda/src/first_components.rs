@@ -110,7 +110,7 @@ impl FirstComponents {
         let split = launcher.gram_double(partials, x, &shift, None, shape, ANY_DEVICE)?;
         let k = self.k.slice_mut(layer * n * n..(layer + 1) * n * n);
         let mut gram = GramMut { k, reach: self.reach.as_view_mut() };
-        launcher.ucenter_reduce_double(&mut gram, &self.partials.as_view(), None, n, split)?;
+        launcher.ucenter_reduce_double(&mut gram, &self.partials.as_view(), None, n, split.splits)?;
         let gram = Gram { k: self.k.slice(layer * n * n..(layer + 1) * n * n), reach: self.reach.as_view() };
         let (sums, arrivals) = (&mut self.sums.slice_mut(layer * 3 * n..(layer + 1) * 3 * n), &mut self.arrivals);
         launcher.ucenter_rows(sums, None, &mut arrivals.as_view_mut(), &gram, None, n, true, plan::EXACT)

@@ -181,7 +181,7 @@ impl Workspace {
         let length = plan::gram_double(examples, shape[1], device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
         let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, None, shape, device.plan())?;
-        launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, split)
+        launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, split.splits)
     }
 
     /// Enqueues the row sums `[3, n]` of a Gram matrix.
@@ -264,7 +264,7 @@ impl Workspace {
         let (sums, exponents) = (self.partials.view()?, self.exponents.view()?);
         let partials = Partials { sums, exponents, reaches: self.reaches.view()? };
         let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
-        launcher.ucenter_reduce(&mut GramMut { k, reach }, &partials, needed, examples, split)?;
+        launcher.ucenter_reduce(&mut GramMut { k, reach }, &partials, needed, examples, split.splits)?;
         self.rows(layer, when, Some(verdict))
     }
 
@@ -324,7 +324,7 @@ impl Workspace {
         let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, needed, shape, device.plan())?;
         let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
         let partials = self.double_partials.view()?;
-        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, needed, examples, split)?;
+        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, needed, examples, split.splits)?;
         self.rows(layer, when, None)
     }
 
@@ -338,7 +338,7 @@ impl Workspace {
         let (k, reach) =
             (self.distances.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
         let partials = self.double_partials.view()?;
-        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, None, examples, split)?;
+        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, None, examples, split.splits)?;
 
         let mut selection = self.selection.at_least(device, 1)?;
         let mut histogram = self.histogram.at_least(device, plan::RADIX_BINS)?;

@@ -173,6 +173,7 @@ driver! {
         if let Some(refusal) = capture::refusal(stream) {
             return refusal;
         }
+        machine().note("synchronise 0");
         stream::synchronise(stream);
         SUCCESS
     }

@@ -22,8 +22,8 @@ pub(crate) struct Machine {
     /// In bytes.
     pub(crate) memory: usize,
     /// Where a line a kernel is written, its name and the bytes of device memory that are in use; the same of "graph" before those
-    /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; and one for each end
-    /// of a profiler's range.
+    /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; one a wait for a stream,
+    /// "synchronise 0"; and one for each end of a profiler's range.
     trace: Option<PathBuf>,
 }
 

@@ -23,15 +23,18 @@ pub struct Grams<'a> {
 }
 
 impl Grams<'_> {
-    fn check(&self, kernel: &Kernel, arguments: &mut Arguments<'_>) -> Result<EigenShape, Error> {
-        let shape = EigenShape {
+    /// The shape, in range, so that lengths are products that fit.
+    fn shape(&self, kernel: &Kernel) -> Result<EigenShape, Error> {
+        Ok(EigenShape {
             examples: checked_examples(kernel, self.examples)?,
             layers: checked_count(kernel, "layers", self.layers, MOST_LAYERS)?,
             ..EigenShape::default()
-        };
+        })
+    }
+
+    fn check(&self, arguments: &mut Arguments<'_>) -> Result<(), Error> {
         arguments.reads("k", &self.k, self.layers * self.examples * self.examples)?;
-        arguments.reads("sums", &self.sums, self.layers * 3 * self.examples)?;
-        Ok(shape)
+        arguments.reads("sums", &self.sums, self.layers * 3 * self.examples)
     }
 
     /// Values of the vectors that the subspace iteration keeps.
@@ -55,17 +58,17 @@ impl Launcher<'_> {
         settled: Settled,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().eigen_subspace;
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("vectors", vectors, grams.vectors())?;
-        check.writes("summaries", summaries, grams.layers)?;
-        check.writes("scratch", scratch, grams.vectors())?;
-        let shape = grams.check(kernel, &mut check)?;
         let shape = EigenShape {
             tolerance: settled.residual,
             iterations: checked_count(kernel, "steps", settled.steps, 1 << 20)?,
             pairs: checked_count(kernel, "pairs", settled.pairs, 2)?,
-            ..shape
+            ..grams.shape(kernel)?
         };
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("vectors", vectors, grams.vectors())?;
+        check.writes("summaries", summaries, grams.layers)?;
+        check.writes("scratch", scratch, grams.vectors())?;
+        grams.check(&mut check)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(vectors).arg(summaries).arg(scratch).arg(&grams.k).arg(&grams.sums).arg(&shape);
         // SAFETY: block l reads matrix l of k [layers, examples, examples] and sums [layers, 3, examples], and writes its
@@ -85,13 +88,14 @@ impl Launcher<'_> {
         grams: &Grams<'_>,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().eigen_deflate;
+        let shape = grams.shape(kernel)?;
+        // Layers are blocks along y.
+        checked_count(kernel, "layers", grams.layers, 65_535)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("deflated", deflated, grams.layers * grams.examples * grams.examples)?;
         check.reads("vectors", vectors, grams.vectors())?;
         check.reads("summaries", summaries, grams.layers)?;
-        let shape = grams.check(kernel, &mut check)?;
-        // Layers are blocks along y.
-        checked_count(kernel, "layers", grams.layers, 65_535)?;
+        grams.check(&mut check)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(deflated).arg(vectors).arg(summaries).arg(&grams.k).arg(&grams.sums).arg(&shape);
         // SAFETY: a thread an entry of deflated [layers, examples, examples] reads that entry of k, the matrix's sums, its
@@ -112,12 +116,12 @@ impl Launcher<'_> {
         tolerance: f64,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().eigen_naive;
+        let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
+        let shape = EigenShape { iterations, tolerance, ..grams.shape(kernel)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("values", values, grams.layers * grams.examples)?;
         check.writes("work", work, grams.layers * 2 * grams.examples * grams.examples)?;
-        let shape = grams.check(kernel, &mut check)?;
-        let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
-        let shape = EigenShape { iterations, tolerance, ..shape };
+        grams.check(&mut check)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(values).arg(work).arg(&grams.k).arg(&grams.sums).arg(&shape);
         // SAFETY: block l reads matrix l of k [layers, examples, examples] and sums [layers, 3, examples], and writes its

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
-use super::{Launcher, MOST_LAYERS, checked_count, enqueue};
+use super::{Launcher, MOST_LAYERS, MOST_SPLITS, checked_count, enqueue};
 use crate::error::Error;
 use crate::functions::Kernel;
 use crate::launch::{Arguments, wrong};
@@ -76,8 +76,10 @@ impl Panels<'_> {
         if self.symmetric { Ok(()) } else { arguments.reads("y", &self.y, self.layers_y * self.length) }
     }
 
-    fn is_outside(&self, stride: usize) -> bool {
-        stride < self.layers_y
+    /// Where the sums of pairs end that lie `stride` apart; none where rows overlap, or where they end beyond all memory.
+    fn sums_length(&self, stride: usize) -> Option<usize> {
+        let rows = self.layers_x.checked_sub(1)?.checked_mul(stride)?;
+        rows.checked_add(self.layers_y).filter(|_| stride >= self.layers_y)
     }
 }
 
@@ -90,10 +92,10 @@ impl PairSums<'_> {
         panels: &Panels<'_>,
         shape: HsicShape,
     ) -> Result<HsicShape, Error> {
-        let stride = i64::try_from(self.stride).ok().filter(|_| !panels.is_outside(self.stride));
-        let stride =
-            stride.ok_or_else(|| wrong(kernel.name, "stride", self.stride, format!("at least {}", panels.layers_y)))?;
-        arguments.writes("sums", &self.sums, (panels.layers_x - 1) * self.stride + panels.layers_y)?;
+        let expected = || format!("from {} on, and less than memory holds", panels.layers_y);
+        let outside = || wrong(kernel.name, "stride", self.stride, expected());
+        let stride = i64::try_from(self.stride).map_err(|_| outside())?;
+        arguments.writes("sums", &self.sums, panels.sums_length(self.stride).ok_or_else(outside)?)?;
         arguments.reads("weights_x", &self.weights_x, panels.layers_x)?;
         arguments.reads("weights_y", &self.weights_y, panels.layers_y)?;
         Ok(HsicShape { factor: self.factor, stride, ..shape })
@@ -161,13 +163,13 @@ impl Launcher<'_> {
         let split = self.hsic_split(kernel, panels)?;
         let shape = HsicShape {
             buffers: i32::try_from(split.buffers).unwrap_or(i32::MAX),
-            splits: checked_count(kernel, "splits", split.splits, 1 << 20)?,
+            splits: checked_count(kernel, "splits", split.splits, MOST_SPLITS)?,
             ..shape
         };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("partials", partials, split.partials)?;
         check.writes("exponents_x", exponents_x, split.exponents)?;
-        check.writes("exponents_y", exponents_y, exponents_y_length(panels, split))?;
+        check.writes("exponents_y", exponents_y, exponents_y_length(panels, split.splits))?;
         panels.check(&mut check)?;
         let y = if panels.symmetric { &panels.x } else { &panels.y };
         let mut arguments = self.stream.launch_builder(&kernel.function);
@@ -179,7 +181,7 @@ impl Launcher<'_> {
         Ok(split)
     }
 
-    /// Adds up what [`Launcher::hsic_mma`] left and adds it to the sums of pairs, in float64.
+    /// Adds up what [`Launcher::hsic_mma`] left in so many parts and adds it to the sums of pairs, in float64.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -190,15 +192,16 @@ impl Launcher<'_> {
         exponents_x: &CudaView<'_, i32>,
         exponents_y: &CudaView<'_, i32>,
         panels: &Panels<'_>,
-        split: Split,
+        splits: usize,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().hsic_accumulate;
-        let splits = checked_count(kernel, "splits", split.splits, 1 << 20)?;
-        let shape = HsicShape { splits, ..panels.shape(kernel)? };
+        let parts = checked_count(kernel, "splits", splits, MOST_SPLITS)?;
+        let shape = HsicShape { splits: parts, ..panels.shape(kernel)? };
+        let lengths = plan::hsic_lengths(panels.layers_x, panels.layers_y, panels.symmetric, splits);
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.reads("partials", partials, split.partials)?;
-        check.reads("exponents_x", exponents_x, split.exponents)?;
-        check.reads("exponents_y", exponents_y, exponents_y_length(panels, split))?;
+        check.reads("partials", partials, lengths.partials)?;
+        check.reads("exponents_x", exponents_x, lengths.exponents)?;
+        check.reads("exponents_y", exponents_y, exponents_y_length(panels, splits))?;
         let shape = pairs.check(kernel, &mut check, panels, shape)?;
         let exponents_y = if panels.symmetric { exponents_x } else { exponents_y };
         let geometry = plan::hsic_accumulate(panels.layers_x, panels.layers_y, panels.symmetric);
@@ -206,8 +209,8 @@ impl Launcher<'_> {
         arguments.arg(&mut pairs.sums).arg(partials).arg(exponents_x).arg(exponents_y);
         arguments.arg(&pairs.weights_x).arg(&pairs.weights_y).arg(&shape);
         // SAFETY: a block a tile of pairs reads that tile of each of `splits` sets of partial sums and exponents, whose
-        // total lengths are the plan's, a weight a row, and reads and writes sums[i * stride + j] for its pairs. All have
-        // been checked.
+        // total lengths follow from the panels' shapes and that number, a weight a row, and reads and writes
+        // sums[i * stride + j] for its pairs. All have been checked.
         unsafe { enqueue(kernel, geometry, arguments) }
     }
 
@@ -219,7 +222,7 @@ impl Launcher<'_> {
         let kernel = &self.device.functions().hsic_mma;
         panels.shape(kernel)?;
         let split = self.hsic_split(kernel, panels)?;
-        let exponents_y = exponents_y_length(panels, split);
+        let exponents_y = exponents_y_length(panels, split.splits);
         Ok(ProductLengths { partials: split.partials, exponents_x: split.exponents, exponents_y })
     }
 
@@ -228,15 +231,13 @@ impl Launcher<'_> {
         let split =
             plan::hsic_mma(panels.layers_x, panels.layers_y, panels.length, panels.symmetric, self.device.plan());
         let split = split.ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))?;
-        match panels.splits {
-            Some(0) => Err(wrong(kernel.name, "splits", 0, "at least 1")),
-            Some(splits) => Ok(split.in_parts(splits)),
-            None => Ok(split),
-        }
+        let Some(splits) = panels.splits else { return Ok(split) };
+        checked_count(kernel, "splits", splits, MOST_SPLITS)?;
+        Ok(split.in_parts(splits))
     }
 }
 
-/// How many exponents of y a split's sets hold: none where y is x.
-fn exponents_y_length(panels: &Panels<'_>, split: Split) -> usize {
-    if panels.symmetric { 0 } else { split.splits * plan::strips(panels.layers_y) * plan::STRIP }
+/// How many exponents of y so many sets hold: none where y is x.
+fn exponents_y_length(panels: &Panels<'_>, splits: usize) -> usize {
+    if panels.symmetric { 0 } else { splits * plan::strips(panels.layers_y) * plan::STRIP }
 }

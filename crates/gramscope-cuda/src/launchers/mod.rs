@@ -46,10 +46,22 @@ pub const MOST_LAYERS: usize = 1 << 20;
 /// Fewer than so many values may an activation have that is addressed in 31 bits; a block of threads more must fit, too.
 const MOST_VALUES: usize = (1 << 31) - plan::ENTRY_THREADS;
 
+/// The most parts that anything is summed in.
+const MOST_SPLITS: usize = 1 << 20;
+
 /// The most values of an array that is taken value by value.
 const MOST_LENGTH: usize = 1 << 40;
 
 /// A device's kernels, about to be launched on its stream.
+///
+/// Whatever they are given, its methods launch nothing that would read or write beyond a buffer. That none is written while it is
+/// read is for the borrow checker:
+///
+/// ```compile_fail,E0502
+/// fn twice(launcher: gramscope_cuda::Launcher<'_>, mut x: gramscope_cuda::Slice<f32>) {
+///     launcher.add(&mut x.as_view_mut(), &x.as_view(), 1).unwrap();
+/// }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Launcher<'a> {
     device: &'a Device,

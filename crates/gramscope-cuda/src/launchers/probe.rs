@@ -48,9 +48,11 @@ pub struct ProbeOutcome<'a> {
 }
 
 impl<T: Activation> ProbeBatch<'_, T> {
-    /// How the kernels are launched.
-    fn plan(&self) -> plan::probe::Probe {
-        plan::probe::probe(self.examples, self.features, self.classes)
+    /// How the kernels are launched, once dimensions have been found to be in range.
+    fn plan(&self, kernel: &Kernel) -> Result<plan::probe::Probe, Error> {
+        checked_values(kernel, "x", &[self.examples, self.features])?;
+        checked_count(kernel, "classes", self.classes, MOST_CLASSES)?;
+        Ok(plan::probe::probe(self.examples, self.features, self.classes))
     }
 
     /// Values of weights and biases.
@@ -60,8 +62,8 @@ impl<T: Activation> ProbeBatch<'_, T> {
 
     /// The shape, its products in `splits` parts, once `x` has been looked at.
     fn check(&self, kernel: &Kernel, arguments: &mut Arguments<'_>, splits: usize) -> Result<ProbeShape, Error> {
-        let count = checked_values(kernel, "x", &[self.examples, self.features])?;
-        let plan::probe::Probe { share, row, .. } = self.plan();
+        let plan::probe::Probe { share, row, .. } = self.plan(kernel)?;
+        let count = self.examples * self.features;
         arguments.reads("x", &self.x, count)?;
         Ok(ProbeShape {
             examples: checked_count(kernel, "examples", self.examples, count)?,
@@ -97,7 +99,7 @@ impl Launcher<'_> {
         record: &CudaView<'_, ProbeRecord>,
     ) -> Result<usize, Error> {
         let kernel = &T::kernels(&self.device.functions().probe.of_type).products;
-        let plan = batch.plan();
+        let plan = batch.plan(kernel)?;
         self.products_by(kernel, plan.products, plan.splits, partials, batch, weights, record)
     }
 
@@ -113,6 +115,7 @@ impl Launcher<'_> {
         record: &CudaView<'_, ProbeRecord>,
     ) -> Result<usize, Error> {
         let kernel = &T::kernels(&self.device.functions().probe.of_type).naive_products;
+        batch.plan(kernel)?;
         let geometry = plan::probe::naive_products(batch.examples, batch.classes);
         self.products_by(kernel, geometry, 1, partials, batch, weights, record)
     }
@@ -159,7 +162,7 @@ impl Launcher<'_> {
         labels: &CudaView<'_, u32>,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().probe.outcome;
-        let plan = batch.plan();
+        let plan = batch.plan(kernel)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         let shape = batch.check(kernel, &mut check, splits)?;
         let logits = batch.examples * batch.classes;
@@ -201,7 +204,7 @@ impl Launcher<'_> {
         step: ProbeStep,
     ) -> Result<(), Error> {
         let kernel = &T::kernels(&self.device.functions().probe.of_type).update;
-        self.update_by(kernel, batch.plan().update, weights, velocities, batch, dlogits, record, step)
+        self.update_by(kernel, batch.plan(kernel)?.update, weights, velocities, batch, dlogits, record, step)
     }
 
     /// The same, its sums in float64.
@@ -218,6 +221,7 @@ impl Launcher<'_> {
         step: ProbeStep,
     ) -> Result<(), Error> {
         let kernel = &T::kernels(&self.device.functions().probe.of_type).naive_update;
+        batch.plan(kernel)?;
         let geometry = plan::probe::naive_update(batch.features, batch.classes);
         self.update_by(kernel, geometry, weights, velocities, batch, dlogits, record, step)
     }
@@ -235,7 +239,7 @@ impl Launcher<'_> {
         record: &CudaView<'_, ProbeRecord>,
         ProbeStep { learning_rate, momentum }: ProbeStep,
     ) -> Result<(), Error> {
-        let plan = batch.plan();
+        let plan = batch.plan(kernel)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         let shape = batch.check(kernel, &mut check, plan.splits)?;
         let shape = ProbeShape { rate: learning_rate as f32, momentum: momentum as f32, ..shape };

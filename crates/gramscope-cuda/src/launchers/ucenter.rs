@@ -2,11 +2,13 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
-use super::{Launcher, NULL, Needed, Partials, check_flag, checked_count, checked_examples, enqueue, push_flag};
+use super::{
+    Launcher, MOST_SPLITS, NULL, Needed, Partials, check_flag, checked_count, checked_examples, enqueue, push_flag,
+};
 use crate::error::Error;
 use crate::functions::Kernel;
-use crate::launch::Arguments;
-use crate::plan::{self, Bounds, Split};
+use crate::launch::{Arguments, wrong};
+use crate::plan::{self, Bounds, PartialLengths};
 use crate::shapes::{CentreShape, RowSummary};
 
 /// Length of a panel row: the strict triangle of `examples` x `examples`, and the diagonal where `biased`.
@@ -14,8 +16,8 @@ pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
     examples * (examples - 1) / 2 + if biased { examples } else { 0 }
 }
 
-/// Set sizes follow from the plan; a split's partial sums cover the triangle in tiles.
-const SPLITS: &str = "splits";
+/// The fewest examples that the unbiased estimator takes.
+const FEWEST_UNBIASED: usize = 4;
 
 /// A Gram matrix.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct GramMut<'a> {
 }
 
 impl Launcher<'_> {
-    /// The Gram matrix from float32 partial sums, added up in a fixed order in float64.
+    /// The Gram matrix from float32 partial sums in so many parts, added up in a fixed order in float64.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -46,16 +48,16 @@ impl Launcher<'_> {
         partials: &Partials<'_>,
         needed: Needed<'_>,
         examples: usize,
-        split: Split,
+        splits: usize,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_reduce_f32;
-        let shape = reduce_shape(kernel, examples, split)?;
+        let (shape, lengths) = reduce_shape(kernel, examples, splits)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("k", &gram.k, examples * examples)?;
         check.writes("reach", &gram.reach, examples)?;
-        check.reads("partials", &partials.sums, split.partials)?;
-        check.reads("exponents", &partials.exponents, split.exponents)?;
-        check.reads("reaches", &partials.reaches, split.exponents)?;
+        check.reads("partials", &partials.sums, lengths.partials)?;
+        check.reads("exponents", &partials.exponents, lengths.exponents)?;
+        check.reads("reaches", &partials.reaches, lengths.exponents)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments
@@ -67,7 +69,7 @@ impl Launcher<'_> {
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
         // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, exponents and reaches,
-        // whose total lengths are the plan's, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
+        // whose total lengths follow from the two numbers, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
         unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
     }
 
@@ -81,21 +83,21 @@ impl Launcher<'_> {
         partials: &CudaView<'_, f64>,
         needed: Needed<'_>,
         examples: usize,
-        split: Split,
+        splits: usize,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_reduce_f64;
-        let shape = reduce_shape(kernel, examples, split)?;
+        let (shape, lengths) = reduce_shape(kernel, examples, splits)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("k", &gram.k, examples * examples)?;
         check.writes("reach", &gram.reach, examples)?;
-        check.reads("partials", partials, split.partials)?;
+        check.reads("partials", partials, lengths.partials)?;
         check_flag(&mut check, "needed", needed)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(&mut gram.k).arg(&mut gram.reach).arg(partials);
         push_flag(&mut arguments, needed);
         arguments.arg(&shape);
         // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, whose total
-        // length is the plan's, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
+        // length follows from the two numbers, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
         unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
     }
 
@@ -103,7 +105,7 @@ impl Launcher<'_> {
     /// where the matrix is beyond `bounds`, else 0. `arrivals` is 0 before and after.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    /// [`Error::Argument`] (also for fewer than four examples where it is not `biased`), [`Error::Overlap`], [`Error::Launch`].
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_rows(
         &self,
@@ -149,7 +151,7 @@ impl Launcher<'_> {
     /// whether k is good to float64, `undefined` whether the kernel is not defined on this batch.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    /// As [`Launcher::ucenter_rows`].
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_pack(
         &self,
@@ -190,7 +192,7 @@ impl Launcher<'_> {
     /// The same as [`Launcher::ucenter_rows`] and [`Launcher::ucenter_pack`] together, in one block and in the simplest way.
     ///
     /// # Errors
-    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    /// As [`Launcher::ucenter_rows`].
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_naive(
         &self,
@@ -219,11 +221,21 @@ impl Launcher<'_> {
     }
 }
 
+/// What centring is told. U-centring divides by n - 2, and HSIC by n - 3.
 fn centre_shape(kernel: &Kernel, examples: usize, biased: bool) -> Result<CentreShape, Error> {
-    Ok(CentreShape { examples: checked_examples(kernel, examples)?, biased: biased.into(), ..CentreShape::default() })
+    let count = checked_examples(kernel, examples)?;
+    if !biased && examples < FEWEST_UNBIASED {
+        return Err(wrong(kernel.name, "examples", examples, format!("at least {FEWEST_UNBIASED}")));
+    }
+    Ok(CentreShape { examples: count, biased: biased.into(), ..CentreShape::default() })
 }
 
-fn reduce_shape(kernel: &Kernel, examples: usize, split: Split) -> Result<CentreShape, Error> {
-    let splits = checked_count(kernel, SPLITS, split.splits, 1 << 20)?;
-    Ok(CentreShape { splits, ..centre_shape(kernel, examples, false)? })
+/// What adding up so many parts is told, and the lengths of their buffers.
+fn reduce_shape(kernel: &Kernel, examples: usize, splits: usize) -> Result<(CentreShape, PartialLengths), Error> {
+    let shape = CentreShape {
+        examples: checked_examples(kernel, examples)?,
+        splits: checked_count(kernel, "splits", splits, MOST_SPLITS)?,
+        ..CentreShape::default()
+    };
+    Ok((shape, plan::gram_lengths(examples, splits)))
 }

@@ -226,7 +226,8 @@ impl Variant {
 
     /// The tile that computes so many columns at the least cost.
     fn tile(columns: usize) -> Self {
-        let cost = |tile: &Self| columns.div_ceil(tile.columns()) * (tile.columns() + COST_OF_ROWS);
+        // Columns may be more than any convolution has: launchers look at that afterwards.
+        let cost = |tile: &Self| columns.div_ceil(tile.columns()).saturating_mul(tile.columns() + COST_OF_ROWS);
         [Self::Tile64, Self::Tile32, Self::Tile16].into_iter().min_by_key(cost).unwrap_or(Self::Tile64)
     }
 

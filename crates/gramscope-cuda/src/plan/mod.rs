@@ -105,10 +105,35 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// A grid beyond 2^32 becomes one that no device takes, so that the driver refuses it.
     fn new(grid: [usize; 3], threads: usize, shared_bytes: usize) -> Self {
-        let narrow = |count: usize| u32::try_from(count).expect("a grid or block beyond 2^32");
+        let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Self { grid: grid.map(narrow), block: [narrow(threads), 1, 1], shared_bytes }
     }
+}
+
+/// Lengths of buffers of partial sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialLengths {
+    /// Values of the buffer of partial sums.
+    pub partials: usize,
+    /// Values of the buffer of exponents a side.
+    pub exponents: usize,
+}
+
+/// What the partial sums of a Gram matrix of so many examples take in `splits` parts: what every Gram kernel writes and
+/// `gs_ucenter_reduce_*` reads.
+pub fn gram_lengths(examples: usize, splits: usize) -> PartialLengths {
+    let strips = strips(examples);
+    PartialLengths { partials: splits * triangle(strips) * STRIP * STRIP, exponents: splits * strips * STRIP }
+}
+
+/// What the partial sums of the products of two panels take in `splits` parts, with the exponents of `x`: what `gs_hsic_mma_f32`
+/// writes and `gs_hsic_accumulate` reads.
+pub fn hsic_lengths(layers_x: usize, layers_y: usize, symmetric: bool, splits: usize) -> PartialLengths {
+    let (down, across) = (strips(layers_x), strips(layers_y));
+    let tiles = if symmetric { triangle(down) } else { down * across };
+    PartialLengths { partials: splits * tiles * STRIP * STRIP, exponents: splits * down * STRIP }
 }
 
 /// A launch that leaves partial sums behind: one set a split of the features.
@@ -133,7 +158,7 @@ impl Split {
     pub fn in_parts(self, splits: usize) -> Self {
         let Self { geometry, splits: before, buffers, partials, exponents } = self;
         let [x, _, z] = geometry.grid;
-        let grid = [x, u32::try_from(splits).expect("a grid beyond 2^32"), z];
+        let grid = [x, u32::try_from(splits).unwrap_or(u32::MAX), z];
         let geometry = Geometry { grid, ..geometry };
         Self { geometry, splits, buffers, partials: partials / before * splits, exponents: exponents / before * splits }
     }
@@ -172,23 +197,23 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows);
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
     let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
+    let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
     (examples <= FUSED_ROWS).then(|| Split {
         geometry: Geometry::new([splits, 1, 1], SLAB_THREADS, shared(buffers)),
         splits,
         buffers,
-        partials: splits * triangle(strips(examples)) * STRIP * STRIP,
-        exponents: splits * rows,
+        partials,
+        exponents,
     })
 }
 
 /// `gs_gram_tiled_*`; none where the device lacks the shared memory.
 pub fn gram_tiled(examples: usize, features: usize, device: Device) -> Option<Split> {
     let tiles = triangle(examples.div_ceil(TILE));
-    let tile_values = triangle(strips(examples)) * STRIP * STRIP;
     // A buffer holds two more rows: shifts and largest values.
     let (splits, buffers, geometry) = tiled(tiles, features, 2, device)?;
-    let exponents = splits * strips(examples) * STRIP;
-    Some(Split { geometry, splits, buffers, partials: splits * tile_values, exponents })
+    let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
+    Some(Split { geometry, splits, buffers, partials, exponents })
 }
 
 /// `gs_hsic_mma_f32`: rows of a panel `[layers_x, length]` with those of another or, `symmetric`, of the same. `exponents`
@@ -196,10 +221,9 @@ pub fn gram_tiled(examples: usize, features: usize, device: Device) -> Option<Sp
 pub fn hsic_mma(layers_x: usize, layers_y: usize, length: usize, symmetric: bool, device: Device) -> Option<Split> {
     let (x, y) = (layers_x.div_ceil(TILE), layers_y.div_ceil(TILE));
     let tiles = if symmetric { triangle(x) } else { x * y };
-    let strip_tiles = if symmetric { triangle(strips(layers_x)) } else { strips(layers_x) * strips(layers_y) };
     let (splits, buffers, geometry) = tiled(tiles, length, 0, device)?;
-    let exponents = splits * strips(layers_x) * STRIP;
-    Some(Split { geometry, splits, buffers, partials: splits * strip_tiles * STRIP * STRIP, exponents })
+    let PartialLengths { partials, exponents } = hsic_lengths(layers_x, layers_y, symmetric, splits);
+    Some(Split { geometry, splits, buffers, partials, exponents })
 }
 
 /// `gs_hsic_accumulate`: a block a tile of a strip times a strip.
@@ -222,13 +246,14 @@ pub fn hsic_units(layers: usize) -> Geometry {
 pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
     let tiles = triangle(examples.div_ceil(DOUBLE_TILE));
     // Twice as many blocks as multiprocessors, where there are features enough: two are resident at once.
-    let splits = (2 * device.multiprocessors).div_ceil(tiles).min(features.div_ceil(DOUBLE_SLAB)).max(1);
+    let wanted = device.multiprocessors.saturating_mul(2).div_ceil(tiles);
+    let splits = wanted.min(features.div_ceil(DOUBLE_SLAB)).max(1);
     let shared = 2 * DOUBLE_TILE * (DOUBLE_SLAB + 1) * size_of::<f64>();
     Split {
         geometry: Geometry::new([tiles, splits, 1], ENTRY_THREADS, shared),
         splits,
         buffers: 0,
-        partials: splits * triangle(strips(examples)) * STRIP * STRIP,
+        partials: gram_lengths(examples, splits).partials,
         exponents: 0,
     }
 }
@@ -367,6 +392,55 @@ mod tests {
             );
             assert!(10 * found <= 13 * share, "{tiles} tiles in {splits} parts: {found} slabs where {share} would do");
         }
+    }
+
+    /// Grids that a device takes, lengths without an overflow, offsets that kernels can hold: at the most features there are, and
+    /// at more examples than launchers take.
+    #[test]
+    fn the_largest_shapes_fit() {
+        const FEATURES: usize = 1 << 31;
+        let h100 = Device { multiprocessors: 132, shared_bytes: 227 << 10 };
+        let a100 = Device { multiprocessors: 108, shared_bytes: 163 << 10 };
+        let fits = |Geometry { grid: [x, y, z], .. }: Geometry| {
+            assert!(x < 1 << 31 && y <= 65_535 && z <= 65_535, "a grid of {x} x {y} x {z}");
+        };
+        for (device, examples) in [(h100, 16_384), (a100, 16_384), (h100, 32_768), (h100, 256)] {
+            let fused = gram_fused(examples, FEATURES, device);
+            assert_eq!(fused.is_some(), examples <= FUSED_ROWS);
+            let tiled = gram_tiled(examples, FEATURES, device).expect("shared memory enough");
+            for split in fused.into_iter().chain([tiled, gram_double(examples, FEATURES, device)]) {
+                fits(split.geometry);
+                let (count, strips) = (split.splits as u128, examples.div_ceil(STRIP) as u128);
+                // Rows of partial sums, up to the end of the last set.
+                assert_eq!(split.partials as u128, count * (strips * (strips + 1) / 2) * (STRIP * STRIP) as u128);
+                assert!(
+                    (split.partials as u128) < 1 << 60 && split.exponents as u128 <= count * strips * STRIP as u128
+                );
+                // A kernel counts tiles, and slabs, in 31 bits.
+                assert!(u128::from(split.geometry.grid[0]) < 1 << 31 && FEATURES.div_ceil(DOUBLE_SLAB) < 1 << 31);
+            }
+            [gram_shift(FEATURES), entries(examples), ucenter_reduce(examples), ucenter_rows(examples)].map(fits);
+            // The last value of x, in 63 bits.
+            assert!((examples as u128) * (FEATURES as u128) < 1 << 63);
+        }
+        for layers in [6_000, 1 << 20] {
+            let split = hsic_mma(layers, layers, 16_384 * 16_383 / 2, true, h100).expect("shared memory enough");
+            let strips = layers.div_ceil(STRIP) as u128;
+            assert_eq!(split.partials as u128, split.splits as u128 * (strips * (strips + 1) / 2) * 256);
+            fits(split.geometry);
+        }
+    }
+
+    /// What adding up is told of a split that the plan has not made follows from its shape.
+    #[test]
+    fn lengths_follow_from_the_shape() {
+        let device = Device { multiprocessors: 132, shared_bytes: 227 << 10 };
+        let split = gram_tiled(300, 5000, device).expect("shared memory enough");
+        let lengths = gram_lengths(300, split.splits);
+        assert_eq!((lengths.partials, lengths.exponents), (split.partials, split.exponents));
+        let parts = hsic_mma(70, 30, 5000, false, device).expect("shared memory enough").in_parts(7);
+        let lengths = hsic_lengths(70, 30, false, 7);
+        assert_eq!((lengths.partials, lengths.exponents), (parts.partials, parts.exponents));
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Bench<'_> {
         };
         let mut reduce = |_: usize| {
             let mut gram = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, sums.split)
+            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, sums.split.splits)
         };
         reduce(0)?;
         self.alone(rows, &subject, &mut reduce)?;
@@ -222,7 +222,7 @@ impl Bench<'_> {
         let mut measure = |round: usize| {
             let split = launcher.gram_distances(&mut partials.as_view_mut(), &layer.view(round), DISTANCES)?;
             let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
-            launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split)
+            launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split.splits)
         };
         measure(0)?;
         self.alone(rows, &subject, &mut measure)?;
@@ -358,7 +358,7 @@ impl Bench<'_> {
             )?;
             let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
             let sums = &mut sums_of(&mut pair_sums, &weights, layers);
-            launcher.hsic_accumulate(sums, &partials, &x, &y, &panels(), split)
+            launcher.hsic_accumulate(sums, &partials, &x, &y, &panels(), split.splits)
         })?;
         let all = (layers * layers * length) as f64;
         let naive_us = time_naive(device, all, &mut |_| {
