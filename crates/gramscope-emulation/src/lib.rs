@@ -21,6 +21,7 @@ mod buffer;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use buffer::{Buffer, Plain};
 
@@ -58,8 +59,11 @@ pub fn argument_sizes(name: &CStr) -> &'static [usize] {
     unsafe { std::slice::from_raw_parts(sizes, count) }
 }
 
+/// Launches of [`launch`] so far, which the order of blocks and threads is drawn from: the same work done again meets another.
+static LAUNCHES: AtomicU64 = AtomicU64::new(0);
+
 /// Runs a kernel as cuLaunchKernel would: `geometry` is grid x, y, z, block x, y, z, and `arguments` leads to as many
-/// pointers as the kernel has arguments, one to each.
+/// pointers as the kernel has arguments, one to each. Blocks and threads run in another order every time.
 ///
 /// # Errors
 /// As [`Launch::run`].
@@ -81,7 +85,7 @@ pub unsafe fn launch(
             name.as_ptr(),
             geometry.as_ptr(),
             shared_bytes,
-            0,
+            LAUNCHES.fetch_add(1, Ordering::Relaxed),
             arguments,
             std::ptr::null(),
             0,
