@@ -479,6 +479,22 @@ fn bench_cka_measures_where_it_is_told() {
     assert!(up < activations && down < activations, "{up} bytes up and {down} down, a batch has {activations}");
 }
 
+/// The whole way from hostile activations to CKA through the launchers: that the products of outliers, of offsets and of growing
+/// scales are computed again, and that those of plain layers are not, is decided by kernels, and nothing but the right result shows
+/// it.
+#[test]
+fn doctor_finds_hostile_layers_right_on_emulated_kernels() {
+    let names = ["exact, batches of 4", "exact, batches of 33", "fast, batches of 33"];
+    let only = format!("^CKA, ({})$", names.join("|"));
+    let output = run(driver().path(), "", &["doctor", "--device", "cuda", "--only", &only]);
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{report}{}", text(&output.stderr));
+    let (_, on_gpu) = report.split_once("GPU: comparisons").unwrap();
+    for name in names {
+        assert!(on_gpu.contains(&format!("pass  CKA, {name}:")), "{name} is missing from: {report}");
+    }
+}
+
 #[test]
 #[ignore = "takes minutes: every kernel, at every shape, under emulation"]
 fn doctor_passes_on_emulated_kernels() {

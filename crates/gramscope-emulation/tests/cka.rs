@@ -105,9 +105,21 @@ fn two_models_and_several_batches() {
     }
 }
 
+/// Batches on both sides of what one block holds, and their features, few so that they are soon emulated.
+const LARGE: [(usize, usize); 3] = [(255, 6), (256, 7), (257, 8)];
+
 /// A hostile layer beside friendly ones, at several sizes.
 fn check_hostile(layer: impl Fn(usize, usize) -> Matrix) {
-    for (n, p) in [(4, 40), (33, 200), (64, 100)] {
+    check_hostile_at(&LARGE, layer);
+}
+
+/// The same, of one that is much like those before and after it: the large sizes take turns.
+fn check_one_of_many(turn: usize, layer: impl Fn(usize, usize) -> Matrix) {
+    check_hostile_at(&[LARGE[turn % LARGE.len()]], layer);
+}
+
+fn check_hostile_at(large: &[(usize, usize)], layer: impl Fn(usize, usize) -> Matrix) {
+    for &(n, p) in [(4, 40), (33, 200), (64, 100)].iter().chain(large) {
         check::<f32>(&[layer(n, p), rectified(n, p, 7), normal(n, p, 8)], Run::default());
     }
 }
@@ -119,16 +131,16 @@ fn features_far_from_zero() {
 
 #[test]
 fn outlying_examples() {
-    for factor in [1e2, 1e4, 1e6, 1e8] {
-        check_hostile(|n, p| inputs::outlier(n, p, factor, 21));
-        check_hostile(|n, p| inputs::offset_outlier(n, p, factor, 22));
+    for (turn, factor) in [1e2, 1e4, 1e6, 1e8].into_iter().enumerate() {
+        check_one_of_many(turn, |n, p| inputs::outlier(n, p, factor, 21));
+        check_one_of_many(turn + 1, |n, p| inputs::offset_outlier(n, p, factor, 22));
     }
 }
 
 #[test]
 fn scales() {
-    for factor in [1e-37, 1e-15, 1e25, 1e37] {
-        check_hostile(|n, p| inputs::scaled(&normal(n, p, 8), factor));
+    for (turn, factor) in [1e-37, 1e-15, 1e25, 1e37].into_iter().enumerate() {
+        check_one_of_many(turn, |n, p| inputs::scaled(&normal(n, p, 8), factor));
     }
 }
 
@@ -152,10 +164,12 @@ fn one_feature() {
 #[test]
 fn badly_conditioned_gram_matrices() {
     // Two clusters far apart: the trimmed mean lies in one of them, kappa is large, and products must be redone.
-    for far in [3.0, 10.0, 100.0, 1e4] {
-        check_hostile(|n, p| normal(n, p, 28).map(|i, _, value| value + if i % 7 == 0 { far } else { 0.0 }));
+    for (turn, far) in [3.0, 10.0, 100.0, 1e4].into_iter().enumerate() {
+        check_one_of_many(turn, |n, p| normal(n, p, 28).map(|i, _, value| value + if i % 7 == 0 { far } else { 0.0 }));
         // All examples alike but for a little: nearly the same row everywhere, seen from a column's middle.
-        check_hostile(|n, p| normal(n, p, 29).map(|i, j, value| value + far * ((i * 31 + j * 17) % 5) as f64));
+        check_one_of_many(turn + 1, |n, p| {
+            normal(n, p, 29).map(|i, j, value| value + far * ((i * 31 + j * 17) % 5) as f64)
+        });
     }
 }
 

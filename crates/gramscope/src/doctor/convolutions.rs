@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gramscope_cuda::{Arithmetic, Choice, Choices, Convolution, Device, Factors, Product, Scratch};
+use gramscope_cuda::{Arithmetic, Choice, Choices, Convolution, Device, Factors, Product, Scratch, Slice};
 use gramscope_reference::{Tensor4, convolution as truth};
 use half::bf16;
 
@@ -39,9 +39,11 @@ impl Choices for Forgotten {
     }
 }
 
-/// Our kernels, and cuDNN's.
+/// Our kernels, their naive twins, and cuDNN's.
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     check_on(report, device, "products");
+    check_naive::<f32>(report, device, Arithmetic::Float32);
+    check_naive::<bf16>(report, device, Arithmetic::Bf16);
     let name = "cuDNN products";
     if !report.wants(name) {
         return;
@@ -53,14 +55,23 @@ pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     }
 }
 
+/// The end of every line's name: in what errors are counted.
+const ROUNDINGS: &str = "in what rounding may do";
+
+/// One loop a value, in float64 whatever the arithmetic.
+fn check_naive<T: Stored>(report: &mut Report<'_>, device: &Device, arithmetic: Arithmetic) {
+    report.check(&format!("products naive, {}, {ROUNDINGS}", T::NAME), || {
+        over(&SHAPES, 1.0, |finding, shape| products_naive::<T>(device, shape, arithmetic, finding))
+    });
+}
+
 fn check_on(report: &mut Report<'_>, device: &Device, name: &str) {
-    let roundings = "in what rounding may do";
     for (suffix, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32)] {
-        report.check(&format!("{name}, {suffix}, {roundings}"), || {
+        report.check(&format!("{name}, {suffix}, {ROUNDINGS}"), || {
             over(&SHAPES, 1.0, |finding, shape| products::<f32>(device, shape, arithmetic, finding))
         });
     }
-    report.check(&format!("{name}, bf16, {roundings}"), || {
+    report.check(&format!("{name}, bf16, {ROUNDINGS}"), || {
         over(&SHAPES, 1.0, |finding, shape| products::<bf16>(device, shape, Arithmetic::Bf16, finding))
     });
 }
@@ -94,14 +105,13 @@ impl<T: Stored> Operands<T> {
         })
     }
 
-    /// y, dx added to what was there, dw and db, of `of` of everything.
-    fn truth(&self, of: &dyn Fn(f64) -> f64) -> [Vec<f64>; 4] {
+    /// y, dx added to what was there, dw and db, of `of` of everything, with these weights.
+    fn truth(&self, weight: &[f64], of: &dyn Fn(f64) -> f64) -> [Vec<f64>; 4] {
         let Convolution { images, height, width, from, to, kernel, stride, padding } = self.convolution;
         let values = |values: &[f64]| values.iter().map(|&value| of(value)).collect::<Vec<_>>();
         let x = Tensor4::new([images, height, width, from], values(&self.x.host));
         let results = [images, self.convolution.out_height(), self.convolution.out_width(), to];
         let dy = Tensor4::new(results, values(&self.dy.host));
-        let weight = if T::NAME == bf16::NAME { &self.narrow.host } else { &self.weight.host };
         let weight = Tensor4::new([to, kernel, kernel, from], values(weight));
         let y = truth::forward(&x, &weight, &values(&self.bias.host), stride, padding).data;
         let gradients = truth::backward(&x, &weight, &dy, stride, padding);
@@ -109,7 +119,12 @@ impl<T: Stored> Operands<T> {
         [y, dx.collect(), gradients.dweight.data, gradients.dbias]
     }
 
-    /// The same, from the device.
+    /// The weights as tensor cores have them.
+    fn multiplied(&self) -> &[f64] {
+        if T::NAME == bf16::NAME { &self.narrow.host } else { &self.weight.host }
+    }
+
+    /// The results, from the device.
     fn found(&self, device: &Device, arithmetic: Arithmetic) -> anyhow::Result<[Vec<f64>; 4]> {
         let (launcher, c) = (device.launcher(), &self.convolution);
         let mut bytes = 1;
@@ -132,15 +147,41 @@ impl<T: Stored> Operands<T> {
             (device.zeros::<f32>(WHAT, c.weight_length())?, device.zeros::<f32>(WHAT, c.to)?);
         let (to, biases) = (&mut dweight.as_view_mut(), &mut dbias.as_view_mut());
         launcher.convolve_weight_gradient(to, biases, scratch, &x, &dy, c, arithmetic)?;
-        let widened = |values: Vec<T>| values.into_iter().map(T::widen).collect();
-        let floats = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
-        Ok([
-            widened(device.download(&y)?),
-            widened(device.download(&dx)?),
-            floats(device.download(&dweight)?),
-            floats(device.download(&dbias)?),
-        ])
+        downloaded(device, [&y, &dx], [&dweight, &dbias])
     }
+
+    /// The same, from the naive kernels.
+    fn found_naive(&self, device: &Device, arithmetic: Arithmetic) -> anyhow::Result<[Vec<f64>; 4]> {
+        let (launcher, c) = (device.launcher(), &self.convolution);
+        let (x, dy) = (self.x.device.as_view(), self.dy.device.as_view());
+        let (weight, bias) = (self.weight.device.as_view(), self.bias.device.as_view());
+        let mut y = device.zeros::<T>(WHAT, c.y_length())?;
+        launcher.convolution_forward_naive(&mut y.as_view_mut(), &x, &weight, &bias, c, arithmetic)?;
+        let before: Vec<T> = device.download(&self.before.device)?;
+        let mut dx = device.upload(WHAT, &before)?;
+        launcher.convolution_input_gradient_naive(&mut dx.as_view_mut(), &dy, &weight, c, arithmetic, true)?;
+        let (mut dweight, mut dbias) =
+            (device.zeros::<f32>(WHAT, c.weight_length())?, device.zeros::<f32>(WHAT, c.to)?);
+        let (to, biases) = (&mut dweight.as_view_mut(), &mut dbias.as_view_mut());
+        // Which this one does not use.
+        let mut scratch = device.zeros::<f32>(WHAT, 1)?;
+        let scratch = &mut scratch.as_view_mut();
+        launcher.convolution_weight_gradient_naive(to, biases, scratch, &x, &dy, c, arithmetic)?;
+        downloaded(device, [&y, &dx], [&dweight, &dbias])
+    }
+}
+
+/// y, dx, dw and db in float64.
+fn downloaded<T: Stored>(
+    device: &Device,
+    activations: [&Slice<T>; 2],
+    gradients: [&Slice<f32>; 2],
+) -> anyhow::Result<[Vec<f64>; 4]> {
+    let [y, dx] = activations.map(|values| device.download(values));
+    let [dweight, dbias] = gradients.map(|values| device.download(values));
+    let widened = |values: Vec<T>| values.into_iter().map(T::widen).collect();
+    let floats = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    Ok([widened(y?), widened(dx?), floats(dweight?), floats(dbias?)])
 }
 
 /// The products of one shape; errors in units of what rounding may do. Of sums that is a rounding a term; on tensor cores, which cut
@@ -153,7 +194,8 @@ fn products<T: Stored>(
     finding: &mut Finding,
 ) -> anyhow::Result<()> {
     let operands = Operands::<T>::new(device, shape)?;
-    let (truth, magnitudes) = (operands.truth(&|value| value), operands.truth(&f64::abs));
+    let weight = operands.multiplied();
+    let (truth, magnitudes) = (operands.truth(weight, &|value| value), operands.truth(weight, &f64::abs));
     let c = &operands.convolution;
     let terms = [c.taps() * c.from, c.taps() * c.to, c.out_pixels(), c.out_pixels()];
     let found = operands.found(device, arithmetic)?;
@@ -164,11 +206,38 @@ fn products<T: Stored>(
             (true, true) => 2.002 / 1024.0,
         };
         let sums = (11 * terms[product].div_ceil(8) + terms[product] + 22) as f64 * ROUNDING + factors;
-        let stored = if T::NAME == bf16::NAME && product < 2 { 1.001 / 256.0 } else { ROUNDING };
-        for ((found, truth), magnitude) in found.iter().zip(&truth[product]).zip(&magnitudes[product]) {
-            let allowed = sums * magnitude + stored * (truth.abs() + sums * magnitude);
-            finding.compare((found - truth) / allowed, 0.0);
-        }
+        compare::<T>(finding, product, &found, [&truth[product], &magnitudes[product]], sums);
     }
     Ok(())
+}
+
+/// The same of the naive kernels, whose sums are in float64: they are rounded to float32, dx after what was there is added, too.
+fn products_naive<T: Stored>(
+    device: &Device,
+    shape: [usize; 8],
+    arithmetic: Arithmetic,
+    finding: &mut Finding,
+) -> anyhow::Result<()> {
+    let operands = Operands::<T>::new(device, shape)?;
+    let weight = &operands.weight.host;
+    let (truth, magnitudes) = (operands.truth(weight, &|value| value), operands.truth(weight, &f64::abs));
+    for (product, found) in operands.found_naive(device, arithmetic)?.into_iter().enumerate() {
+        compare::<T>(finding, product, &found, [&truth[product], &magnitudes[product]], 2.0 * ROUNDING);
+    }
+    Ok(())
+}
+
+/// One result, whose sums may be off by `sums` of their `magnitudes`, before it is rounded to what is stored.
+fn compare<T: Stored>(
+    finding: &mut Finding,
+    product: usize,
+    found: &[f64],
+    [truth, magnitudes]: [&[f64]; 2],
+    sums: f64,
+) {
+    let stored = if T::NAME == bf16::NAME && product < 2 { 1.001 / 256.0 } else { ROUNDING };
+    for ((found, truth), magnitude) in found.iter().zip(truth).zip(magnitudes) {
+        let allowed = sums * magnitude + stored * (truth.abs() + sums * magnitude);
+        finding.compare((found - truth) / allowed, 0.0);
+    }
 }

@@ -32,7 +32,8 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     report.heading("GPU: comparisons");
     let begin = |layers: usize, options: Options| Comparison::on(Some(device.clone()), &[layers], &[(0, 0)], options);
     let place = Place { begin: &begin };
-    cka::check(report, &place);
+    cka::check(report, &place, cka::cases());
+    cka::check(report, &place, cka::cases_of_gpu());
     for case in cka::cases().into_iter().filter(|case| case.options.gram == Gram::Exact) {
         report.check(&format!("the same on CPU and GPU, {}", case.name), || apart(&case, &place));
     }

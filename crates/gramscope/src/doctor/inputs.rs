@@ -48,8 +48,11 @@ pub(super) fn hostile(examples: usize, batch: usize) -> Vec<Layer> {
         own.iter().enumerate().map(|(index, own)| own + place(index)).collect()
     };
     let layer = |name, features, values| Layer { name, features, values, life: Life::Many };
-    let mut outlier = plain(FEATURES);
-    outlier[examples / 2 * FEATURES..][..FEATURES].iter_mut().for_each(|value| *value *= 1e8);
+    let outlier = |mut values: Vec<f32>, factor: f32| {
+        values[examples / 2 * FEATURES..][..FEATURES].iter_mut().for_each(|value| *value *= factor);
+        values
+    };
+    let largest = outlier(plain(FEATURES), 1e8);
     let mut duplicated = plain(FEATURES);
     for row in (1..examples).step_by(2) {
         duplicated.copy_within((row - 1) * FEATURES..row * FEATURES, row * FEATURES);
@@ -61,12 +64,16 @@ pub(super) fn hostile(examples: usize, batch: usize) -> Vec<Layer> {
         layer("plain", FEATURES, plain(FEATURES)),
         layer("one feature", 1, plain(1)),
         layer("100 +- 0.1", FEATURES, plain(FEATURES).into_iter().map(|value| 100.0 + 0.1 * value).collect()),
-        layer("outlier of 1e8", FEATURES, outlier),
+        layer("outlier of 1e8", FEATURES, largest),
         layer("scale 1e-15", FEATURES, scaled(plain(FEATURES), 1e-15)),
         layer("scale 1e25", FEATURES, scaled(plain(FEATURES), 1e25)),
         layer("duplicated rows", FEATURES, duplicated),
         Layer { life: Life::None, ..layer("constant", FEATURES, vec![1.5; examples * FEATURES]) },
         Layer { life: Life::One, ..layer("one row alive", FEATURES, single) },
+        // Smaller ones: below some of them products are good enough as they are, above they must be redone.
+        layer("outlier of 1e2", FEATURES, outlier(plain(FEATURES), 1e2)),
+        layer("outlier of 1e4", FEATURES, outlier(plain(FEATURES), 1e4)),
+        layer("outlier of 1e6", FEATURES, outlier(plain(FEATURES), 1e6)),
     ]
 }
 

@@ -13,6 +13,8 @@ use super::{Finding, Report};
 /// Batches around the sizes of strips, warps and tiles, and the smallest; with features around those of slabs and chains.
 const SHAPES: [[usize; 2]; 10] =
     [[4, 1], [5, 3], [16, 31], [17, 33], [31, 512], [33, 513], [64, 7], [255, 65], [256, 97], [257, 1031]];
+/// Batches whose rows are whole chunks of 16 bytes, which are copied as such unless they begin beside one.
+const WHOLE_ROWS: [[usize; 2]; 3] = [[17, 64], [33, 512], [257, 136]];
 /// Layers of x and of y and the length of their rows; the same number: one panel.
 const PANELS: [[usize; 3]; 5] = [[1, 1, 6], [3, 5, 45], [17, 17, 496], [129, 7, 33], [130, 130, 531]];
 
@@ -49,32 +51,50 @@ impl Stored {
     }
 }
 
-/// A layer on the device, and in float64 what was stored.
+/// A layer on the device, behind `start` other values, and in float64 what was stored.
 struct Input {
-    x: Uploaded,
+    uploaded: Uploaded,
+    start: usize,
     truth: Matrix,
     shape: [usize; 2],
+}
+
+impl Input {
+    fn x(&self) -> Values<'_> {
+        match &self.uploaded {
+            Uploaded::F16(values) => Values::F16(values.slice(self.start..)),
+            Uploaded::Bf16(values) => Values::Bf16(values.slice(self.start..)),
+            Uploaded::F32(values) => Values::F32(values.slice(self.start..)),
+        }
+    }
 }
 
 /// Every kernel.
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     for stored in [Stored::F32, Stored::Bf16, Stored::F16] {
-        let mut line = |name: &str, allowed: f64, check: &Check| {
+        let mut over = |name: &str, shapes: &[[usize; 2]], start: usize, allowed: f64, check: &Check| {
             report.check(&format!("{name}, {}", stored.name()), || {
                 let mut finding = Finding::new(allowed);
-                for (seed, shape) in SHAPES.into_iter().enumerate() {
-                    check(device, &input(device, stored, shape, seed as u64)?, &mut finding)?;
+                for (seed, &shape) in shapes.iter().enumerate() {
+                    check(device, &input(device, stored, shape, seed as u64, start)?, &mut finding)?;
                 }
                 Ok(finding)
             });
         };
+        let mut line = |name: &str, allowed: f64, check: &Check| over(name, &SHAPES, 0, allowed, check);
         line("gram shift", SHIFT, &shift);
         line("gram naive", DOUBLE, &|device, input, finding| products(device, input, false, finding));
         line("gram double", DOUBLE, &|device, input, finding| products(device, input, true, finding));
+        line("gram distances", DOUBLE, &distances);
         line("gram fused exact", EXACT, &|device, input, finding| fused(device, input, true, finding));
         line("gram fused fast", FAST, &|device, input, finding| fused(device, input, false, finding));
         line("gram tiled exact", EXACT, &|device, input, finding| tiled(device, input, true, finding));
         line("gram tiled fast", FAST, &|device, input, finding| tiled(device, input, false, finding));
+        over("gram at an odd address", &WHOLE_ROWS, 1, EXACT, &|device, input, finding| {
+            products(device, input, true, finding)?;
+            fused(device, input, true, finding)?;
+            tiled(device, input, true, finding)
+        });
     }
     report.check("ucenter", || over_shapes(SINGLE, |finding, n| centre(device, n, false, finding)));
     report.check("ucenter naive", || over_shapes(SINGLE, |finding, n| centre(device, n, true, finding)));
@@ -102,11 +122,11 @@ fn over_panels(
     Ok(finding)
 }
 
-/// Values around 3, so that shifting matters.
-fn input(device: &Device, stored: Stored, [n, p]: [usize; 2], seed: u64) -> anyhow::Result<Input> {
-    let values: Vec<f32> = normals(seed, n * p).into_iter().map(|value| value + 3.0).collect();
+/// Values around 3, so that shifting matters, behind `start` others.
+fn input(device: &Device, stored: Stored, [n, p]: [usize; 2], seed: u64, start: usize) -> anyhow::Result<Input> {
+    let values: Vec<f32> = normals(seed, start + n * p).into_iter().map(|value| value + 3.0).collect();
     let what = "a check";
-    let (x, wide): (Uploaded, Vec<f64>) = match stored {
+    let (uploaded, mut wide): (Uploaded, Vec<f64>) = match stored {
         Stored::F32 => (Uploaded::F32(device.upload(what, &values)?), values.iter().map(|&x| x.into()).collect()),
         Stored::Bf16 => {
             let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
@@ -117,7 +137,8 @@ fn input(device: &Device, stored: Stored, [n, p]: [usize; 2], seed: u64) -> anyh
             (Uploaded::F16(device.upload(what, &values)?), values.iter().map(|&x| x.into()).collect())
         }
     };
-    Ok(Input { x, truth: Matrix::new(n, p, wide), shape: [n, p] })
+    wide.drain(..start);
+    Ok(Input { uploaded, start, truth: Matrix::new(n, p, wide), shape: [n, p] })
 }
 
 /// Shifts and largest values on the host, and those buffers on the device.
@@ -135,7 +156,7 @@ fn shifts(device: &Device, input: &Input) -> anyhow::Result<Shifts> {
         &mut shift.as_view_mut(),
         &mut largest.as_view_mut(),
         &mut first_bad.as_view_mut(),
-        &input.x.view(),
+        &input.x(),
         None,
         input.shape,
     )?;
@@ -166,18 +187,33 @@ fn products(device: &Device, input: &Input, double: bool, finding: &mut Finding)
         let length = plan::gram_double(n, p, device.plan()).partials;
         let mut partials = device.zeros::<f64>("a check", length)?;
         let shift = shifts.shift.as_view();
-        let (mut out, x, planned) = (partials.as_view_mut(), input.x.view(), device.plan());
+        let (mut out, x, planned) = (partials.as_view_mut(), input.x(), device.plan());
         let split = launcher.gram_double(&mut out, &x, &shift, None, input.shape, planned)?;
         let mut reach = device.zeros::<f64>("a check", n)?;
         let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-        launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split)?;
+        launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split.splits)?;
     } else {
-        launcher.gram_naive(&mut k.as_view_mut(), &input.x.view(), &shifts.shift.as_view(), input.shape)?;
+        launcher.gram_naive(&mut k.as_view_mut(), &input.x(), &shifts.shift.as_view(), input.shape)?;
     }
     let shifted = input.truth.map(|_, feature, value| value - shifts.host[feature]);
     let expected = Matrix::from_fn(n, n, |i, j| dot(shifted.row(i), shifted.row(j)));
     let scale = expected.data.iter().fold(f64::MIN_POSITIVE, |most, value| most.max(value.abs()));
     finding.compare_all(device.download(&k)?, &expected.data, scale);
+    Ok(())
+}
+
+/// Squared distances of all pairs of examples.
+fn distances(device: &Device, input: &Input, finding: &mut Finding) -> anyhow::Result<()> {
+    let ([n, p], launcher) = (input.shape, device.launcher());
+    let mut partials = device.zeros::<f64>("a check", plan::gram_double(n, p, device.plan()).partials)?;
+    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x(), input.shape)?;
+    let [mut squares, mut reach] = [device.zeros::<f64>("a check", n * n)?, device.zeros::<f64>("a check", n)?];
+    let mut on_device = GramMut { k: squares.as_view_mut(), reach: reach.as_view_mut() };
+    launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split.splits)?;
+    let square = |(a, b): (&f64, &f64)| (a - b) * (a - b);
+    let expected = Matrix::from_fn(n, n, |i, j| input.truth.row(i).iter().zip(input.truth.row(j)).map(square).sum());
+    let scale = expected.data.iter().fold(f64::MIN_POSITIVE, |most, value| most.max(*value));
+    finding.compare_all(device.download(&squares)?, &expected.data, scale);
     Ok(())
 }
 
@@ -215,12 +251,12 @@ fn centred_products(
     let mut reaches = device.zeros::<f32>("a check", split.exponents)?;
     let mut partials =
         PartialsMut { sums: sums.as_view_mut(), exponents: exponents.as_view_mut(), reaches: reaches.as_view_mut() };
-    launch(launcher, &mut partials, &input.x.view())?;
+    launch(launcher, &mut partials, &input.x())?;
     let mut k = device.zeros::<f64>("a check", n * n)?;
     let mut reach = device.zeros::<f64>("a check", n)?;
     let partials = Partials { sums: sums.as_view(), exponents: exponents.as_view(), reaches: reaches.as_view() };
     let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-    launcher.ucenter_reduce(&mut on_device, &partials, None, n, split)?;
+    launcher.ucenter_reduce(&mut on_device, &partials, None, n, split.splits)?;
     let found = Matrix::new(n, n, device.download(&k)?);
     let (found, expected) = (hsic::u_centre(&found), hsic::u_centre(&gram::linear(&input.truth)));
     let scale = expected.inner(&expected).sqrt();
@@ -302,7 +338,7 @@ fn packed(
 /// The RBF kernel from an activation, the median of its distances found either way.
 fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) -> anyhow::Result<()> {
     let (what, shape) = ("a check", [n, 3]);
-    let input = input(device, Stored::F32, shape, n as u64)?;
+    let input = input(device, Stored::F32, shape, n as u64, 0)?;
     let expected = gram::rbf(&input.truth, 0.5);
     let launcher = device.launcher();
     let mut k = device.zeros::<f64>(what, n * n)?;
@@ -313,9 +349,9 @@ fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) 
     let mut histogram = device.zeros::<u32>(what, plan::RADIX_BINS)?;
     let mut arrivals = device.zeros::<u32>(what, 1)?;
     let mut undefined = device.zeros::<i32>(what, 1)?;
-    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x.view(), shape)?;
+    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x(), shape)?;
     let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
-    launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split)?;
+    launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split.splits)?;
     let (mut chosen, mut counts) = (selection.as_view_mut(), histogram.as_view_mut());
     launcher.rbf_start(&mut chosen, &mut counts, n)?;
     let distances = distances.as_view();
@@ -486,7 +522,7 @@ fn add(device: &Device, panels: &Panels<'_>, sums: &mut PairSums<'_>, naive: boo
         panels,
     )?;
     let (partials, x, y) = (partials.as_view(), exponents_x.as_view(), exponents_y.as_view());
-    Ok(launcher.hsic_accumulate(sums, &partials, &x, &y, panels, split)?)
+    Ok(launcher.hsic_accumulate(sums, &partials, &x, &y, panels, split.splits)?)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

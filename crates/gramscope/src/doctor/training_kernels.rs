@@ -41,6 +41,7 @@ fn rounding<T: Stored>() -> f64 {
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     check_stored::<f32>(report, device);
     check_stored::<bf16>(report, device);
+    report.check("narrowing", || over(&[1, 1021, 4096], 0.0, |finding, length| narrowed(device, length, finding)));
     report.check("mixing, shares", || over(&[1, 5], 0.0, |finding, images| shares(device, images, finding)));
     report.check("loss", || over(&LOGITS, SINGLE, |finding, logits| losses(device, logits, finding)));
     report.check("sgd", || over(&[1, 1021], SINGLE, |finding, length| step(device, length, finding)));
@@ -63,6 +64,9 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     };
     line("addition and ReLU", &|| {
         over(&[1, 1021, 4096], rounding::<T>(), |finding, n| elementwise::<T>(device, n, finding))
+    });
+    line("addition and ReLU at an odd address", &|| {
+        over(&[1, 1021, 4096], rounding::<T>(), |finding, n| at_odd_address::<T>(device, n, finding))
     });
     line("mixing", &|| over(&MIXTURES, rounding::<T>(), |finding, shape| mixtures::<T>(device, shape, finding)));
     line("average pooling", &|| over(&IMAGES, rounding::<T>(), |finding, dims| averages::<T>(device, dims, finding)));
@@ -234,6 +238,32 @@ fn elementwise<T: Stored>(device: &Device, length: usize, finding: &mut Finding)
     device.launcher().relu(&mut a.device.as_view_mut(), length)?;
     let expected: Vec<f64> = a.host.iter().zip(&b.host).map(|(a, b)| (a + b).max(0.0)).collect();
     compare(finding, &download(device, &a.device)?, &expected);
+    Ok(())
+}
+
+/// The same of values that begin one into their memory, where runs do not.
+fn at_odd_address<T: Stored>(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    let (mut a, b) = (normal::<T>(device, 1, length + 1, 0.0)?, normal::<T>(device, 2, length + 1, 0.0)?);
+    device.launcher().add(&mut a.device.slice_mut(1..), &b.device.slice(1..), length)?;
+    device.launcher().relu(&mut a.device.slice_mut(1..), length)?;
+    let sums = a.host[1..].iter().zip(&b.host[1..]).map(|(a, b)| (a + b).max(0.0));
+    let expected: Vec<f64> = a.host[..1].iter().copied().chain(sums).collect();
+    compare(finding, &download(device, &a.device)?, &expected);
+    Ok(())
+}
+
+/// Copies in bfloat16, bit for bit: ordinary values, ones in the middle between two, the smallest, the largest, and beyond.
+fn narrowed(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    const TIES: [u32; 8] =
+        [0x3f80_8000, 0x3f81_8000, 0xbf80_8000, 0x0000_8000, 0x0001_8001, 0x7f7f_8000, 0x7f80_0000, 0x7fc0_0000];
+    let hard = TIES.map(f32::from_bits);
+    let values: Vec<f32> =
+        normals(1, length).into_iter().zip(0..).map(|(own, at)| hard.get(at).map_or(own, |hard| *hard)).collect();
+    let (x, mut narrow) = (device.upload(WHAT, &values)?, device.zeros::<bf16>(WHAT, length)?);
+    device.launcher().narrow(&mut narrow.as_view_mut(), &x.as_view(), length)?;
+    let bits = |value: bf16| if value.is_nan() { f64::NAN } else { f64::from(value.to_bits()) };
+    let expected: Vec<f64> = values.into_iter().map(|value| bits(bf16::from_f32(value))).collect();
+    finding.compare_all(device.download(&narrow)?.into_iter().map(bits), &expected, 1.0);
     Ok(())
 }
 
