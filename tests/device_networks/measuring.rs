@@ -10,6 +10,15 @@ use crate::support::driver::{driver, run};
 use crate::support::text;
 use crate::{PLAN, train};
 
+/// How far CKA on the GPU may be from CKA on the CPU: `exact` promises 1e-6 on either side. Activations differ by the order of
+/// float32 sums, some 2^-24 a layer, 3e-7 after 25 of them (4e-7 was the most here).
+const APART: f64 = 2e-6;
+/// The same where activations and weights are bfloat16. One that is rounded is off by 2^-9 of itself at most, by 2^-9 / sqrt 3 on
+/// average; of so many that follow each other, batch norms keeping the scale, by the root of their number: 25 layers, each with its
+/// weights and its output. CKA is the cosine of two Gram matrices, quadratic in such activations, of which each turns by twice as much
+/// (0.012 was the most here).
+const APART_IN_BF16: f64 = 2.0 * 2.0 * 7.07 / (512.0 * 1.732);
+
 /// Weights that have been trained for two epochs, activations that never leave the device: what the same command gives on
 /// the CPU, within the promise of `exact` for both sides and what float32 networks differ by.
 #[test]
@@ -24,19 +33,29 @@ fn measure_beside_the_cpu(rest: &str) {
     let trained = trained.to_str().unwrap();
     let driver = driver();
     for settings in [vec![], vec!["--batch-statistics"], vec!["--normalise-examples"], vec!["--input", "noise"]] {
-        let compare = |device: &str| {
-            let out = dir.path().join(format!("{device}{}", settings.concat()));
+        let compare = |device: &str, precision: &[&str]| {
+            let out = dir.path().join(format!("{device}{}{}", precision.concat(), settings.concat()));
             let mut arguments = vec!["cka", trained, "--batch-size", "8", "--passes", "2", "--device", device, "--out"];
             arguments.push(out.to_str().unwrap());
-            arguments.extend(&settings);
+            arguments.extend(precision.iter().chain(&settings));
             let output = run(driver.path(), "", &arguments);
             assert!(output.status.success(), "{settings:?}: {}", text(&output.stderr));
-            results::load(&out).unwrap().similarity
+            results::load(&out).unwrap()
         };
-        let (cpu, gpu) = (compare("cpu"), compare("cuda"));
-        assert_eq!(cpu.undefined_x, gpu.undefined_x);
-        for (cpu, gpu) in cpu.cka.iter().zip(&gpu.cka) {
-            assert!(cpu.is_nan() && gpu.is_nan() || (cpu - gpu).abs() <= 1e-5, "{settings:?}: {gpu} is not {cpu}");
+        let cpu = compare("cpu", &[]).similarity;
+        let floats = compare("cuda", &[]);
+        assert_eq!(floats.info.versions.backend, Backend::CudaF32);
+        let brains = compare("cuda", &["--precision", "bf16"]);
+        assert_eq!(brains.info.versions.backend, Backend::CudaBf16);
+        for (name, gpu, allowed) in [("f32", floats.similarity, APART), ("bf16", brains.similarity, APART_IN_BF16)] {
+            assert_eq!(cpu.undefined_x, gpu.undefined_x, "{settings:?}, {name}");
+            assert_eq!(cpu.cka.len(), gpu.cka.len());
+            for (cpu, gpu) in cpu.cka.iter().zip(&gpu.cka) {
+                let agree = cpu.is_nan() && gpu.is_nan() || (cpu - gpu).abs() <= allowed;
+                assert!(agree, "{settings:?}, {name}: {gpu} is not {cpu}");
+            }
+            let differ = cpu.cka.iter().zip(&gpu.cka).any(|(cpu, gpu)| (cpu - gpu).abs() > APART);
+            assert_eq!(differ, name == "bf16", "{settings:?}: bfloat16 rounds, float32 does not");
         }
     }
     let sparsity = |device: &str| {
