@@ -154,6 +154,20 @@ impl StoredImages {
     }
 }
 
+/// The places of images in their data set, on a device. A build without CUDA has none.
+pub struct ImageNumbers(#[allow(dead_code, reason = "there are no values of it")] Infallible);
+
+impl ImageNumbers {
+    /// A copy of `numbers`.
+    ///
+    /// # Errors
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
+    pub fn new(device: &Device, numbers: &[u32]) -> Result<Self> {
+        let _ = (device, numbers);
+        Err(gramscope_cuda::Error::NotBuilt.into())
+    }
+}
+
 /// The order of an epoch's images on a device. A build without CUDA has none.
 pub struct Order(Infallible);
 

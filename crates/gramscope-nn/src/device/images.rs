@@ -1,7 +1,7 @@
 //! A batch's images, on their way into a program.
 
 use gramscope_cuda::plan::Placing;
-use gramscope_cuda::{BatchPlace, Device, Regions, Slice, View};
+use gramscope_cuda::{BatchPlace, Device, Launcher, Regions, Slice, View, ViewMut};
 
 use super::memory::{Memory, Places};
 use super::stored::Stored;
@@ -17,6 +17,19 @@ pub struct StoredImages {
     /// Of every image of the data set, its place among those that are here.
     rows: Slice<u32>,
     side: usize,
+}
+
+/// The places of images in their data set, on a device: the order of many batches.
+pub struct ImageNumbers(Slice<u32>);
+
+impl ImageNumbers {
+    /// A copy of `numbers`, of at least one.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn new(device: &Device, numbers: &[u32]) -> Result<Self> {
+        Ok(Self(device.upload("the order of images", numbers)?))
+    }
 }
 
 /// The row of an image that is not stored.
@@ -58,6 +71,21 @@ impl StoredImages {
         })
     }
 
+    /// Enqueues a batch of them, in `order` from its `start` on.
+    fn as_they_are<T: Stored>(
+        &self,
+        launcher: Launcher<'_>,
+        to: &mut ViewMut<'_, T>,
+        labels_out: &mut ViewMut<'_, u32>,
+        order: &View<'_, u32>,
+        start: &View<'_, BatchPlace>,
+    ) -> Result<()> {
+        let Self { pixels, labels, rows, side } = self;
+        let (pixels, labels, rows) = (pixels.as_view(), labels.as_view(), rows.as_view());
+        let (placing, count) = (Placing::default(), order.len());
+        Ok(launcher.augment(to, labels_out, &pixels, &labels, &rows, order, start, placing, count, *side)?)
+    }
+
     /// Bytes an image.
     fn length(&self) -> usize {
         self.side * self.side * IMAGE_CHANNELS
@@ -84,11 +112,18 @@ impl Images<'_> {
                 }
             }
             Self::Stored { order: [], .. } => wrong("the batch of images", "at least one".to_owned(), vec![0]),
-            Self::Stored { images, .. } | Self::Next { images, .. } if images.length() != length => {
+            Self::Ordered { numbers, ref range, .. } if range.is_empty() || range.end > numbers.0.len() => {
+                let expected = format!("at least one, of {} that are in order", numbers.0.len());
+                wrong("the batch of images", expected, vec![range.start, range.end])
+            }
+            Self::Stored { images, .. } | Self::Ordered { images, .. } | Self::Next { images, .. }
+                if images.length() != length =>
+            {
                 let got = vec![images.side, images.side, IMAGE_CHANNELS];
                 wrong("the data set's images", format!("{length} bytes an image"), got)
             }
             Self::Stored { order, .. } => Ok(order.len()),
+            Self::Ordered { ref range, .. } => Ok(range.len()),
             Self::Next { ref order, count, .. } => match (1..=order.left()).contains(&count) {
                 true => Ok(count),
                 false => {
@@ -103,7 +138,7 @@ impl Images<'_> {
     pub(super) fn placing(&self) -> Option<Placing> {
         match self {
             Self::Next { order, .. } => Some(order.placing),
-            Self::Host { .. } | Self::Stored { .. } => None,
+            Self::Host { .. } | Self::Stored { .. } | Self::Ordered { .. } => None,
         }
     }
 
@@ -119,6 +154,10 @@ impl Images<'_> {
         let images = match self {
             Self::Host { .. } => return,
             Self::Stored { images, .. } => images,
+            Self::Ordered { images, numbers, .. } => {
+                memory.reads(&numbers.0);
+                images
+            }
             Self::Next { images, order, .. } => {
                 memory.reads(&order.indices);
                 memory.writes(&mut order.place);
@@ -159,11 +198,13 @@ impl Images<'_> {
             }
             Self::Stored { images, order, .. } => {
                 device.copy_to("the order of a batch", order, &mut memory.order.slice_mut(..count))?;
-                let (order, place) = (memory.order.slice(..count), memory.order_start.as_view());
-                let StoredImages { pixels, labels: from, rows, side } = images;
-                let (pixels, from, rows) = (pixels.as_view(), from.as_view(), rows.as_view());
-                let placing = Placing::default();
-                launcher.augment(to, labels, &pixels, &from, &rows, &order, &place, placing, count, *side)?;
+                let (order, start) = (memory.order.slice(..count), memory.order_start.as_view());
+                images.as_they_are(launcher, to, labels, &order, &start)?;
+                share_evenly(device, &mut memory.shares, places)?;
+            }
+            Self::Ordered { images, numbers, range } => {
+                let (order, start) = (numbers.0.slice(range.clone()), memory.order_start.as_view());
+                images.as_they_are(launcher, to, labels, &order, &start)?;
                 share_evenly(device, &mut memory.shares, places)?;
             }
             Self::Next { images, order, .. } => {

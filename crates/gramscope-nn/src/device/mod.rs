@@ -31,12 +31,14 @@ mod stored;
 #[cfg(feature = "cuda")]
 mod tasks;
 
+use std::ops::Range;
+
 use crate::Shake;
 
 #[cfg(not(feature = "cuda"))]
-pub use absent::{DeviceNetwork, Order, StoredImages};
+pub use absent::{DeviceNetwork, ImageNumbers, Order, StoredImages};
 #[cfg(feature = "cuda")]
-pub use images::StoredImages;
+pub use images::{ImageNumbers, StoredImages};
 #[cfg(feature = "cuda")]
 pub use network::DeviceNetwork;
 #[cfg(feature = "cuda")]
@@ -64,6 +66,15 @@ pub enum Images<'a> {
         images: &'a StoredImages,
         /// The places in it.
         order: &'a [u32],
+    },
+    /// The same, in an order that is on the device already, so that nothing has to be waited for.
+    Ordered {
+        /// The data set.
+        images: &'a StoredImages,
+        /// The places in it.
+        numbers: &'a ImageNumbers,
+        /// Which of them.
+        range: Range<usize>,
     },
     /// From a data set on the device, what comes next in an epoch, cropped, flipped and, where there are two branches, shared
     /// out among them as that says.

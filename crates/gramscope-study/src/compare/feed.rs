@@ -1,13 +1,14 @@
 //! Images on their way into networks.
 
 use std::iter::successors;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use gramscope_cka::DeviceMemory;
 use gramscope_cuda::Device;
-use gramscope_nn::device::{Images, StoredImages, image_numbers};
+use gramscope_nn::device::{ImageNumbers, Images, StoredImages, image_numbers};
 use gramscope_train::batches::images;
 use gramscope_train::data::Split;
 
@@ -25,9 +26,18 @@ pub(crate) enum Batch {
     Stored {
         /// Those of the batch, and perhaps others.
         images: Rc<StoredImages>,
-        /// Their places in the data.
-        order: Vec<u32>,
+        /// Places in the data, of this batch and perhaps of others.
+        numbers: Rc<ImageNumbers>,
+        /// Those of this one.
+        range: Range<usize>,
     },
+}
+
+/// Images in the order in which batches are to take them. Where they are all on a GPU it is, too, so that no batch has to be
+/// waited for.
+pub(crate) struct InOrder<'a> {
+    indices: &'a [usize],
+    numbers: Option<Rc<ImageNumbers>>,
 }
 
 impl Batch {
@@ -35,7 +45,7 @@ impl Batch {
     pub(crate) fn len(&self) -> Result<usize> {
         match self {
             Self::Host(images) => Ok(images.dim(0)?),
-            Self::Stored { order, .. } => Ok(order.len()),
+            Self::Stored { range, .. } => Ok(range.len()),
         }
     }
 
@@ -53,7 +63,7 @@ impl Batch {
             Self::Host(images) => {
                 run(Images::Host { pixels: &images.flatten_all()?.to_vec1::<f32>()?, labels: &[], shake: None })
             }
-            Self::Stored { images, order } => run(Images::Stored { images, order }),
+            Self::Stored { images, numbers, range } => run(Images::Ordered { images, numbers, range: range.clone() }),
         }
     }
 }
@@ -106,14 +116,35 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of the device, and what candle may say.
     pub(crate) fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        self.batch_of(&self.in_order(indices)?, 0..indices.len())
+    }
+
+    /// The images at `indices`, for batches to be taken of.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn in_order<'i>(&self, indices: &'i [usize]) -> Result<InOrder<'i>> {
+        let numbers = match &self.gpu {
+            Some(OnGpu { device, all: Some(_), .. }) => Some(numbers(device, indices)?),
+            _ => None,
+        };
+        Ok(InOrder { indices, numbers })
+    }
+
+    /// Those at `range` of an order of this feed's.
+    ///
+    /// # Errors
+    /// Those of the device, and what candle may say.
+    pub(crate) fn batch_of(&self, order: &InOrder<'_>, range: Range<usize>) -> Result<Batch> {
+        let indices = &order.indices[range.clone()];
         let Some(OnGpu { device, all, .. }) = &self.gpu else {
             return Ok(Batch::Host(images(self.split, indices, self.split.image_side(), &HOST)?));
         };
-        let images = match all {
-            Some(all) => all.clone(),
-            None => Rc::new(stored(device, self.split, indices)?),
-        };
-        Ok(Batch::Stored { images, order: image_numbers(indices) })
+        if let (Some(all), Some(numbers)) = (all, &order.numbers) {
+            return Ok(Batch::Stored { images: all.clone(), numbers: numbers.clone(), range });
+        }
+        let images = Rc::new(stored(device, self.split, indices)?);
+        Ok(Batch::Stored { images, numbers: numbers(device, indices)?, range: 0..indices.len() })
     }
 
     /// The labels of the images at `indices`.
@@ -169,7 +200,12 @@ fn stored(device: &Device, split: &Split, chosen: &[usize]) -> Result<StoredImag
     })
 }
 
-/// The bytes that an image takes.
+/// The places of images, on a device.
+fn numbers(device: &Device, indices: &[usize]) -> Result<Rc<ImageNumbers>> {
+    Ok(Rc::new(ImageNumbers::new(device, &image_numbers(indices))?))
+}
+
+/// The bytes that an image takes, with its place in an order.
 fn image_bytes(split: &Split) -> u64 {
-    (split.pixels().len() / split.len().max(1)) as u64
+    (split.pixels().len() / split.len().max(1) + size_of::<u32>()) as u64
 }

@@ -166,10 +166,11 @@ pub fn compare_runs(
     for pass in passes {
         let order: Vec<usize> =
             orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
+        let order = feed.in_order(&order)?;
         for range in &batches.ranges {
             let batch = comparison.batches();
             let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
-            let images = feed.batch(&order[range.clone()])?;
+            let images = feed.batch_of(&order, range.clone())?;
             comparison.begin_batch(range.len()).map_err(in_whole)?;
             let total = all_batches * comparison.observations();
             loop {
