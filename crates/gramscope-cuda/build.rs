@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fmt::Write as _, fs, thread};
 
-/// Machine code for 8.0 and 9.0 and, for GPUs newer than those, PTX. Not 9.0a: its PTX runs on Hopper alone.
+/// Machine code for 8.0 and 9.0 and, for GPUs newer than those, PTX. Not 9.0a: its code runs on no more GPUs than 9.0's, its PTX on
+/// Hopper alone, and no kernel has an instruction that wants it; .ci/run compiles it all the same.
 const ARCHITECTURES: [&str; 2] = ["arch=compute_80,code=[sm_80,compute_80]", "arch=compute_90,code=[sm_90,compute_90]"];
 
 fn main() {
@@ -47,7 +48,16 @@ fn compile_kernels(nvcc: &Path) -> Result<(), String> {
     if !failures.is_empty() {
         return Err(failures.join("\n"));
     }
-    embed(&families, out)
+    embed(&families, &version(nvcc)?, out)
+}
+
+/// The compiler's version: 13.0.88.
+fn version(nvcc: &Path) -> Result<String, String> {
+    let output =
+        Command::new(nvcc).arg("--version").output().map_err(|error| format!("{}: {error}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().filter_map(|word| word.strip_prefix('V')).next_back();
+    version.map(str::to_owned).ok_or_else(|| format!("{} does not say its version: {text}", nvcc.display()))
 }
 
 /// The compiler: of the toolkit that the environment names, else the one on the path.
@@ -164,8 +174,8 @@ fn spills(report: &str) -> Vec<String> {
     found
 }
 
-/// Writes OUT_DIR/images.rs: a static a family and, for tests, all of them.
-fn embed(families: &[Family], out: &Path) -> Result<(), String> {
+/// Writes OUT_DIR/images.rs: a static a family and, for tests, all of them and the compiler's version.
+fn embed(families: &[Family], version: &str, out: &Path) -> Result<(), String> {
     let mut source = String::new();
     for Family { name, .. } in families {
         let _ = writeln!(
@@ -178,5 +188,6 @@ fn embed(families: &[Family], out: &Path) -> Result<(), String> {
     }
     let all: Vec<String> = families.iter().map(|family| format!("&{}", family.name.to_uppercase())).collect();
     let _ = writeln!(source, "#[cfg(test)]\npub(crate) static ALL: &[&Image] = &[{}];", all.join(", "));
+    let _ = writeln!(source, "#[cfg(test)]\npub(crate) static NVCC: &str = {version:?};");
     fs::write(out.join("images.rs"), source).map_err(|error| format!("images.rs: {error}"))
 }

@@ -14,7 +14,7 @@
 //                         INT_MAX
 //      needed             null, or a flag: where it is 0 the kernel returns at once and writes nothing
 // Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: at most
-// FUSED_ROWS), p < 2^31.
+// FUSED_ROWS), p <= 2^31.
 // Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
 // Accumulates: float32 on the tensor cores over at most CHAIN_SLABS x SLAB = 512 features, then float32 sums of those,
 // then (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.

@@ -38,6 +38,39 @@ mod tests {
         }
     }
 
+    /// The registers that ptxas has given an entry on an architecture.
+    fn registers(entry: &str, architecture: &str) -> Option<&'static str> {
+        let of_entry = format!("{entry}' for '{architecture}'");
+        let report = ALL.iter().flat_map(|image| reports(image)).find(|report| report.starts_with(&of_entry))?;
+        report.split("Used ").nth(1)?.split(' ').next()
+    }
+
+    /// Those of kernels/README.md, which says what compiled them; another compiler gives others.
+    #[test]
+    fn documented_registers_are_those_of_this_build() {
+        const DOCUMENT: &str = include_str!("../../../kernels/README.md");
+        if !DOCUMENT.contains(&format!("nvcc {NVCC},")) {
+            println!("skipped: kernels/README.md is about another nvcc than {NVCC}");
+            return;
+        }
+        let rows: Vec<Vec<&str>> = DOCUMENT
+            .lines()
+            .filter(|line| line.starts_with("| gs_"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        assert!(rows.len() > 50, "{} rows", rows.len());
+        let mut wrong = Vec::new();
+        for row in rows {
+            let [_, entry, sm_80, sm_90, threads, shared, _] = row[..] else { panic!("{row:?}") };
+            let found =
+                ["sm_80", "sm_90"].map(|architecture| registers(entry, architecture).unwrap_or("no such entry"));
+            if found != [sm_80, sm_90] {
+                wrong.push(format!("| {entry} | {} | {} | {threads} | {shared} |", found[0], found[1]));
+            }
+        }
+        assert!(wrong.is_empty(), "kernels/README.md is to say:\n{}", wrong.join("\n"));
+    }
+
     #[test]
     fn images_are_fatbins() {
         for image in ALL {

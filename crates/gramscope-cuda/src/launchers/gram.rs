@@ -144,7 +144,7 @@ impl Launcher<'_> {
     }
 
     /// Partial sums of the Gram matrix, one triangle, of up to [`plan::FUSED_ROWS`] examples, which are shifted on the way:
-    /// `exact` by error-compensated products, else by one TF32 product.
+    /// `exact` by error-compensated products, else by one product of float16 halves.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
