@@ -63,20 +63,19 @@ impl Dimension {
     }
 }
 
+/// Makes the buffers of a launcher and calls it.
+type Launch = fn(&Making<'_>) -> Result<(), Error>;
+
 /// One launcher, on buffers of the right lengths for its dimensions.
 struct Family {
     name: &'static str,
     dimensions: &'static [Dimension],
     /// The buffers that must lie as runs do.
     runs: &'static [usize],
-    launch: fn(&Making<'_>) -> Result<(), Error>,
+    launch: Launch,
 }
 
-const fn family(
-    name: &'static str,
-    dimensions: &'static [Dimension],
-    launch: fn(&Making<'_>) -> Result<(), Error>,
-) -> Family {
+const fn family(name: &'static str, dimensions: &'static [Dimension], launch: Launch) -> Family {
     Family { name, dimensions, runs: &[], launch }
 }
 
@@ -774,7 +773,7 @@ fn fewer_than_four_examples_are_for_the_biased_estimator_alone() {
     if on_fake_driver(&driver(), "fewer_than_four_examples_are_for_the_biased_estimator_alone").is_some() {
         return;
     }
-    const FEW: &[(&str, fn(&Making<'_>) -> Result<(), Error>, bool)] = &[
+    const FEW: &[(&str, Launch, bool)] = &[
         ("ucenter_rows", ucenter_rows, false),
         ("ucenter_pack", ucenter_pack, false),
         ("ucenter_naive", ucenter_naive, true),
