@@ -419,7 +419,8 @@ mod tests {
                 // A kernel counts tiles, and slabs, in 31 bits.
                 assert!(u128::from(split.geometry.grid[0]) < 1 << 31 && FEATURES.div_ceil(DOUBLE_SLAB) < 1 << 31);
             }
-            [gram_shift(FEATURES), entries(examples), ucenter_reduce(examples), ucenter_rows(examples)].map(fits);
+            let others = [gram_shift(FEATURES), entries(examples), ucenter_reduce(examples), ucenter_rows(examples)];
+            others.into_iter().for_each(fits);
             // The last value of x, in 63 bits.
             assert!((examples as u128) * (FEATURES as u128) < 1 << 63);
         }
