@@ -644,7 +644,7 @@ fn probe_update(m: &Making<'_>, naive: bool) -> Result<(), Error> {
 /// So many pixels that the gradients of weights and of biases are summed in groups.
 const CONVOLUTION: &[Dimension] = &[Size(3), Size(15), Size(16), Size(4), Size(5), Setting(3), Setting(1), Free(1)];
 /// The same of what has no image and no weights.
-const BIASES: &[Dimension] = &[Size(3), Size(15), Size(16), Setting(4), Size(5), Setting(3), Setting(1), Free(1)];
+const BIASES: &[Dimension] = &[Size(3), Size(35), Size(34), Setting(4), Size(5), Setting(3), Setting(1), Free(1)];
 const GRAM: &[Dimension] = &[Size(5), Size(6)];
 const NORM: &[Dimension] = &[Size(3), Size(4)];
 const POOL: &[Dimension] = &[Size(2), Size(3), Size(5), Size(3)];
