@@ -1,4 +1,5 @@
-//! Every backward pass against central differences of its forward pass.
+//! Every backward pass against central differences of its forward pass, and convolutions too large for that against loops in
+//! float64.
 //!
 //! Linear operations have no error of truncation, so a large step is taken and only rounding is left. The others are
 //! curved: for a step h of a function whose third derivative is about as large as the function, the error of truncation
@@ -45,10 +46,14 @@ fn cases() -> Vec<Case> {
 }
 
 /// Sums of `terms` products of uniform values: a partial sum is about sqrt(terms) / 3, as many roundings, so the error
-/// is about ROUNDING * terms / 3; six times that. Central differences of step 1 add two such errors for each of the
-/// `outputs` that depend on the value, with random signs.
+/// is about ROUNDING * terms / 3; six times that.
+fn sum_tolerance(terms: usize) -> f64 {
+    ROUNDING * 2.0 * (terms as f64 + 2.0)
+}
+
+/// Central differences of step 1 add two errors of sums for each of the `outputs` that depend on the value, with random signs.
 fn linear_tolerance(terms: usize, outputs: usize) -> f64 {
-    ROUNDING * 2.0 * (terms as f64 + 2.0) * (2.0 + (outputs as f64).sqrt())
+    sum_tolerance(terms) * (2.0 + (outputs as f64).sqrt())
 }
 
 #[test]
@@ -86,6 +91,56 @@ fn convolution() {
         convolution::add_input_gradient(&sum, &dy, &weight, geometry).unwrap();
         let expected: Vec<f64> = start.iter().zip(wide(&got)).map(|(start, dx)| start + dx).collect();
         assert_close(&format!("added dx of {what}"), &wide(&sum), &expected, linear_tolerance(taps * out, 1));
+    }
+}
+
+/// Weight gradients are sums over groups of images, of which there are sixteen at most, and within an image over passes of some
+/// rows of pixels: of more images than groups, with a smaller last group; of more pixels than a pass has, with a shorter last
+/// pass; of both.
+fn large_cases() -> Vec<Case> {
+    vec![
+        case([35, 4, 5, 2], 3, 3, 1, 1),
+        case([35, 4, 5, 2], 18, 3, 2, 1),
+        case([35, 4, 5, 3], 2, 1, 2, 0),
+        case([17, 3, 2, 17], 2, 1, 1, 0),
+        case([2, 13, 17, 3], 2, 3, 1, 1),
+        case([2, 13, 17, 3], 17, 1, 1, 0),
+        case([2, 13, 17, 3], 2, 3, 2, 1),
+        case([2, 25, 37, 3], 2, 3, 2, 1),
+        case([2, 25, 38, 2], 2, 1, 2, 0),
+        case([35, 12, 13, 2], 3, 3, 1, 1),
+        case([18, 25, 24, 3], 5, 7, 2, 3),
+    ]
+}
+
+#[test]
+fn convolution_of_many_images_and_pixels() {
+    for (index, Case { x: x_shape, weight: weight_shape, geometry }) in large_cases().into_iter().enumerate() {
+        let what = format!("{x_shape:?} * {weight_shape:?}, {geometry:?}");
+        let seed = 10 * index as u64;
+        let (x, weight) = (uniform(seed, &x_shape), uniform(seed + 1, &weight_shape));
+        let bias = uniform(seed + 2, &weight_shape[..1]);
+        let Geometry { stride, padding } = geometry;
+        let [out, kh, kw, _] = weight_shape;
+        let taps: usize = weight_shape[1..].iter().product();
+        let (wide_x, wide_weight) = (Tensor4::new(x_shape, wide(&x)), Tensor4::new(weight_shape, wide(&weight)));
+
+        let y = convolution::forward(&x, &weight, &bias, geometry).unwrap();
+        let expected = gramscope_reference::convolution::forward(&wide_x, &wide_weight, &wide(&bias), stride, padding);
+        assert_eq!(y.dims(), expected.shape);
+        assert_close(&format!("y of {what}"), &wide(&y), &expected.data, sum_tolerance(taps + 1));
+
+        let dy = uniform(seed + 3, y.dims());
+        let wide_dy = Tensor4::new(expected.shape, wide(&dy));
+        let expected = gramscope_reference::convolution::backward(&wide_x, &wide_weight, &wide_dy, stride, padding);
+        let dx = uniform(seed + 4, &x_shape);
+        convolution::input_gradient_into(&dx, &dy, &weight, geometry).unwrap();
+        assert_close(&format!("dx of {what}"), &wide(&dx), &expected.dx.data, sum_tolerance(kh * kw * out));
+        let (dw, db) = convolution::parameter_gradients(&x, &dy, geometry, (kh, kw)).unwrap();
+        // A term is some hundreds of times as large as this.
+        let tolerance = sum_tolerance(y.elem_count() / out);
+        assert_close(&format!("dw of {what}"), &wide(&dw), &expected.dweight.data, tolerance);
+        assert_close(&format!("db of {what}"), &wide(&db), &expected.dbias, tolerance);
     }
 }
 
