@@ -337,7 +337,7 @@ fn batch_norm_alone() {
     assert_close("dbeta", &wide(&got.dbeta), &finite_difference(&f, &beta, &dy, STEP), CURVED);
 }
 
-/// The fused form is the plain ones, one after the other, to the last bit.
+/// The fused forms, with an addition and without, are the plain ones, one after the other, to the last bit.
 #[test]
 fn fused_backward_passes_are_the_plain_ones() {
     let shape = [2, 3, 5, 17];
@@ -345,14 +345,21 @@ fn fused_backward_passes_are_the_plain_ones() {
     let (gamma, beta) = (uniform(4, &[17]), uniform(5, &[17]));
     let statistics = batch_norm::statistics(&x).unwrap();
     let y = norm_relu(&x, &gamma, &beta, Some(&addend));
+    let same = |fused: &batch_norm::Gradients, plain: &batch_norm::Gradients| {
+        for (fused, plain) in [(&fused.dx, &plain.dx), (&fused.dgamma, &plain.dgamma), (&fused.dbeta, &plain.dbeta)] {
+            assert_eq!(support::bits(fused), support::bits(plain));
+        }
+    };
     let (fused, daddend) =
         batch_norm::backward_add_relu(x.copy().unwrap(), &statistics, &gamma, &y, dy.copy().unwrap()).unwrap();
     let dsum = elementwise::relu_backward(dy.copy().unwrap(), &y).unwrap();
-    let plain = batch_norm::backward(x.copy().unwrap(), &statistics, &gamma, &dsum).unwrap();
     assert_eq!(support::bits(&daddend), support::bits(&dsum));
-    for (fused, plain) in [(&fused.dx, &plain.dx), (&fused.dgamma, &plain.dgamma), (&fused.dbeta, &plain.dbeta)] {
-        assert_eq!(support::bits(fused), support::bits(plain));
-    }
+    same(&fused, &batch_norm::backward(x.copy().unwrap(), &statistics, &gamma, &dsum).unwrap());
+
+    let y = norm_relu(&x, &gamma, &beta, None);
+    let fused = batch_norm::backward_relu(&x, &statistics, &gamma, &beta, dy.copy().unwrap()).unwrap();
+    let dsum = elementwise::relu_backward(dy, &y).unwrap();
+    same(&fused, &batch_norm::backward(x, &statistics, &gamma, &dsum).unwrap());
 }
 
 #[test]
