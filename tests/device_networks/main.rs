@@ -6,6 +6,7 @@
 mod convolutions;
 mod measuring;
 mod memory;
+mod observing;
 mod probing;
 mod runs;
 #[path = "../support/mod.rs"]

@@ -317,7 +317,8 @@ impl Builder {
     /// The input of the first block.
     fn stem(&mut self, stem: &StemPlan) -> ValueId {
         let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
-        let x = self.normalise("stem.bn".to_owned(), convolved, None, true);
+        let norm = self.norm("stem.bn".to_owned(), convolved);
+        let x = self.normalise(norm, convolved, None, true);
         let Some(side) = stem.pooled_side else { return x };
         let y = self.value(side, stem.convolution.to);
         self.step(Step::MaxPool { x, y });
@@ -358,18 +359,20 @@ impl Builder {
         mixed
     }
 
-    /// The result of a branch's last convolution, and the name of the batch norm that follows it.
-    fn convolve_branch(&mut self, plan: &BlockPlan, branch: usize, input: ValueId) -> (ValueId, String) {
+    /// The result of a branch's last convolution, and the number of the batch norm that follows it, which it has before what follows
+    /// the block's branches is numbered: in every form of a network it is the same.
+    fn convolve_branch(&mut self, plan: &BlockPlan, branch: usize, input: ValueId) -> (ValueId, usize) {
         let prefix = plan.branch_prefix(branch);
-        let mut x = input;
+        let (mut x, mut norm) = (input, 0);
         let all = plan.convolutions.len();
         for (number, (convolution, &side)) in (1..).zip(plan.convolutions.iter().zip(&plan.sides)) {
             x = self.convolution(format!("{prefix}.conv{number}"), *convolution, x, side);
+            norm = self.norm(format!("{prefix}.bn{number}"), x);
             if number < all {
-                x = self.normalise(format!("{prefix}.bn{number}"), x, None, true);
+                x = self.normalise(norm, x, None, true);
             }
         }
-        (x, format!("{prefix}.bn{all}"))
+        (x, norm)
     }
 
     /// What follows the result `x` of a block's branches, where every layer is seen: layers are counted in the order in which
@@ -394,7 +397,10 @@ impl Builder {
                 let projected = self.convolution(name.clone(), convolution, input, side);
                 match normalised {
                     false => Some(projected),
-                    true => Some(self.normalise(format!("{name}_bn"), projected, None, false)),
+                    true => {
+                        let norm = self.norm(format!("{name}_bn"), projected);
+                        Some(self.normalise(norm, projected, None, false))
+                    }
                 }
             }
         }
@@ -412,15 +418,20 @@ impl Builder {
         y
     }
 
-    /// What follows the batch norm is fused into it, unless every layer is to be seen.
-    fn normalise(&mut self, name: String, x: ValueId, addend: Option<ValueId>, relu: bool) -> ValueId {
-        let Value { side, channels } = self.program.values[x];
-        let y = self.value(side, channels);
+    /// The number of the batch norm of this name, which follows x.
+    fn norm(&mut self, name: String, x: ValueId) -> usize {
+        let channels = self.program.values[x].channels;
         let norms = &mut self.program.norms;
-        let norm = norms.iter().position(|known| known.name == name).unwrap_or_else(|| {
+        norms.iter().position(|known| known.name == name).unwrap_or_else(|| {
             norms.push(NamedNorm { name, channels });
             norms.len() - 1
-        });
+        })
+    }
+
+    /// What follows the batch norm is fused into it, unless every layer is to be seen.
+    fn normalise(&mut self, norm: usize, x: ValueId, addend: Option<ValueId>, relu: bool) -> ValueId {
+        let Value { side, channels } = self.program.values[x];
+        let y = self.value(side, channels);
         self.step(Step::Normalise { norm, x, addend, relu: relu && !self.observed, y });
         self.tap(Tapped::Value(y));
         if relu && self.observed {

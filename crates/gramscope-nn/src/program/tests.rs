@@ -132,20 +132,42 @@ fn names_and_shapes_are_the_networks() {
     }
 }
 
+/// Parameters and statistics are found by the numbers of convolutions and batch norms, on a device in one place for all forms.
+#[test]
+fn every_form_of_a_network_numbers_its_layers_alike() {
+    let names = |program: &Program| -> [Vec<String>; 2] {
+        let convolutions = program.convolutions.iter().map(|convolution| convolution.name.clone());
+        [convolutions.collect(), program.norms.iter().map(|norm| norm.name.clone()).collect()]
+    };
+    for config in configs() {
+        let (topology, side) = (config.topology(), config.image_side);
+        let expected = names(&Program::evaluation(&topology, side));
+        for program in [Program::observation, Program::training, penalised] {
+            assert_eq!(names(&program(&topology, side)), expected);
+        }
+        if config.residual {
+            assert_eq!(names(&Program::ablation(&topology, side, &variants(topology.blocks.len()))), expected);
+        }
+    }
+}
+
 #[test]
 fn training_gives_every_gradient_once() {
     for config in configs() {
         let program = Program::training(&config.topology(), config.image_side);
-        let (mut convolutions, mut norms, mut heads) = (HashSet::new(), HashSet::new(), 0);
+        let (mut convolutions, mut inputs, mut norms, mut heads) = (HashSet::new(), HashSet::new(), HashSet::new(), 0);
         for step in &program.steps {
             match *step {
                 Step::WeightGradient { convolution, .. } => assert!(convolutions.insert(convolution)),
+                Step::InputGradient { convolution, .. } => assert!(inputs.insert(convolution)),
                 Step::NormaliseBackward { norm, .. } => assert!(norms.insert(norm)),
                 Step::LogitsBackward => heads += 1,
                 _ => {}
             }
         }
         assert_eq!((convolutions.len(), norms.len()), (program.convolutions.len(), program.norms.len()));
+        // The images have none, and are what the first convolution alone reads.
+        assert_eq!((inputs.len(), inputs.contains(&0)), (program.convolutions.len() - 1, false));
         assert_eq!(heads, 1);
         assert!(program.steps.iter().filter(|step| matches!(step, Step::Loss)).count() == 1);
     }
@@ -248,9 +270,6 @@ fn ablation_gives_every_variant_once_from_what_is_there() {
             .collect();
         given.sort_unstable();
         assert_eq!(given, (0..variants.len()).collect::<Vec<_>>());
-        // Parameters are found as in the whole network.
-        let names = |program: &Program| program.convolutions.iter().map(|each| each.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&program), names(&whole));
         // What is common is computed once: the stem, and the first block kept and deleted.
         let runs = |convolution: usize| {
             let is =
