@@ -124,6 +124,25 @@ fn ten_training_steps_are_the_references() {
     }
 }
 
+/// Every parameter has its gradient and the images have none, nor memory for one: a gradient of the stem's result was in the
+/// workspace, and so would one of the stem's input have been.
+#[test]
+fn no_gradient_is_computed_for_the_images() {
+    let (imagenet, topology) = bottlenecks();
+    for (config, topology) in cifar().into_iter().chain([(imagenet, topology)]) {
+        let network = ResNet::build(&config, &topology, 1, &Device::Cpu).unwrap();
+        let shape = [BATCH, config.image_side, config.image_side, 3];
+        let images = uniform(0, &shape);
+        let gradients = network.loss_and_gradients(&images, &labels(BATCH, CLASSES)).unwrap();
+        assert_eq!(gradients.grads.get_ids().count(), network.parameters().len());
+        assert!(network.parameters().iter().all(|parameter| gradients.grads.get(&parameter.var).is_some()));
+        assert!(gradients.grads.get(&images).is_none());
+        let StemPlan { convolution, side, .. } = topology.stem;
+        assert!(network.workspace.keeps(&[BATCH, side, side, convolution.to]), "{config:?}");
+        assert!(!network.workspace.keeps(&shape), "{config:?}");
+    }
+}
+
 /// The shares of the first branch of block number `block` in all images, forward and backward.
 fn shares(epoch: u32, block: usize) -> [[f64; BATCH]; 2] {
     mixing::shares(SEED, epoch, block, &IMAGES).map(|shares| {

@@ -41,6 +41,12 @@ impl Workspace {
         self.spare().clear();
     }
 
+    /// Whether there is a tensor of this shape for [`Self::take`].
+    #[cfg(test)]
+    pub(super) fn keeps(&self, shape: &[usize]) -> bool {
+        self.spare().get(shape).is_some_and(|tensors| !tensors.is_empty())
+    }
+
     fn spare(&self) -> MutexGuard<'_, HashMap<Vec<usize>, Vec<Tensor>>> {
         // A thread that panicked between two of these calls left the map whole.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
