@@ -495,6 +495,44 @@ fn doctor_finds_hostile_layers_right_on_emulated_kernels() {
     }
 }
 
+/// One network and two at once: rows whose figures follow from their own times and from the rates they were held against. Where no
+/// cuBLAS shows a rate of float32 products, bytes alone make the floor.
+#[test]
+fn bench_train_measures_networks_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    let arguments = ["bench", "train", "--depth", "8", "--width", "0.1", "--batch-size", "2", "--jobs", "2"];
+    let arguments = [&arguments[..], &["--device", "cuda", "--json", file.to_str().unwrap()]].concat();
+    let output = run(driver().path(), "memory=64", &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let at_once: Vec<_> = rows.iter().map(|row| row["networks_at_once"].as_u64().unwrap()).collect();
+    assert_eq!(at_once, [1, 2]);
+    let figure = |row: &serde_json::Value, name: &str| {
+        let figure = row[name].as_f64().filter(|figure| figure.is_finite() && *figure > 0.0);
+        figure.unwrap_or_else(|| panic!("{name} of {row}"))
+    };
+    let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+    for (row, networks) in rows.iter().zip([1.0, 2.0]) {
+        assert!(row["device"] == "Emulated GPU" && row["precision"] == "f32" && row["captured"] == true, "{row}");
+        let [ms, floor, bytes] = ["ms_per_step", "floor_ms", "bytes"].map(|name| figure(row, name));
+        assert!(figure(row, "cpu_ms_per_step") > 0.0 && figure(row, "multiply_adds") > 0.0);
+        assert!(same(figure(row, "images_per_second"), networks * 2.0 / ms * 1e3), "{row}");
+        assert!(same(figure(row, "share_of_floor"), floor / ms), "{row}");
+        let of_bytes = networks * bytes / figure(row, "bytes_per_second") * 1e3;
+        match row["multiply_adds_per_second"].is_null() {
+            true => assert!(same(floor, of_bytes), "{row}"),
+            false => {
+                assert!(figure(row, "multiply_adds_per_second") > 0.0 && floor >= of_bytes * (1.0 - 1e-9), "{row}")
+            }
+        }
+    }
+    assert!(rows[0]["over_one_after_the_other"].is_null(), "{}", rows[0]);
+    let [alone, together] = [0, 1].map(|place| figure(&rows[place], "ms_per_step"));
+    assert!(same(figure(&rows[1], "over_one_after_the_other"), 2.0 * alone / together), "{}", rows[1]);
+}
+
 #[test]
 #[ignore = "takes minutes: every kernel, at every shape, under emulation"]
 fn doctor_passes_on_emulated_kernels() {

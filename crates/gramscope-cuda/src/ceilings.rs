@@ -22,6 +22,8 @@ pub enum Products {
     Bf16,
     /// float32 with TF32 tensor cores.
     Tf32,
+    /// float32 as it is, on the ordinary units.
+    Float32,
 }
 
 /// Bytes a second of a copy within the device, read and written ones both counted.
@@ -54,7 +56,7 @@ pub fn matrix_rate(device: &Device, products: Products) -> Result<Option<f64>, E
     };
     let seconds = match products {
         Products::Bf16 => measure(&Values::Bf16(noise(device, what, bf16::from_f32)?.as_view()))?,
-        Products::Tf32 => measure(&Values::F32(noise(device, what, |value| value)?.as_view()))?,
+        Products::Tf32 | Products::Float32 => measure(&Values::F32(noise(device, what, |value| value)?.as_view()))?,
     };
     Ok(Some(2.0 * (side as f64).powi(3) / seconds))
 }

@@ -22,8 +22,8 @@ const ROUNDS: usize = 6;
 /// Rates of simple work that keeps all cores busy; what stays in a cache moves faster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ceilings {
-    /// float32 multiply-adds a second, in a large matrix product.
-    pub(crate) multiply_adds: f64,
+    /// Multiply-adds a second, in a large matrix product; none where there is nothing to measure them with.
+    pub(crate) multiply_adds: Option<f64>,
     /// Bytes a second, in an addition in memory: two reads and a write a value.
     pub(crate) bytes: f64,
 }
@@ -45,39 +45,39 @@ impl Ceilings {
             sum = elementwise::add(sum.clone(), &addend)?;
             Ok(())
         })?;
-        Ok(Self { multiply_adds: (SIDE as f64).powi(3) / product, bytes: 3.0 * 4.0 * VALUES as f64 / addition })
+        Ok(Self { multiply_adds: Some((SIDE as f64).powi(3) / product), bytes: 3.0 * 4.0 * VALUES as f64 / addition })
     }
 
-    /// Those of a GPU in this arithmetic; none where there is no cuBLAS to measure with, or for float32 products, of which cuBLAS
-    /// shows no ceiling.
+    /// Those of a GPU in this arithmetic, of its multiply-adds where there is a cuBLAS to measure them with.
     ///
     /// # Errors
     /// What the device may say.
     #[cfg(feature = "cuda")]
-    pub(crate) fn of_gpu(device: &gramscope_cuda::Device, arithmetic: Arithmetic) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn of_gpu(device: &gramscope_cuda::Device, arithmetic: Arithmetic) -> anyhow::Result<Self> {
         let products = match arithmetic {
-            Arithmetic::Float32 => return Ok(None),
+            Arithmetic::Float32 => ceilings::Products::Float32,
             Arithmetic::Tf32 => ceilings::Products::Tf32,
             Arithmetic::Bf16 => ceilings::Products::Bf16,
         };
-        let Some(operations) = ceilings::matrix_rate(device, products)? else { return Ok(None) };
-        Ok(Some(Self { multiply_adds: operations / 2.0, bytes: ceilings::copy_bandwidth(device)? }))
+        let operations = ceilings::matrix_rate(device, products)?;
+        let multiply_adds = operations.map(|operations| operations / 2.0);
+        Ok(Self { multiply_adds, bytes: ceilings::copy_bandwidth(device)? })
     }
 
     /// Those of a GPU: a build without CUDA has none.
     ///
     /// # Errors
-    /// None.
+    /// Always [`gramscope_cuda::Error::NotBuilt`].
     #[cfg(not(feature = "cuda"))]
-    pub(crate) fn of_gpu(_: &gramscope_cuda::Device, _: Arithmetic) -> anyhow::Result<Option<Self>> {
-        Ok(None)
+    pub(crate) fn of_gpu(_: &gramscope_cuda::Device, _: Arithmetic) -> anyhow::Result<Self> {
+        Err(gramscope_cuda::Error::NotBuilt.into())
     }
 
     /// The milliseconds that operations take at least if each is done on its own: what takes longer of its products and its
-    /// bytes, summed.
+    /// bytes, summed; of its bytes alone where no rate of products is known.
     pub(crate) fn floor_ms(self, operations: &[Work]) -> f64 {
-        let seconds =
-            |work: &Work| (work.multiply_adds as f64 / self.multiply_adds).max(work.bytes as f64 / self.bytes);
+        let products = |work: &Work| self.multiply_adds.map_or(0.0, |rate| work.multiply_adds as f64 / rate);
+        let seconds = |work: &Work| products(work).max(work.bytes as f64 / self.bytes);
         1e3 * operations.iter().map(seconds).sum::<f64>()
     }
 }
@@ -100,8 +100,10 @@ mod tests {
     /// One operation is bound by its products (2 s against 1), the other by its bytes (3 s against 1).
     #[test]
     fn what_takes_longer_counts() {
-        let ceilings = Ceilings { multiply_adds: 10.0, bytes: 100.0 };
+        let ceilings = Ceilings { multiply_adds: Some(10.0), bytes: 100.0 };
         let operations = [Work { multiply_adds: 20, bytes: 100 }, Work { multiply_adds: 10, bytes: 300 }];
         assert!((ceilings.floor_ms(&operations) - 5000.0).abs() < 1e-9);
+        let bytes_alone = Ceilings { multiply_adds: None, ..ceilings };
+        assert!((bytes_alone.floor_ms(&operations) - 4000.0).abs() < 1e-9);
     }
 }

@@ -41,14 +41,14 @@ struct Times {
 }
 
 /// Measures training steps of one network where `processor` says, and on a GPU of several at once, beside the least time that
-/// `ceilings`, where they are known, give what it computes and moves ([`ResNetConfig::training_work`]).
+/// `ceilings` give what it computes and moves ([`ResNetConfig::training_work`]).
 ///
 /// # Errors
 /// A network that does not exist, or not there; too little memory; a file that cannot be written.
 pub(crate) fn run(
     subject: &Subject,
     processor: &Processor,
-    ceilings: Option<Ceilings>,
+    ceilings: Ceilings,
     rows: &mut Rows<'_>,
 ) -> anyhow::Result<()> {
     let row = |networks: usize, times: Times, alone: Option<f64>| Row {
@@ -81,7 +81,7 @@ pub(crate) fn run(
 struct Row<'a> {
     subject: &'a Subject,
     processor: &'a Processor,
-    ceilings: Option<Ceilings>,
+    ceilings: Ceilings,
     networks: usize,
     /// Of a step of each.
     times: Times,
@@ -100,7 +100,7 @@ impl Row<'_> {
         };
         let work = work(self.subject, precision);
         let rate = (networks * batch_size) as f64 / ms * 1e3;
-        let floor = ceilings.map(|ceilings| networks as f64 * ceilings.floor_ms(&work));
+        let floor = networks as f64 * ceilings.floor_ms(&work);
         // How much sooner all are done than one after the other.
         let gain = self.alone.map(|alone| networks as f64 * alone / ms);
         let (depth, width) = (config.depth, config.width);
@@ -109,20 +109,19 @@ impl Row<'_> {
             "batch_size": batch_size, "image_side": config.image_side, "captured": self.processor.gpu().is_some(),
             "networks_at_once": networks, "ms_per_step": ms, "cpu_ms_per_step": cpu_ms, "images_per_second": rate,
             "over_one_after_the_other": gain, "multiply_adds": work.iter().map(|work| work.multiply_adds).sum::<u64>(),
-            "bytes": work.iter().map(|work| work.bytes).sum::<u64>(), "floor_ms": floor,
-            "share_of_floor": floor.map(|floor| floor / ms),
-            "multiply_adds_per_second": ceilings.map(|ceilings| ceilings.multiply_adds),
-            "bytes_per_second": ceilings.map(|ceilings| ceilings.bytes), "device": device,
+            "bytes": work.iter().map(|work| work.bytes).sum::<u64>(), "floor_ms": floor, "share_of_floor": floor / ms,
+            "multiply_adds_per_second": ceilings.multiply_adds, "bytes_per_second": ceilings.bytes, "device": device,
         });
         let many = if networks == 1 { String::new() } else { format!("{networks} networks at once, ") };
         let has_cudnn = self.processor.gpu().is_some_and(|device| device.has_cudnn());
         let cudnn = if has_cudnn { ", cuDNN's convolutions" } else { "" };
         let gain = gain.map_or_else(String::new, |gain| format!(", {gain:.2} times one after the other"));
-        let beside = floor
-            .map_or_else(String::new, |floor| format!("; counted floor {floor:.2} ms, {:.2} of the time", floor / ms));
+        // Where there is no rate of products, bytes alone make the floor.
+        let of = if ceilings.multiply_adds.is_some() { "" } else { " of its bytes" };
+        let share = floor / ms;
         let text = format!(
             "ResNet-{depth} x{width}, {many}{precision}{cudnn}, batches of {batch_size}: {ms:.2} ms a step, {rate:.0} images/s\
-             {gain}{beside}"
+             {gain}; counted floor{of} {floor:.2} ms, {share:.2} of the time"
         );
         rows.row(&text, &fields)
     }

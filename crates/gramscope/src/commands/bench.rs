@@ -23,7 +23,7 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
             let processor = device::processor_of(arguments.device, *numerics, console)?;
             let mut rows = Rows::new(console, arguments.file.as_deref())?;
             let ceilings = match &processor {
-                Processor::Cpu => Some(Ceilings::measure()?),
+                Processor::Cpu => Ceilings::measure()?,
                 Processor::Gpu { device, arithmetic } => Ceilings::of_gpu(device, *arithmetic)?,
             };
             let (networks, mut failed) = (networks(*family, *depth, *width, *all), 0);
@@ -86,4 +86,37 @@ fn kernels(only: Option<&Regex>, arguments: &BenchArguments, console: &Console) 
 #[cfg(not(feature = "cuda"))]
 fn kernels(_: Option<&Regex>, _: &BenchArguments, _: &Console) -> anyhow::Result<()> {
     anyhow::bail!("bench kernels measures a GPU's kernels, and {}", gramscope_cuda::Error::NotBuilt)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Depths and widths.
+    fn sizes(networks: &[ResNetConfig]) -> Vec<(usize, f64)> {
+        networks.iter().map(|config| (config.depth, config.width)).collect()
+    }
+
+    #[test]
+    fn the_networks_are_those_that_the_help_names() {
+        let cifar = |depth, width, all| networks(Family::Cifar, depth, width, all);
+        assert_eq!(sizes(&cifar(None, None, false)), [(14, 1.0), (20, 1.0), (14, 2.0)]);
+        assert_eq!(sizes(&cifar(Some(38), None, false)), [(38, 1.0)]);
+        assert_eq!(sizes(&cifar(None, Some(4.0), false)), [(20, 4.0)]);
+        assert_eq!(sizes(&cifar(Some(8), Some(0.1), false)), [(8, 0.1)]);
+        let all = cifar(None, None, true);
+        let expected = [14, 20, 38, 110].map(|depth| [1.0, 2.0, 4.0, 10.0].map(|width| (depth, width)));
+        assert_eq!(sizes(&all), expected.concat());
+        let imagenet = |depth, width| networks(Family::ImageNet, depth, width, false);
+        assert_eq!(sizes(&imagenet(None, None)), [(50, 1.0)]);
+        assert_eq!(sizes(&imagenet(None, Some(0.25))), [(50, 0.25)]);
+        assert_eq!(sizes(&imagenet(Some(101), None)), [(101, 1.0)]);
+        let imagenet = imagenet(Some(101), None);
+        assert!(imagenet.iter().all(|config| (config.image_side, config.classes) == (224, 1000)));
+        assert!(all.iter().all(|config| config.family == Family::Cifar && config.image_side == 32));
+        for config in all.iter().chain(&imagenet) {
+            config.validate().unwrap();
+        }
+    }
 }

@@ -55,6 +55,7 @@ fn measure_ceilings(report: &Report<'_>, device: &Device) {
     rate("copy", ceilings::copy_bandwidth(device).map(Some), "TB/s, read and written");
     rate("bf16", ceilings::matrix_rate(device, ceilings::Products::Bf16), "TFLOP/s through cuBLAS");
     rate("TF32", ceilings::matrix_rate(device, ceilings::Products::Tf32), "TFLOP/s through cuBLAS");
+    rate("float32", ceilings::matrix_rate(device, ceilings::Products::Float32), "TFLOP/s through cuBLAS");
 }
 
 /// How far apart CPU and GPU are.

@@ -77,11 +77,11 @@ impl Bench<'_> {
                 bytes: (activations + convolution.weight_length() * size_of::<f32>()) as f64,
                 partial_bytes: 0.0,
                 flops,
-                products: match arithmetic {
-                    Arithmetic::Float32 => None,
-                    Arithmetic::Tf32 => Some(Products::Tf32),
-                    Arithmetic::Bf16 => Some(Products::Bf16),
-                },
+                products: Some(match arithmetic {
+                    Arithmetic::Float32 => Products::Float32,
+                    Arithmetic::Tf32 => Products::Tf32,
+                    Arithmetic::Bf16 => Products::Bf16,
+                }),
             };
             let times = Times {
                 us: time(self.device, &mut |round| ours.enqueue(product, round))?,

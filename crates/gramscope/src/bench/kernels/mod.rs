@@ -2,7 +2,7 @@
 //! cuBLAS and to cuDNN.
 //!
 //! A kernel's floor is the longer of two times: its bytes at the measured copy bandwidth, and the operations that it issues at
-//! the measured rate of its products; products on the ordinary units have no measured rate, and their floor is that of their
+//! the measured rate of its products; where these are few, or are made beside other work on the ordinary units, it is that of its
 //! bytes. Bytes are those that any kernel would have to move: partial sums that one kernel leaves for the next are told apart
 //! (`partial_bytes`), and are no part of the floor. What is read and written rotates through more memory than the second-level cache
 //! holds.
@@ -43,9 +43,10 @@ const NAIVE_OPERATIONS: f64 = 4e10;
 struct Ceilings {
     /// Bytes a second.
     copy: f64,
-    /// Operations a second of half-precision products, and of TF32 ones; none without cuBLAS.
+    /// Operations a second of half-precision products, of TF32 ones, and of float32 ones as they are; none without cuBLAS.
     half: Option<f64>,
     tf32: Option<f64>,
+    float32: Option<f64>,
 }
 
 impl Ceilings {
@@ -54,6 +55,7 @@ impl Ceilings {
             copy: ceilings::copy_bandwidth(device)?,
             half: ceilings::matrix_rate(device, Products::Bf16)?,
             tf32: ceilings::matrix_rate(device, Products::Tf32)?,
+            float32: ceilings::matrix_rate(device, Products::Float32)?,
         })
     }
 
@@ -61,6 +63,7 @@ impl Ceilings {
         match products? {
             Products::Bf16 => self.half,
             Products::Tf32 => self.tf32,
+            Products::Float32 => self.float32,
         }
     }
 }
@@ -77,7 +80,7 @@ struct Subject<'a> {
     /// Of partial sums beside them, written once and read once.
     partial_bytes: f64,
     flops: f64,
-    /// What its products are computed in; none for the ordinary units.
+    /// What its products are computed in; none where they make no floor.
     products: Option<Products>,
 }
 
