@@ -53,6 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// What a GPU has products of its own for.
+#[cfg(feature = "cuda")]
 pub(super) fn cases_of_gpu() -> Vec<Case> {
     let mut cases: Vec<Case> = [255, 1000].map(|examples| case("fast", examples, FASTER)).into();
     cases.push(wide("fast", FASTER));
