@@ -14,11 +14,13 @@ use crate::{Error, Result};
 /// Directory of such means, below that of the results.
 pub const PAIRS: &str = "mean";
 
-/// Averages `results` over the pairs of each two architectures ([`groups`]). What there is one map of is left out. Each mean comes
+/// Averages `results`, written to `directories`, over the pairs of each two architectures among `runs`, which were compared:
+/// maps within a network, maps between networks that differ in their seed alone, and maps between two architectures (turned
+/// so that the rows are always those of the one whose run comes first). What there is one map of is left out. Each mean comes
 /// with the name of a directory for it, in the order of the results.
 ///
 /// # Errors
-/// Those of [`groups`].
+/// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs.
 pub fn over_pairs(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Mean)>> {
     let groups = groups(runs, results, directories)?.into_iter().filter(|(_, maps)| maps.len() > 1);
     groups.map(|(name, maps)| Ok((name, of_maps(&maps)?))).collect()
@@ -27,12 +29,10 @@ pub fn over_pairs(runs: &[Run], results: &[PairResult], directories: &[PathBuf])
 /// Maps of the same layers with the files that their numbers lie in.
 pub(crate) type Maps = Vec<(PairResult, PathBuf)>;
 
-/// `results`, written to `directories`, by the two architectures among `runs` that were compared: maps within a network, maps
-/// between networks that differ in their seed alone, and maps between two architectures (turned so that the rows are always those
-/// of the one whose run comes first). Each group comes with a name, in the order of the results.
+/// What [`over_pairs`] averages, and single maps: each group with its name, in the order of the results.
 ///
 /// # Errors
-/// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs.
+/// As there.
 pub(crate) fn groups(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Maps)>> {
     let members = family::in_order_of(runs)?;
     let mut groups: Vec<(String, Maps)> = Vec::new();
