@@ -70,7 +70,7 @@ impl CosineOptions {
 /// The cosine similarities of the layers of `run` over the first test images of its data, or of other data.
 ///
 /// # Errors
-/// [`Error::Incomparable`] for more images than there are, or where no layer matches; [`Error::NonFinite`] for NaN or
+/// [`crate::Error::Incomparable`] for more images than there are, or where no layer matches; [`crate::Error::NonFinite`] for NaN or
 /// infinity in an activation; memory that is too little for one image; and what the run or its data may say.
 pub fn cosine_of_run(
     run: &Run,
@@ -110,8 +110,8 @@ pub fn cosine_of_run(
 /// of one shape.
 ///
 /// # Errors
-/// What is wrong with the file ([`Error::Io`], [`Error::File`]); [`Error::Incomparable`] for more examples than it has or for
-/// none; [`Error::NonFinite`] for NaN or infinity; [`Error::Memory`] where not even one example fits.
+/// What is wrong with the file ([`crate::Error::Io`], [`crate::Error::File`]); [`crate::Error::Incomparable`] for more examples than it has or for
+/// none; [`crate::Error::NonFinite`] for NaN or infinity; [`crate::Error::Memory`] where not even one example fits.
 pub fn cosine_of_file(
     path: &Path,
     options: &CosineOptions,
@@ -176,7 +176,7 @@ fn result(
 /// Writes cosine.npz, cosine.json and cosine.png into `dir`; an earlier result there is replaced.
 ///
 /// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
+/// Those of [`check`], before anything is written, and [`crate::Error::Io`].
 pub fn write(dir: &Path, result: &CosineResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
