@@ -249,6 +249,25 @@ fn a_run_whose_training_is_not_over_is_named() {
     assert!(said.contains(&run) && said.contains("2 of 7 epochs"), "{said}");
 }
 
+/// A report does not pass over a result in silence whose numbers, or whose description, are gone.
+#[test]
+fn a_result_of_which_a_file_is_gone_is_named_by_the_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, results) = (path(dir.path(), "a.safetensors"), path(dir.path(), "results"));
+    write_activations(Path::new(&file), &[("one", 8, 5, noise(1, 40)), ("two", 8, 3, noise(2, 24))]);
+    for lost in ["cka.npz", "cka.json"] {
+        for result in ["whole", "part"] {
+            let out = path(Path::new(&results), result);
+            succeeds(["cka", "--activations", &file, "--batch-size", "8", "--out", &out]);
+        }
+        let lost = Path::new(&results).join("part").join(lost);
+        fs::remove_file(&lost).unwrap();
+        let output = gramscope(["report", &results]);
+        let said = text(&output.stderr);
+        assert!(output.status.success() && said.contains(lost.to_str().unwrap()), "{said}");
+    }
+}
+
 #[test]
 fn undefined_layers_are_named_and_not_an_error() {
     let dir = tempfile::tempdir().unwrap();

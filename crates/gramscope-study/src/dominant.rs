@@ -258,16 +258,9 @@ pub fn check(dir: &Path) -> Result<()> {
 /// Those of [`check`], before anything is written, and [`Error::Io`].
 pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
     check(dir)?;
-    save(dir, &found.info, &found.projections)?;
+    let projections = &found.projections;
+    FILES.save(dir, &found.info, &[("projections", &[projections.len()], projections)])?;
     plot::dominant_sheet(found, &dir.join(PICTURE))
-}
-
-/// Writes DIR/dominant.npz and DIR/dominant.json; an earlier result there is replaced.
-///
-/// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
-pub(crate) fn save(dir: &Path, info: &DominantInfo, projections: &[f64]) -> Result<()> {
-    FILES.save(dir, info, &[("projections", &[projections.len()], projections)])
 }
 
 /// Reads DIR/dominant.json, and DIR/dominant.npz, the projections of all examples.

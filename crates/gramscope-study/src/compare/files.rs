@@ -15,9 +15,9 @@ use crate::{Error, Result};
 /// file order, once. Memory does not grow with the files: rows of one layer are read at a time, or some features of them.
 ///
 /// # Errors
-/// What is wrong with a file ([`Error::Io`], [`Error::File`]), [`Error::Incomparable`] for files with different numbers of
-/// examples or with fewer than a batch, [`Error::NonFinite`] for NaN or infinity in an activation, [`Error::Memory`] where
-/// what may be taken is too little.
+/// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
+/// [`Error::Incomparable`] for files with different numbers of examples or with fewer than a batch, [`Error::NonFinite`] for
+/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little.
 pub fn compare_files(
     a: &Path,
     b: Option<&Path>,

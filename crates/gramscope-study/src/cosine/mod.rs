@@ -110,8 +110,8 @@ pub fn cosine_of_run(
 /// of one shape.
 ///
 /// # Errors
-/// What is wrong with the file ([`crate::Error::Io`], [`crate::Error::File`]); [`crate::Error::Incomparable`] for more examples than it has or for
-/// none; [`crate::Error::NonFinite`] for NaN or infinity; [`crate::Error::Memory`] where not even one example fits.
+/// What is wrong with the file ([`crate::Error::Io`], [`crate::Error::File`]), more examples than it has and none among it;
+/// [`crate::Error::NonFinite`] for NaN or infinity; [`crate::Error::Memory`] where not even one example fits.
 pub fn cosine_of_file(
     path: &Path,
     options: &CosineOptions,

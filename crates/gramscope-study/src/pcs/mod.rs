@@ -131,7 +131,7 @@ pub fn pcs_of_run(
 /// The first principal components of the layers of the activation file `path` over its first examples.
 ///
 /// # Errors
-/// What is wrong with the file ([`Error::Io`], [`Error::File`]), [`Error::Incomparable`] for more examples than it has or
+/// What is wrong with the file ([`Error::Io`], [`Error::File`]), more examples than it has among it; [`Error::Incomparable`] for
 /// fewer than the estimator needs, [`Error::NonFinite`] for NaN or infinity.
 pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PcsResult> {
     let file = ActivationFile::open(path, options.layers.as_ref())?;

@@ -61,11 +61,14 @@ fn placed(
     out: &Path,
     check: impl Fn(&Path) -> gramscope_study::Result<()>,
 ) -> anyhow::Result<Vec<(Run, PathBuf)>> {
-    let mut taken = HashSet::new();
-    let alone = runs.len() == 1;
-    let place = |run: &Run, taken: &mut _| if alone { out.to_owned() } else { out.join(unused(&run.name(), taken)) };
-    let placed: Vec<_> =
-        runs.into_iter().map(|run| (place(&run, &mut taken), run)).map(|(dir, run)| (run, dir)).collect();
+    let (alone, mut taken) = (runs.len() == 1, HashSet::new());
+    let placed: Vec<_> = runs
+        .into_iter()
+        .map(|run| {
+            let dir = if alone { out.to_owned() } else { out.join(unused(&run.name(), &mut taken)) };
+            (run, dir)
+        })
+        .collect();
     placed.iter().try_for_each(|(_, dir)| check(dir))?;
     Ok(placed)
 }
