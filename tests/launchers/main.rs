@@ -1,0 +1,91 @@
+//! Every launcher refuses what its kernel would read or write beyond, on the driver that runs the kernels' own sources: a buffer
+//! that is one value short, a dimension that is out of range, larger than its buffers, or so large that lengths wrap around, a
+//! start between two runs; and then nothing has been launched.
+//!
+//! Buffers that overlap are refused as well, but no safe program can pass them: what one of them is written through is borrowed
+//! (the documentation of `Launcher` has an example that does not compile).
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used)]
+
+#[macro_use]
+mod making;
+mod comparing;
+mod convolutions;
+mod probing;
+mod training;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::cell::Cell;
+
+use gramscope_cuda::Device;
+
+use comparing::{ucenter_naive, ucenter_pack, ucenter_reduce, ucenter_rows};
+use making::Dimension::Size;
+use making::{Defect, Family, Launch, Making};
+use support::driver::{driver, on_fake_driver};
+
+/// Every launcher.
+fn families() -> impl Iterator<Item = &'static Family> {
+    [comparing::FAMILIES, convolutions::FAMILIES, training::FAMILIES, probing::FAMILIES].into_iter().flatten()
+}
+
+#[test]
+fn launchers_launch_what_is_right() {
+    if let Some(trace) = on_fake_driver(&driver(), "launchers_launch_what_is_right") {
+        assert!(trace.launches() >= families().count(), "{} launches", trace.launches());
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    for family in families() {
+        if let (Err(error), _) = family.try_with(&device, Defect::Nothing) {
+            panic!("{}: {error}", family.name);
+        }
+    }
+}
+
+#[test]
+fn launchers_refuse_what_is_wrong_and_launch_nothing() {
+    if let Some(trace) = on_fake_driver(&driver(), "launchers_refuse_what_is_wrong_and_launch_nothing") {
+        assert_eq!(trace.launches(), 0);
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    for family in families() {
+        let buffers = family.refuses(&device, Defect::Short(0), "at least");
+        for index in 1..buffers {
+            family.refuses(&device, Defect::Short(index), "at least");
+        }
+        for &index in family.runs {
+            family.refuses(&device, Defect::Shifted(index), "aligned to");
+        }
+        for (index, dimension) in family.dimensions.iter().enumerate() {
+            for value in dimension.wrong() {
+                family.refuses(&device, Defect::Dimension(index, value), "");
+            }
+        }
+    }
+}
+
+/// The unbiased estimator divides by n - 2 and n - 3; the biased one, and adding up products, do not.
+#[test]
+fn fewer_than_four_examples_are_for_the_biased_estimator_alone() {
+    if on_fake_driver(&driver(), "fewer_than_four_examples_are_for_the_biased_estimator_alone").is_some() {
+        return;
+    }
+    const FEW: &[(&str, Launch, bool)] = &[
+        ("ucenter_rows", ucenter_rows, false),
+        ("ucenter_pack", ucenter_pack, false),
+        ("ucenter_naive", ucenter_naive, true),
+        ("ucenter_reduce", ucenter_reduce, true),
+    ];
+    let device = Device::open(0).unwrap();
+    for &(name, launch, biased) in FEW {
+        for dimensions in [&[Size(2), Size(1)], &[Size(3), Size(1)], &[Size(4), Size(1)]] {
+            let making = Making { device: &device, dimensions, defect: Defect::Nothing, buffers: Cell::new(0) };
+            let (outcome, n) = (launch(&making), dimensions[0].value());
+            assert_eq!(outcome.is_ok(), biased || n == 4, "{name}, {n} examples: {outcome:?}");
+        }
+    }
+}
