@@ -31,16 +31,14 @@ __device__ __forceinline__ unsigned atomic_add(unsigned* place, unsigned value) 
 #endif
 }
 
-// True in all threads of the block that is the last of the grid to call it: what the other blocks wrote before is
-// visible to it. `arrivals` is 0 before the launch, and again after it; `shared` is a place in shared memory that is
-// free to use.
-__device__ __forceinline__ bool is_last_block(unsigned* arrivals, int* shared) {
+// True in all threads of the block that is the last of `blocks` to call it: what the others wrote before is visible to
+// it. `arrivals` is 0 before the launch, and again after it; `shared` is a place in shared memory that is free to use.
+__device__ __forceinline__ bool is_last_block(unsigned* arrivals, unsigned blocks, int* shared) {
     // What this thread wrote must be visible before its block counts as arrived, and what the others wrote must not be
     // read before: hence a fence on either side of the atomic.
     __threadfence();
     __syncthreads();
     if (thread_of_block() == 0) {
-        unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
         *shared = atomic_add(arrivals, 1) == blocks - 1;
         if (*shared) *arrivals = 0;
     }

@@ -15,6 +15,12 @@ constexpr int ROW_BYTES = 128;
 constexpr int STRIP = 16;
 // Rows that one block of gs_gram_fused_* holds at most.
 constexpr int FUSED_ROWS = 256;
+// Layers that a launch of gs_gram_* or gs_ucenter_* takes together at most (common/layers.cuh).
+constexpr int LAYERS_TOGETHER = 64;
+// Which products a layer still wants, after those that there are have been looked at.
+constexpr int WANTS_NOTHING = 0;
+constexpr int WANTS_EXACT = 1;
+constexpr int WANTS_DOUBLE = 2;
 // Sides of the tile that a block of gs_gram_tiled_* or gs_hsic_mma_* computes.
 constexpr int TILE = 128;
 // Slab buffers that a ring needs at least: being multiplied, converted, (measured,) copied; and at most.

@@ -41,6 +41,3 @@ __device__ __forceinline__ int lane_of_warp() { return thread_of_block() % WARP;
 __device__ __forceinline__ int kept_thread() { return static_cast<int>(threadIdx.x); }
 __device__ __forceinline__ int kept_warp() { return kept_thread() / WARP; }
 __device__ __forceinline__ int kept_lane() { return kept_thread() % WARP; }
-
-// Whether a kernel that runs only where it is needed may return at once. Every thread of the grid gets the same answer.
-__device__ __forceinline__ bool not_needed(const int* needed) { return needed != nullptr && *needed == 0; }

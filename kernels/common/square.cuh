@@ -38,10 +38,10 @@ struct Square {
         ring = buffers;
     }
 
-    // Streams the part of the features that blockIdx.y says; returns its number of slabs.
-    __device__ __forceinline__ int run() {
+    // Streams part `split` of the `splits` that the features are in; returns its number of slabs.
+    __device__ __forceinline__ int run(int split, int splits) {
         exponents = {reinterpret_cast<int*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
-        Part part = part_of((features + SLAB - 1) / SLAB, blockIdx.y, gridDim.y);
+        Part part = part_of((features + SLAB - 1) / SLAB, split, splits);
         first_slab = part.first;
         int slabs = static_cast<int>(part.last - part.first);
 #pragma unroll

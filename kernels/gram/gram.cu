@@ -1,18 +1,22 @@
 // Gram matrices of activations whose columns have been shifted: K = (X - 1 s^T)(X - 1 s^T)^T, s the trimmed mean of
-// each column, (sum - least - most) / (n - 2).
+// each column, (sum - least - most) / (n - 2); of up to LAYERS_TOGETHER layers over the same examples in a launch.
 // Source: a shift adds a_i + a_j + c to K_ij, which centring removes (Szekely and Rizzo, Annals of Statistics 2014);
 // crates/gramscope-cka/src/cpu/gram.rs is the model.
 //
-// In   x [n, p]           float32, bfloat16 or float16, row-major; any alignment, rows of 16-byte multiples are faster
-// Out  partials           per split of the features a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c
-//                         <= r, at r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
-//      exponents          [splits, strips * STRIP] int32: K_ij = sum over splits of partial_ij 2^(exponent_i +
+// In   layers             LayerValues: X [n, p] of each, float32, bfloat16 or float16, row-major; any alignment, rows of
+//                         16-byte multiples are faster
+//      splits             LayerSplits: the parts that the features of each are split into
+//      wanted [layers]    which products each layer wants; read where the shape says whom the launch is for: the others
+//                         are passed by, and nothing of theirs is written
+// Out  partials           per split a packed lower triangle of tiles of STRIP x STRIP: tile (r, c), c <= r, at
+//                         r (r + 1) / 2 + c, row by row; float32 (`fused`, `tiled`) or float64 (`double`)
+//      exponents          [splits, strips * STRIP] int32: K_ij = sum over a layer's splits of partial_ij 2^(exponent_i +
 //                         exponent_j)
 //      reaches            [splits, strips * STRIP] float32: sums over chains of |x_i|^4, |x_i| over the chain's part of
 //                         the shifted row, in 2^(4 exponent_i): what rounding is relative to where products cancel
-//      first_bad          the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets
+//      shifts             float32: s, of one layer's columns after the other's
+//      first_bad [layers] the first example that holds NaN or an infinity, by an atomic minimum; the launcher sets
 //                         INT_MAX
-//      needed             null, or a flag: where it is 0 the kernel returns at once and writes nothing
 // Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: at most
 // FUSED_ROWS), p <= 2^31.
 // Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
@@ -24,36 +28,51 @@
 //           double   float64 products: for few examples and for what centring has found to be badly conditioned
 //           distances  as double, but |x_i - x_j|^2, for the RBF kernel: as differences of products, those of ordinary
 //                    rows would be lost beside distant ones
-//           fused    n <= 256: one block holds all rows of a slab, computes s there, multiplies one triangle of strips
+//           fused    n <= 256: one block holds all rows of a slab, computes s there (and leaves it to `double`),
+//                    multiplies one triangle of strips
 //           tiled    any n: tiles of 128 x 128 of the triangle, s given
 //           exact    high high + high low + low high of float16 halves (tiled: low low, too): 22 bits
 //           fast     high high alone: 11 bits
 #include "common/atomic.cuh"
+#include "common/layers.cuh"
 #include "common/slab.cuh"
 #include "common/square.cuh"
 #include "common/statistics.cuh"
 
 struct GramShape {
-    int64_t features;
     int32_t examples;
-    int32_t buffers;  // slab buffers of the ring in shared memory
+    int32_t buffers;   // slab buffers of the ring in shared memory
+    int32_t products;  // the launch is for the layers that want these (common/layers.cuh)
+    int32_t padding;
+};
+
+// One layer of a launch.
+template <class T>
+struct Layer {
+    int index;
+    const T* x;
+    int64_t features;
+
+    __device__ __forceinline__ Layer(const LayerValues& layers, int index)
+        : index(index), x(static_cast<const T*>(layers.x[index])), features(layers.features[index]) {}
 };
 
 // --- shift -----------------------------------------------------------------------------------------------------------
 
 // The first row in which this column of x is not finite.
 template <class T>
-__device__ int first_bad_row(const T* x, int64_t column, const GramShape& shape) {
+__device__ int first_bad_row(const T* x, int64_t column, int64_t features, int examples) {
     int row = 0;
-    while (row < shape.examples - 1 && is_finite(to_float(x[row * shape.features + column]))) ++row;
+    while (row < examples - 1 && is_finite(to_float(x[row * features + column]))) ++row;
     return row;
 }
 
 template <class T>
-__device__ void shift(float* shifts, float* largest, int* first_bad, const T* x, const int* needed,
+__device__ void shift(float* shifts, float* largest, int* first_bad, const LayerValues& layers,
                       const GramShape& shape) {
-    if (not_needed(needed)) return;
-    int64_t p = shape.features, index = static_cast<int64_t>(blockIdx.x) * COLUMN_THREADS + thread_of_block();
+    Layer<T> layer(layers, blockIdx.y);
+    const T* x = layer.x;
+    int64_t p = layer.features, index = static_cast<int64_t>(blockIdx.x) * COLUMN_THREADS + thread_of_block();
     if (index >= p) return;
     int n = shape.examples;
     float weight = weight_of_sum(n);
@@ -62,25 +81,28 @@ __device__ void shift(float* shifts, float* largest, int* first_bad, const T* x,
     int row = 2;
     for (; row + 1 < n; row += 2) add_pair(column, value(row), value(row + 1), weight);
     if (row < n) add_value(column, value(row), weight);
-    if (!all_finite(column)) atomic_min(first_bad, first_bad_row(x, index, shape));
-    shifts[index] = trimmed_mean(column, n, weight);
-    largest[index] = largest_of(column);
+    if (!all_finite(column)) atomic_min(first_bad + layer.index, first_bad_row(x, index, p, n));
+    int64_t place = layers.first_column[layer.index] + index;
+    shifts[place] = trimmed_mean(column, n, weight);
+    largest[place] = largest_of(column);
 }
 
 // --- naive -----------------------------------------------------------------------------------------------------------
 
 template <class T>
-__device__ void naive(double* k, const T* x, const float* shifts, const GramShape& shape) {
-    int64_t n = shape.examples, p = shape.features;
+__device__ void naive(double* k, const LayerValues& layers, const float* shifts, const GramShape& shape) {
+    Layer<T> layer(layers, blockIdx.y);
+    int64_t n = shape.examples, p = layer.features;
     int64_t index = static_cast<int64_t>(blockIdx.x) * ENTRY_THREADS + thread_of_block();
     if (index >= n * n) return;
-    const T *a = x + index / n * p, *b = x + index % n * p;
+    const T *a = layer.x + index / n * p, *b = layer.x + index % n * p;
+    shifts += layers.first_column[layer.index];
     double sum = 0.0;
     for (int64_t f = 0; f < p; ++f) {
         double s = shifts[f];
         sum += (to_float(a[f]) - s) * (to_float(b[f]) - s);
     }
-    k[index] = sum;
+    k[n * n * layer.index + index] = sum;
 }
 
 // --- double ----------------------------------------------------------------------------------------------------------
@@ -90,32 +112,37 @@ constexpr int DOUBLE_SIDE = DOUBLE_TILE / STRIP;  // strips of a tile; a thread 
 // DOUBLE_TILE rows of a slab, shifted, in shared memory; rows and features that are not there are 0. One more column
 // keeps the rows in different banks.
 template <class T>
-__device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const T* x, const float* shifts, int first_row,
-                             int64_t first, const GramShape& shape) {
+__device__ void load_shifted(double (*tile)[DOUBLE_SLAB + 1], const MatrixRows<T>& rows, const float* shifts,
+                             int first_row, int64_t first) {
     for (int index = thread_of_block(); index < DOUBLE_TILE * DOUBLE_SLAB; index += ENTRY_THREADS) {
         int row = index / DOUBLE_SLAB, column = index % DOUBLE_SLAB;
         int64_t feature = first + column;
-        bool there = first_row + row < shape.examples && feature < shape.features;
-        double value = there ? to_float(x[(first_row + row) * shape.features + feature]) : 0.0;
+        bool there = rows.has(first_row + row) && feature < rows.stride;
+        double value = there ? to_float(rows.row(first_row + row)[feature]) : 0.0;
         if (there && shifts != nullptr) value -= shifts[feature];
         tile[row][column] = value;
     }
 }
 
 // PRODUCTS: of shifted values; else squares of differences, for which `shifts` is null.
-template <bool PRODUCTS, class T>
-__device__ void in_double(double* partials, const T* x, const float* shifts, const GramShape& shape) {
+template <class T, bool PRODUCTS>
+__device__ void in_double(double* partials, const LayerValues& layers, const float* shifts, const int* wanted,
+                          const LayerSplits& splits, const GramShape& shape) {
+    Layer<T> layer(layers, splits.layer_of(blockIdx.y));
+    if (passes_by(wanted, shape.products, layer.index)) return;
     auto* rows = reinterpret_cast<double (*)[DOUBLE_SLAB + 1]>(shared_memory());
     auto* columns = rows + DOUBLE_TILE;
+    MatrixRows<T> x{layer.x, shape.examples, layer.features};
+    if (PRODUCTS) shifts += layers.first_column[layer.index];
     Place tile = place_in_triangle(blockIdx.x);
-    int64_t slabs = (shape.features + DOUBLE_SLAB - 1) / DOUBLE_SLAB;
-    Part part = part_of(slabs, blockIdx.y, gridDim.y);
+    int64_t slabs = (layer.features + DOUBLE_SLAB - 1) / DOUBLE_SLAB;
+    Part part = part_of(slabs, blockIdx.y - splits.first[layer.index], splits.count(layer.index));
     int row = thread_of_block() / STRIP, column = thread_of_block() % STRIP;
     double sums[DOUBLE_SIDE][DOUBLE_SIDE] = {};
     for (int slab = part.first; slab < part.last; ++slab) {
         int64_t first = static_cast<int64_t>(slab) * DOUBLE_SLAB;
-        load_shifted(rows, x, shifts, tile.row * DOUBLE_TILE, first, shape);
-        load_shifted(columns, x, shifts, tile.column * DOUBLE_TILE, first, shape);
+        load_shifted(rows, x, shifts, tile.row * DOUBLE_TILE, first);
+        load_shifted(columns, x, shifts, tile.column * DOUBLE_TILE, first);
         __syncthreads();
         for (int f = 0; f < DOUBLE_SLAB; ++f) {
             for (int i = 0; i < DOUBLE_SIDE; ++i) {
@@ -161,9 +188,10 @@ struct Fused {
     static constexpr int LEAD = 2;
 
     MatrixRows<T> rows;
-    GramShape shape;
+    int ring;  // buffers
     Exponents exponents;
     Measured* measured;  // [2][SLAB_WARPS]
+    float* shifts;       // this layer's, as the next two
     int* first_bad;
     float* partials;  // this split's
     int first_slab;
@@ -171,19 +199,19 @@ struct Fused {
     Triangle triangle;
 
     // What is cheap to compute is not kept: registers are scarce.
-    __device__ __forceinline__ float weight() const { return weight_of_sum(shape.examples); }
-    __device__ __forceinline__ int subsets() const {
-        return shape.examples >= 2 * SUBSETS ? SUBSETS : shape.examples / 2;
+    __device__ __forceinline__ float weight() const { return weight_of_sum(rows.count); }
+    __device__ __forceinline__ int subsets() const { return rows.count >= 2 * SUBSETS ? SUBSETS : rows.count / 2; }
+    __device__ __forceinline__ int buffers() const { return ring; }
+    __device__ __forceinline__ int64_t first_feature(int slab) const {
+        return static_cast<int64_t>(first_slab + slab - FIRST_SLAB) * SLAB;
     }
-    __device__ __forceinline__ int buffers() const { return shape.buffers; }
 
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
         return shared_memory() + slab % buffers() * exponents.rows * ROW_BYTES;
     }
 
     __device__ __forceinline__ void copy(int slab) const {
-        int64_t first = static_cast<int64_t>(first_slab + slab - FIRST_SLAB) * SLAB;
-        start_copy(buffer(slab), rows, exponents.rows, first, shape.features, aligned);
+        start_copy(buffer(slab), rows, exponents.rows, first_feature(slab), rows.stride, aligned);
     }
 
     __device__ __forceinline__ void prepare(int slab, int last) {
@@ -214,7 +242,7 @@ struct Fused {
     __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset,
                                                    int pair) {
         auto values = [&](int row) { return stored_pair<T>(slab + row * ROW_BYTES, pair); };
-        int n = shape.examples, step = subsets(), row = subset + 2 * step;
+        int n = rows.count, step = subsets(), row = subset + 2 * step;
         float2 a = values(subset), b = values(subset + step);
         left = column_of(a.x, b.x);
         right = column_of(a.y, b.y);
@@ -235,7 +263,7 @@ struct Fused {
 
     // The first row of the subset in which either column is not finite.
     __device__ __forceinline__ void report(const unsigned char* slab, int subset, int pair) const {
-        for (int row = subset; row < shape.examples; row += subsets()) {
+        for (int row = subset; row < rows.count; row += subsets()) {
             float2 value = stored_pair<T>(slab + row * ROW_BYTES, pair);
             if (is_finite(value.x) && is_finite(value.y)) continue;
             atomic_min(first_bad, row);
@@ -248,13 +276,15 @@ struct Fused {
     }
 
     // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their
-    // order, and then fetches those that it needs.
+    // order, and then fetches those that it needs. All warps find the same; one leaves it behind.
     __device__ __forceinline__ Shift shift_of(int slab) const {
         const Measured* all = measured + slab % 2 * SLAB_WARPS;
         Column column = column_at(all[0], lane_of_warp());
 #pragma unroll 1
         for (int warp = 1; 2 * warp < subsets(); ++warp) merge(column, column_at(all[warp], lane_of_warp()), weight());
-        float mean = trimmed_mean(column, shape.examples, weight());
+        float mean = trimmed_mean(column, rows.count, weight());
+        int64_t place = first_feature(slab) + lane_of_warp();
+        if (warp_of_block() == 0 && place < rows.stride) shifts[place] = mean;
         Quad shift;
         for (int i = 0; i < 4; ++i) shift.values[i] = from_lane(mean, lane_of_warp() % QUADS * 4 + i);
         return shift_by(shift, warp_max(largest_of(column)));
@@ -325,18 +355,22 @@ struct Fused {
 };
 
 template <class T, bool LOW>
-__device__ void fused(float* partials, int* exponents, float* reaches, int* first_bad, const T* x, const int* needed,
+__device__ void fused(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                      const LayerValues& layers, const int* wanted, const LayerSplits& splits,
                       const GramShape& shape) {
-    if (not_needed(needed)) return;
+    Layer<T> layer(layers, splits.layer_of(blockIdx.y));
+    if (passes_by(wanted, shape.products, layer.index)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
     Fused<T, LOW> work;
-    work.rows = {x, n, shape.features};
-    work.shape = shape;
+    work.rows = {layer.x, n, layer.features};
+    work.ring = shape.buffers;
     work.measured = reinterpret_cast<Measured*>(shared_memory() + shape.buffers * count * ROW_BYTES);
     work.exponents = {reinterpret_cast<int*>(work.measured + 2 * SLAB_WARPS), count};
-    work.first_bad = first_bad;
-    Part part = part_of((shape.features + SLAB - 1) / SLAB, blockIdx.x, gridDim.x);
-    work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.x;
+    work.shifts = shifts + layers.first_column[layer.index];
+    work.first_bad = first_bad + layer.index;
+    Part part = part_of((layer.features + SLAB - 1) / SLAB, blockIdx.y - splits.first[layer.index],
+                        splits.count(layer.index));
+    work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
     work.first_slab = part.first;
     work.aligned = work.rows.aligned();
     int longer = strips - 1 - warp_of_block();
@@ -350,7 +384,7 @@ __device__ void fused(float* partials, int* exponents, float* reaches, int* firs
     clear_exponents(work.exponents);
     int slabs = part.last - part.first;
     stream_slabs(work, slabs);
-    int64_t own = static_cast<int64_t>(blockIdx.x) * count;
+    int64_t own = static_cast<int64_t>(blockIdx.y) * count;
     write_exponents(exponents + own, work.exponents, slabs, 0, count);
     write_reaches(reaches + own, work.exponents, count);
 }
@@ -358,20 +392,21 @@ __device__ void fused(float* partials, int* exponents, float* reaches, int* firs
 // --- tiled -----------------------------------------------------------------------------------------------------------
 
 template <class T, bool LOW>
-__device__ void tiled(float* partials, int* exponents, float* reaches, const T* x, const float* shifts,
-                      const float* largest, const int* needed, const GramShape& shape) {
-    if (not_needed(needed)) return;
+__device__ void tiled(float* partials, int* exponents, float* reaches, const LayerValues& layers, const float* shifts,
+                      const float* largest, const int* wanted, const LayerSplits& splits, const GramShape& shape) {
+    Layer<T> layer(layers, splits.layer_of(blockIdx.y));
+    if (passes_by(wanted, shape.products, layer.index)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP;
     Place tile = place_in_triangle(blockIdx.x);
     Square<T, LOW, true> work;
-    work.place(x, n, tile.row, x, n, tile.column, shape.features, shape.buffers);
-    work.shifts = shifts;
-    work.largest = largest;
+    work.place(layer.x, n, tile.row, layer.x, n, tile.column, layer.features, shape.buffers);
+    work.shifts = shifts + layers.first_column[layer.index];
+    work.largest = largest + layers.first_column[layer.index];
     work.symmetric = true;
     work.strips_down = strips;
     work.strips_across = strips;
     work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
-    int slabs = work.run();
+    int slabs = work.run(blockIdx.y - splits.first[layer.index], splits.count(layer.index));
     int64_t padded = static_cast<int64_t>(strips) * STRIP;
     int first = tile.row * TILE,
         count = static_cast<int>(padded) - first < TILE ? static_cast<int>(padded) - first : TILE;
@@ -384,138 +419,142 @@ __device__ void tiled(float* partials, int* exponents, float* reaches, const T* 
 // --- entries ---------------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    gs_gram_shift_f32(float* shifts, float* largest, int* first_bad, const float* x, const int* needed,
-                      GramShape shape) {
-    shift(shifts, largest, first_bad, x, needed, shape);
+    gs_gram_shift_f32(float* shifts, float* largest, int* first_bad, LayerValues layers, GramShape shape) {
+    shift<float>(shifts, largest, first_bad, layers, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_naive_f32(double* k, const float* x, const float* shifts, GramShape shape) {
-    naive(k, x, shifts, shape);
+    gs_gram_naive_f32(double* k, LayerValues layers, const float* shifts, GramShape shape) {
+    naive<float>(k, layers, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_double_f32(double* partials, const float* x, const float* shifts, const int* needed, GramShape shape) {
-    if (not_needed(needed)) return;
-    in_double<true>(partials, x, shifts, shape);
+    gs_gram_double_f32(double* partials, LayerValues layers, const float* shifts, const int* wanted,
+                       LayerSplits splits, GramShape shape) {
+    in_double<float, true>(partials, layers, shifts, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_distances_f32(double* partials, const float* x, GramShape shape) {
-    in_double<false>(partials, x, nullptr, shape);
+    gs_gram_distances_f32(double* partials, LayerValues layers, LayerSplits splits, GramShape shape) {
+    in_double<float, false>(partials, layers, nullptr, nullptr, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x,
-                            const int* needed, GramShape shape) {
-    fused<float, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_exact_f32(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<float, true>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts,
-                            const float* largest, const int* needed, GramShape shape) {
-    tiled<float, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<float, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, int* first_bad, const float* x,
-                           const int* needed, GramShape shape) {
-    fused<float, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<float, false>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, const float* x, const float* shifts,
-                           const float* largest, const int* needed, GramShape shape) {
-    tiled<float, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<float, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    gs_gram_shift_bf16(float* shifts, float* largest, int* first_bad, const BF16* x, const int* needed,
-                       GramShape shape) {
-    shift(shifts, largest, first_bad, x, needed, shape);
+    gs_gram_shift_bf16(float* shifts, float* largest, int* first_bad, LayerValues layers, GramShape shape) {
+    shift<BF16>(shifts, largest, first_bad, layers, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_naive_bf16(double* k, const BF16* x, const float* shifts, GramShape shape) {
-    naive(k, x, shifts, shape);
+    gs_gram_naive_bf16(double* k, LayerValues layers, const float* shifts, GramShape shape) {
+    naive<BF16>(k, layers, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_double_bf16(double* partials, const BF16* x, const float* shifts, const int* needed, GramShape shape) {
-    if (not_needed(needed)) return;
-    in_double<true>(partials, x, shifts, shape);
+    gs_gram_double_bf16(double* partials, LayerValues layers, const float* shifts, const int* wanted,
+                        LayerSplits splits, GramShape shape) {
+    in_double<BF16, true>(partials, layers, shifts, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_distances_bf16(double* partials, const BF16* x, GramShape shape) {
-    in_double<false>(partials, x, nullptr, shape);
+    gs_gram_distances_bf16(double* partials, LayerValues layers, LayerSplits splits, GramShape shape) {
+    in_double<BF16, false>(partials, layers, nullptr, nullptr, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x,
-                             const int* needed, GramShape shape) {
-    fused<BF16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<BF16, true>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts,
-                             const float* largest, const int* needed, GramShape shape) {
-    tiled<BF16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<BF16, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, int* first_bad, const BF16* x,
-                            const int* needed, GramShape shape) {
-    fused<BF16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_fast_bf16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<BF16, false>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, const BF16* x, const float* shifts,
-                            const float* largest, const int* needed, GramShape shape) {
-    tiled<BF16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<BF16, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    gs_gram_shift_f16(float* shifts, float* largest, int* first_bad, const F16* x, const int* needed, GramShape shape) {
-    shift(shifts, largest, first_bad, x, needed, shape);
+    gs_gram_shift_f16(float* shifts, float* largest, int* first_bad, LayerValues layers, GramShape shape) {
+    shift<F16>(shifts, largest, first_bad, layers, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_naive_f16(double* k, const F16* x, const float* shifts, GramShape shape) {
-    naive(k, x, shifts, shape);
+    gs_gram_naive_f16(double* k, LayerValues layers, const float* shifts, GramShape shape) {
+    naive<F16>(k, layers, shifts, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_double_f16(double* partials, const F16* x, const float* shifts, const int* needed, GramShape shape) {
-    if (not_needed(needed)) return;
-    in_double<true>(partials, x, shifts, shape);
+    gs_gram_double_f16(double* partials, LayerValues layers, const float* shifts, const int* wanted,
+                       LayerSplits splits, GramShape shape) {
+    in_double<F16, true>(partials, layers, shifts, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_distances_f16(double* partials, const F16* x, GramShape shape) {
-    in_double<false>(partials, x, nullptr, shape);
+    gs_gram_distances_f16(double* partials, LayerValues layers, LayerSplits splits, GramShape shape) {
+    in_double<F16, false>(partials, layers, nullptr, nullptr, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x,
-                            const int* needed, GramShape shape) {
-    fused<F16, true>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_exact_f16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<F16, true>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts,
-                            const float* largest, const int* needed, GramShape shape) {
-    tiled<F16, true>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<F16, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, int* first_bad, const F16* x,
-                           const int* needed, GramShape shape) {
-    fused<F16, false>(partials, exponents, reaches, first_bad, x, needed, shape);
+    gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
+                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+    fused<F16, false>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, const F16* x, const float* shifts,
-                           const float* largest, const int* needed, GramShape shape) {
-    tiled<F16, false>(partials, exponents, reaches, x, shifts, largest, needed, shape);
+    gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, LayerValues layers,
+                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
+                            GramShape shape) {
+    tiled<F16, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }

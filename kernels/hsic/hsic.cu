@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
     work.strips_down = strips_of(shape.layers_x);
     work.strips_across = strips_of(shape.layers_y);
     work.partials = partials + tiles_of(shape) * STRIP * STRIP * blockIdx.y;
-    int slabs = work.run();
+    int slabs = work.run(blockIdx.y, gridDim.y);
     // A row's exponents are the same in all tiles of its row, or column, of tiles.
     if (tile.column == 0) write_exponents_of_tile(exponents_x, work.exponents, slabs, 0, tile.row, shape.layers_x);
     if (tile.row == 0 && !shape.symmetric) {

@@ -262,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     double loss = block_sum(counts ? own.loss : 0.0, scratch);
     double correct = block_sum(counts ? own.correct : 0.0, scratch);
     if (thread_of_block() == 0) totals[blockIdx.x] = {loss, correct};
-    if (!is_last_block(arrivals, scratch.flag)) return;
+    if (!is_last_block(arrivals, gridDim.x, scratch.flag)) return;
     int blocks = static_cast<int>(gridDim.x);
     loss = block_sum_of(blocks, [&](int block) { return totals[block].loss; }, scratch);
     correct = block_sum_of(blocks, [&](int block) { return totals[block].correct; }, scratch);

@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     for (int bin = thread_of_block(); bin < RADIX_BINS; bin += ENTRY_THREADS) {
         if (counts[bin] != 0) atomic_add(&histogram[bin], counts[bin]);
     }
-    if (!is_last_block(arrivals, reinterpret_cast<int*>(counts + RADIX_BINS))) return;
+    if (!is_last_block(arrivals, gridDim.x, reinterpret_cast<int*>(counts + RADIX_BINS))) return;
     if (thread_of_block() == 0) {
         Digit found = digit_of_rank(histogram, selection->rank);
         selection->lower = prefix << DIGIT_BITS | static_cast<Bits>(found.digit);

@@ -1,11 +1,14 @@
-// From partial sums of a Gram matrix K to a row of the panel: the centred matrix's lower triangle, packed.
+// From partial sums of Gram matrices K to rows of the panel: the centred matrices' lower triangles, packed; of up to
+// LAYERS_TOGETHER layers over the same examples in a launch.
 // Source: U-centring, Szekely and Rizzo (Annals of Statistics 2014), definition 2, in the stable form of Song et al.
 // (JMLR 2012):
 //   diagonal 0, m_i = rowsum_i / (n - 2) less half of their sum over (n - 1), U_ij = K_ij - m_i - m_j off the diagonal.
 // Biased: HKH, m_i = rowsum_i / n less half of their sum over n; the diagonal is packed divided by sqrt 2, so that for
 // both forms <U, V> is twice the product of the packed rows. crates/gramscope-cka/src/cpu/centre.rs is the model.
 //
-// In   partials, exponents  as gram.cu leaves them
+// Of each layer, one after the other:
+// In   partials, exponents  as gram.cu leaves them, in as many splits as LayerSplits says
+//      wanted               which products the layer wants, also Out: `rows` looks at those that there are
 // Out  k [n, n]             float64, row-major, both triangles and the diagonal
 //      reach [n]            float64: |x_i|^2 as the root of its squares over chains (gram.cu), so that reach_i reach_j
 //                           bounds what rounding of K_ij is relative to, by Cauchy and Schwarz
@@ -21,11 +24,12 @@
 // Accumulates: float64 throughout.
 //
 // Variants  reduce   splits added in a fixed order, unscaled: K
-//           rows     row sums, and from them kappa and reach: *redo says that K must be computed with better products
-//           pack     centred, packed, measured; `in_double` says that K comes from float64 products, so that a |K| of
-//                    1e9 |U|, or a reach of 2^53 |U|, means that nothing but rounding is left: the row is zero
+//           rows     row sums, and from them kappa and reach: whether K must be computed with better products
+//           pack     centred, packed, measured; where a layer has wanted, and got, float64 products, a |K| of 1e9 |U|, or
+//                    a reach of 2^53 |U|, means that nothing but rounding is left: the row is zero
 //           naive    rows and pack in one block, one loop after the other: the reference on the device
 #include "common/atomic.cuh"
+#include "common/layers.cuh"
 #include "common/numbers.cuh"
 #include "common/part.cuh"
 #include "common/records.cuh"
@@ -36,9 +40,9 @@ struct CentreShape {
     double largest_kappa;
     double largest_reach;
     int32_t examples;
-    int32_t splits;
     int32_t biased;
-    int32_t padding;
+    int32_t products;  // the launch is for the layers that want these (common/layers.cuh)
+    int32_t better;    // what `rows` makes a layer want that is beyond the bounds
 };
 
 // What centring has left of float64 entries is nothing but their rounding where the entries were this many times
@@ -48,17 +52,23 @@ constexpr double LARGEST_CANCELLATION = 1e9;
 constexpr double LARGEST_REACH = 9007199254740992.0;
 constexpr double ROOT_HALF = 0.70710678118654752440;
 
+// The first of `layer`'s values, where each has so many.
+template <class T>
+__device__ __forceinline__ T* of_layer(T* values, int64_t each, int layer) {
+    return values + each * layer;
+}
+
 // --- reduce ----------------------------------------------------------------------------------------------------------
 
 constexpr int TILE_ENTRIES = STRIP * STRIP;
 constexpr int REDUCE_THREADS = REDUCE_GROUPS * TILE_ENTRIES;
 
-// Writes both K_ij and K_ji of a block's tile, value(index of the entry among all partial sums, split, i, j) added over
-// splits: within each group in order, then over groups. More groups, and several loads at a time, hide the memory's
-// latency. `finish` is handed i, K_ii and the sum of square(split, i) over splits.
+// Writes both K_ij and K_ji of a block's tile of `layer`, value(index of the entry among all partial sums, split, i, j)
+// added over the layer's splits: within each group in order, then over groups. More groups, and several loads at a time,
+// hide the memory's latency. `finish` is handed i, K_ii and the sum of square(split, i) over splits.
 template <class Value, class Square, class Finish>
-__device__ __forceinline__ void reduce(double* k, const Value& value, const Square& square, const Finish& finish,
-                                       const CentreShape& shape) {
+__device__ __forceinline__ void reduce(double* k, int layer, const LayerSplits& splits, const Value& value,
+                                       const Square& square, const Finish& finish, const CentreShape& shape) {
     auto* sums = reinterpret_cast<double*>(shared_memory());
     double* squares = sums + REDUCE_THREADS;
     int n = shape.examples, place = thread_of_block() % TILE_ENTRIES, group = thread_of_block() / TILE_ENTRIES;
@@ -68,7 +78,9 @@ __device__ __forceinline__ void reduce(double* k, const Value& value, const Squa
     bool there = i < n && j <= i;
     int64_t entry = static_cast<int64_t>(blockIdx.x) * TILE_ENTRIES + place;
     int64_t entries = static_cast<int64_t>(gridDim.x) * TILE_ENTRIES;
-    Part part = part_of(shape.splits, group, REDUCE_GROUPS);
+    Part part = part_of(splits.count(layer), group, REDUCE_GROUPS);
+    part.first += splits.first[layer];
+    part.last += splits.first[layer];
     double sum = 0.0, sum_of_squares = 0.0;
     if (there) {
 #pragma unroll 8
@@ -83,6 +95,7 @@ __device__ __forceinline__ void reduce(double* k, const Value& value, const Squa
     __syncthreads();
     if (!there || group != 0) return;
     for (int other = 1; other < REDUCE_GROUPS; ++other) sum += sums[other * TILE_ENTRIES + place];
+    k = of_layer(k, static_cast<int64_t>(n) * n, layer);
     k[static_cast<int64_t>(i) * n + j] = sum;
     k[static_cast<int64_t>(j) * n + i] = sum;
     if (i != j) return;
@@ -92,8 +105,9 @@ __device__ __forceinline__ void reduce(double* k, const Value& value, const Squa
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
     gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int* exponents, const float* reaches,
-                          const int* needed, CentreShape shape) {
-    if (not_needed(needed)) return;
+                          const int* wanted, LayerSplits splits, CentreShape shape) {
+    int layer = static_cast<int>(blockIdx.y);
+    if (passes_by(wanted, shape.products, layer)) return;
     int64_t padded = (shape.examples + STRIP - 1) / STRIP * STRIP;
     auto value = [&](int64_t entry, int split, int i, int j) {
         const int* own = exponents + padded * split;
@@ -103,15 +117,21 @@ extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
         int64_t index = padded * split + i;
         return static_cast<double>(reaches[index]) * power_of_two_f64(4 * exponents[index]);
     };
-    reduce(k, value, square, [&](int i, double, double squares) { reach[i] = sqrt(squares); }, shape);
+    reach = of_layer(reach, shape.examples, layer);
+    auto finish = [&](int i, double, double squares) { reach[i] = sqrt(squares); };
+    reduce(k, layer, splits, value, square, finish, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
-    gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* needed, CentreShape shape) {
-    if (not_needed(needed)) return;
+    gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* wanted, LayerSplits splits,
+                          CentreShape shape) {
+    int layer = static_cast<int>(blockIdx.y);
+    if (passes_by(wanted, shape.products, layer)) return;
     auto value = [&](int64_t entry, int, int, int) { return partials[entry]; };
+    reach = of_layer(reach, shape.examples, layer);
     // For a bound that only asks whether anything but rounding is left of float64, the whole row will do.
-    reduce(k, value, [](int, int) { return 0.0; }, [&](int i, double diagonal, double) { reach[i] = diagonal; }, shape);
+    auto finish = [&](int i, double diagonal, double) { reach[i] = diagonal; };
+    reduce(k, layer, splits, value, [](int, int) { return 0.0; }, finish, shape);
 }
 
 // --- rows ------------------------------------------------------------------------------------------------------------
@@ -157,13 +177,16 @@ __device__ __forceinline__ void sum_row(double* sums, const double* k, const Cen
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_ucenter_rows(double* sums, int* redo, unsigned* arrivals, const double* k, const double* reach,
-                    const int* needed, CentreShape shape) {
-    if (not_needed(needed)) return;
+    gs_ucenter_rows(double* sums, int* wanted, unsigned* arrivals, const double* k, const double* reach,
+                    CentreShape shape) {
+    int n = shape.examples, layer = static_cast<int>(blockIdx.y);
+    if (passes_by(wanted, shape.products, layer)) return;
     Scratch scratch = scratch_at(shared_memory());
+    k = of_layer(k, static_cast<int64_t>(n) * n, layer);
+    sums = of_layer(sums, 3 * n, layer);
+    reach = of_layer(reach, n, layer);
     sum_row(sums, k, shape);
-    if (redo == nullptr || !is_last_block(arrivals, scratch.flag)) return;
-    int n = shape.examples;
+    if (shape.better == WANTS_NOTHING || !is_last_block(arrivals + layer, gridDim.x, scratch.flag)) return;
     double total = block_sum_of(n, [&](int i) { return sums[i]; }, scratch);
     double sums_squared = block_sum_of(n, [&](int i) { return sums[i] * sums[i]; }, scratch);
     double squares = block_sum_of(n, [&](int i) { return sums[n + i]; }, scratch);
@@ -173,7 +196,7 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     // NaN asks for better products, too.
     bool magnified = !(centred * shape.largest_kappa * shape.largest_kappa >= squares);
     bool cancelled = !(centred * shape.largest_reach * shape.largest_reach >= pairs);
-    *redo = squares != 0.0 && (magnified || cancelled);
+    wanted[layer] = squares != 0.0 && (magnified || cancelled) ? shape.better : WANTS_NOTHING;
 }
 
 // --- pack ------------------------------------------------------------------------------------------------------------
@@ -226,12 +249,18 @@ __device__ __forceinline__ RowSummary summarise(double norm, double squares, dou
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_ucenter_pack(float* row, RowSummary* summary, double* norms, unsigned* arrivals, const double* k,
-                    const double* sums, const double* reach, const int* in_double, const int* undefined,
+    gs_ucenter_pack(float* rows, RowSummary* summaries, double* norms, unsigned* arrivals, const double* k,
+                    const double* sums, const double* reach, const int* wanted, const int* undefined,
                     CentreShape shape) {
+    int n = shape.examples, i = row_of_warp(), layer = static_cast<int>(blockIdx.y);
     Scratch scratch = scratch_at(shared_memory());
+    k = of_layer(k, static_cast<int64_t>(n) * n, layer);
+    sums = of_layer(sums, 3 * n, layer);
+    reach = of_layer(reach, n, layer);
     Centring centre = centring(sums, shape, scratch);
-    int n = shape.examples, i = row_of_warp();
+    int64_t length = start_of_row(n, shape);
+    float* row = of_layer(rows, length, layer);
+    norms = of_layer(norms, n, layer);
     if (i < n) {
         float* own = row + start_of_row(i, shape);
         double mean = centre.mean(i), norm = 0.0;
@@ -243,25 +272,27 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
         norm = warp_sum(norm);
         if (lane_of_warp() == 0) norms[i] = norm;
     }
-    if (!is_last_block(arrivals, scratch.flag)) return;
+    if (!is_last_block(arrivals + layer, gridDim.x, scratch.flag)) return;
     double norm = block_sum_of(n, [&](int r) { return norms[r]; }, scratch);
     double squares = block_sum_of(n, [&](int r) { return sums[n + r]; }, scratch);
     double pairs = reach_of_pairs(reach, n, scratch);
-    bool no_kernel = undefined != nullptr && *undefined != 0;
-    RowSummary result = summarise(norm, squares, pairs, centre.exponent, *in_double != 0, no_kernel);
-    if (thread_of_block() == 0) *summary = result;
+    bool in_double = wanted[layer] == WANTS_DOUBLE, no_kernel = undefined != nullptr && undefined[layer] != 0;
+    RowSummary result = summarise(norm, squares, pairs, centre.exponent, in_double, no_kernel);
+    if (thread_of_block() == 0) summaries[layer] = result;
     if (result.state == ROW_CENTRED) return;
-    int64_t length = start_of_row(n, shape);
     for (int64_t index = thread_of_block(); index < length; index += ENTRY_THREADS) row[index] = 0.0f;
 }
 
 // --- naive -----------------------------------------------------------------------------------------------------------
 
-// One block. `sums` as for rows and pack.
+// A block a layer. `sums` as for rows and pack.
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_ucenter_naive(float* row, RowSummary* summary, double* sums, const double* k, const double* reach,
-                     const int* in_double, CentreShape shape) {
-    int n = shape.examples;
+    gs_ucenter_naive(float* rows, RowSummary* summaries, double* sums, const double* k, const double* reach,
+                     const int* wanted, CentreShape shape) {
+    int n = shape.examples, layer = static_cast<int>(blockIdx.x);
+    k = of_layer(k, static_cast<int64_t>(n) * n, layer);
+    sums = of_layer(sums, 3 * n, layer);
+    reach = of_layer(reach, n, layer);
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         double sum = 0.0, squares = 0.0, largest = 0.0;
         for (int j = 0; j < n; ++j) {
@@ -286,8 +317,10 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
         }
     }
     double pairs = reach_of_pairs(reach, n, scratch);
-    RowSummary result = summarise(norm, squares, pairs, centre.exponent, *in_double != 0, false);
-    if (thread_of_block() == 0) *summary = result;
+    bool in_double = wanted[layer] == WANTS_DOUBLE;
+    RowSummary result = summarise(norm, squares, pairs, centre.exponent, in_double, false);
+    if (thread_of_block() == 0) summaries[layer] = result;
+    float* row = of_layer(rows, start_of_row(n, shape), layer);
     for (int i = thread_of_block(); i < n; i += ENTRY_THREADS) {
         for (int j = 0; j < length_of_row(i, shape); ++j) {
             double value = result.state == ROW_CENTRED ? centred(k, i, j, centre.mean(i), centre, n) : 0.0;

@@ -1,12 +1,16 @@
 //! Launchers of what compares: Gram matrices, centring, radial kernels, eigenvectors, HSIC.
 
-use gramscope_cuda::plan;
-use gramscope_cuda::{Error, Gram, GramMut, Grams, PairSums, Panels, Partials, PartialsMut, Values};
+use gramscope_cuda::plan::{self, Better};
+use gramscope_cuda::{
+    Device, Error, Gram, GramMut, Grams, Layers, Looking, PairSums, Panels, Partials, PartialsMut, Values, Wanting,
+};
+use half::bf16;
 
 use crate::making::Dimension::{Free, Setting, Size};
-use crate::making::{Dimension, Family, Making, family};
+use crate::making::{Dimension, Family, Made, Making, family};
 
-const GRAM: &[Dimension] = &[Size(5), Size(6)];
+const GRAM: &[Dimension] = &[Size(5)];
+const LAYERS: &[Dimension] = &[Size(5), Size(2)];
 
 pub(crate) const FAMILIES: &[Family] = &[
     family("gram_shift", GRAM, gram_shift),
@@ -15,11 +19,11 @@ pub(crate) const FAMILIES: &[Family] = &[
     family("gram_tiled", GRAM, gram_tiled),
     family("gram_double", GRAM, gram_double),
     family("gram_distances", GRAM, gram_distances),
-    family("ucenter_reduce", &[Size(5), Size(2)], ucenter_reduce),
-    family("ucenter_reduce_double", &[Size(5), Size(2)], ucenter_reduce_double),
-    family("ucenter_rows", &[Size(5)], ucenter_rows),
-    family("ucenter_pack", &[Size(5)], ucenter_pack),
-    family("ucenter_naive", &[Size(5)], ucenter_naive),
+    family("ucenter_reduce", LAYERS, ucenter_reduce),
+    family("ucenter_reduce_double", LAYERS, ucenter_reduce_double),
+    family("ucenter_rows", LAYERS, ucenter_rows),
+    family("ucenter_pack", LAYERS, ucenter_pack),
+    family("ucenter_naive", LAYERS, ucenter_naive),
     family("rbf_start", &[Setting(5)], rbf_start),
     family("rbf_select", &[Size(5), Free(0)], rbf_select),
     family("rbf_above", &[Size(5)], rbf_above),
@@ -34,102 +38,161 @@ pub(crate) const FAMILIES: &[Family] = &[
     family("hsic_accumulate", &[Size(3), Size(2), Size(4), Size(2)], hsic_accumulate),
 ];
 
+/// Features of the layers that are launched together.
+const FEATURES: [usize; 2] = [7, 3];
+/// And of both.
+const COLUMNS: usize = FEATURES[0] + FEATURES[1];
+
+/// Their activations, of the examples that the buffers have: one after the other in one argument, they are two buffers.
+macro_rules! activations {
+    ($making:expr, $n:expr) => {
+        FEATURES.map(|p| make!($making, $n * p))
+    };
+}
+
+/// Calls a launcher with layers of as many examples as it is told.
+fn with_layers<R>(x: &[Made<f32>; 2], [examples]: [usize; 1], launch: impl FnOnce(&Layers<'_>) -> R) -> R {
+    let [a, b] = x.each_ref().map(|x| Values::F32(x.view()));
+    launch(&Layers { x: &[&a, &b], examples, sharing: COLUMNS })
+}
+
+fn split(m: &Making<'_>, n: usize, one: fn(usize, usize, plan::Device) -> Option<plan::Split>) -> plan::LayersSplit {
+    plan::LayersSplit::new(&FEATURES, COLUMNS, m.device.plan(), |features, device| one(n, features, device)).unwrap()
+}
+
 fn gram_shift(m: &Making<'_>) -> Result<(), Error> {
-    let [n, p] = m.right();
-    let (mut shift, mut largest, mut bad, x) = (make!(m, p), make!(m, p), make!(m, 1), make!(m, n * p));
-    let x = Values::F32(x.view());
-    m.launcher().gram_shift(&mut shift.view_mut(), &mut largest.view_mut(), &mut bad.view_mut(), &x, None, m.told())
+    let [n] = m.right();
+    let (mut shift, mut largest, mut bad) = (make!(m, COLUMNS), make!(m, COLUMNS), make!(m, 2));
+    let (shift, largest, bad) = (&mut shift.view_mut(), &mut largest.view_mut(), &mut bad.view_mut());
+    with_layers(&activations!(m, n), m.told(), |layers| m.launcher().gram_shift(shift, largest, bad, layers))
 }
 
 fn gram_naive(m: &Making<'_>) -> Result<(), Error> {
-    let [n, p] = m.right();
-    let (mut k, x, shift) = (make!(m, n * n), make!(m, n * p), make!(m, p));
-    m.launcher().gram_naive(&mut k.view_mut(), &Values::F32(x.view()), &shift.view(), m.told())
+    let [n] = m.right();
+    let (mut k, x, shift) = (make!(m, 2 * n * n), activations!(m, n), make!(m, COLUMNS));
+    let (k, shift) = (&mut k.view_mut(), &shift.view());
+    with_layers(&x, m.told(), |layers| m.launcher().gram_naive(k, layers, shift))
 }
 
 fn gram_fused(m: &Making<'_>) -> Result<(), Error> {
-    let [n, p] = m.right();
-    let split = plan::gram_fused(n, p, m.device.plan()).unwrap();
+    let [n] = m.right();
+    let split = split(m, n, plan::gram_fused);
     let (mut sums, mut exponents) = (make!(m, split.partials), make!(m, split.exponents));
-    let (mut reaches, mut bad, x) = (make!(m, split.exponents), make!(m, 1), make!(m, n * p));
+    let (mut reaches, mut shift, mut bad) = (make!(m, split.exponents), make!(m, COLUMNS), make!(m, 2));
+    let (x, flags) = (activations!(m, n), make!(m, 2));
     let mut partials =
         PartialsMut { sums: sums.view_mut(), exponents: exponents.view_mut(), reaches: reaches.view_mut() };
-    let x = Values::F32(x.view());
-    m.launcher().gram_fused(true, &mut partials, &mut bad.view_mut(), &x, None, m.told()).map(drop)
+    let (shift, bad) = (&mut shift.view_mut(), &mut bad.view_mut());
+    let only = Wanting { products: Better::Exact, flags: flags.view() };
+    with_layers(&x, m.told(), |layers| m.launcher().gram_fused(true, &mut partials, shift, bad, layers, Some(&only)))
+        .map(drop)
 }
 
 fn gram_tiled(m: &Making<'_>) -> Result<(), Error> {
-    let [n, p] = m.right();
-    let split = plan::gram_tiled(n, p, m.device.plan()).unwrap();
+    let [n] = m.right();
+    let split = split(m, n, plan::gram_tiled);
     let (mut sums, mut exponents) = (make!(m, split.partials), make!(m, split.exponents));
-    let (mut reaches, x, shift, largest) = (make!(m, split.exponents), make!(m, n * p), make!(m, p), make!(m, p));
+    let (mut reaches, x) = (make!(m, split.exponents), activations!(m, n));
+    let (shift, largest, flags) = (make!(m, COLUMNS), make!(m, COLUMNS), make!(m, 2));
     let mut partials =
         PartialsMut { sums: sums.view_mut(), exponents: exponents.view_mut(), reaches: reaches.view_mut() };
-    let x = Values::F32(x.view());
-    m.launcher().gram_tiled(false, &mut partials, &x, &shift.view(), &largest.view(), None, m.told()).map(drop)
+    let (shift, largest) = (&shift.view(), &largest.view());
+    let only = Wanting { products: Better::Exact, flags: flags.view() };
+    with_layers(&x, m.told(), |layers| {
+        m.launcher().gram_tiled(false, &mut partials, layers, shift, largest, Some(&only)).map(drop)
+    })
 }
 
 fn gram_double(m: &Making<'_>) -> Result<(), Error> {
-    let ([n, p], planned) = (m.right(), m.device.plan());
-    let length = plan::gram_double(n, p, planned).partials;
-    let (mut partials, x, shift) = (make!(m, length), make!(m, n * p), make!(m, p));
-    let x = Values::F32(x.view());
-    m.launcher().gram_double(&mut partials.view_mut(), &x, &shift.view(), None, m.told(), planned).map(drop)
+    let ([n], device) = (m.right(), m.device.plan());
+    let split = split(m, n, |n, features, device| Some(plan::gram_double(n, features, device)));
+    let (mut partials, x) = (make!(m, split.partials), activations!(m, n));
+    let (shift, flags) = (make!(m, COLUMNS), make!(m, 2));
+    let (partials, shift) = (&mut partials.view_mut(), &shift.view());
+    let only = Wanting { products: Better::Double, flags: flags.view() };
+    with_layers(&x, m.told(), |layers| m.launcher().gram_double(partials, layers, shift, Some(&only), device).map(drop))
 }
 
 fn gram_distances(m: &Making<'_>) -> Result<(), Error> {
-    let [n, p] = m.right();
-    let length = plan::gram_double(n, p, m.device.plan()).partials;
-    let (mut partials, x) = (make!(m, length), make!(m, n * p));
-    m.launcher().gram_distances(&mut partials.view_mut(), &Values::F32(x.view()), m.told()).map(drop)
+    let [n] = m.right();
+    let split = split(m, n, |n, features, device| Some(plan::gram_double(n, features, device)));
+    let (mut partials, x) = (make!(m, split.partials), activations!(m, n));
+    let partials = &mut partials.view_mut();
+    with_layers(&x, m.told(), |layers| m.launcher().gram_distances(partials, layers).map(drop))
 }
+
+/// Parts of the second of two layers; those of the first are a dimension.
+const PARTS: usize = 3;
 
 pub(crate) fn ucenter_reduce(m: &Making<'_>) -> Result<(), Error> {
     let [n, splits] = m.right();
-    let lengths = plan::gram_lengths(n, splits);
-    let (mut k, mut reach, sums) = (make!(m, n * n), make!(m, n), make!(m, lengths.partials));
-    let (exponents, reaches) = (make!(m, lengths.exponents), make!(m, lengths.exponents));
+    let lengths = plan::gram_lengths(n, splits + PARTS);
+    let (mut k, mut reach, sums) = (make!(m, 2 * n * n), make!(m, 2 * n), make!(m, lengths.partials));
+    let (exponents, reaches, flags) = (make!(m, lengths.exponents), make!(m, lengths.exponents), make!(m, 2));
     let partials = Partials { sums: sums.view(), exponents: exponents.view(), reaches: reaches.view() };
     let ([n, splits], mut gram) = (m.told(), GramMut { k: k.view_mut(), reach: reach.view_mut() });
-    m.launcher().ucenter_reduce(&mut gram, &partials, None, n, splits)
+    let only = Wanting { products: Better::Exact, flags: flags.view() };
+    m.launcher().ucenter_reduce(&mut gram, &partials, Some(&only), n, &[splits, PARTS])
 }
 
 fn ucenter_reduce_double(m: &Making<'_>) -> Result<(), Error> {
     let [n, splits] = m.right();
-    let (mut k, mut reach) = (make!(m, n * n), make!(m, n));
-    let partials = make!(m, plan::gram_lengths(n, splits).partials);
+    let (mut k, mut reach) = (make!(m, 2 * n * n), make!(m, 2 * n));
+    let (partials, flags) = (make!(m, plan::gram_lengths(n, splits + PARTS).partials), make!(m, 2));
     let ([n, splits], mut gram) = (m.told(), GramMut { k: k.view_mut(), reach: reach.view_mut() });
-    m.launcher().ucenter_reduce_double(&mut gram, &partials.view(), None, n, splits)
+    let only = Wanting { products: Better::Double, flags: flags.view() };
+    m.launcher().ucenter_reduce_double(&mut gram, &partials.view(), Some(&only), n, &[splits, PARTS])
 }
 
 pub(crate) fn ucenter_rows(m: &Making<'_>) -> Result<(), Error> {
-    let [n] = m.right();
-    let (mut sums, mut redo, mut arrivals) = (make!(m, 3 * n), make!(m, 1), make!(m, 1));
-    let (k, reach, needed) = (make!(m, n * n), make!(m, n), make!(m, 1));
-    let ([n], gram) = (m.told(), Gram { k: k.view(), reach: reach.view() });
-    let (sums, redo, arrivals) = (&mut sums.view_mut(), &mut redo.view_mut(), &mut arrivals.view_mut());
-    m.launcher().ucenter_rows(sums, Some(redo), arrivals, &gram, Some(&needed.view()), n, false, plan::EXACT)
+    let [n, layers] = m.right();
+    let (mut sums, mut flags, mut arrivals) = (make!(m, layers * 3 * n), make!(m, layers), make!(m, layers));
+    let (k, reach) = (make!(m, layers * n * n), make!(m, layers * n));
+    let ([n, layers], gram) = (m.told(), Gram { k: k.view(), reach: reach.view() });
+    let verdict = Some((Better::Double, plan::EXACT));
+    let mut looking = Looking { flags: flags.view_mut(), only: Some(Better::Exact), verdict };
+    let (sums, arrivals) = (&mut sums.view_mut(), &mut arrivals.view_mut());
+    m.launcher().ucenter_rows(sums, Some(&mut looking), arrivals, &gram, layers, n, false)
 }
 
 pub(crate) fn ucenter_pack(m: &Making<'_>) -> Result<(), Error> {
-    let [n] = m.right();
-    let (mut row, mut summary, mut norms) = (make!(m, n * (n - 1) / 2), make!(m, 1), make!(m, n));
-    let (mut arrivals, k, reach, sums) = (make!(m, 1), make!(m, n * n), make!(m, n), make!(m, 3 * n));
-    let (in_double, undefined) = (make!(m, 1), make!(m, 1));
-    let ([n], gram) = (m.told(), Gram { k: k.view(), reach: reach.view() });
-    let (row, summary, norms) = (&mut row.view_mut(), &mut summary.view_mut(), &mut norms.view_mut());
-    let (arrivals, sums, in_double) = (&mut arrivals.view_mut(), &sums.view(), &in_double.view());
-    let undefined = &undefined.view();
-    m.launcher().ucenter_pack(row, summary, norms, arrivals, &gram, sums, in_double, Some(undefined), n, false)
+    let [n, layers] = m.right();
+    let (mut rows, mut summaries) = (make!(m, layers * (n * (n - 1) / 2)), make!(m, layers));
+    let (mut norms, mut arrivals, k) = (make!(m, layers * n), make!(m, layers), make!(m, layers * n * n));
+    let (reach, sums) = (make!(m, layers * n), make!(m, layers * 3 * n));
+    let (flags, undefined) = (make!(m, layers), make!(m, layers));
+    let ([n, layers], gram) = (m.told(), Gram { k: k.view(), reach: reach.view() });
+    let (rows, summaries, norms) = (&mut rows.view_mut(), &mut summaries.view_mut(), &mut norms.view_mut());
+    let (arrivals, sums, flags) = (&mut arrivals.view_mut(), &sums.view(), &flags.view());
+    let undefined = Some(&undefined.view());
+    m.launcher().ucenter_pack(rows, summaries, norms, arrivals, &gram, sums, flags, undefined, layers, n, false)
 }
 
 pub(crate) fn ucenter_naive(m: &Making<'_>) -> Result<(), Error> {
-    let [n] = m.right();
-    let (mut row, mut summary, mut sums) = (make!(m, n * (n + 1) / 2), make!(m, 1), make!(m, 3 * n));
-    let (k, reach, in_double) = (make!(m, n * n), make!(m, n), make!(m, 1));
-    let ([n], gram) = (m.told(), Gram { k: k.view(), reach: reach.view() });
-    let (row, summary, sums) = (&mut row.view_mut(), &mut summary.view_mut(), &mut sums.view_mut());
-    m.launcher().ucenter_naive(row, summary, sums, &gram, &in_double.view(), n, true)
+    let [n, layers] = m.right();
+    let (mut rows, mut summaries) = (make!(m, layers * (n * (n + 1) / 2)), make!(m, layers));
+    let (mut sums, k, reach) = (make!(m, layers * 3 * n), make!(m, layers * n * n), make!(m, layers * n));
+    let (flags, [n, layers]) = (make!(m, layers), m.told());
+    let gram = Gram { k: k.view(), reach: reach.view() };
+    let (rows, summaries, sums) = (&mut rows.view_mut(), &mut summaries.view_mut(), &mut sums.view_mut());
+    m.launcher().ucenter_naive(rows, summaries, sums, &gram, &flags.view(), layers, n, true)
+}
+
+/// Layers that no launch takes together.
+pub(crate) fn refused_together(device: &Device) {
+    let (single, half) = (device.zeros::<f32>("layers", 20).unwrap(), device.zeros::<bf16>("layers", 20).unwrap());
+    let (single, half) = (Values::F32(single.as_view()), Values::Bf16(half.as_view()));
+    let mut k = device.zeros::<f64>("layers", 25 * (plan::LAYERS_TOGETHER + 1)).unwrap();
+    let shift = device.zeros::<f32>("layers", 4 * (plan::LAYERS_TOGETHER + 1)).unwrap();
+    for (x, words) in [
+        (vec![], "from 1 to"),
+        (vec![&single; plan::LAYERS_TOGETHER + 1], "from 1 to"),
+        (vec![&single, &half], "several types"),
+    ] {
+        let layers = Layers { x: &x, examples: 5, sharing: 4 };
+        let error = device.launcher().gram_naive(&mut k.as_view_mut(), &layers, &shift.as_view()).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }) && error.to_string().contains(words), "{error}");
+    }
 }
 
 fn rbf_start(m: &Making<'_>) -> Result<(), Error> {

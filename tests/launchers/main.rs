@@ -68,6 +68,15 @@ fn launchers_refuse_what_is_wrong_and_launch_nothing() {
     }
 }
 
+#[test]
+fn layers_that_are_too_many_or_of_several_types_are_refused() {
+    if let Some(trace) = on_fake_driver(&driver(), "layers_that_are_too_many_or_of_several_types_are_refused") {
+        assert_eq!(trace.launches(), 0);
+        return;
+    }
+    comparing::refused_together(&Device::open(0).unwrap());
+}
+
 /// The unbiased estimator divides by n - 2 and n - 3; the biased one, and adding up products, do not.
 #[test]
 fn fewer_than_four_examples_are_for_the_biased_estimator_alone() {

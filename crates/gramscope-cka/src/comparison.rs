@@ -160,8 +160,11 @@ impl Comparison {
         matches!(self.place, Place::Device(_)) && !self.options.normalise_examples
     }
 
-    /// The same for an output that is on the GPU already, where `examples` rows of equal length lie one after the other.
-    /// It is read by what is enqueued here on the device's stream; nothing is waited for.
+    /// The same for outputs that are on the GPU already, of layers in ascending order, where `examples` rows of equal length lie
+    /// one after the other in each. They are read by what is enqueued here on the device's stream, a few launches for all of
+    /// them; nothing is waited for. Layers that are handed over together divide the GPU among them, each by its part of
+    /// `sharing` features: those of all of them and of the ones that were left out, so that what becomes of a layer does not
+    /// depend, to the bit, on which of the others are wanted.
     ///
     /// # Errors
     /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host,
@@ -170,21 +173,29 @@ impl Comparison {
     pub fn observe_on_device(
         &mut self,
         model: usize,
-        layer: usize,
-        values: &gramscope_cuda::Values<'_>,
+        layers: &[(usize, &gramscope_cuda::Values<'_>)],
+        sharing: usize,
         examples: usize,
     ) -> Result<(), Error> {
-        crate::activation::check_shape(values.len(), examples)?;
-        self.check_place(model, layer, examples)?;
         if self.options.normalise_examples {
             return Err(Error::NormalisedOnHost);
         }
-        match &mut self.place {
-            Place::Host(_) => return Err(Error::NotOnDevice),
-            Place::Device(device) => device.observe_values(model, layer, values)?,
+        let mut taken = 0;
+        let mut observed = layers.iter().try_for_each(|&(layer, values)| {
+            crate::activation::check_shape(values.len(), examples)?;
+            self.check_place(model, layer, examples)?;
+            self.observed[model][layer] = true;
+            taken += 1;
+            Ok(())
+        });
+        observed = observed.and_then(|()| match &mut self.place {
+            Place::Host(_) => Err(Error::NotOnDevice),
+            Place::Device(device) => device.observe_values(model, layers, sharing),
+        });
+        if observed.is_err() {
+            layers[..taken].iter().for_each(|&(layer, _)| self.observed[model][layer] = false);
         }
-        self.observed[model][layer] = true;
-        Ok(())
+        observed
     }
 
     /// Whether `layer` of `model` can be observed now, with so many examples.

@@ -79,19 +79,28 @@ impl OnDevice {
         if length.and_then(|length| length.checked_mul(total)).is_none() {
             return Err(Error::TooManyExamples { examples });
         }
-        let rows = self.fitting_rows(examples, total)?;
+        let together = self.fitting_together(examples);
+        let rows = self.fitting_rows(examples, total, together)?;
         let too_many = Error::TooManyExamples { examples };
         self.rounds = self.rounds.with_rows(rows).ok_or(too_many)?;
         self.row.resize(length.unwrap_or(0), 0.0);
-        Ok(self.sums.begin_batch(examples, self.rounds.held_rows() + self.rounds.passing_rows())?)
+        Ok(self.sums.begin_batch(examples, self.rounds.held_rows() + self.rounds.passing_rows(), together)?)
+    }
+
+    /// How many layers are taken together, so that what lies between them and their rows leaves most of the memory to others.
+    fn fitting_together(&self, examples: usize) -> usize {
+        let limit = self.memory.allowance(self.free);
+        let bytes = |together| self.sums.workspace_bytes(examples, self.memory.features, together);
+        let halves = std::iter::successors(Some(self.sums.most_together(examples)), |&most| Some(most / 2));
+        halves.take_while(|&most| most > 1).find(|&most| bytes(most) <= limit / 8).unwrap_or(1)
     }
 
     /// How many of the panel's `total` rows fit into what memory may be taken, at least two; also decides whether there is room
     /// for two uploads at once.
-    fn fitting_rows(&mut self, examples: usize, total: usize) -> Result<usize, Error> {
+    fn fitting_rows(&mut self, examples: usize, total: usize, together: usize) -> Result<usize, Error> {
         let DeviceMemory { features, largest_upload, other, taken, .. } = self.memory;
         let limit = self.memory.allowance(self.free);
-        let workspace = self.sums.workspace_bytes(examples, features);
+        let workspace = self.sums.workspace_bytes(examples, features, together);
         let fixed = [workspace, other, taken].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
         let left = limit.saturating_sub(fixed);
         // Two cost memory, and rounds cost more than waiting for uploads does.
@@ -121,20 +130,34 @@ impl OnDevice {
         };
         let row = panel_row(&self.rounds, model, layer);
         let values = self.uploads.insert(uploads).upload(values)?;
-        self.sums.observe(model, layer, row, &values)?;
+        self.sums.observe(model, layer, row, &[&values], activation.features())?;
         self.sums.add(&blocks_with(&self.rounds, model, layer))?;
         Ok(Ok(()))
     }
 
-    /// Enqueues the way from an activation that is on the device to its row.
+    /// Enqueues the way from activations that are on the device, of layers in ascending order, to their rows.
     pub(crate) fn observe_values(
         &mut self,
         model: usize,
-        layer: usize,
-        values: &gramscope_cuda::Values<'_>,
+        layers: &[(usize, &gramscope_cuda::Values<'_>)],
+        sharing: usize,
     ) -> Result<(), Error> {
-        self.sums.observe(model, layer, panel_row(&self.rounds, model, layer), values)?;
-        Ok(self.sums.add(&blocks_with(&self.rounds, model, layer))?)
+        let mut waiting = Vec::with_capacity(layers.len());
+        for (index, &(layer, values)) in layers.iter().enumerate() {
+            waiting.push(values);
+            let blocks = blocks_with(&self.rounds, model, layer);
+            let row = panel_row(&self.rounds, model, layer);
+            let next = layers.get(index + 1).map(|&(next, _)| (next, panel_row(&self.rounds, model, next)));
+            // Rows that pass by make room for others once they have been multiplied.
+            if blocks.is_empty() && next == Some((layer + 1, row + 1)) {
+                continue;
+            }
+            let before = waiting.len() - 1;
+            self.sums.observe(model, layer - before, row - before, &waiting, sharing)?;
+            self.sums.add(&blocks)?;
+            waiting.clear();
+        }
+        Ok(())
     }
 
     /// Computes a row on the host and uploads it.

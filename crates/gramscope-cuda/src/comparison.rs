@@ -7,7 +7,7 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaViewMut, DriverError, PinnedHostS
 
 use crate::device::{Device, refused};
 use crate::error::Error;
-use crate::launchers::{Gram, GramMut, PairSums, Panels, Values, packed_length};
+use crate::launchers::{Gram, GramMut, Layers, PairSums, Panels, Values, packed_length};
 use crate::memory::Buffer;
 use crate::plan;
 use crate::rows::{Destination, Settings, Workspace};
@@ -33,6 +33,8 @@ pub struct DeviceComparison {
     panel: Buffer<f32>,
     panel_rows: usize,
     examples: usize,
+    /// Layers that launches take together, at most.
+    together: usize,
     summaries: CudaSlice<RowSummary>,
     /// Whether a layer's HSIC with itself, and what its unit does to the sums of its pairs, is in for this batch.
     has_units: Vec<bool>,
@@ -132,6 +134,7 @@ impl DeviceComparison {
             panel: Buffer::new("the panel of a batch"),
             panel_rows: 0,
             examples: 0,
+            together: 1,
             summaries: device.zeros(&what, total)?,
             has_units: vec![false; total],
             sums: device.zeros(&what, total)?,
@@ -175,16 +178,23 @@ impl DeviceComparison {
         (self.has_units.len() * layer + pairs * size_of::<f64>()) as u64
     }
 
-    /// Bytes of device memory that lie between an activation of `features` features and its row, at most.
-    pub fn workspace_bytes(&self, examples: usize, features: usize) -> u64 {
-        Workspace::bytes(examples, features, self.settings, self.device.plan())
+    /// Bytes of device memory that lie between activations of at most `features` features and their rows, at most, where up to
+    /// `together` layers are on their way at a time.
+    pub fn workspace_bytes(&self, examples: usize, features: usize, together: usize) -> u64 {
+        Workspace::bytes(examples, features, together, self.settings, self.device.plan())
     }
 
-    /// Begins a batch of `examples`, of whose layers the panel holds so many `rows` at a time.
+    /// How many layers over so many examples can be taken together, where there is memory for them.
+    pub fn most_together(&self, examples: usize) -> usize {
+        Workspace::most_together(examples, self.settings)
+    }
+
+    /// Begins a batch of `examples`, of whose layers the panel holds so many `rows` at a time, and launches take `together`: how
+    /// many does not matter to a bit.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
-    pub fn begin_batch(&mut self, examples: usize, rows: usize) -> Result<(), Error> {
+    pub fn begin_batch(&mut self, examples: usize, rows: usize, together: usize) -> Result<(), Error> {
         if examples != self.examples {
             // Buffers that another size has left would take memory that nobody counts.
             self.workspace = Workspace::new(&self.device)?;
@@ -192,6 +202,7 @@ impl DeviceComparison {
             self.panel.clear();
         }
         self.examples = examples;
+        self.together = together.min(self.most_together(examples));
         self.panel_rows = rows;
         self.panel.at_least(&self.device, rows * packed_length(examples, self.settings.biased))?;
         self.has_units.fill(false);
@@ -199,21 +210,36 @@ impl DeviceComparison {
         copied.map_err(|error| refused("clearing the flags of a batch", error))
     }
 
-    /// Enqueues the way from layer `layer` of `model`, on the device, to row `row` of the panel. `x` may be freed or
+    /// Enqueues the way from consecutive layers of `model`, from `layer` on, on the device, to rows of the panel, from `row` on.
+    /// They share the device with others up to `sharing` features: as many as all the layers have that are handed over together,
+    /// whether they are observed or not, so that a layer's bits do not depend on which of the others are. `x` may be freed or
     /// overwritten by whatever is enqueued on the same stream afterwards.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::OutOfMemory`], [`Error::Launch`], [`Error::Driver`].
-    pub fn observe(&mut self, model: usize, layer: usize, row: usize, x: &Values<'_>) -> Result<(), Error> {
-        let place = self.starts[model] + layer;
+    pub fn observe(
+        &mut self,
+        model: usize,
+        layer: usize,
+        row: usize,
+        mut x: &[&Values<'_>],
+        sharing: usize,
+    ) -> Result<(), Error> {
+        let (mut place, mut row) = (self.starts[model] + layer, row);
         let (length, examples) = (self.length(), self.examples);
-        let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
-        let to = Destination {
-            row: panel.slice_mut(row * length..(row + 1) * length),
-            summary: self.summaries.slice_mut(place..=place),
-            first_bad: self.first_bad.slice_mut(place..=place),
-        };
-        self.workspace.row(&self.device, self.settings, x, examples, to)
+        while !x.is_empty() {
+            let (together, rest) = x.split_at(Workspace::layers_together(x, examples, self.together));
+            let (count, layers) = (together.len(), Layers { x: together, examples, sharing });
+            let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
+            let to = Destination {
+                rows: panel.slice_mut(row * length..(row + count) * length),
+                summaries: self.summaries.slice_mut(place..place + count),
+                first_bad: self.first_bad.slice_mut(place..place + count),
+            };
+            self.workspace.rows(&self.device, self.settings, layers, to)?;
+            (place, row, x) = (place + count, row + count, rest);
+        }
+        Ok(())
     }
 
     /// Enqueues the way from a layer of the only model to its Gram matrix, by float64 products.
@@ -232,8 +258,8 @@ impl DeviceComparison {
         let length = self.length();
         let mut panel = self.panel.at_least(&self.device, self.panel_rows * length)?;
         let to = Destination {
-            row: panel.slice_mut(row * length..(row + 1) * length),
-            summary: self.summaries.slice_mut(layer..=layer),
+            rows: panel.slice_mut(row * length..(row + 1) * length),
+            summaries: self.summaries.slice_mut(layer..=layer),
             first_bad: self.first_bad.slice_mut(layer..=layer),
         };
         self.workspace.row_of_gram(&self.device, self.settings, gram, self.examples, to)

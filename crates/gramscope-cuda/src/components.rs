@@ -110,7 +110,7 @@ impl DeviceComponents {
 
     /// Bytes of device memory that everything else takes where no layer has more than `features`.
     pub fn other_bytes(&self, features: usize) -> u64 {
-        2 * (self.whole.sums_bytes() + self.whole.workspace_bytes(self.examples, features))
+        2 * (self.whole.sums_bytes() + self.whole.workspace_bytes(self.examples, features, 1))
     }
 
     /// Begins the batch; panels hold so many rows at a time.
@@ -118,8 +118,8 @@ impl DeviceComponents {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn begin(&mut self, rows: usize) -> Result<(), Error> {
-        self.whole.begin_batch(self.examples, rows)?;
-        self.rest.begin_batch(self.examples, rows)
+        self.whole.begin_batch(self.examples, rows, 1)?;
+        self.rest.begin_batch(self.examples, rows, 1)
     }
 
     /// Enqueues the way from a layer to its row of the first panel, and keeps its Gram matrix. True if no more can wait.

@@ -10,7 +10,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use crate::device::Device;
 use crate::error::Error;
 use crate::graph::Regions;
-use crate::launchers::{Activation, FirstComponent, Gram, GramMut, Grams, Launcher, Values};
+use crate::launchers::{Activation, FirstComponent, Gram, GramMut, Grams, Launcher, Layers, Values};
 use crate::plan;
 use crate::plan::training::{ANY_DEVICE, FIRST_COMPONENT};
 use crate::shapes::EigenSummary;
@@ -104,16 +104,18 @@ impl FirstComponents {
         if n < 2 {
             return Ok(());
         }
+        let x = [x];
+        let layers = Layers::alone(&x, n);
         let (shift, first_bad) = (&mut self.shift.as_view_mut(), &mut self.first_bad.as_view_mut());
-        launcher.gram_shift(shift, &mut self.largest.as_view_mut(), first_bad, x, None, shape)?;
+        launcher.gram_shift(shift, &mut self.largest.as_view_mut(), first_bad, &layers)?;
         let (partials, shift) = (&mut self.partials.as_view_mut(), self.shift.as_view());
-        let split = launcher.gram_double(partials, x, &shift, None, shape, ANY_DEVICE)?;
+        let split = launcher.gram_double(partials, &layers, &shift, None, ANY_DEVICE)?;
         let k = self.k.slice_mut(layer * n * n..(layer + 1) * n * n);
         let mut gram = GramMut { k, reach: self.reach.as_view_mut() };
-        launcher.ucenter_reduce_double(&mut gram, &self.partials.as_view(), None, n, split.splits)?;
+        launcher.ucenter_reduce_double(&mut gram, &self.partials.as_view(), None, n, &split.splits)?;
         let gram = Gram { k: self.k.slice(layer * n * n..(layer + 1) * n * n), reach: self.reach.as_view() };
         let (sums, arrivals) = (&mut self.sums.slice_mut(layer * 3 * n..(layer + 1) * 3 * n), &mut self.arrivals);
-        launcher.ucenter_rows(sums, None, &mut arrivals.as_view_mut(), &gram, None, n, true, plan::EXACT)
+        launcher.ucenter_rows(sums, None, &mut arrivals.as_view_mut(), &gram, 1, n, true)
     }
 
     /// Enqueues the decomposition of all layers, which have been observed, over `examples`.

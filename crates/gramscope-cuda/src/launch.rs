@@ -8,19 +8,15 @@ use cudarc::driver::{CudaStream, DevicePtr, DriverError, LaunchConfig};
 use crate::device;
 use crate::error::{Dimensions, Error};
 
-/// The most buffers a kernel takes.
-const MOST_BUFFERS: usize = 12;
-
 /// The buffers of one launch, looked at one after the other.
 pub(crate) struct Arguments<'a> {
     kernel: &'static str,
     stream: &'a Arc<CudaStream>,
-    spans: [Span; MOST_BUFFERS],
-    count: usize,
+    spans: Vec<Span>,
 }
 
 /// Where a buffer lies.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) argument: &'static str,
     pub(crate) start: u64,
@@ -47,7 +43,12 @@ pub(crate) fn is_collecting() -> bool {
 
 impl<'a> Arguments<'a> {
     pub(crate) fn new(kernel: &'static str, stream: &'a Arc<CudaStream>) -> Self {
-        Self { kernel, stream, spans: [Span::default(); MOST_BUFFERS], count: 0 }
+        Self { kernel, stream, spans: Vec::new() }
+    }
+
+    /// The stream of the launch, whose memory the buffers are.
+    pub(crate) fn stream(&self) -> &'a Arc<CudaStream> {
+        self.stream
     }
 
     /// `buffer` has at least `length` values, and nothing that is written overlaps it.
@@ -105,11 +106,10 @@ impl<'a> Arguments<'a> {
         }
         let span = Span { argument, start, end: start + (length * size_of::<T>()) as u64, written };
         let clash = |other: &&Span| (written || other.written) && span.start < other.end && other.start < span.end;
-        if let Some(other) = self.spans[..self.count].iter().find(clash) {
+        if let Some(other) = self.spans.iter().find(clash) {
             return Err(Error::Overlap { kernel: self.kernel, first: other.argument, second: argument });
         }
-        self.spans[self.count] = span;
-        self.count += 1;
+        self.spans.push(span);
         COLLECTED.with_borrow_mut(|collected| collected.iter_mut().for_each(|spans| spans.push(span)));
         Ok(())
     }

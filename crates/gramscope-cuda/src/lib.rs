@@ -88,8 +88,9 @@ pub use first_components::{ComponentsExtent, FirstComponents};
 pub use graph::{Captured, Graph, Regions};
 #[cfg(feature = "cuda")]
 pub use launchers::{
-    Activation, FirstComponent, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed,
-    PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths, Uploaded, Values,
+    Activation, FirstComponent, Gram, GramMut, Grams, Launcher, Layers, Looking, MOST_EXAMPLES, MOST_FEATURES,
+    MOST_LAYERS, PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths,
+    Uploaded, Values, Wanting,
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};

@@ -1,12 +1,15 @@
-//! From an activation on the device to its panel row.
+//! From activations on the device to their panel rows: what is enqueued for layers together.
+//!
+//! Flags on the device decide which layers need better products than those that were made; the launches that would make them find
+//! nothing to do where no layer does. So nothing is waited for, and a launch costs all layers together what it would cost one.
 
 use cudarc::driver::{CudaSlice, CudaViewMut};
 
 use crate::device::{Device, refused};
 use crate::error::Error;
-use crate::launchers::{Gram, GramMut, Launcher, Partials, PartialsMut, Values};
+use crate::launchers::{Gram, GramMut, Launcher, Layers, Looking, Partials, PartialsMut, Values, Wanting};
 use crate::memory::Buffer;
-use crate::plan::{self, Bounds, Split};
+use crate::plan::{self, Better, Bounds, LAYERS_TOGETHER, LayersSplit};
 use crate::shapes::{RowSummary, Selection};
 
 /// How Gram matrices are computed and centred.
@@ -20,14 +23,17 @@ pub struct Settings {
     pub rbf: Option<f64>,
 }
 
-/// Where a layer's row and its summary go, and where the first example is noted that is not finite.
+/// Features that layers have together at most, unless one has more: what their shifts take stays small.
+const COLUMNS_TOGETHER: usize = 1 << 20;
+
+/// Where layers' rows and their summaries go, and where the first example of each is noted that is not finite.
 pub(crate) struct Destination<'a> {
-    pub(crate) row: CudaViewMut<'a, f32>,
-    pub(crate) summary: CudaViewMut<'a, RowSummary>,
+    pub(crate) rows: CudaViewMut<'a, f32>,
+    pub(crate) summaries: CudaViewMut<'a, RowSummary>,
     pub(crate) first_bad: CudaViewMut<'a, i32>,
 }
 
-/// Everything between an activation and its row, used again for every layer.
+/// Everything between activations and their rows, used again and again. Buffers hold what there is of one layer after the other.
 pub(crate) struct Workspace {
     partials: Buffer<f32>,
     exponents: Buffer<i32>,
@@ -43,42 +49,27 @@ pub(crate) struct Workspace {
     histogram: Buffer<u32>,
     selection: Buffer<Selection>,
     undefined: Buffer<i32>,
-    /// Whether centring magnifies the errors of one product too much.
-    again: CudaSlice<i32>,
-    /// Whether it does so for those of compensated products.
-    redo: CudaSlice<i32>,
-    /// True.
-    always: CudaSlice<i32>,
+    /// Which products each layer wants.
+    flags: CudaSlice<i32>,
+    /// Flags of layers that all want float64 products.
+    in_double: CudaSlice<i32>,
     arrivals: CudaSlice<u32>,
 }
 
-/// A layer on its way.
+/// Layers on their way.
 #[derive(Clone, Copy)]
-struct Layer<'a> {
+struct Group<'a> {
     device: &'a Device,
     launcher: Launcher<'a>,
     settings: Settings,
-    x: &'a Values<'a>,
-    /// Examples, features.
-    shape: [usize; 2],
+    layers: &'a Layers<'a>,
 }
 
-/// Which flag on the device decides whether a step is needed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
-    Always,
-    /// One product will not do.
-    Again,
-    /// Compensated products will not do.
-    Redo,
-}
-
-/// What decides whether the step that was taken will do.
-#[derive(Clone, Copy)]
-struct Verdict {
-    /// The flag it is left in.
-    flag: When,
-    bounds: Bounds,
+impl Group<'_> {
+    /// Whether a block can hold all rows of a slab.
+    fn is_fused(&self) -> bool {
+        plan::gram_fused(self.layers.examples, 1, self.device.plan()).is_some()
+    }
 }
 
 impl Workspace {
@@ -99,70 +90,93 @@ impl Workspace {
             histogram: Buffer::new(what),
             selection: Buffer::new(what),
             undefined: Buffer::new(what),
-            again: device.zeros(what, 1)?,
-            redo: device.zeros(what, 1)?,
-            always: device.upload(what, &[1])?,
-            arrivals: device.zeros(what, 1)?,
+            flags: device.zeros(what, LAYERS_TOGETHER)?,
+            in_double: device.upload(what, &[Better::Double.flag(); LAYERS_TOGETHER])?,
+            arrivals: device.zeros(what, LAYERS_TOGETHER)?,
         })
     }
 
-    /// The most bytes that it takes for `examples` rows of `features`.
-    pub(crate) fn bytes(examples: usize, features: usize, settings: Settings, device: plan::Device) -> u64 {
+    /// How many layers over so many examples are taken together at most: where one fills the device for long, or takes many launches
+    /// of its own, one.
+    pub(crate) fn most_together(examples: usize, settings: Settings) -> usize {
+        if examples > plan::FUSED_ROWS || settings.rbf.is_some() { 1 } else { LAYERS_TOGETHER }
+    }
+
+    /// How many of `x`, from the first on and of at most so many, can be taken together.
+    pub(crate) fn layers_together(x: &[&Values<'_>], examples: usize, most: usize) -> usize {
+        let mut columns = 0;
+        let fits = |x: &&&Values<'_>| {
+            columns += x.len() / examples.max(1);
+            columns <= COLUMNS_TOGETHER
+        };
+        let alike = x.iter().take_while(|other| other.stored() == x[0].stored());
+        alike.take(most).take_while(fits).count().max(1)
+    }
+
+    /// The most bytes that it takes for `examples` rows of up to `together` layers at a time, of at most `features` each.
+    pub(crate) fn bytes(
+        examples: usize,
+        features: usize,
+        together: usize,
+        settings: Settings,
+        device: plan::Device,
+    ) -> u64 {
         let n = examples as u64;
-        let double = plan::gram_double(examples, features, device).partials as u64 * size_of::<f64>() as u64;
-        let split =
-            plan::gram_fused(examples, features, device).or_else(|| plan::gram_tiled(examples, features, device));
-        let products = split.map_or(0, |split| (split.partials + 2 * split.exponents) as u64 * size_of::<f32>() as u64);
-        let shifts = 2 * features as u64 * size_of::<f32>() as u64;
+        let alone = plan::gram_fused(examples, features, device);
+        let alone = alone.or_else(|| plan::gram_tiled(examples, features, device));
+        // Layers share the multiprocessors, and each has one part at least.
+        let splits = |alone: usize| (alone + together - 1).min(together * alone);
+        let products = alone.map_or(0, |alone| {
+            let lengths = plan::gram_lengths(examples, splits(alone.splits));
+            (lengths.partials + 2 * lengths.exponents) * size_of::<f32>()
+        });
+        let double = splits(plan::gram_double(examples, features, device).splits);
+        let double = plan::gram_lengths(examples, double).partials * size_of::<f64>();
+        let columns = (together * features).min(COLUMNS_TOGETHER).max(features);
+        let shifts = 2 * columns * size_of::<f32>();
         // K, or distances and K.
         let matrices = if settings.rbf.is_some() { 2 } else { 1 };
         // Reach, three kinds of sums, norms.
-        double + products + shifts + (matrices * n * n + 5 * n) * size_of::<f64>() as u64
+        let a_layer = (matrices * n * n + 5 * n) * size_of::<f64>() as u64;
+        (products + double + shifts) as u64 + together as u64 * a_layer
     }
 
-    /// Enqueues all that turns `x` `[examples, features]` into its centred, packed Gram matrix. Nothing is waited for:
-    /// the float64 kernels return at once unless the kappa test, on the device, has failed.
-    pub(crate) fn row(
+    /// Enqueues all that turns `layers`, as many as can be taken together, into their centred, packed Gram matrices. Nothing is
+    /// waited for.
+    pub(crate) fn rows(
         &mut self,
         device: &Device,
         settings: Settings,
-        x: &Values<'_>,
-        examples: usize,
+        mut layers: Layers<'_>,
         mut to: Destination<'_>,
     ) -> Result<(), Error> {
-        let layer = Layer { device, launcher: device.launcher(), settings, x, shape: [examples, x.len() / examples] };
+        if Self::most_together(layers.examples, settings) == 1 {
+            // It shares the device with nobody.
+            layers.sharing = layers.columns();
+        }
+        let group = Group { device, launcher: device.launcher(), settings, layers: &layers };
         // The exponential of the RBF kernel carries rounding of the distances into every entry, whatever kappa says.
-        if settings.rbf.is_some() || settings.exact && examples < plan::DOUBLE_BELOW {
-            self.shift(layer, &mut to.first_bad, When::Always)?;
+        if settings.rbf.is_some() || settings.exact && layers.examples < plan::DOUBLE_BELOW {
+            self.shift(group, &mut to.first_bad)?;
             match settings.rbf {
-                Some(bandwidth) => self.rbf(layer, bandwidth)?,
-                None => self.double(layer, When::Always)?,
+                Some(bandwidth) => self.rbf(group, bandwidth)?,
+                None => self.double(group, None)?,
             }
-            return self.pack(layer, to, When::Always);
+            return self.pack(group, to, true);
         }
-        // The tiled kernels need the shifts, and leave them to the float64 ones; the fused ones find their own.
-        let tiled = self.split(layer, true).is_none();
-        if tiled {
-            self.shift(layer, &mut to.first_bad, When::Always)?;
+        // The tiled kernels need the shifts, the fused ones find them; the float64 ones take what there is.
+        if !group.is_fused() {
+            self.shift(group, &mut to.first_bad)?;
         }
-        let verdict = |flag, bounds| Verdict { flag, bounds };
+        let first_bad = &mut to.first_bad;
         if settings.exact {
-            let verdict = verdict(When::Redo, plan::EXACT);
-            self.products(layer, true, When::Always, verdict, &mut to.first_bad)?;
+            self.products(group, true, None, (Better::Double, plan::EXACT), first_bad)?;
         } else {
-            let once = verdict(When::Again, plan::FAST);
-            self.products(layer, false, When::Always, once, &mut to.first_bad)?;
-            // Products that are not needed leave no verdict.
-            let cleared = device.stream().memset_zeros(&mut self.redo);
-            cleared.map_err(|error| refused("clearing a flag", error))?;
-            let twice = verdict(When::Redo, plan::FAST_REDONE);
-            self.products(layer, true, When::Again, twice, &mut to.first_bad)?;
+            self.products(group, false, None, (Better::Exact, plan::FAST), first_bad)?;
+            self.products(group, true, Some(Better::Exact), (Better::Double, plan::FAST_REDONE), first_bad)?;
         }
-        if !tiled {
-            self.shift(layer, &mut to.first_bad, When::Redo)?;
-        }
-        self.double(layer, When::Redo)?;
-        self.pack(layer, to, When::Redo)
+        self.double(group, Some(Better::Double))?;
+        self.pack(group, to, false)
     }
 
     /// Enqueues all that turns `x` `[examples, features]` into its Gram matrix by float64 products.
@@ -174,14 +188,15 @@ impl Workspace {
         first_bad: &mut CudaViewMut<'_, i32>,
         gram: &mut GramMut<'_>,
     ) -> Result<(), Error> {
-        let shape = [examples, x.len() / examples];
-        let launcher = device.launcher();
-        let mut shift = self.shift.at_least(device, shape[1])?;
-        launcher.gram_shift(&mut shift, &mut self.largest.at_least(device, shape[1])?, first_bad, x, None, shape)?;
-        let length = plan::gram_double(examples, shape[1], device.plan()).partials;
+        let (x, launcher) = ([x], device.launcher());
+        let layers = Layers::alone(&x, examples);
+        let features = layers.sharing;
+        let mut shift = self.shift.at_least(device, features)?;
+        launcher.gram_shift(&mut shift, &mut self.largest.at_least(device, features)?, first_bad, &layers)?;
+        let length = plan::gram_double(examples, features, device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
-        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, None, shape, device.plan())?;
-        launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, split.splits)
+        let split = launcher.gram_double(&mut partials, &layers, &self.shift.view()?, None, device.plan())?;
+        launcher.ucenter_reduce_double(gram, &self.double_partials.view()?, None, examples, &split.splits)
     }
 
     /// Enqueues the row sums `[3, n]` of a Gram matrix.
@@ -193,8 +208,7 @@ impl Workspace {
         biased: bool,
         sums: &mut CudaViewMut<'_, f64>,
     ) -> Result<(), Error> {
-        let arrivals = &mut self.arrivals.as_view_mut();
-        device.launcher().ucenter_rows(sums, None, arrivals, gram, None, examples, biased, plan::EXACT)
+        device.launcher().ucenter_rows(sums, None, &mut self.arrivals.as_view_mut(), gram, 1, examples, biased)
     }
 
     /// Enqueues the way from a Gram matrix that is good to float64 to its row.
@@ -209,136 +223,113 @@ impl Workspace {
         let mut sums = self.sums.at_least(device, 3 * examples)?;
         let arrivals = &mut self.arrivals.as_view_mut();
         let launcher = device.launcher();
-        launcher.ucenter_rows(&mut sums, None, arrivals, gram, None, examples, settings.biased, plan::EXACT)?;
+        launcher.ucenter_rows(&mut sums, None, arrivals, gram, 1, examples, settings.biased)?;
         launcher.ucenter_pack(
-            &mut to.row,
-            &mut to.summary,
+            &mut to.rows,
+            &mut to.summaries,
             &mut self.norms.at_least(device, examples)?,
             arrivals,
             gram,
             &self.sums.view()?,
-            &self.always.as_view(),
+            &self.in_double.as_view(),
             None,
+            1,
             examples,
             settings.biased,
         )
     }
 
-    /// The geometry of the fused or of the tiled kernels; none where the shape is not for them.
-    fn split(&self, layer: Layer<'_>, fused: bool) -> Option<Split> {
-        let ([examples, features], device) = (layer.shape, layer.device.plan());
-        if fused { plan::gram_fused(examples, features, device) } else { plan::gram_tiled(examples, features, device) }
-    }
-
-    /// Tensor-core products, their sums, and the verdict on them.
+    /// Tensor-core products of the layers that want them (`only`; none: all), their sums, and the verdict on them.
     fn products(
         &mut self,
-        layer: Layer<'_>,
+        group: Group<'_>,
         exact: bool,
-        when: When,
-        verdict: Verdict,
+        only: Option<Better>,
+        verdict: (Better, Bounds),
         first_bad: &mut CudaViewMut<'_, i32>,
     ) -> Result<(), Error> {
-        let Layer { device, launcher, x, shape, .. } = layer;
-        let examples = shape[0];
-        let fused = self.split(layer, true);
-        let split = fused.or_else(|| self.split(layer, false));
-        let (sums, exponents) = split.map_or((0, 0), |split| (split.partials, split.exponents));
-        let (again, redo) = (self.again.as_view(), self.redo.as_view());
-        let needed = match when {
-            When::Always => None,
-            When::Again => Some(&again),
-            When::Redo => Some(&redo),
+        let Group { device, launcher, layers, .. } = group;
+        let (examples, count) = (layers.examples, layers.count());
+        let planned = |features, device| match group.is_fused() {
+            true => plan::gram_fused(examples, features, device),
+            false => plan::gram_tiled(examples, features, device),
         };
+        let split = LayersSplit::new(&layers.features(), layers.sharing, device.plan(), planned);
+        let (sums, exponents) = split.map_or((0, 0), |split| (split.partials, split.exponents));
+        let wanting = only.map(|products| Wanting { products, flags: self.flags.as_view() });
         let mut partials = PartialsMut {
             sums: self.partials.at_least(device, sums)?,
             exponents: self.exponents.at_least(device, exponents)?,
             reaches: self.reaches.at_least(device, exponents)?,
         };
-        let split = if fused.is_some() {
-            launcher.gram_fused(exact, &mut partials, first_bad, x, needed, shape)?
+        let split = if group.is_fused() {
+            let mut shift = self.shift.at_least(device, layers.columns())?;
+            launcher.gram_fused(exact, &mut partials, &mut shift, first_bad, layers, wanting.as_ref())?
         } else {
             let (shift, largest) = (self.shift.view()?, self.largest.view()?);
-            launcher.gram_tiled(exact, &mut partials, x, &shift, &largest, needed, shape)?
+            launcher.gram_tiled(exact, &mut partials, layers, &shift, &largest, wanting.as_ref())?
         };
         let (sums, exponents) = (self.partials.view()?, self.exponents.view()?);
         let partials = Partials { sums, exponents, reaches: self.reaches.view()? };
-        let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
-        launcher.ucenter_reduce(&mut GramMut { k, reach }, &partials, needed, examples, split.splits)?;
-        self.rows(layer, when, Some(verdict))
+        let k = self.k.at_least(device, count * examples * examples)?;
+        let reach = self.reach.at_least(device, count * examples)?;
+        launcher.ucenter_reduce(&mut GramMut { k, reach }, &partials, wanting.as_ref(), examples, &split.splits)?;
+        self.row_sums_of(group, only, Some(verdict))
     }
 
-    /// Row sums of what has been multiplied, and the verdict on it.
-    fn rows(&mut self, layer: Layer<'_>, when: When, verdict: Option<Verdict>) -> Result<(), Error> {
-        let examples = layer.shape[0];
-        let (mut again, mut redo) = (self.again.as_view_mut(), self.redo.as_view_mut());
-        // The flag that is read is not the one that is written.
-        let (again_read, redo_read);
-        let (needed, written) = match (when, verdict.map(|verdict| verdict.flag)) {
-            (When::Again, written) => {
-                again_read = again.as_view();
-                (Some(&again_read), written.map(|_| &mut redo))
-            }
-            (When::Redo, _) => {
-                redo_read = redo.as_view();
-                (Some(&redo_read), None)
-            }
-            (When::Always, Some(When::Again)) => (None, Some(&mut again)),
-            (When::Always, Some(_)) => (None, Some(&mut redo)),
-            (When::Always, None) => (None, None),
-        };
-        layer.launcher.ucenter_rows(
-            &mut self.sums.at_least(layer.device, 3 * examples)?,
-            written,
+    /// Row sums of what has been multiplied for the layers that wanted it, and the verdict on it.
+    fn row_sums_of(
+        &mut self,
+        group: Group<'_>,
+        only: Option<Better>,
+        verdict: Option<(Better, Bounds)>,
+    ) -> Result<(), Error> {
+        let Group { device, launcher, settings, layers } = group;
+        launcher.ucenter_rows(
+            &mut self.sums.at_least(device, 3 * layers.count() * layers.examples)?,
+            Some(&mut Looking { flags: self.flags.as_view_mut(), only, verdict }),
             &mut self.arrivals.as_view_mut(),
             &Gram { k: self.k.view()?, reach: self.reach.view()? },
-            needed,
-            examples,
-            layer.settings.biased,
-            verdict.map_or(plan::FAST_REDONE, |verdict| verdict.bounds),
+            layers.count(),
+            layers.examples,
+            settings.biased,
         )
     }
 
-    fn shift(&mut self, layer: Layer<'_>, first_bad: &mut CudaViewMut<'_, i32>, when: When) -> Result<(), Error> {
-        let features = layer.shape[1];
-        let redo = self.redo.as_view();
-        let needed = (when != When::Always).then_some(&redo);
-        layer.launcher.gram_shift(
-            &mut self.shift.at_least(layer.device, features)?,
-            &mut self.largest.at_least(layer.device, features)?,
-            first_bad,
-            layer.x,
-            needed,
-            layer.shape,
-        )
+    fn shift(&mut self, group: Group<'_>, first_bad: &mut CudaViewMut<'_, i32>) -> Result<(), Error> {
+        let Group { device, launcher, layers, .. } = group;
+        let mut shift = self.shift.at_least(device, layers.columns())?;
+        launcher.gram_shift(&mut shift, &mut self.largest.at_least(device, layers.columns())?, first_bad, layers)
     }
 
-    /// Float64 products and their row sums.
-    fn double(&mut self, layer: Layer<'_>, when: When) -> Result<(), Error> {
-        let Layer { device, launcher, x, shape, .. } = layer;
-        let [examples, features] = shape;
-        let redo = self.redo.as_view();
-        let needed = (when != When::Always).then_some(&redo);
-        let length = plan::gram_double(examples, features, device.plan()).partials;
-        let mut partials = self.double_partials.at_least(device, length)?;
-        let split = launcher.gram_double(&mut partials, x, &self.shift.view()?, needed, shape, device.plan())?;
-        let (k, reach) = (self.k.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
-        let partials = self.double_partials.view()?;
-        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, needed, examples, split.splits)?;
-        self.rows(layer, when, None)
+    /// Float64 products of the layers that want them (`only`; none: all), and their row sums.
+    fn double(&mut self, group: Group<'_>, only: Option<Better>) -> Result<(), Error> {
+        let Group { device, launcher, layers, .. } = group;
+        let (examples, count) = (layers.examples, layers.count());
+        let planned = |features, device| Some(plan::gram_double(examples, features, device));
+        let split = LayersSplit::new(&layers.features(), layers.sharing, device.plan(), planned);
+        let wanting = only.map(|products| Wanting { products, flags: self.flags.as_view() });
+        let mut partials = self.double_partials.at_least(device, split.map_or(0, |split| split.partials))?;
+        let (shift, plan) = (self.shift.view()?, device.plan());
+        let split = launcher.gram_double(&mut partials, layers, &shift, wanting.as_ref(), plan)?;
+        let k = self.k.at_least(device, count * examples * examples)?;
+        let reach = self.reach.at_least(device, count * examples)?;
+        let (gram, partials) = (&mut GramMut { k, reach }, self.double_partials.view()?);
+        launcher.ucenter_reduce_double(gram, &partials, wanting.as_ref(), examples, &split.splits)?;
+        self.row_sums_of(group, only, None)
     }
 
-    /// The RBF kernel from float64 distances, and its row sums.
-    fn rbf(&mut self, layer: Layer<'_>, bandwidth: f64) -> Result<(), Error> {
-        let Layer { device, launcher, x, shape, .. } = layer;
-        let [examples, features] = shape;
-        let length = plan::gram_double(examples, features, device.plan()).partials;
+    /// The RBF kernel of the only layer from float64 distances, and its row sums.
+    fn rbf(&mut self, group: Group<'_>, bandwidth: f64) -> Result<(), Error> {
+        let Group { device, launcher, layers, .. } = group;
+        let examples = layers.examples;
+        let length = plan::gram_double(examples, layers.sharing, device.plan()).partials;
         let mut partials = self.double_partials.at_least(device, length)?;
-        let split = launcher.gram_distances(&mut partials, x, shape)?;
-        let (k, reach) =
-            (self.distances.at_least(device, examples * examples)?, self.reach.at_least(device, examples)?);
-        let partials = self.double_partials.view()?;
-        launcher.ucenter_reduce_double(&mut GramMut { k, reach }, &partials, None, examples, split.splits)?;
+        let split = launcher.gram_distances(&mut partials, layers)?;
+        let k = self.distances.at_least(device, examples * examples)?;
+        let reach = self.reach.at_least(device, examples)?;
+        let (gram, partials) = (&mut GramMut { k, reach }, self.double_partials.view()?);
+        launcher.ucenter_reduce_double(gram, &partials, None, examples, &split.splits)?;
 
         let mut selection = self.selection.at_least(device, 1)?;
         let mut histogram = self.histogram.at_least(device, plan::RADIX_BINS)?;
@@ -354,24 +345,26 @@ impl Workspace {
         // The kernel's values are no sums of products that could have cancelled.
         let cleared = device.stream().memset_zeros(&mut self.reach.at_least(device, examples)?);
         cleared.map_err(|error| refused("clearing the reach", error))?;
-        self.rows(layer, When::Always, None)
+        self.row_sums_of(group, None, None)
     }
 
-    fn pack(&mut self, layer: Layer<'_>, mut to: Destination<'_>, when: When) -> Result<(), Error> {
-        let examples = layer.shape[0];
-        let in_double = if when == When::Always { &self.always } else { &self.redo };
-        let undefined = layer.settings.rbf.map(|_| self.undefined.view()).transpose()?;
-        layer.launcher.ucenter_pack(
-            &mut to.row,
-            &mut to.summary,
-            &mut self.norms.at_least(layer.device, examples)?,
+    /// `in_double`: all layers have float64 products, whatever their flags say.
+    fn pack(&mut self, group: Group<'_>, mut to: Destination<'_>, in_double: bool) -> Result<(), Error> {
+        let Group { device, launcher, settings, layers } = group;
+        let flags = if in_double { &self.in_double } else { &self.flags };
+        let undefined = settings.rbf.map(|_| self.undefined.view()).transpose()?;
+        launcher.ucenter_pack(
+            &mut to.rows,
+            &mut to.summaries,
+            &mut self.norms.at_least(device, layers.count() * layers.examples)?,
             &mut self.arrivals.as_view_mut(),
             &Gram { k: self.k.view()?, reach: self.reach.view()? },
             &self.sums.view()?,
-            &in_double.as_view(),
+            &flags.as_view(),
             undefined.as_ref(),
-            examples,
-            layer.settings.biased,
+            layers.count(),
+            layers.examples,
+            settings.biased,
         )
     }
 }

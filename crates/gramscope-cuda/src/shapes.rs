@@ -1,16 +1,75 @@
 //! What kernels are told by value, as they lay it out: a shape struct is an entry's last argument, the others are elements of
 //! device buffers. The fields' meaning is documented where the kernels define them.
 
+use crate::plan::LAYERS_TOGETHER;
+
+/// layers.cuh's `LayerValues`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerValues {
+    /// Addresses of the activations.
+    pub x: [u64; LAYERS_TOGETHER],
+    /// p of each layer.
+    pub features: [i64; LAYERS_TOGETHER],
+    /// Columns of the layers before it.
+    pub first_column: [i64; LAYERS_TOGETHER],
+}
+
+impl LayerValues {
+    /// Of layers at these addresses, with so many features.
+    pub fn new(layers: &[(u64, i64)]) -> Self {
+        let mut values = Self::default();
+        let mut column = 0;
+        for (index, &(x, features)) in layers.iter().enumerate() {
+            (values.x[index], values.features[index], values.first_column[index]) = (x, features, column);
+            column += features;
+        }
+        values
+    }
+}
+
+impl Default for LayerValues {
+    fn default() -> Self {
+        let (x, features) = ([0; LAYERS_TOGETHER], [0; LAYERS_TOGETHER]);
+        Self { x, features, first_column: features }
+    }
+}
+
+/// layers.cuh's `LayerSplits`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSplits {
+    /// Of each layer, how many parts those before it are split into; then of all.
+    pub first: [i32; LAYERS_TOGETHER + 1],
+    /// How many layers there are.
+    pub layers: i32,
+}
+
+impl LayerSplits {
+    /// Of layers that are split into so many parts each.
+    pub fn new(splits: &[usize]) -> Self {
+        let mut first = [0; LAYERS_TOGETHER + 1];
+        let mut all = 0;
+        for (index, &splits) in splits.iter().enumerate() {
+            all += i32::try_from(splits).unwrap_or(i32::MAX);
+            first[index + 1] = all;
+        }
+        Self { first, layers: i32::try_from(splits.len()).unwrap_or(i32::MAX) }
+    }
+}
+
 /// gram.cu's `GramShape`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GramShape {
-    /// p.
-    pub features: i64,
     /// n.
     pub examples: i32,
     /// Slab buffers of the ring: [`plan::Split::buffers`](crate::plan::Split).
     pub buffers: i32,
+    /// 0, or the [`Better`](crate::plan::Better) that the launch's layers want.
+    pub products: i32,
+    /// 0.
+    pub padding: i32,
 }
 
 /// ucenter.cu's `CentreShape`.
@@ -23,12 +82,12 @@ pub struct CentreShape {
     pub largest_reach: f64,
     /// n.
     pub examples: i32,
-    /// Splits of the partial sums.
-    pub splits: i32,
     /// 1 for HKH and the diagonal, 0 for U-centring.
     pub biased: i32,
-    /// 0.
-    pub padding: i32,
+    /// 0, or the [`Better`](crate::plan::Better) that the launch's layers want.
+    pub products: i32,
+    /// 0, or the [`Better`](crate::plan::Better) that `gs_ucenter_rows` asks for.
+    pub better: i32,
 }
 
 /// rbf.cu's `RbfShape`.
@@ -380,8 +439,9 @@ mod crossing {
 
     use super::{
         AugmentShape, BatchNormShape, BatchPlace, CentreShape, ConvolutionShape, EigenShape, EigenSummary,
-        ElementwiseShape, FirstComponentShape, GramShape, HsicShape, LayerSum, LossShape, MixingShape, PoolingShape,
-        ProbeRecord, ProbeShape, RbfShape, RowSummary, Selection, SgdShape, SharesShape, Weight,
+        ElementwiseShape, FirstComponentShape, GramShape, HsicShape, LayerSplits, LayerSum, LayerValues, LossShape,
+        MixingShape, PoolingShape, ProbeRecord, ProbeShape, RbfShape, RowSummary, Selection, SgdShape, SharesShape,
+        Weight,
     };
 
     /// The sizes are those of the fields together.
@@ -398,7 +458,7 @@ mod crossing {
     }
 
     crosses!(
-        GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
+        LayerValues: 1536, LayerSplits: 264, GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
         BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8,
         SharesShape: 24, MixingShape: 8, FirstComponentShape: 32, ProbeShape: 32, ProbeRecord: 24
     );

@@ -20,6 +20,7 @@ macro_rules! plain {
 }
 
 plain!(u8, u16, i32, u32, i64, u64, f32, f64, half::f16, half::bf16);
+plain!(shapes::LayerValues, shapes::LayerSplits);
 plain!(shapes::GramShape, shapes::CentreShape, shapes::RbfShape, shapes::HsicShape, shapes::EigenShape);
 plain!(shapes::ConvolutionShape, shapes::BatchNormShape, shapes::ElementwiseShape, shapes::PoolingShape);
 plain!(shapes::LossShape, shapes::SgdShape, shapes::AugmentShape, shapes::SharesShape, shapes::MixingShape);
@@ -81,6 +82,12 @@ impl<T: Plain> Buffer<T> {
     pub fn values_mut(&mut self) -> &mut [T] {
         // SAFETY: as for `values`; the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.pointer_mut(), self.length) }
+    }
+
+    /// Where the values are, for an argument that has addresses in it: the launch is to be shown the buffer as well
+    /// (`Launch::reading`).
+    pub fn address(&self) -> u64 {
+        self.pointer() as u64
     }
 
     pub(crate) fn pointer(&self) -> *const T {

@@ -166,6 +166,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Values that the kernel only reads, whose address is in another argument.
+    pub fn reading<T: Plain>(mut self, buffer: &'a Buffer<T>) -> Self {
+        self.buffers.push(buffer);
+        self
+    }
+
     /// A null pointer.
     pub fn null(mut self) -> Self {
         self.push(std::ptr::null::<c_void>());

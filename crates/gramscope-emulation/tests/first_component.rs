@@ -9,7 +9,7 @@ use gramscope_cuda::shapes::{EigenShape, EigenSummary, FirstComponentShape};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::{Matrix, components};
 use half::bf16;
-use support::chain::{self, Gram, Input, Run};
+use support::chain::{self, Input, Run};
 use support::inputs::{self, normal, rectified};
 use support::{Element, rounded, stored};
 
@@ -24,8 +24,7 @@ struct Found {
 fn found<T: Element>(x: &Matrix, seed: u64) -> Found {
     let (n, run) = (x.rows, Run { device: ANY_DEVICE, biased: true, seed, ..Run::default() });
     let input = Input::<T>::new(x, run);
-    let mut gram = Gram::poisoned(n);
-    chain::gram_double(&mut gram, &input, &chain::columns(&input, run), &Buffer::new(&[1]), run);
+    let gram = chain::gram_double(&input, &chain::columns(&input, run).shifts, run);
     let sums = chain::rows(&gram, run);
     let count = EIGEN_VECTORS * n;
     let (mut vectors, mut scratch) = (Buffer::<f64>::poisoned(count), Buffer::<f64>::poisoned(count));

@@ -3,12 +3,10 @@
 
 mod support;
 
-use gramscope_cuda::plan::{self, Device};
-use gramscope_cuda::shapes::{CentreShape, GramShape};
-use gramscope_emulation::{Buffer, Launch};
+use gramscope_cuda::plan::Device;
 use gramscope_reference::{Matrix, gram, hsic};
 use half::{bf16, f16};
-use support::chain::{Columns, Gram, Input, Products, Run, columns, distances, gram_double, gram_mma, gram_naive};
+use support::chain::{Columns, Input, Products, Run, columns, distances, gram_double, gram_mma, gram_naive};
 use support::inputs::{self, normal, rectified};
 use support::{Element, ROOMY, SMALL, largest_error, rounded};
 
@@ -26,16 +24,15 @@ fn error(k: &Matrix, x: &Matrix) -> f64 {
 }
 
 fn by_tensor_cores<T: Element>(x: &Matrix, run: Run) -> Matrix {
-    let (gram, bad) = gram_mma(&Input::<T>::new(x, run), run);
-    assert_eq!(bad, None);
-    gram.matrix()
+    let found = gram_mma(&Input::<T>::new(x, run), run);
+    assert_eq!(found.bad, None);
+    found.gram.matrix()
 }
 
 fn by_doubles<T: Element>(x: &Matrix, run: Run) -> (Matrix, Columns, Input<T>) {
     let input = Input::<T>::new(x, run);
     let columns = columns(&input, run);
-    let mut gram = Gram::poisoned(x.rows);
-    gram_double(&mut gram, &input, &columns, &Buffer::new(&[1]), run);
+    let gram = gram_double(&input, &columns.shifts, run);
     (gram.matrix(), columns, input)
 }
 
@@ -299,54 +296,10 @@ fn the_first_bad_example_is_found() {
                 normal(n, p, 27).map(|i, j, value| if i >= row && (j + i - row) % p == column { bad } else { value });
             for tiled in [false, true] {
                 let run = Run { tiled, ..Run::default() };
-                assert_eq!(gram_mma(&Input::<f32>::new(&x, run), run).1, Some(row), "{n} x {p} {bad} tiled {tiled}");
+                assert_eq!(gram_mma(&Input::<f32>::new(&x, run), run).bad, Some(row), "{n} x {p} {bad} tiled {tiled}");
             }
-            assert_eq!(gram_mma(&Input::<bf16>::new(&x, Run::default()), Run::default()).1, Some(row));
+            assert_eq!(gram_mma(&Input::<bf16>::new(&x, Run::default()), Run::default()).bad, Some(row));
         }
-    }
-}
-
-#[test]
-fn what_is_not_needed_is_not_touched() {
-    // Every buffer is poison; a kernel that went on would write something, or read the null pointer for x.
-    let shape = GramShape { features: 40, examples: 20, buffers: 4 };
-    let centre = CentreShape { examples: 20, splits: 1, ..CentreShape::default() };
-    let (flag, doubles) = (Buffer::new(&[0]), Buffer::<f64>::poisoned(3 * 400));
-    let mut outputs = [0, 1, 2].map(|_| Buffer::<f64>::poisoned(3 * 400));
-    let fused = plan::gram_fused(20, 40, SMALL).unwrap().geometry;
-    let tiled = plan::gram_tiled(20, 40, SMALL).unwrap().geometry;
-    let double = plan::gram_double(20, 40, SMALL).geometry;
-    // (entry, geometry, outputs, inputs before the flag)
-    let entries = [
-        ("gs_gram_shift_f32", plan::gram_shift(40), 3, 1),
-        ("gs_gram_fused_exact_bf16", fused, 4, 1),
-        ("gs_gram_fused_fast_f32", fused, 4, 1),
-        ("gs_gram_tiled_exact_f16", tiled, 3, 3),
-        ("gs_gram_tiled_fast_f32", tiled, 3, 3),
-        ("gs_gram_double_f32", double, 1, 2),
-        ("gs_ucenter_reduce_f32", plan::ucenter_reduce(20), 2, 3),
-        ("gs_ucenter_reduce_f64", plan::ucenter_reduce(20), 2, 1),
-        ("gs_ucenter_rows", plan::ucenter_rows(20), 3, 2),
-    ];
-    for (entry, geometry, writes, reads) in entries {
-        let mut launch = Launch::new(entry).geometry(geometry);
-        for output in outputs.iter_mut().take(writes) {
-            launch = launch.output(output);
-        }
-        for _ in 3..writes {
-            launch = launch.null();
-        }
-        for _ in 0..reads {
-            launch = launch.input(&doubles);
-        }
-        let launch = launch.input(&flag);
-        if entry.contains("gram") {
-            launch.value(shape).run().unwrap()
-        } else {
-            launch.value(centre).run().unwrap()
-        }
-        let untouched = |buffer: &Buffer<f64>| buffer.values().iter().all(|value| value.to_bits() == u64::MAX);
-        assert!(outputs.iter().all(untouched), "{entry}");
     }
 }
 
@@ -369,7 +322,7 @@ fn the_reach_is_what_chains_could_have_come_to() {
     let shifted = gram::shift(&x);
     for tiled in [false, true] {
         let run = Run { device, tiled, ..Run::default() };
-        let (found, _) = gram_mma(&Input::<f32>::new(&x, run), run);
+        let found = gram_mma(&Input::<f32>::new(&x, run), run).gram;
         for (i, found) in found.reach.values().iter().enumerate() {
             let square = |chain: &[f64]| chain.iter().map(|value| value * value).sum::<f64>();
             let truth = shifted.row(i).chunks(512).map(|chain| square(chain).powi(2)).sum::<f64>().sqrt();

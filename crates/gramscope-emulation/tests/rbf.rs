@@ -123,7 +123,7 @@ fn packed(x: &Matrix, bandwidth: f64, run: Run) -> Packed {
     let distances = distances(&Input::<f32>::new(x, run), run);
     let k = rbf(&distances, x.rows, bandwidth, run.seed).k;
     let gram = Gram::new(&Matrix::new(x.rows, x.rows, k.values().to_vec()));
-    pack(&gram, &chain::rows(&gram, run), &Buffer::new(&[1]), run)
+    pack(&gram, &chain::rows(&gram, run), &chain::wanted(true), run)
 }
 
 #[test]

@@ -4,9 +4,8 @@
 mod support;
 
 use gramscope_cuda::plan::{self, Bounds};
-use gramscope_emulation::Buffer;
 use gramscope_reference::{Matrix, gram, hsic};
-use support::chain::{Gram, Packed, Run, pack, pack_naive, rows, rows_within};
+use support::chain::{Gram, Packed, Run, pack, pack_naive, rows, rows_within, wanted};
 use support::inputs::{self, normal, rectified};
 
 /// Rounding to float32.
@@ -21,7 +20,7 @@ fn packed(k: &Matrix, in_double: bool, run: Run) -> Packed {
 }
 
 fn packed_with_reach(gram: &Gram, in_double: bool, run: Run) -> Packed {
-    pack(gram, &rows(gram, run), &Buffer::new(&[i32::from(in_double)]), run)
+    pack(gram, &rows(gram, run), &wanted(in_double), run)
 }
 
 /// Whether products of this K would be redone.
@@ -59,7 +58,7 @@ fn the_naive_twin_agrees() {
     for biased in [false, true] {
         for n in [4, 7, 33, 64] {
             let (k, run) = (gram::linear(&normal(n, 20, 2)), Run { biased, ..Run::default() });
-            let (fast, naive) = (packed(&k, true, run), pack_naive(&Gram::new(&k), &Buffer::new(&[1]), run));
+            let (fast, naive) = (packed(&k, true, run), pack_naive(&Gram::new(&k), &wanted(true), run));
             assert_eq!(fast.summary.exponent, naive.summary.exponent);
             assert!((fast.summary.norm - naive.summary.norm).abs() <= 1e-14 * naive.summary.norm);
             // Entries are below 2 and their float64 values differ by rounding alone.

@@ -1,14 +1,16 @@
 //! kernels/gram/gram.cu.
 
-use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr, PushKernelArg};
+use std::mem::{Discriminant, discriminant};
+
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr, PushKernelArg};
 use half::{bf16, f16};
 
-use super::{Launcher, MOST_FEATURES, Needed, check_flag, checked_examples, enqueue, push_flag};
+use super::{Launcher, MOST_FEATURES, Wanting, checked_examples, enqueue, push_view};
 use crate::error::Error;
 use crate::functions::{Functions, GramFunctions, Kernel};
 use crate::launch::{Arguments, wrong};
-use crate::plan::{self, Split};
-use crate::shapes::GramShape;
+use crate::plan::{self, LAYERS_TOGETHER, LayersSplit};
+use crate::shapes::{GramShape, LayerSplits, LayerValues};
 
 /// A layer's output over a batch on the device: `[examples, features]`, row-major.
 #[derive(Debug)]
@@ -43,30 +45,7 @@ impl Uploaded {
     }
 }
 
-/// A type that activations are stored in.
-trait Stored: DeviceRepr {
-    fn functions(functions: &Functions) -> &GramFunctions;
-}
-
-impl Stored for f16 {
-    fn functions(functions: &Functions) -> &GramFunctions {
-        &functions.gram_f16
-    }
-}
-
-impl Stored for bf16 {
-    fn functions(functions: &Functions) -> &GramFunctions {
-        &functions.gram_bf16
-    }
-}
-
-impl Stored for f32 {
-    fn functions(functions: &Functions) -> &GramFunctions {
-        &functions.gram_f32
-    }
-}
-
-/// Calls a generic method of the launcher for whichever type the values are of.
+/// Does the same with the view of whichever type the values are of.
 macro_rules! for_type {
     ($x:expr, $view:ident => $call:expr) => {
         match $x {
@@ -86,6 +65,87 @@ impl Values<'_> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Which type they are of.
+    pub(crate) fn stored(&self) -> Discriminant<Self> {
+        discriminant(self)
+    }
+}
+
+/// Layers over the same examples that one launch takes together, all stored as one type. What is said of a buffer of theirs
+/// below is of one layer after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers<'a> {
+    /// From 1 to [`LAYERS_TOGETHER`], each `[examples, features]` with features of its own, row-major.
+    pub x: &'a [&'a Values<'a>],
+    /// Examples.
+    pub examples: usize,
+    /// Features of all the layers that the device is shared among, whether they are in this launch or not: at least those of any
+    /// layer. What a layer's features are split into depends on its part of them.
+    pub sharing: usize,
+}
+
+impl<'a> Layers<'a> {
+    /// A layer that has the device for itself.
+    pub fn alone(x: &'a [&'a Values<'a>; 1], examples: usize) -> Self {
+        Self { x, examples, sharing: x[0].len() / examples.max(1) }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.x.len()
+    }
+
+    /// Features of all of them.
+    pub fn columns(&self) -> usize {
+        self.features().iter().sum()
+    }
+
+    /// The features of each.
+    pub fn features(&self) -> Vec<usize> {
+        self.x.iter().map(|x| x.len().div_ceil(self.examples.max(1))).collect()
+    }
+
+    /// Kernels for the type that they are stored as.
+    fn functions<'f>(&self, functions: &'f Functions) -> &'f GramFunctions {
+        match self.x.first() {
+            Some(Values::F16(_)) => &functions.gram_f16,
+            Some(Values::Bf16(_)) => &functions.gram_bf16,
+            Some(Values::F32(_)) | None => &functions.gram_f32,
+        }
+    }
+
+    /// The number of examples; that and all others in range.
+    fn checked(&self, kernel: &Kernel) -> Result<i32, Error> {
+        let examples = checked_examples(kernel, self.examples)?;
+        let (count, most) = (self.count(), format!("from 1 to {LAYERS_TOGETHER}"));
+        if !(1..=LAYERS_TOGETHER).contains(&count) {
+            return Err(wrong(kernel.name, "layers", count, most));
+        }
+        for x in self.x {
+            let features = x.len().div_ceil(self.examples);
+            if !(1..=MOST_FEATURES).contains(&features) {
+                return Err(wrong(kernel.name, "features", features, format!("from 1 to {MOST_FEATURES}")));
+            }
+            if x.stored() != self.x[0].stored() {
+                return Err(wrong(kernel.name, "x", "layers of several types", "of one"));
+            }
+        }
+        Ok(examples)
+    }
+
+    /// Their activations as kernels are told of them, once `check` has looked at them: whole rows. [`Self::checked`] comes first.
+    fn values(&self, check: &mut Arguments<'_>) -> Result<LayerValues, Error> {
+        let mut layers = Vec::with_capacity(self.count());
+        for (x, features) in self.x.iter().zip(self.features()) {
+            let address = for_type!(x, view => {
+                check.reads("x", view, self.examples * features)?;
+                view.device_ptr(check.stream()).0
+            });
+            layers.push((address, i64::try_from(features).unwrap_or(i64::MAX)));
+        }
+        Ok(LayerValues::new(&layers))
     }
 }
 
@@ -112,8 +172,8 @@ pub struct PartialsMut<'a> {
 }
 
 impl Launcher<'_> {
-    /// Each feature's shift, its trimmed mean (sum - max - min) / (n - 2), and the largest |x|; lowers `first_bad`
-    /// to the first example that is not finite.
+    /// Each feature's shift, its trimmed mean (sum - max - min) / (n - 2), and the largest |x|; lowers `first_bad` of a layer to
+    /// its first example that is not finite.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -122,29 +182,51 @@ impl Launcher<'_> {
         shift: &mut CudaViewMut<'_, f32>,
         largest: &mut CudaViewMut<'_, f32>,
         first_bad: &mut CudaViewMut<'_, i32>,
-        x: &Values<'_>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
+        layers: &Layers<'_>,
     ) -> Result<(), Error> {
-        for_type!(x, x => self.shift(shift, largest, first_bad, x, needed, [examples, features]))
+        let kernel = &layers.functions(self.device.functions()).shift;
+        let shape = GramShape { examples: layers.checked(kernel)?, ..GramShape::default() };
+        let features = layers.features();
+        let columns = layers.columns();
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("shift", shift, columns)?;
+        check.writes("largest", largest, columns)?;
+        check.writes("first_bad", first_bad, layers.count())?;
+        let values = layers.values(&mut check)?;
+        let geometry = plan::gram_shift(features.into_iter().max().unwrap_or(0), layers.count());
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(shift).arg(largest).arg(first_bad).arg(&values).arg(&shape);
+        // SAFETY: a thread a feature of a layer reads its column of that layer's x [examples, features] and writes its place of shift
+        // and largest, which have one for each feature of all layers; first_bad is an int a layer. All these lengths have been checked.
+        unsafe { enqueue(kernel, geometry, arguments) }
     }
 
-    /// The Gram matrix `k` `[n, n]` of the shifted columns, an entry a thread, in float64.
+    /// The Gram matrices `k` `[n, n]` of the shifted columns, an entry a thread, in float64.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
     pub fn gram_naive(
         &self,
         k: &mut CudaViewMut<'_, f64>,
-        x: &Values<'_>,
+        layers: &Layers<'_>,
         shift: &CudaView<'_, f32>,
-        [examples, features]: [usize; 2],
     ) -> Result<(), Error> {
-        for_type!(x, x => self.naive(k, x, shift, [examples, features]))
+        let kernel = &layers.functions(self.device.functions()).naive;
+        let shape = GramShape { examples: layers.checked(kernel)?, ..GramShape::default() };
+        let examples = layers.examples;
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("k", k, layers.count() * examples * examples)?;
+        let values = layers.values(&mut check)?;
+        check.reads("shift", shift, layers.columns())?;
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(k).arg(&values).arg(shift).arg(&shape);
+        // SAFETY: a thread an entry of a layer's k [examples, examples] reads two rows of that layer's x [examples, features] and its part
+        // of shift, which has one for each feature of all layers. All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::gram_naive(examples, layers.count()), arguments) }
     }
 
-    /// Partial sums of the Gram matrix, one triangle, of up to [`plan::FUSED_ROWS`] examples, which are shifted on the way:
-    /// `exact` by error-compensated products, else by one product of float16 halves.
+    /// Partial sums of the Gram matrices, one triangle, of up to [`plan::FUSED_ROWS`] examples, whose columns are shifted on the
+    /// way, by what is left in `shift`: `exact` by error-compensated products, else by one product of float16 halves.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -152,30 +234,78 @@ impl Launcher<'_> {
         &self,
         exact: bool,
         partials: &mut PartialsMut<'_>,
+        shift: &mut CudaViewMut<'_, f32>,
         first_bad: &mut CudaViewMut<'_, i32>,
-        x: &Values<'_>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-    ) -> Result<Split, Error> {
-        for_type!(x, x => self.fused(exact, partials, first_bad, x, needed, [examples, features]))
+        layers: &Layers<'_>,
+        only: Option<&Wanting<'_>>,
+    ) -> Result<LayersSplit, Error> {
+        let functions = layers.functions(self.device.functions());
+        let kernel = if exact { &functions.fused_exact } else { &functions.fused_fast };
+        let examples = layers.checked(kernel)?;
+        let planned = |features, device| plan::gram_fused(layers.examples, features, device);
+        let split = self
+            .split(layers, planned)
+            .ok_or_else(|| wrong(kernel.name, "examples", examples, format!("at most {}", plan::FUSED_ROWS)))?;
+        let shape = gram_shape(examples, &split, only);
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check_partials(&mut check, partials, &split)?;
+        check.writes("shift", shift, layers.columns())?;
+        check.writes("first_bad", first_bad, layers.count())?;
+        let values = layers.values(&mut check)?;
+        Wanting::check(only, &mut check, layers.count())?;
+        let splits = LayerSplits::new(&split.splits);
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches);
+        arguments.arg(shift).arg(first_bad).arg(&values);
+        push_view(&mut arguments, only.map(|only| &only.flags));
+        arguments.arg(&splits).arg(&shape);
+        // SAFETY: block b, one of a layer's splits, reads its range of features of that layer's x [examples, features], writes their shifts and
+        // tile set b of the partial sums, of exponents and of reaches, whose total lengths are the plan's; flags and first_bad are an int a layer. All have been checked; shared memory holds
+        // `buffers` slabs, as the plan made it.
+        unsafe { enqueue(kernel, split.geometry, arguments) }?;
+        Ok(split)
     }
 
     /// The same for any number of examples, given what [`Launcher::gram_shift`] found.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
-    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn gram_tiled(
         &self,
         exact: bool,
         partials: &mut PartialsMut<'_>,
-        x: &Values<'_>,
+        layers: &Layers<'_>,
         shift: &CudaView<'_, f32>,
         largest: &CudaView<'_, f32>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-    ) -> Result<Split, Error> {
-        for_type!(x, x => self.tiled(exact, partials, x, shift, largest, needed, [examples, features]))
+        only: Option<&Wanting<'_>>,
+    ) -> Result<LayersSplit, Error> {
+        let functions = layers.functions(self.device.functions());
+        let kernel = if exact { &functions.tiled_exact } else { &functions.tiled_fast };
+        let examples = layers.checked(kernel)?;
+        let shared = self.device.properties().shared_bytes;
+        let planned = |features, device| plan::gram_tiled(layers.examples, features, device);
+        let split =
+            self.split(layers, planned).ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))?;
+        let shape = gram_shape(examples, &split, only);
+        let columns = layers.columns();
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check_partials(&mut check, partials, &split)?;
+        let values = layers.values(&mut check)?;
+        check.reads("shift", shift, columns)?;
+        check.reads("largest", largest, columns)?;
+        Wanting::check(only, &mut check, layers.count())?;
+        let splits = LayerSplits::new(&split.splits);
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches);
+        arguments.arg(&values).arg(shift).arg(largest);
+        push_view(&mut arguments, only.map(|only| &only.flags));
+        arguments.arg(&splits).arg(&shape);
+        // SAFETY: block (tile, split), the split being one of a layer's, reads two strips of rows and a range of features of that layer's x
+        // [examples, features], shift and largest, which have one for each feature of all layers, and writes its tile of its split's set of
+        // partial sums, exponents and reaches, whose total lengths are the plan's; flags are an int a layer. All have been checked; shared memory
+        // holds `buffers` slabs, as the plan made it.
+        unsafe { enqueue(kernel, split.geometry, arguments) }?;
+        Ok(split)
     }
 
     /// Partial sums in float64, given the shifts, split as suits `device`: this one, unless bits must not depend on it.
@@ -185,13 +315,30 @@ impl Launcher<'_> {
     pub fn gram_double(
         &self,
         partials: &mut CudaViewMut<'_, f64>,
-        x: &Values<'_>,
+        layers: &Layers<'_>,
         shift: &CudaView<'_, f32>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
+        only: Option<&Wanting<'_>>,
         device: plan::Device,
-    ) -> Result<Split, Error> {
-        for_type!(x, x => self.double(partials, x, shift, needed, [examples, features], device))
+    ) -> Result<LayersSplit, Error> {
+        let kernel = &layers.functions(self.device.functions()).double;
+        let examples = layers.checked(kernel)?;
+        let split = double_split(kernel, layers, device)?;
+        let shape = gram_shape(examples, &split, only);
+        let mut check = Arguments::new(kernel.name, self.stream);
+        check.writes("partials", partials, split.partials)?;
+        let values = layers.values(&mut check)?;
+        check.reads("shift", shift, layers.columns())?;
+        Wanting::check(only, &mut check, layers.count())?;
+        let splits = LayerSplits::new(&split.splits);
+        let mut arguments = self.stream.launch_builder(&kernel.function);
+        arguments.arg(partials).arg(&values).arg(shift);
+        push_view(&mut arguments, only.map(|only| &only.flags));
+        arguments.arg(&splits).arg(&shape);
+        // SAFETY: block (tile, split), the split being one of a layer's, reads two strips of rows and a range of features of that layer's x
+        // [examples, features] and its part of shift, which has one for each feature of all layers, and writes its tile of its split's set of
+        // partial sums, whose total length is the plan's; flags are an int a layer. All have been checked.
+        unsafe { enqueue(kernel, split.geometry, arguments) }?;
+        Ok(split)
     }
 
     /// Partial sums in float64 of the squared distances of all pairs of examples; they lie as those of
@@ -202,189 +349,48 @@ impl Launcher<'_> {
     pub fn gram_distances(
         &self,
         partials: &mut CudaViewMut<'_, f64>,
-        x: &Values<'_>,
-        shape: [usize; 2],
-    ) -> Result<Split, Error> {
-        for_type!(x, x => self.distances(partials, x, shape))
-    }
-
-    fn shift<T: Stored>(
-        &self,
-        shift: &mut CudaViewMut<'_, f32>,
-        largest: &mut CudaViewMut<'_, f32>,
-        first_bad: &mut CudaViewMut<'_, i32>,
-        x: &CudaView<'_, T>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-    ) -> Result<(), Error> {
-        let kernel = &T::functions(self.device.functions()).shift;
-        let shape = shape(kernel, examples, features)?;
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("shift", shift, features)?;
-        check.writes("largest", largest, features)?;
-        check.writes("first_bad", first_bad, 1)?;
-        check.reads("x", x, examples * features)?;
-        check_flag(&mut check, "needed", needed)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(shift).arg(largest).arg(first_bad).arg(x);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: a thread a feature below `features` reads its column of x [examples, features] and writes its place of
-        // shift and largest [features]; first_bad and needed are one int. All these lengths have been checked.
-        unsafe { enqueue(kernel, plan::gram_shift(features), arguments) }
-    }
-
-    fn naive<T: Stored>(
-        &self,
-        k: &mut CudaViewMut<'_, f64>,
-        x: &CudaView<'_, T>,
-        shift: &CudaView<'_, f32>,
-        [examples, features]: [usize; 2],
-    ) -> Result<(), Error> {
-        let kernel = &T::functions(self.device.functions()).naive;
-        let shape = shape(kernel, examples, features)?;
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("k", k, examples * examples)?;
-        check.reads("x", x, examples * features)?;
-        check.reads("shift", shift, features)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(k).arg(x).arg(shift).arg(&shape);
-        // SAFETY: a thread an entry of k [examples, examples] reads two rows of x [examples, features] and shift
-        // [features]. All these lengths have been checked.
-        unsafe { enqueue(kernel, plan::entries(examples), arguments) }
-    }
-
-    fn fused<T: Stored>(
-        &self,
-        exact: bool,
-        partials: &mut PartialsMut<'_>,
-        first_bad: &mut CudaViewMut<'_, i32>,
-        x: &CudaView<'_, T>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-    ) -> Result<Split, Error> {
-        let functions = T::functions(self.device.functions());
-        let kernel = if exact { &functions.fused_exact } else { &functions.fused_fast };
-        let shape = shape(kernel, examples, features)?;
-        let split = plan::gram_fused(examples, features, self.device.plan())
-            .ok_or_else(|| wrong(kernel.name, "examples", examples, format!("at most {}", plan::FUSED_ROWS)))?;
-        let shape = GramShape { buffers: narrow(split.buffers), ..shape };
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("partials", &partials.sums, split.partials)?;
-        check.writes("exponents", &partials.exponents, split.exponents)?;
-        check.writes("reaches", &partials.reaches, split.exponents)?;
-        check.writes("first_bad", first_bad, 1)?;
-        check.reads("x", x, examples * features)?;
-        check_flag(&mut check, "needed", needed)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches).arg(first_bad).arg(x);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: block b reads its range of features of x [examples, features] and writes tile set b of `splits` sets of
-        // partial sums, of exponents and of reaches, whose total lengths are the plan's and have been checked; shared memory holds
-        // `buffers` slabs, as the plan made it.
-        unsafe { enqueue(kernel, split.geometry, arguments) }?;
-        Ok(split)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
-    fn tiled<T: Stored>(
-        &self,
-        exact: bool,
-        partials: &mut PartialsMut<'_>,
-        x: &CudaView<'_, T>,
-        shift: &CudaView<'_, f32>,
-        largest: &CudaView<'_, f32>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-    ) -> Result<Split, Error> {
-        let functions = T::functions(self.device.functions());
-        let kernel = if exact { &functions.tiled_exact } else { &functions.tiled_fast };
-        let shape = shape(kernel, examples, features)?;
-        let shared = self.device.properties().shared_bytes;
-        let split = plan::gram_tiled(examples, features, self.device.plan())
-            .ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))?;
-        let shape = GramShape { buffers: narrow(split.buffers), ..shape };
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("partials", &partials.sums, split.partials)?;
-        check.writes("exponents", &partials.exponents, split.exponents)?;
-        check.writes("reaches", &partials.reaches, split.exponents)?;
-        check.reads("x", x, examples * features)?;
-        check.reads("shift", shift, features)?;
-        check.reads("largest", largest, features)?;
-        check_flag(&mut check, "needed", needed)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(&mut partials.sums).arg(&mut partials.exponents).arg(&mut partials.reaches);
-        arguments.arg(x).arg(shift).arg(largest);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features], shift
-        // and largest [features], and writes its tile of its split's set of partial sums, exponents and reaches, whose total lengths
-        // are the plan's and have been checked; shared memory holds `buffers` slabs, as the plan made it.
-        unsafe { enqueue(kernel, split.geometry, arguments) }?;
-        Ok(split)
-    }
-
-    fn double<T: Stored>(
-        &self,
-        partials: &mut CudaViewMut<'_, f64>,
-        x: &CudaView<'_, T>,
-        shift: &CudaView<'_, f32>,
-        needed: Needed<'_>,
-        [examples, features]: [usize; 2],
-        device: plan::Device,
-    ) -> Result<Split, Error> {
-        let kernel = &T::functions(self.device.functions()).double;
-        let shape = shape(kernel, examples, features)?;
-        let split = plan::gram_double(examples, features, device);
+        layers: &Layers<'_>,
+    ) -> Result<LayersSplit, Error> {
+        let kernel = &layers.functions(self.device.functions()).distances;
+        let examples = layers.checked(kernel)?;
+        let split = double_split(kernel, layers, self.device.plan())?;
+        let shape = gram_shape(examples, &split, None);
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("partials", partials, split.partials)?;
-        check.reads("x", x, examples * features)?;
-        check.reads("shift", shift, features)?;
-        check_flag(&mut check, "needed", needed)?;
+        let values = layers.values(&mut check)?;
+        let splits = LayerSplits::new(&split.splits);
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(partials).arg(x).arg(shift);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features] and shift
-        // [features], and writes its tile of its split's set of partial sums, whose total length is the plan's and has been
-        // checked.
+        arguments.arg(partials).arg(&values).arg(&splits).arg(&shape);
+        // SAFETY: as for the products, without shifts.
         unsafe { enqueue(kernel, split.geometry, arguments) }?;
         Ok(split)
     }
 
-    fn distances<T: Stored>(
+    /// How layers are split on this device, each as `planned` splits it alone.
+    fn split(
         &self,
-        partials: &mut CudaViewMut<'_, f64>,
-        x: &CudaView<'_, T>,
-        [examples, features]: [usize; 2],
-    ) -> Result<Split, Error> {
-        let kernel = &T::functions(self.device.functions()).distances;
-        let shape = shape(kernel, examples, features)?;
-        let split = plan::gram_double(examples, features, self.device.plan());
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("partials", partials, split.partials)?;
-        check.reads("x", x, examples * features)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(partials).arg(x).arg(&shape);
-        // SAFETY: block (tile, split) reads two strips of rows and a range of features of x [examples, features], and writes
-        // its tile of its split's set of partial sums, whose total length is the plan's and has been checked.
-        unsafe { enqueue(kernel, split.geometry, arguments) }?;
-        Ok(split)
+        layers: &Layers<'_>,
+        planned: impl Fn(usize, plan::Device) -> Option<plan::Split>,
+    ) -> Option<LayersSplit> {
+        LayersSplit::new(&layers.features(), layers.sharing, self.device.plan(), planned)
     }
 }
 
-/// The shape, in range; without buffers.
-fn shape(kernel: &Kernel, examples: usize, features: usize) -> Result<GramShape, Error> {
-    let most = || wrong(kernel.name, "features", features, format!("from 1 to {MOST_FEATURES}"));
-    if !(1..=MOST_FEATURES).contains(&features) {
-        return Err(most());
-    }
-    let features = i64::try_from(features).map_err(|_| most())?;
-    Ok(GramShape { features, examples: checked_examples(kernel, examples)?, buffers: 0 })
+/// How layers are split for float64 products.
+fn double_split(kernel: &Kernel, layers: &Layers<'_>, device: plan::Device) -> Result<LayersSplit, Error> {
+    let planned = |features, device| Some(plan::gram_double(layers.examples, features, device));
+    let split = LayersSplit::new(&layers.features(), layers.sharing, device, planned);
+    split.ok_or_else(|| wrong(kernel.name, "layers", 0, "at least 1"))
 }
 
-/// A number of the plan's, which are small.
-fn narrow(count: usize) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
+fn gram_shape(examples: i32, split: &LayersSplit, only: Option<&Wanting<'_>>) -> GramShape {
+    // The plan's numbers of buffers are small.
+    let buffers = i32::try_from(split.buffers).unwrap_or(i32::MAX);
+    GramShape { examples, buffers, products: Wanting::products(only), padding: 0 }
+}
+
+fn check_partials(check: &mut Arguments<'_>, partials: &PartialsMut<'_>, split: &LayersSplit) -> Result<(), Error> {
+    check.writes("partials", &partials.sums, split.partials)?;
+    check.writes("exponents", &partials.exponents, split.exponents)?;
+    check.writes("reaches", &partials.reaches, split.exponents)
 }

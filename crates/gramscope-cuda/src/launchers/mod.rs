@@ -20,11 +20,11 @@ mod ucenter;
 pub use activation::Activation;
 pub use eigen::Grams;
 pub use first_component::FirstComponent;
-pub use gram::{Partials, PartialsMut, Uploaded, Values};
+pub use gram::{Layers, Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
 pub use probe::{ProbeBatch, ProbeOutcome, ProbeStep};
 pub(crate) use ucenter::packed_length;
-pub use ucenter::{Gram, GramMut};
+pub use ucenter::{Gram, GramMut, Looking};
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use crate::device::Device;
 use crate::error::{Dimensions, Error};
 use crate::functions::Kernel;
 use crate::launch::{self, Arguments, wrong};
-use crate::plan::{self, Geometry};
+use crate::plan::{self, Better, Geometry};
 
 /// The most examples a batch may have: the kernels address the entries of a Gram matrix in 32 bits.
 pub const MOST_EXAMPLES: usize = 32_768;
@@ -68,8 +68,26 @@ pub struct Launcher<'a> {
     stream: &'a Arc<CudaStream>,
 }
 
-/// A flag on the device that tells a kernel, when it runs, whether it is needed. None: it is.
-pub type Needed<'a> = Option<&'a CudaView<'a, i32>>;
+/// The layers that a launch is for, among those that it is given: what the others have stays as it is.
+#[derive(Debug)]
+pub struct Wanting<'a> {
+    /// Those that want these products,
+    pub products: Better,
+    /// as the flag of each says.
+    pub flags: CudaView<'a, i32>,
+}
+
+impl Wanting<'_> {
+    /// What a kernel is told: 0 where the launch is for all layers.
+    fn products(only: Option<&Self>) -> i32 {
+        only.map_or(0, |only| only.products.flag())
+    }
+
+    /// There is a flag a layer.
+    fn check(only: Option<&Self>, arguments: &mut Arguments<'_>, layers: usize) -> Result<(), Error> {
+        only.map_or(Ok(()), |only| arguments.reads("flags", &only.flags, layers))
+    }
+}
 
 /// Stands for a pointer that is not given.
 const NULL: u64 = 0;
@@ -143,19 +161,6 @@ fn push_view<'a, 'b: 'a, T>(arguments: &mut LaunchArgs<'a>, view: Option<&'b Cud
         Some(view) => arguments.arg(view),
         None => arguments.arg(&NULL),
     };
-}
-
-/// The flag, or a null pointer.
-fn push_flag<'a, 'b: 'a>(arguments: &mut LaunchArgs<'a>, flag: Option<&'b CudaView<'b, i32>>) {
-    match flag {
-        Some(flag) => arguments.arg(flag),
-        None => arguments.arg(&NULL),
-    };
-}
-
-/// A flag is one int.
-fn check_flag(arguments: &mut Arguments<'_>, name: &'static str, flag: Needed<'_>) -> Result<(), Error> {
-    flag.map_or(Ok(()), |flag| arguments.reads(name, flag, 1))
 }
 
 /// Enqueues `kernel` with the arguments pushed.

@@ -2,14 +2,12 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
-use super::{
-    Launcher, MOST_SPLITS, NULL, Needed, Partials, check_flag, checked_count, checked_examples, enqueue, push_flag,
-};
+use super::{Launcher, MOST_SPLITS, NULL, Partials, Wanting, checked_count, checked_examples, enqueue, push_view};
 use crate::error::Error;
 use crate::functions::Kernel;
 use crate::launch::{Arguments, wrong};
-use crate::plan::{self, Bounds, PartialLengths};
-use crate::shapes::{CentreShape, RowSummary};
+use crate::plan::{self, Better, Bounds, LAYERS_TOGETHER, PartialLengths};
+use crate::shapes::{CentreShape, LayerSplits, RowSummary};
 
 /// Length of a panel row: the strict triangle of `examples` x `examples`, and the diagonal where `biased`.
 pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
@@ -19,26 +17,37 @@ pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
 /// The fewest examples that the unbiased estimator takes.
 const FEWEST_UNBIASED: usize = 4;
 
-/// A Gram matrix.
+/// Gram matrices of layers, one after the other.
 #[derive(Debug)]
 pub struct Gram<'a> {
-    /// `[n, n]`, both triangles and the diagonal.
+    /// `[n, n]` each, both triangles and the diagonal.
     pub k: CudaView<'a, f64>,
-    /// `[n]`: what each row's products could have come to.
+    /// `[n]` each: what each row's products could have come to.
     pub reach: CudaView<'a, f64>,
 }
 
-/// Where a Gram matrix goes.
+/// Where Gram matrices of layers go, one after the other.
 #[derive(Debug)]
 pub struct GramMut<'a> {
-    /// `[n, n]`, both triangles and the diagonal.
+    /// `[n, n]` each, both triangles and the diagonal.
     pub k: CudaViewMut<'a, f64>,
-    /// `[n]`: what each row's products could have come to.
+    /// `[n]` each: what each row's products could have come to.
     pub reach: CudaViewMut<'a, f64>,
 }
 
+/// What row sums are made for, beside themselves: the layers' flags.
+#[derive(Debug)]
+pub struct Looking<'a> {
+    /// Which products each layer wants: looked at, and left by.
+    pub flags: CudaViewMut<'a, i32>,
+    /// The layers that the launch is for: those that want these, whose products have come; none: all.
+    pub only: Option<Better>,
+    /// What a layer is to want whose matrix is beyond these bounds; the others want nothing. None: all keep what they want.
+    pub verdict: Option<(Better, Bounds)>,
+}
+
 impl Launcher<'_> {
-    /// The Gram matrix from float32 partial sums in so many parts, added up in a fixed order in float64.
+    /// The Gram matrices from float32 partial sums, of each layer in so many parts, added up in a fixed order in float64.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
@@ -46,19 +55,20 @@ impl Launcher<'_> {
         &self,
         gram: &mut GramMut<'_>,
         partials: &Partials<'_>,
-        needed: Needed<'_>,
+        only: Option<&Wanting<'_>>,
         examples: usize,
-        splits: usize,
+        splits: &[usize],
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_reduce_f32;
-        let (shape, lengths) = reduce_shape(kernel, examples, splits)?;
+        let (shape, lengths) = reduce_shape(kernel, examples, splits, only)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("k", &gram.k, examples * examples)?;
-        check.writes("reach", &gram.reach, examples)?;
+        check.writes("k", &gram.k, splits.len() * examples * examples)?;
+        check.writes("reach", &gram.reach, splits.len() * examples)?;
         check.reads("partials", &partials.sums, lengths.partials)?;
         check.reads("exponents", &partials.exponents, lengths.exponents)?;
         check.reads("reaches", &partials.reaches, lengths.exponents)?;
-        check_flag(&mut check, "needed", needed)?;
+        Wanting::check(only, &mut check, splits.len())?;
+        let parts = LayerSplits::new(splits);
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments
             .arg(&mut gram.k)
@@ -66,11 +76,12 @@ impl Launcher<'_> {
             .arg(&partials.sums)
             .arg(&partials.exponents)
             .arg(&partials.reaches);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, exponents and reaches,
-        // whose total lengths follow from the two numbers, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
+        push_view(&mut arguments, only.map(|only| &only.flags));
+        arguments.arg(&parts).arg(&shape);
+        // SAFETY: a block a tile of a layer's triangle reads that tile of each of the layer's sets of partial sums, exponents and reaches,
+        // whose total lengths follow from the numbers of examples and of parts, and writes entries of the layer's k [examples, examples] and
+        // reach [examples]; flags are an int a layer. All have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits.len()), arguments) }
     }
 
     /// The same from float64 partial sums.
@@ -81,28 +92,30 @@ impl Launcher<'_> {
         &self,
         gram: &mut GramMut<'_>,
         partials: &CudaView<'_, f64>,
-        needed: Needed<'_>,
+        only: Option<&Wanting<'_>>,
         examples: usize,
-        splits: usize,
+        splits: &[usize],
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_reduce_f64;
-        let (shape, lengths) = reduce_shape(kernel, examples, splits)?;
+        let (shape, lengths) = reduce_shape(kernel, examples, splits, only)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("k", &gram.k, examples * examples)?;
-        check.writes("reach", &gram.reach, examples)?;
+        check.writes("k", &gram.k, splits.len() * examples * examples)?;
+        check.writes("reach", &gram.reach, splits.len() * examples)?;
         check.reads("partials", partials, lengths.partials)?;
-        check_flag(&mut check, "needed", needed)?;
+        Wanting::check(only, &mut check, splits.len())?;
+        let parts = LayerSplits::new(splits);
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(&mut gram.k).arg(&mut gram.reach).arg(partials);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: a block a tile of the triangle reads that tile of each of `splits` sets of partial sums, whose total
-        // length follows from the two numbers, and writes entries of k [examples, examples] and of reach [examples]. All have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_reduce(examples), arguments) }
+        push_view(&mut arguments, only.map(|only| &only.flags));
+        arguments.arg(&parts).arg(&shape);
+        // SAFETY: a block a tile of a layer's triangle reads that tile of each of the layer's sets of partial sums, whose total length follows
+        // from the numbers of examples and of parts, and writes entries of the layer's k [examples, examples] and reach [examples]; flags are
+        // an int a layer. All have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits.len()), arguments) }
     }
 
-    /// Row sums of the matrix, of its squares, and its largest entries (`sums` `[3, n]`); where `redo` is given, it becomes 1
-    /// where the matrix is beyond `bounds`, else 0. `arrivals` is 0 before and after.
+    /// Row sums of so many matrices, of their squares, and their largest entries (`sums` `[3, n]` each); and, where something is
+    /// looked for, which products each layer wants now. `arrivals`, one a layer, are 0 before and after.
     ///
     /// # Errors
     /// [`Error::Argument`] (also for fewer than four examples where it is not `biased`), [`Error::Overlap`], [`Error::Launch`].
@@ -110,119 +123,120 @@ impl Launcher<'_> {
     pub fn ucenter_rows(
         &self,
         sums: &mut CudaViewMut<'_, f64>,
-        redo: Option<&mut CudaViewMut<'_, i32>>,
+        looking: Option<&mut Looking<'_>>,
         arrivals: &mut CudaViewMut<'_, u32>,
         gram: &Gram<'_>,
-        needed: Needed<'_>,
+        layers: usize,
         examples: usize,
         biased: bool,
-        bounds: Bounds,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_rows;
-        let shape = CentreShape {
-            largest_kappa: bounds.kappa,
-            largest_reach: bounds.reach,
-            ..centre_shape(kernel, examples, biased)?
-        };
+        let mut shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("sums", sums, 3 * examples)?;
-        if let Some(redo) = redo.as_deref() {
-            check.writes("redo", redo, 1)?;
+        check.writes("sums", sums, 3 * layers * examples)?;
+        if let Some(Looking { flags, only, verdict }) = looking.as_deref() {
+            check.writes("flags", flags, layers)?;
+            shape.products = only.map_or(0, Better::flag);
+            if let Some((better, bounds)) = verdict {
+                let (kappa, reach) = (bounds.kappa, bounds.reach);
+                shape = CentreShape { largest_kappa: kappa, largest_reach: reach, better: better.flag(), ..shape };
+            }
         }
-        check.writes("arrivals", arrivals, 1)?;
-        check.reads("k", &gram.k, examples * examples)?;
-        check.reads("reach", &gram.reach, examples)?;
-        check_flag(&mut check, "needed", needed)?;
+        check.writes("arrivals", arrivals, layers)?;
+        check.reads("k", &gram.k, layers * examples * examples)?;
+        check.reads("reach", &gram.reach, layers * examples)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(sums);
-        match redo {
-            Some(redo) => arguments.arg(redo),
+        match looking {
+            Some(looking) => arguments.arg(&mut looking.flags),
             None => arguments.arg(&NULL),
         };
-        arguments.arg(arrivals).arg(&gram.k).arg(&gram.reach);
-        push_flag(&mut arguments, needed);
-        arguments.arg(&shape);
-        // SAFETY: a warp a row of k [examples, examples], and reach [examples], writes its place of each third of sums [3, examples]; redo,
-        // arrivals and needed are one int each. All these lengths have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
+        arguments.arg(arrivals).arg(&gram.k).arg(&gram.reach).arg(&shape);
+        // SAFETY: a warp a row of a layer's k [examples, examples], and reach [examples], writes its place of each third of the layer's sums
+        // [3, examples]; flags and arrivals are an int a layer, and without flags none is asked for. All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_rows(examples, layers), arguments) }
     }
 
-    /// Centres a matrix, given its row sums, and packs it into a panel row with its summary. `in_double` says on the device
-    /// whether k is good to float64, `undefined` whether the kernel is not defined on this batch.
+    /// Centres so many matrices, given their row sums, and packs them into panel rows with their summaries. `flags` say on the
+    /// device which k, having wanted it, is good to float64, `undefined` whether the kernel is not defined on this batch, for each
+    /// layer.
     ///
     /// # Errors
     /// As [`Launcher::ucenter_rows`].
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_pack(
         &self,
-        row: &mut CudaViewMut<'_, f32>,
-        summary: &mut CudaViewMut<'_, RowSummary>,
+        rows: &mut CudaViewMut<'_, f32>,
+        summaries: &mut CudaViewMut<'_, RowSummary>,
         norms: &mut CudaViewMut<'_, f64>,
         arrivals: &mut CudaViewMut<'_, u32>,
         gram: &Gram<'_>,
         sums: &CudaView<'_, f64>,
-        in_double: &CudaView<'_, i32>,
+        flags: &CudaView<'_, i32>,
         undefined: Option<&CudaView<'_, i32>>,
+        layers: usize,
         examples: usize,
         biased: bool,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_pack;
-        let shape = centre_shape(kernel, examples, biased)?;
+        let shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("row", row, packed_length(examples, biased))?;
-        check.writes("summary", summary, 1)?;
-        check.writes("norms", norms, examples)?;
-        check.writes("arrivals", arrivals, 1)?;
-        check.reads("k", &gram.k, examples * examples)?;
-        check.reads("reach", &gram.reach, examples)?;
-        check.reads("sums", sums, 3 * examples)?;
-        check.reads("in_double", in_double, 1)?;
-        check_flag(&mut check, "undefined", undefined)?;
+        check.writes("rows", rows, layers * packed_length(examples, biased))?;
+        check.writes("summaries", summaries, layers)?;
+        check.writes("norms", norms, layers * examples)?;
+        check.writes("arrivals", arrivals, layers)?;
+        check.reads("k", &gram.k, layers * examples * examples)?;
+        check.reads("reach", &gram.reach, layers * examples)?;
+        check.reads("sums", sums, 3 * layers * examples)?;
+        check.reads("flags", flags, layers)?;
+        undefined.map_or(Ok(()), |undefined| check.reads("undefined", undefined, layers))?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(row).arg(summary).arg(norms).arg(arrivals);
-        arguments.arg(&gram.k).arg(sums).arg(&gram.reach).arg(in_double);
-        push_flag(&mut arguments, undefined);
+        arguments.arg(rows).arg(summaries).arg(norms).arg(arrivals);
+        arguments.arg(&gram.k).arg(sums).arg(&gram.reach).arg(flags);
+        push_view(&mut arguments, undefined);
         arguments.arg(&shape);
-        // SAFETY: a warp a row of k [examples, examples] reads sums [3, examples] and reach [examples], writes its part of the packed row and
-        // its place of norms [examples]; the last block writes one summary; in_double and undefined are one int. All these
-        // lengths have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_rows(examples), arguments) }
+        // SAFETY: a warp a row of a layer's k [examples, examples] reads the layer's sums [3, examples] and reach [examples], writes its part
+        // of the packed row and its place of norms [examples]; a layer's last block writes its summary; flags and undefined are an int a layer.
+        // All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_rows(examples, layers), arguments) }
     }
 
-    /// The same as [`Launcher::ucenter_rows`] and [`Launcher::ucenter_pack`] together, in one block and in the simplest way.
+    /// The same as [`Launcher::ucenter_rows`] and [`Launcher::ucenter_pack`] together, in a block a layer and in the simplest way.
     ///
     /// # Errors
     /// As [`Launcher::ucenter_rows`].
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]
     pub fn ucenter_naive(
         &self,
-        row: &mut CudaViewMut<'_, f32>,
-        summary: &mut CudaViewMut<'_, RowSummary>,
+        rows: &mut CudaViewMut<'_, f32>,
+        summaries: &mut CudaViewMut<'_, RowSummary>,
         sums: &mut CudaViewMut<'_, f64>,
         gram: &Gram<'_>,
-        in_double: &CudaView<'_, i32>,
+        flags: &CudaView<'_, i32>,
+        layers: usize,
         examples: usize,
         biased: bool,
     ) -> Result<(), Error> {
         let kernel = &self.device.functions().ucenter_naive;
-        let shape = centre_shape(kernel, examples, biased)?;
+        let shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("row", row, packed_length(examples, biased))?;
-        check.writes("summary", summary, 1)?;
-        check.writes("sums", sums, 3 * examples)?;
-        check.reads("k", &gram.k, examples * examples)?;
-        check.reads("reach", &gram.reach, examples)?;
-        check.reads("in_double", in_double, 1)?;
+        check.writes("rows", rows, layers * packed_length(examples, biased))?;
+        check.writes("summaries", summaries, layers)?;
+        check.writes("sums", sums, 3 * layers * examples)?;
+        check.reads("k", &gram.k, layers * examples * examples)?;
+        check.reads("reach", &gram.reach, layers * examples)?;
+        check.reads("flags", flags, layers)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(row).arg(summary).arg(sums).arg(&gram.k).arg(&gram.reach).arg(in_double).arg(&shape);
-        // SAFETY: one block reads k [examples, examples], reach [examples] and one int, writes the packed row, sums [3, examples] and one summary. All these
-        // lengths have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_naive(), arguments) }
+        arguments.arg(rows).arg(summaries).arg(sums).arg(&gram.k).arg(&gram.reach).arg(flags).arg(&shape);
+        // SAFETY: a layer's block reads its k [examples, examples], reach [examples] and flag, writes its packed row, sums [3, examples] and
+        // summary. All these lengths have been checked.
+        unsafe { enqueue(kernel, plan::ucenter_naive(layers), arguments) }
     }
 }
 
 /// What centring is told. U-centring divides by n - 2, and HSIC by n - 3.
-fn centre_shape(kernel: &Kernel, examples: usize, biased: bool) -> Result<CentreShape, Error> {
+fn centre_shape(kernel: &Kernel, layers: usize, examples: usize, biased: bool) -> Result<CentreShape, Error> {
+    checked_count(kernel, "layers", layers, LAYERS_TOGETHER)?;
     let count = checked_examples(kernel, examples)?;
     if !biased && examples < FEWEST_UNBIASED {
         return Err(wrong(kernel.name, "examples", examples, format!("at least {FEWEST_UNBIASED}")));
@@ -230,12 +244,18 @@ fn centre_shape(kernel: &Kernel, examples: usize, biased: bool) -> Result<Centre
     Ok(CentreShape { examples: count, biased: biased.into(), ..CentreShape::default() })
 }
 
-/// What adding up so many parts is told, and the lengths of their buffers.
-fn reduce_shape(kernel: &Kernel, examples: usize, splits: usize) -> Result<(CentreShape, PartialLengths), Error> {
-    let shape = CentreShape {
-        examples: checked_examples(kernel, examples)?,
-        splits: checked_count(kernel, "splits", splits, MOST_SPLITS)?,
-        ..CentreShape::default()
-    };
-    Ok((shape, plan::gram_lengths(examples, splits)))
+/// What adding up so many parts a layer is told, and the lengths of their buffers.
+fn reduce_shape(
+    kernel: &Kernel,
+    examples: usize,
+    splits: &[usize],
+    only: Option<&Wanting<'_>>,
+) -> Result<(CentreShape, PartialLengths), Error> {
+    checked_count(kernel, "layers", splits.len(), LAYERS_TOGETHER)?;
+    for &of_layer in splits {
+        checked_count(kernel, "splits", of_layer, MOST_SPLITS)?;
+    }
+    let examples_told = checked_examples(kernel, examples)?;
+    let shape = CentreShape { examples: examples_told, products: Wanting::products(only), ..CentreShape::default() };
+    Ok((shape, plan::gram_lengths(examples, splits.iter().sum())))
 }

@@ -23,6 +23,8 @@ pub const CHAIN_SLABS: usize = constant("CHAIN_SLABS");
 pub const STRIP: usize = constant("STRIP");
 /// The most examples that `gs_gram_fused_*` takes.
 pub const FUSED_ROWS: usize = constant("FUSED_ROWS");
+/// The most layers that a launch of `gs_gram_*` or `gs_ucenter_*` takes together.
+pub const LAYERS_TOGETHER: usize = constant("LAYERS_TOGETHER");
 /// Side of the tile of `gs_gram_tiled_*` and `gs_hsic_mma_*`.
 pub const TILE: usize = constant("TILE");
 /// Threads of the kernels with one thread a column.
@@ -38,6 +40,23 @@ pub const EIGEN_VECTORS: usize = constant("EIGEN_VECTORS");
 
 /// Batches below this size are computed in float64 by `exact`.
 pub const DOUBLE_BELOW: usize = 32;
+
+/// Products that a layer wants in the place of those that there are, as the kernels number them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Error-compensated ones.
+    Exact = constant("WANTS_EXACT") as isize,
+    /// Float64.
+    Double = constant("WANTS_DOUBLE") as isize,
+}
+
+impl Better {
+    /// The number in a layer's flag.
+    pub fn flag(self) -> i32 {
+        self as i32
+    }
+}
+
 /// What products are good for: [`CentreShape`](crate::shapes::CentreShape)'s bounds, above which they are redone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
@@ -91,6 +110,15 @@ pub struct Device {
     pub multiprocessors: usize,
     /// The most bytes of shared memory that a block may ask for.
     pub shared_bytes: usize,
+}
+
+impl Device {
+    /// What falls to a layer of `features` where layers of `sharing` features, it included, share the device.
+    #[must_use]
+    pub fn share(self, features: usize, sharing: usize) -> Self {
+        let multiprocessors = self.multiprocessors.saturating_mul(features) / sharing.max(features).max(1);
+        Self { multiprocessors: multiprocessors.max(1), ..self }
+    }
 }
 
 /// How to launch a kernel.
@@ -164,6 +192,45 @@ impl Split {
     }
 }
 
+/// A launch that leaves partial sums of several layers behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayersSplit {
+    /// The launch.
+    pub geometry: Geometry,
+    /// Parts that each layer's features are split into.
+    pub splits: Vec<usize>,
+    /// As [`Split::buffers`].
+    pub buffers: usize,
+    /// Values of the buffer of partial sums, of all layers.
+    pub partials: usize,
+    /// As [`Split::exponents`], of all layers.
+    pub exponents: usize,
+}
+
+impl LayersSplit {
+    /// Layers with so many `features` each, which share `device` with others up to `sharing` features, each split as `one` splits
+    /// it alone on its share: what becomes of a layer does not depend on which of the others are in the same launch. None where
+    /// there are no layers, or `one` has nothing for one.
+    pub fn new(
+        features: &[usize],
+        sharing: usize,
+        device: Device,
+        one: impl Fn(usize, Device) -> Option<Split>,
+    ) -> Option<Self> {
+        let alone = |&features: &usize| one(features, device.share(features, sharing));
+        let layers = features.iter().map(alone).collect::<Option<Vec<Split>>>()?;
+        let (first, sum) = (*layers.first()?, |value: fn(&Split) -> usize| layers.iter().map(value).sum());
+        let splits = sum(|split| split.splits);
+        Some(Self {
+            geometry: first.in_parts(splits).geometry,
+            splits: layers.iter().map(|split| split.splits).collect(),
+            buffers: first.buffers,
+            partials: sum(|split| split.partials),
+            exponents: sum(|split| split.exponents),
+        })
+    }
+}
+
 /// Strips that `rows` rows make.
 pub fn strips(rows: usize) -> usize {
     rows.div_ceil(STRIP)
@@ -174,12 +241,17 @@ pub fn triangle(count: usize) -> usize {
     count * (count + 1) / 2
 }
 
-/// `gs_gram_shift_*`: grid over features.
-pub fn gram_shift(features: usize) -> Geometry {
-    Geometry::new([features.div_ceil(COLUMN_THREADS), 1, 1], COLUMN_THREADS, 0)
+/// `gs_gram_shift_*`: a thread a column of each of `layers` layers, of which none has more than `features`.
+pub fn gram_shift(features: usize, layers: usize) -> Geometry {
+    Geometry::new([features.div_ceil(COLUMN_THREADS), layers, 1], COLUMN_THREADS, 0)
 }
 
-/// `gs_gram_naive_*`, `gs_rbf_apply` and `gs_rbf_naive`: a thread an entry of [examples, examples].
+/// `gs_gram_naive_*`: a thread an entry of each layer's [examples, examples].
+pub fn gram_naive(examples: usize, layers: usize) -> Geometry {
+    Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, 0)
+}
+
+/// `gs_rbf_apply` and `gs_rbf_naive`: a thread an entry of [examples, examples].
 pub fn entries(examples: usize) -> Geometry {
     each(examples * examples)
 }
@@ -199,7 +271,7 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
     let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
     (examples <= FUSED_ROWS).then(|| Split {
-        geometry: Geometry::new([splits, 1, 1], SLAB_THREADS, shared(buffers)),
+        geometry: Geometry::new([1, splits, 1], SLAB_THREADS, shared(buffers)),
         splits,
         buffers,
         partials,
@@ -258,21 +330,21 @@ pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
     }
 }
 
-/// `gs_ucenter_reduce_*`: a block a tile of the triangle.
-pub fn ucenter_reduce(examples: usize) -> Geometry {
+/// `gs_ucenter_reduce_*`: a block a tile of each layer's triangle.
+pub fn ucenter_reduce(examples: usize, layers: usize) -> Geometry {
     let threads = REDUCE_GROUPS * STRIP * STRIP;
     let shared = (threads + REDUCE_GROUPS * STRIP) * size_of::<f64>();
-    Geometry::new([triangle(strips(examples)), 1, 1], threads, shared)
+    Geometry::new([triangle(strips(examples)), layers, 1], threads, shared)
 }
 
-/// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row.
-pub fn ucenter_rows(examples: usize) -> Geometry {
-    Geometry::new([examples.div_ceil(ENTRY_THREADS / WARP), 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
+/// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row of each layer.
+pub fn ucenter_rows(examples: usize, layers: usize) -> Geometry {
+    Geometry::new([examples.div_ceil(ENTRY_THREADS / WARP), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
-/// `gs_ucenter_naive`: one block.
-pub fn ucenter_naive() -> Geometry {
-    ucenter_rows(1)
+/// `gs_ucenter_naive`: a block a layer.
+pub fn ucenter_naive(layers: usize) -> Geometry {
+    Geometry::new([layers, 1, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
 /// `gs_rbf_start`.
@@ -419,7 +491,13 @@ mod tests {
                 // A kernel counts tiles, and slabs, in 31 bits.
                 assert!(u128::from(split.geometry.grid[0]) < 1 << 31 && FEATURES.div_ceil(DOUBLE_SLAB) < 1 << 31);
             }
-            let others = [gram_shift(FEATURES), entries(examples), ucenter_reduce(examples), ucenter_rows(examples)];
+            let others = [
+                gram_shift(FEATURES, LAYERS_TOGETHER),
+                gram_naive(examples, LAYERS_TOGETHER),
+                entries(examples),
+                ucenter_reduce(examples, LAYERS_TOGETHER),
+                ucenter_rows(examples, LAYERS_TOGETHER),
+            ];
             others.into_iter().for_each(fits);
             // The last value of x, in 63 bits.
             assert!((examples as u128) * (FEATURES as u128) < 1 << 63);
@@ -442,6 +520,32 @@ mod tests {
         let parts = hsic_mma(70, 30, 5000, false, device).expect("shared memory enough").in_parts(7);
         let lengths = hsic_lengths(70, 30, false, 7);
         assert_eq!((lengths.partials, lengths.exponents), (parts.partials, parts.exponents));
+    }
+
+    /// A layer is split by its share of the device, whoever of the others is in the launch; all of them together fill the device
+    /// once, and hardly more.
+    #[test]
+    fn layers_share_the_multiprocessors() {
+        let device = Device { multiprocessors: 132, shared_bytes: 227 << 10 };
+        let split = |features: &[usize], sharing| {
+            LayersSplit::new(features, sharing, device, |features, device| gram_fused(256, features, device))
+                .expect("layers, and shared memory enough")
+        };
+        for (layers, features) in [(16, 16_384), (32, 8_192), (63, 4_096), (64, 10)] {
+            let all = vec![features; layers];
+            let together = split(&all, layers * features);
+            let blocks: usize = together.splits.iter().sum();
+            assert!(blocks <= 132 && (features < 64 || 10 * blocks >= 132 * 9), "{blocks} blocks of {layers} layers");
+            let some = split(&all[..2], layers * features);
+            assert_eq!(some.splits, together.splits[..2]);
+            let parts = [&some, &together].map(|split| split.geometry.grid[1] as usize);
+            assert_eq!(parts, [some.splits.iter().sum(), blocks]);
+            let lengths = gram_lengths(256, blocks);
+            assert_eq!((together.partials, together.exponents), (lengths.partials, lengths.exponents));
+        }
+        // Alone, a layer has all of it.
+        assert_eq!(split(&[65_536], 65_536).splits, [132]);
+        assert!(LayersSplit::new(&[], 1, device, |_, _| None).is_none());
     }
 
     #[test]

@@ -95,7 +95,7 @@ extern "C" __global__ void gs_faulty_correct_warp_barrier(float* out, const floa
 // The last block adds what all blocks have written.
 extern "C" __global__ void gs_faulty_correct_last_block(float* sum, float* parts, unsigned* arrivals) {
     if (thread_of_block() == 0) parts[blockIdx.x] = static_cast<float>(blockIdx.x + 1);
-    if (!is_last_block(arrivals, reinterpret_cast<int*>(shared_memory())) || thread_of_block() != 0) return;
+    if (!is_last_block(arrivals, gridDim.x, reinterpret_cast<int*>(shared_memory())) || thread_of_block() != 0) return;
     float total = 0.0f;
     for (unsigned block = 0; block < gridDim.x; ++block) total += parts[block];
     *sum = total;

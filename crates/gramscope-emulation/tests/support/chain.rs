@@ -1,7 +1,9 @@
 //! From activations to CKA by kernels, launched as the launchers do it.
 
-use gramscope_cuda::plan::{self, Bounds, Device};
-use gramscope_cuda::shapes::{CentreShape, GramShape, HsicShape, LayerSum, RowSummary, Weight};
+use gramscope_cuda::plan::{self, Better, Bounds, Device};
+use gramscope_cuda::shapes::{
+    CentreShape, GramShape, HsicShape, LayerSplits, LayerSum, LayerValues, RowSummary, Weight,
+};
 use gramscope_emulation::{Buffer, Launch};
 use gramscope_reference::Matrix;
 
@@ -55,8 +57,13 @@ impl<T: Element> Input<T> {
         Self { x: Buffer::misaligned(&stored::<T>(x), run.shift), n: x.rows, p: x.cols }
     }
 
+    /// As kernels are told of it.
+    pub fn values(&self) -> LayerValues {
+        LayerValues::new(&[(self.x.address(), self.p as i64)])
+    }
+
     fn shape(&self, buffers: usize) -> GramShape {
-        GramShape { features: self.p as i64, examples: self.n as i32, buffers: buffers as i32 }
+        GramShape { examples: self.n as i32, buffers: buffers as i32, ..GramShape::default() }
     }
 }
 
@@ -82,17 +89,18 @@ pub fn columns<T: Element>(input: &Input<T>, run: Run) -> Columns {
     let (mut shifts, mut largest) = (Buffer::poisoned(input.p), Buffer::poisoned(input.p));
     let mut flag = Buffer::new(&[i32::MAX]);
     let entry = format!("gs_gram_shift_{}", T::SUFFIX);
-    let launch = Launch::new(&entry).geometry(plan::gram_shift(input.p)).seed(run.seed);
-    let launch = launch.output(&mut shifts).output(&mut largest).output(&mut flag).input(&input.x).null();
-    launch.value(input.shape(0)).run().unwrap();
+    let launch = Launch::new(&entry).geometry(plan::gram_shift(input.p, 1)).seed(run.seed);
+    let launch = launch.output(&mut shifts).output(&mut largest).output(&mut flag);
+    launch.value(input.values()).reading(&input.x).value(input.shape(0)).run().unwrap();
     Columns { bad: bad(&flag), shifts, largest }
 }
 
 pub fn gram_naive<T: Element>(input: &Input<T>, columns: &Columns) -> Matrix {
     let mut k = Buffer::poisoned(input.n * input.n);
     let entry = format!("gs_gram_naive_{}", T::SUFFIX);
-    let launch = Launch::new(&entry).geometry(plan::entries(input.n));
-    launch.output(&mut k).input(&input.x).input(&columns.shifts).value(input.shape(0)).run().unwrap();
+    let launch = Launch::new(&entry).geometry(plan::gram_naive(input.n, 1)).output(&mut k);
+    let launch = launch.value(input.values()).reading(&input.x).input(&columns.shifts);
+    launch.value(input.shape(0)).run().unwrap();
     matrix(input.n, &k)
 }
 
@@ -122,8 +130,16 @@ impl Gram {
     }
 }
 
-/// K by tensor cores, reduced; and what `fused` found not to be finite.
-pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Gram, Bad) {
+/// What tensor cores have made of a layer.
+pub struct Multiplied {
+    /// K, reduced.
+    pub gram: Gram,
+    /// What the columns were shifted by.
+    pub shifts: Buffer<f32>,
+    pub bad: Bad,
+}
+
+pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> Multiplied {
     let fused = plan::gram_fused(input.n, input.p, run.device).filter(|_| !run.tiled);
     let split = fused.unwrap_or_else(|| plan::gram_tiled(input.n, input.p, run.device).unwrap());
     let (mut partials, mut exponents) =
@@ -133,82 +149,93 @@ pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> (Gram, Bad) {
     let entry = format!("gs_gram_{family}_{}_{}", run.products.name(), T::SUFFIX);
     let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
     let launch = launch.output(&mut partials).output(&mut exponents).output(&mut reaches);
-    let found = if fused.is_some() {
-        let mut flag = Buffer::new(&[i32::MAX]);
-        launch.output(&mut flag).input(&input.x).null().value(input.shape(split.buffers)).run().unwrap();
-        bad(&flag)
+    let parts = LayerSplits::new(&[split.splits]);
+    let (shifts, bad) = if fused.is_some() {
+        let (mut shifts, mut flag) = (Buffer::<f32>::poisoned(input.p), Buffer::new(&[i32::MAX]));
+        let launch = launch.output(&mut shifts).output(&mut flag).value(input.values()).reading(&input.x);
+        launch.null().value(parts).value(input.shape(split.buffers)).run().unwrap();
+        let bad = bad(&flag);
+        (shifts, bad)
     } else {
         let columns = columns(input, run);
-        let launch = launch.input(&input.x).input(&columns.shifts).input(&columns.largest).null();
-        launch.value(input.shape(split.buffers)).run().unwrap();
-        columns.bad
+        let launch = launch.value(input.values()).reading(&input.x).input(&columns.shifts).input(&columns.largest);
+        launch.null().value(parts).value(input.shape(split.buffers)).run().unwrap();
+        (columns.shifts, columns.bad)
     };
     let mut gram = Gram::poisoned(input.n);
-    let launch = Launch::new("gs_ucenter_reduce_f32").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
+    let launch = Launch::new("gs_ucenter_reduce_f32").geometry(plan::ucenter_reduce(input.n, 1)).seed(run.seed);
     let launch = launch.output(&mut gram.k).output(&mut gram.reach);
     let launch = launch.input(&partials).input(&exponents).input(&reaches).null();
-    launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
-    (gram, found)
+    launch.value(parts).value(centre_shape(input.n, run)).run().unwrap();
+    Multiplied { gram, shifts, bad }
 }
 
-/// K by float64 products into `gram`, where `needed`.
-pub fn gram_double<T: Element>(gram: &mut Gram, input: &Input<T>, columns: &Columns, needed: &Buffer<i32>, run: Run) {
-    let split = plan::gram_double(input.n, input.p, run.device);
-    let mut partials = Buffer::<f64>::poisoned(split.partials);
-    let entry = format!("gs_gram_double_{}", T::SUFFIX);
-    let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
-    let launch = launch.output(&mut partials).input(&input.x).input(&columns.shifts).input(needed);
-    launch.value(input.shape(0)).run().unwrap();
-    let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
-    let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).input(needed);
-    launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
+/// K by float64 products.
+pub fn gram_double<T: Element>(input: &Input<T>, shifts: &Buffer<f32>, run: Run) -> Gram {
+    in_double(input, Some(shifts), run)
 }
 
 /// Squared distances in float64.
 pub fn distances<T: Element>(input: &Input<T>, run: Run) -> Buffer<f64> {
-    let split = plan::gram_double(input.n, input.p, run.device);
-    let mut partials = Buffer::<f64>::poisoned(split.partials);
-    let entry = format!("gs_gram_distances_{}", T::SUFFIX);
-    let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed);
-    launch.output(&mut partials).input(&input.x).value(input.shape(0)).run().unwrap();
-    let mut gram = Gram::poisoned(input.n);
-    let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n)).seed(run.seed);
-    let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).null();
-    launch.value(centre_shape(input.n, split.splits, run)).run().unwrap();
-    gram.k
+    in_double(input, None, run).k
 }
 
-fn centre_shape(n: usize, splits: usize, run: Run) -> CentreShape {
+/// Sums of products, of columns that are shifted; or of squares of differences.
+fn in_double<T: Element>(input: &Input<T>, shifted: Option<&Buffer<f32>>, run: Run) -> Gram {
+    let split = plan::gram_double(input.n, input.p, run.device);
+    let mut partials = Buffer::<f64>::poisoned(split.partials);
+    let entry = format!("gs_gram_{}_{}", if shifted.is_some() { "double" } else { "distances" }, T::SUFFIX);
+    let launch = Launch::new(&entry).geometry(split.geometry).seed(run.seed).output(&mut partials);
+    let launch = launch.value(input.values()).reading(&input.x);
+    let launch = match shifted {
+        Some(shifts) => launch.input(shifts).null(),
+        None => launch,
+    };
+    let parts = LayerSplits::new(&[split.splits]);
+    launch.value(parts).value(input.shape(0)).run().unwrap();
+    let mut gram = Gram::poisoned(input.n);
+    let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n, 1)).seed(run.seed);
+    let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).null();
+    launch.value(parts).value(centre_shape(input.n, run)).run().unwrap();
+    gram
+}
+
+fn centre_shape(n: usize, run: Run) -> CentreShape {
     CentreShape {
         largest_kappa: f64::NAN,
         largest_reach: f64::NAN,
         examples: n as i32,
-        splits: splits as i32,
         biased: i32::from(run.biased),
-        padding: 0,
+        ..CentreShape::default()
     }
+}
+
+/// The flag of a layer that has wanted float64 products, or none.
+pub fn wanted(double: bool) -> Buffer<i32> {
+    Buffer::new(&[if double { Better::Double.flag() } else { 0 }])
 }
 
 /// Row sums of K.
 pub fn rows(gram: &Gram, run: Run) -> Buffer<f64> {
     let n = gram.examples();
     let (mut sums, mut arrivals) = (Buffer::poisoned(3 * n), Buffer::new(&[0u32]));
-    let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
-    let launch = launch.output(&mut sums).null().output(&mut arrivals).input(&gram.k).input(&gram.reach).null();
-    launch.value(centre_shape(n, 0, run)).run().unwrap();
+    let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n, 1)).seed(run.seed);
+    let launch = launch.output(&mut sums).null().output(&mut arrivals).input(&gram.k).input(&gram.reach);
+    launch.value(centre_shape(n, run)).run().unwrap();
     sums
 }
 
-/// Row sums of K, and whether its products must be redone.
+/// Row sums of K, and the layer's flag: whether it wants float64 products.
 pub fn rows_within(gram: &Gram, bounds: Bounds, run: Run) -> (Buffer<f64>, Buffer<i32>) {
     let n = gram.examples();
-    let (mut sums, mut redo, mut arrivals) = (Buffer::poisoned(3 * n), Buffer::poisoned(1), Buffer::new(&[0u32]));
-    let bounds = CentreShape { largest_kappa: bounds.kappa, largest_reach: bounds.reach, ..centre_shape(n, 0, run) };
-    let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n)).seed(run.seed);
-    let launch = launch.output(&mut sums).output(&mut redo).output(&mut arrivals).input(&gram.k).input(&gram.reach);
-    launch.null().value(bounds).run().unwrap();
+    let (mut sums, mut flags, mut arrivals) = (Buffer::poisoned(3 * n), Buffer::poisoned(1), Buffer::new(&[0u32]));
+    let (largest_kappa, largest_reach) = (bounds.kappa, bounds.reach);
+    let shape = CentreShape { largest_kappa, largest_reach, better: Better::Double.flag(), ..centre_shape(n, run) };
+    let launch = Launch::new("gs_ucenter_rows").geometry(plan::ucenter_rows(n, 1)).seed(run.seed);
+    let launch = launch.output(&mut sums).output(&mut flags).output(&mut arrivals).input(&gram.k).input(&gram.reach);
+    launch.value(shape).run().unwrap();
     assert_eq!(arrivals.values(), [0]);
-    (sums, redo)
+    (sums, flags)
 }
 
 /// A packed row and its summary.
@@ -238,41 +265,41 @@ pub fn packed_length(n: usize, biased: bool) -> usize {
     if biased { n * (n + 1) / 2 } else { n * (n - 1) / 2 }
 }
 
-pub fn pack(gram: &Gram, sums: &Buffer<f64>, in_double: &Buffer<i32>, run: Run) -> Packed {
+pub fn pack(gram: &Gram, sums: &Buffer<f64>, flags: &Buffer<i32>, run: Run) -> Packed {
     let n = gram.examples();
     let mut row = Buffer::<f32>::poisoned(packed_length(n, run.biased));
     let mut summary = Buffer::<RowSummary>::poisoned(1);
     let (mut norms, mut arrivals) = (Buffer::<f64>::poisoned(n), Buffer::new(&[0u32]));
-    let launch = Launch::new("gs_ucenter_pack").geometry(plan::ucenter_rows(n)).seed(run.seed);
+    let launch = Launch::new("gs_ucenter_pack").geometry(plan::ucenter_rows(n, 1)).seed(run.seed);
     let launch = launch.output(&mut row).output(&mut summary).output(&mut norms).output(&mut arrivals);
-    let launch = launch.input(&gram.k).input(sums).input(&gram.reach).input(in_double).null();
-    launch.value(centre_shape(n, 0, run)).run().unwrap();
+    let launch = launch.input(&gram.k).input(sums).input(&gram.reach).input(flags).null();
+    launch.value(centre_shape(n, run)).run().unwrap();
     assert_eq!(arrivals.values(), [0]);
     Packed { row: row.values().to_vec(), summary: summary.values()[0] }
 }
 
-pub fn pack_naive(gram: &Gram, in_double: &Buffer<i32>, run: Run) -> Packed {
+pub fn pack_naive(gram: &Gram, flags: &Buffer<i32>, run: Run) -> Packed {
     let n = gram.examples();
     let mut row = Buffer::<f32>::poisoned(packed_length(n, run.biased));
     let mut summary = Buffer::<RowSummary>::poisoned(1);
     let mut sums = Buffer::<f64>::poisoned(3 * n);
-    let launch = Launch::new("gs_ucenter_naive").geometry(plan::ucenter_naive()).seed(run.seed);
+    let launch = Launch::new("gs_ucenter_naive").geometry(plan::ucenter_naive(1)).seed(run.seed);
     let launch = launch.output(&mut row).output(&mut summary).output(&mut sums);
-    let launch = launch.input(&gram.k).input(&gram.reach).input(in_double);
-    launch.value(centre_shape(n, 0, run)).run().unwrap();
+    let launch = launch.input(&gram.k).input(&gram.reach).input(flags);
+    launch.value(centre_shape(n, run)).run().unwrap();
     Packed { row: row.values().to_vec(), summary: summary.values()[0] }
 }
 
-/// A layer's K, redone where it must be, its row sums, and whether it was redone in float64.
+/// A layer's K, redone where it must be, its row sums, and its flag, which says whether it was redone in float64.
 pub struct Layer {
     pub gram: Gram,
     pub sums: Buffer<f64>,
-    pub redone: Buffer<i32>,
+    pub flags: Buffer<i32>,
     pub bad: Bad,
 }
 
 /// What a launcher does with one layer's activation. It launches everything and lets flags on the device decide; here the
-/// host looks at the flags, so that what is not needed costs no time, and tests/gram.rs has the flags' own test.
+/// host looks at the flags, so that what is not wanted costs no time, and tests/layers.rs has the flags' own tests.
 pub fn layer<T: Element>(x: &Matrix, run: Run) -> Layer {
     let input = Input::<T>::new(x, run);
     let steps: &[(Products, Bounds)] = match run.products {
@@ -280,22 +307,27 @@ pub fn layer<T: Element>(x: &Matrix, run: Run) -> Layer {
         Products::Exact => &[(Products::Exact, plan::EXACT)],
         Products::Fast => &[(Products::Fast, plan::FAST), (Products::Exact, plan::FAST_REDONE)],
     };
+    let mut shifted = None;
     for &(products, bounds) in steps {
-        let (gram, bad) = gram_mma(&input, Run { products, ..run });
-        let (sums, redone) = rows_within(&gram, bounds, run);
-        if redone.values()[0] == 0 {
-            return Layer { gram, sums, redone, bad };
+        let Multiplied { gram, shifts, bad } = gram_mma(&input, Run { products, ..run });
+        let (sums, flags) = rows_within(&gram, bounds, run);
+        if flags.values()[0] == 0 {
+            return Layer { gram, sums, flags, bad };
         }
+        shifted = Some((shifts, bad));
     }
-    let (mut gram, columns, redone) = (Gram::poisoned(input.n), columns(&input, run), Buffer::new(&[1]));
-    gram_double(&mut gram, &input, &columns, &redone, run);
-    Layer { sums: rows(&gram, run), gram, redone, bad: columns.bad }
+    let (shifts, bad) = shifted.unwrap_or_else(|| {
+        let columns = columns(&input, run);
+        (columns.shifts, columns.bad)
+    });
+    let gram = gram_double(&input, &shifts, run);
+    Layer { sums: rows(&gram, run), gram, flags: wanted(true), bad }
 }
 
 pub fn packed_layer<T: Element>(x: &Matrix, run: Run) -> Packed {
     let layer = layer::<T>(x, run);
     assert_eq!(layer.bad, None);
-    pack(&layer.gram, &layer.sums, &layer.redone, run)
+    pack(&layer.gram, &layer.sums, &layer.flags, run)
 }
 
 /// One model's sums over the batches.

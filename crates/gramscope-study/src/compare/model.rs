@@ -207,7 +207,8 @@ impl Model {
     fn observe_on_device(&self, index: usize, images: &Batch, batch: usize, comparison: &mut Comparison) -> Result<()> {
         let (examples, wanted) = (images.len()?, comparison.wanted(index));
         self.each_device_layer(images, wanted, &mut |place, values| {
-            let observed = comparison.observe_on_device(index, place, values, examples);
+            let sharing = values.len() / examples;
+            let observed = comparison.observe_on_device(index, &[(place, values)], sharing, examples);
             observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
         })
     }

@@ -190,7 +190,9 @@ fn on_gpu(
                 network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |layer, values| match wanted
                     .contains(&layer)
                 {
-                    true => Ok(comparison.observe_on_device(0, layer, values, examples)?),
+                    true => {
+                        Ok(comparison.observe_on_device(0, &[(layer, values)], values.len() / examples, examples)?)
+                    }
                     false => Ok(()),
                 })?;
                 if !comparison.next_round()? {

@@ -1,7 +1,7 @@
 //! Every kernel and type of stored values against float64, at shapes that no tile fits.
 
 use gramscope_cuda::{
-    Device, EigenSummary, Gram, GramMut, Grams, Launcher, LayerSum, PairSums, Panels, Partials, PartialsMut,
+    Device, EigenSummary, Gram, GramMut, Grams, Launcher, LayerSum, Layers, PairSums, Panels, Partials, PartialsMut,
     RowSummary, Selection, Slice, Uploaded, Values, Weight, plan,
 };
 use gramscope_reference::{Matrix, gram, hsic};
@@ -152,14 +152,10 @@ fn shifts(device: &Device, input: &Input) -> anyhow::Result<Shifts> {
     let p = input.shape[1];
     let (mut shift, mut largest) = (device.zeros("a check", p)?, device.zeros("a check", p)?);
     let mut first_bad = device.upload("a check", &[i32::MAX])?;
-    device.launcher().gram_shift(
-        &mut shift.as_view_mut(),
-        &mut largest.as_view_mut(),
-        &mut first_bad.as_view_mut(),
-        &input.x(),
-        None,
-        input.shape,
-    )?;
+    let (x, flag) = (input.x(), &mut first_bad.as_view_mut());
+    let layers = [&x];
+    let layers = Layers::alone(&layers, input.shape[0]);
+    device.launcher().gram_shift(&mut shift.as_view_mut(), &mut largest.as_view_mut(), flag, &layers)?;
     anyhow::ensure!(device.download(&first_bad)? == [i32::MAX], "finite values are taken for bad ones");
     let host = device.download(&shift)?.into_iter().map(f64::from).collect();
     Ok(Shifts { shift, largest, host })
@@ -183,17 +179,19 @@ fn products(device: &Device, input: &Input, double: bool, finding: &mut Finding)
     let ([n, p], launcher) = (input.shape, device.launcher());
     let shifts = shifts(device, input)?;
     let mut k = device.zeros::<f64>("a check", n * n)?;
+    let x = input.x();
+    let layers = [&x];
+    let layers = Layers::alone(&layers, n);
     if double {
         let length = plan::gram_double(n, p, device.plan()).partials;
         let mut partials = device.zeros::<f64>("a check", length)?;
         let shift = shifts.shift.as_view();
-        let (mut out, x, planned) = (partials.as_view_mut(), input.x(), device.plan());
-        let split = launcher.gram_double(&mut out, &x, &shift, None, input.shape, planned)?;
+        let split = launcher.gram_double(&mut partials.as_view_mut(), &layers, &shift, None, device.plan())?;
         let mut reach = device.zeros::<f64>("a check", n)?;
         let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-        launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split.splits)?;
+        launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, &split.splits)?;
     } else {
-        launcher.gram_naive(&mut k.as_view_mut(), &input.x(), &shifts.shift.as_view(), input.shape)?;
+        launcher.gram_naive(&mut k.as_view_mut(), &layers, &shifts.shift.as_view())?;
     }
     let shifted = input.truth.map(|_, feature, value| value - shifts.host[feature]);
     let expected = Matrix::from_fn(n, n, |i, j| dot(shifted.row(i), shifted.row(j)));
@@ -206,10 +204,12 @@ fn products(device: &Device, input: &Input, double: bool, finding: &mut Finding)
 fn distances(device: &Device, input: &Input, finding: &mut Finding) -> anyhow::Result<()> {
     let ([n, p], launcher) = (input.shape, device.launcher());
     let mut partials = device.zeros::<f64>("a check", plan::gram_double(n, p, device.plan()).partials)?;
-    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x(), input.shape)?;
+    let x = input.x();
+    let layers = [&x];
+    let split = launcher.gram_distances(&mut partials.as_view_mut(), &Layers::alone(&layers, n))?;
     let [mut squares, mut reach] = [device.zeros::<f64>("a check", n * n)?, device.zeros::<f64>("a check", n)?];
     let mut on_device = GramMut { k: squares.as_view_mut(), reach: reach.as_view_mut() };
-    launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, split.splits)?;
+    launcher.ucenter_reduce_double(&mut on_device, &partials.as_view(), None, n, &split.splits)?;
     let square = |(a, b): (&f64, &f64)| (a - b) * (a - b);
     let expected = Matrix::from_fn(n, n, |i, j| input.truth.row(i).iter().zip(input.truth.row(j)).map(square).sum());
     let scale = expected.data.iter().fold(f64::MIN_POSITIVE, |most, value| most.max(*value));
@@ -221,8 +221,10 @@ fn fused(device: &Device, input: &Input, exact: bool, finding: &mut Finding) -> 
     let [n, p] = input.shape;
     let Some(split) = plan::gram_fused(n, p, device.plan()) else { return Ok(()) };
     let mut first_bad = device.upload("a check", &[i32::MAX])?;
-    centred_products(device, input, split, finding, |launcher, partials, x| {
-        launcher.gram_fused(exact, partials, &mut first_bad.as_view_mut(), x, None, input.shape)
+    let mut shift = device.zeros::<f32>("a check", p)?;
+    centred_products(device, input, split, finding, |launcher, partials, layers| {
+        let (shift, first_bad) = (&mut shift.as_view_mut(), &mut first_bad.as_view_mut());
+        launcher.gram_fused(exact, partials, shift, first_bad, layers, None)
     })
 }
 
@@ -230,9 +232,9 @@ fn tiled(device: &Device, input: &Input, exact: bool, finding: &mut Finding) -> 
     let [n, p] = input.shape;
     let Some(split) = plan::gram_tiled(n, p, device.plan()) else { return Ok(()) };
     let shifts = shifts(device, input)?;
-    centred_products(device, input, split, finding, |launcher, partials, x| {
+    centred_products(device, input, split, finding, |launcher, partials, layers| {
         let (shift, largest) = (shifts.shift.as_view(), shifts.largest.as_view());
-        launcher.gram_tiled(exact, partials, x, &shift, &largest, None, input.shape)
+        launcher.gram_tiled(exact, partials, layers, &shift, &largest, None)
     })
 }
 
@@ -243,7 +245,7 @@ fn centred_products(
     input: &Input,
     split: plan::Split,
     finding: &mut Finding,
-    launch: impl FnOnce(Launcher<'_>, &mut PartialsMut<'_>, &Values<'_>) -> Result<plan::Split, gramscope_cuda::Error>,
+    launch: impl FnOnce(Launcher<'_>, &mut PartialsMut<'_>, &Layers<'_>) -> Result<plan::LayersSplit, gramscope_cuda::Error>,
 ) -> anyhow::Result<()> {
     let (n, launcher) = (input.shape[0], device.launcher());
     let mut sums = device.zeros::<f32>("a check", split.partials)?;
@@ -251,12 +253,14 @@ fn centred_products(
     let mut reaches = device.zeros::<f32>("a check", split.exponents)?;
     let mut partials =
         PartialsMut { sums: sums.as_view_mut(), exponents: exponents.as_view_mut(), reaches: reaches.as_view_mut() };
-    launch(launcher, &mut partials, &input.x())?;
+    let x = input.x();
+    let layers = [&x];
+    launch(launcher, &mut partials, &Layers::alone(&layers, n))?;
     let mut k = device.zeros::<f64>("a check", n * n)?;
     let mut reach = device.zeros::<f64>("a check", n)?;
     let partials = Partials { sums: sums.as_view(), exponents: exponents.as_view(), reaches: reaches.as_view() };
     let mut on_device = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-    launcher.ucenter_reduce(&mut on_device, &partials, None, n, split.splits)?;
+    launcher.ucenter_reduce(&mut on_device, &partials, None, n, &[split.splits])?;
     let found = Matrix::new(n, n, device.download(&k)?);
     let (found, expected) = (hsic::u_centre(&found), hsic::u_centre(&gram::linear(&input.truth)));
     let scale = expected.inner(&expected).sqrt();
@@ -299,26 +303,18 @@ fn packed(
     let launcher = device.launcher();
     let mut row = device.zeros::<f32>("a check", length)?;
     let mut summary = device.zeros::<RowSummary>("a check", 1)?;
-    let in_double = device.zeros::<i32>("a check", 1)?;
+    let flags = device.zeros::<i32>("a check", 1)?;
     let mut sums = device.zeros::<f64>("a check", 3 * n)?;
     let (mut row_out, mut summary_out) = (row.as_view_mut(), summary.as_view_mut());
     let reach = device.zeros::<f64>("a check", n)?;
-    let (gram, in_double) = (Gram { k: k.as_view(), reach: reach.as_view() }, in_double.as_view());
+    let (gram, flags) = (Gram { k: k.as_view(), reach: reach.as_view() }, flags.as_view());
     if naive {
-        launcher.ucenter_naive(
-            &mut row_out,
-            &mut summary_out,
-            &mut sums.as_view_mut(),
-            &gram,
-            &in_double,
-            n,
-            biased,
-        )?;
+        launcher.ucenter_naive(&mut row_out, &mut summary_out, &mut sums.as_view_mut(), &gram, &flags, 1, n, biased)?;
     } else {
         let mut norms = device.zeros::<f64>("a check", n)?;
         let mut arrivals = device.zeros::<u32>("a check", 1)?;
         let mut arrivals = arrivals.as_view_mut();
-        launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &gram, None, n, biased, plan::EXACT)?;
+        launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &gram, 1, n, biased)?;
         launcher.ucenter_pack(
             &mut row_out,
             &mut summary_out,
@@ -326,8 +322,9 @@ fn packed(
             &mut arrivals,
             &gram,
             &sums.as_view(),
-            &in_double,
+            &flags,
             None,
+            1,
             n,
             biased,
         )?;
@@ -349,9 +346,11 @@ fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) 
     let mut histogram = device.zeros::<u32>(what, plan::RADIX_BINS)?;
     let mut arrivals = device.zeros::<u32>(what, 1)?;
     let mut undefined = device.zeros::<i32>(what, 1)?;
-    let split = launcher.gram_distances(&mut partials.as_view_mut(), &input.x(), shape)?;
+    let x = input.x();
+    let layers = [&x];
+    let split = launcher.gram_distances(&mut partials.as_view_mut(), &Layers::alone(&layers, n))?;
     let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
-    launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split.splits)?;
+    launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, &split.splits)?;
     let (mut chosen, mut counts) = (selection.as_view_mut(), histogram.as_view_mut());
     launcher.rbf_start(&mut chosen, &mut counts, n)?;
     let distances = distances.as_view();
@@ -384,7 +383,7 @@ fn eigenpairs(device: &Device, n: usize, finding: &mut Finding) -> anyhow::Resul
     let mut arrivals = device.zeros::<u32>(what, 1)?;
     let reach = device.zeros::<f64>(what, n)?;
     let (on_device, mut arrivals) = (Gram { k: k.as_view(), reach: reach.as_view() }, arrivals.as_view_mut());
-    launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &on_device, None, n, true, plan::EXACT)?;
+    launcher.ucenter_rows(&mut sums.as_view_mut(), None, &mut arrivals, &on_device, 1, n, true)?;
     let grams = Grams { k: k.as_view(), sums: sums.as_view(), layers: 1, examples: n };
     let vectors = plan::EIGEN_VECTORS * n;
     let mut found = device.zeros::<f64>(what, vectors)?;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use gramscope_cuda::ceilings::Products;
 use gramscope_cuda::{
-    Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, PairSums, Panels, Partials, PartialsMut, RowSummary,
-    Selection, Slice, Uploaded, Values, Weight, plan,
+    Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, Layers, PairSums, Panels, Partials, PartialsMut,
+    RowSummary, Selection, Slice, Uploaded, Values, Weight, plan,
 };
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_nn::{Family, ResNetConfig};
@@ -167,7 +167,7 @@ impl Bench<'_> {
         };
         let mut reduce = |_: usize| {
             let mut gram = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, sums.split.splits)
+            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, &[sums.split.splits])
         };
         reduce(0)?;
         self.alone(rows, &subject, &mut reduce)?;
@@ -175,7 +175,7 @@ impl Bench<'_> {
         let length = n * (n - 1) / 2;
         let (mut row, mut summary) = (device.zeros::<f32>(WHAT, length)?, device.zeros::<RowSummary>(WHAT, 1)?);
         let (mut of_rows, mut norms) = (device.zeros::<f64>(WHAT, 3 * n)?, device.zeros::<f64>(WHAT, n)?);
-        let (mut arrivals, in_double) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
+        let (mut arrivals, flags) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
         let gram = Gram { k: k.as_view(), reach: reach.as_view() };
         // K is read twice.
         let subject =
@@ -185,15 +185,15 @@ impl Bench<'_> {
         }
         let us = time(device, &mut |_| {
             let (of_rows, arrivals) = (&mut of_rows.as_view_mut(), &mut arrivals.as_view_mut());
-            launcher.ucenter_rows(of_rows, None, arrivals, &gram, None, n, false, plan::EXACT)?;
+            launcher.ucenter_rows(of_rows, None, arrivals, &gram, 1, n, false)?;
             let (row, summary, norms) = (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut norms.as_view_mut());
-            let (of_rows, in_double) = (&of_rows.as_view(), &in_double.as_view());
-            launcher.ucenter_pack(row, summary, norms, arrivals, &gram, of_rows, in_double, None, n, false)
+            let (of_rows, flags) = (&of_rows.as_view(), &flags.as_view());
+            launcher.ucenter_pack(row, summary, norms, arrivals, &gram, of_rows, flags, None, 1, n, false)
         })?;
         let naive_us = time_naive(device, (n * n) as f64, &mut |_| {
             let (row, summary, of_rows) =
                 (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut of_rows.as_view_mut());
-            launcher.ucenter_naive(row, summary, of_rows, &gram, &in_double.as_view(), n, false)
+            launcher.ucenter_naive(row, summary, of_rows, &gram, &flags.as_view(), 1, n, false)
         })?;
         self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
     }
@@ -220,9 +220,10 @@ impl Bench<'_> {
             products: None,
         };
         let mut measure = |round: usize| {
-            let split = launcher.gram_distances(&mut partials.as_view_mut(), &layer.view(round), DISTANCES)?;
+            let x = [&layer.view(round)];
+            let split = launcher.gram_distances(&mut partials.as_view_mut(), &Layers::alone(&x, n))?;
             let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
-            launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, split.splits)
+            launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, &split.splits)
         };
         measure(0)?;
         self.alone(rows, &subject, &mut measure)?;
@@ -276,7 +277,7 @@ impl Bench<'_> {
             let gram = Gram { k: k.slice(layer * n * n..(layer + 1) * n * n), reach: reach.as_view() };
             let (sums, arrivals) =
                 (&mut sums.slice_mut(layer * 3 * n..(layer + 1) * 3 * n), &mut arrivals.as_view_mut());
-            launcher.ucenter_rows(sums, None, arrivals, &gram, None, n, true, plan::EXACT)?;
+            launcher.ucenter_rows(sums, None, arrivals, &gram, 1, n, true)?;
         }
         let grams = Grams { k: k.as_view(), sums: sums.as_view(), layers, examples: n };
         let length = layers * plan::EIGEN_VECTORS * n;
@@ -382,7 +383,6 @@ impl Bench<'_> {
 /// `[examples, features]` of a type, as many copies as the cache does not hold, and the shifts of its columns.
 struct Layer<'a> {
     device: &'a Device,
-    features: usize,
     x: Vec<Uploaded>,
     shift: Slice<f32>,
     largest: Slice<f32>,
@@ -414,7 +414,6 @@ impl<'a> Layer<'a> {
             largest: device.zeros(WHAT, features)?,
             first_bad: device.upload(WHAT, &[i32::MAX])?,
             device,
-            features,
         })
     }
 
@@ -422,37 +421,36 @@ impl<'a> Layer<'a> {
         self.x[round % self.x.len()].view()
     }
 
-    fn shape(&self) -> [usize; 2] {
-        [EXAMPLES, self.features]
-    }
-
     fn shift(&mut self, round: usize) -> Result<(), Error> {
-        let (shape, Self { device, x, shift, largest, first_bad, .. }) = (self.shape(), self);
+        let Self { device, x, shift, largest, first_bad, .. } = self;
         let (shift, largest) = (&mut shift.as_view_mut(), &mut largest.as_view_mut());
-        let x = x[round % x.len()].view();
-        device.launcher().gram_shift(shift, largest, &mut first_bad.as_view_mut(), &x, None, shape)
+        let x = [&x[round % x.len()].view()];
+        let layers = Layers::alone(&x, EXAMPLES);
+        device.launcher().gram_shift(shift, largest, &mut first_bad.as_view_mut(), &layers)
     }
 
     fn naive(&mut self, k: &mut Slice<f64>, round: usize) -> Result<(), Error> {
-        let launcher = self.device.launcher();
-        launcher.gram_naive(&mut k.as_view_mut(), &self.view(round), &self.shift.as_view(), self.shape())
+        let (launcher, x) = (self.device.launcher(), [&self.view(round)]);
+        launcher.gram_naive(&mut k.as_view_mut(), &Layers::alone(&x, EXAMPLES), &self.shift.as_view())
     }
 
     fn double(&mut self, partials: &mut Slice<f64>, round: usize) -> Result<(), Error> {
-        let (partials, shift) = (&mut partials.as_view_mut(), &self.shift.as_view());
+        let (partials, shift, x) = (&mut partials.as_view_mut(), &self.shift.as_view(), [&self.view(round)]);
         let (launcher, plan) = (self.device.launcher(), self.device.plan());
-        launcher.gram_double(partials, &self.view(round), shift, None, self.shape(), plan).map(drop)
+        launcher.gram_double(partials, &Layers::alone(&x, EXAMPLES), shift, None, plan).map(drop)
     }
 
     /// Enqueues the products of the shifted columns, by `fused` or `tiled` as `sums` is made for.
     fn products(&mut self, sums: &mut Sums, exact: bool, round: usize) -> Result<(), Error> {
-        let (shape, launcher, fused) = (self.shape(), self.device.launcher(), sums.fused);
-        let (x, partials) = (self.x[round % self.x.len()].view(), &mut sums.partials_mut());
+        let Self { device, x, shift, largest, first_bad, .. } = self;
+        let (fused, partials, launcher) = (sums.fused, &mut sums.partials_mut(), device.launcher());
+        let x = [&x[round % x.len()].view()];
+        let layers = &Layers::alone(&x, EXAMPLES);
         let enqueued = if fused {
-            launcher.gram_fused(exact, partials, &mut self.first_bad.as_view_mut(), &x, None, shape)
+            let (shift, first_bad) = (&mut shift.as_view_mut(), &mut first_bad.as_view_mut());
+            launcher.gram_fused(exact, partials, shift, first_bad, layers, None)
         } else {
-            let (shift, largest) = (&self.shift.as_view(), &self.largest.as_view());
-            launcher.gram_tiled(exact, partials, &x, shift, largest, None, shape)
+            launcher.gram_tiled(exact, partials, layers, &shift.as_view(), &largest.as_view(), None)
         };
         enqueued.map(drop)
     }
