@@ -89,7 +89,8 @@ pub use graph::{Captured, Graph, Regions};
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, FirstComponent, Gram, GramMut, Grams, Launcher, MOST_EXAMPLES, MOST_FEATURES, MOST_LAYERS, Needed,
-    PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths, Uploaded, Values,
+    PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths, Seen, Uploaded,
+    Values,
 };
 #[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};
