@@ -9,6 +9,8 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
 use gramscope_cuda::Device;
 use gramscope_nn::device::DeviceNetwork;
+#[cfg(feature = "cuda")]
+use gramscope_nn::device::Observed;
 use gramscope_nn::{Output, Processor, ResNet, threads};
 use gramscope_train::Run;
 use regex::Regex;
@@ -223,10 +225,13 @@ impl Model {
     ) -> Result<()> {
         let on_cpu = || candle_core::Error::msg("layers on a GPU of a network on the CPU");
         let mut network = self.on_device.as_ref().ok_or_else(on_cpu)?.borrow_mut();
-        let observe = &mut |layer: usize, values: &gramscope_cuda::Values<'_>| {
-            let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
-            let _range = gramscope_cuda::range(&self.info.layers[place]);
-            take(place, values)
+        let observe = &mut |layers: &[Observed<'_>]| {
+            for Observed { layer, values } in layers {
+                let Some(place) = self.places[*layer].filter(|place| wanted.contains(place)) else { continue };
+                let _range = gramscope_cuda::range(&self.info.layers[place]);
+                take(place, values)?;
+            }
+            Ok(())
         };
         images.on_device(|images| network.forward_observed(images, observe))
     }
