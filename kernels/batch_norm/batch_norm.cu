@@ -1,13 +1,14 @@
 // Batch norm over the rows (images times pixels) of each channel, fused with the addition and the ReLU behind it.
 // Source: Ioffe and Szegedy 2015, algorithm 1; crates/gramscope-nn/src/ops/batch_norm is the model.
 //   mean = sum x / m,  variance = sum (x - mean)^2 / m,  xhat = (x - mean) / sqrt(variance + EPSILON)
-//   y = gamma xhat + beta, then an addend where there is one, then ReLU where asked for
+//   normalised = gamma xhat + beta,  sum = normalised + an addend where there is one,  y = ReLU of sum where asked for
 //   g = dy where the ReLU let through, dbeta = sum g,  dgamma = sum g xhat,  daddend = g
 //   dx = gamma / sqrt(variance + EPSILON) (g - dbeta / m - xhat dgamma / m)
 //   running = MOMENTUM running + (1 - MOMENTUM) batch, with m / (m - 1) times the batch's variance
 //
-// Stored (float32 or bfloat16): x, y, addend, dy, daddend, dx [rows, channels], row-major, aligned to RUN_BYTES where
-// `channels` is a multiple of RUN (then a thread holds RUN channels at once, else one).
+// Stored (float32 or bfloat16): x, normalised, sum, y, addend, dy, daddend, dx [rows, channels], row-major, aligned to
+// RUN_BYTES where `channels` is a multiple of RUN (then a thread holds RUN channels at once, else one). normalised and sum
+// are null where nobody looks at them; y is the same with and without: of float32 values, rounded once.
 // float32: statistics [2, channels], the means first; running, the same; gamma, beta, dgamma, dbeta [channels].
 // float64: partials [2, channels, splits].
 // Grid, block, shared bytes: plan::batch_norm (a tile of columns by a split of the rows a block; a column is a run of
@@ -27,7 +28,8 @@
 //   sums     g and g (x - mean) the same way; the mean is subtracted already.
 //
 // Variants  moments, statistics       a pass over x (1 tensor); a small launch that adds up the splits
-//           normalise                 reads x (and the addend), writes y: 2 or 3 tensors
+//           normalise                 reads x (and the addend), writes y: 2 or 3 tensors; where what is on the way is
+//                                     seen, normalised (and sum) beside: 3 or 5 tensors
 //           sums, gradients, input_gradient
 //                                     reads x and dy (and y, and writes daddend), adds up, reads x and dy again (or
 //                                     daddend in its place) and writes dx: 5 or 7 tensors
@@ -64,15 +66,15 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 // --- normalise -------------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 3)
-    gs_batch_norm_normalise_f32(float* y, const float* x, const float* statistics, const float* gamma,
-                                const float* beta, const float* addend, BatchNormShape shape) {
-    normalise(y, x, statistics, gamma, beta, addend, shape);
+    gs_batch_norm_normalise_f32(float* y, float* normalised, float* sum, const float* x, const float* statistics,
+                                const float* gamma, const float* beta, const float* addend, BatchNormShape shape) {
+    normalise<float>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS, 2)
-    gs_batch_norm_normalise_bf16(BF16* y, const BF16* x, const float* statistics, const float* gamma, const float* beta,
-                                 const BF16* addend, BatchNormShape shape) {
-    normalise(y, x, statistics, gamma, beta, addend, shape);
+    gs_batch_norm_normalise_bf16(BF16* y, BF16* normalised, BF16* sum, const BF16* x, const float* statistics,
+                                 const float* gamma, const float* beta, const BF16* addend, BatchNormShape shape) {
+    normalise<BF16>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 
 // --- backward --------------------------------------------------------------------------------------------------------
@@ -127,15 +129,15 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_batch_norm_naive_normalise_f32(float* y, const float* x, const float* statistics, const float* gamma,
-                                      const float* beta, const float* addend, BatchNormShape shape) {
-    naive_normalise(y, x, statistics, gamma, beta, addend, shape);
+    gs_batch_norm_naive_normalise_f32(float* y, float* normalised, float* sum, const float* x, const float* statistics,
+                                      const float* gamma, const float* beta, const float* addend, BatchNormShape shape) {
+    naive_normalise<float>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_batch_norm_naive_normalise_bf16(BF16* y, const BF16* x, const float* statistics, const float* gamma,
-                                       const float* beta, const BF16* addend, BatchNormShape shape) {
-    naive_normalise(y, x, statistics, gamma, beta, addend, shape);
+    gs_batch_norm_naive_normalise_bf16(BF16* y, BF16* normalised, BF16* sum, const BF16* x, const float* statistics,
+                                       const float* gamma, const float* beta, const BF16* addend, BatchNormShape shape) {
+    naive_normalise<BF16>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)

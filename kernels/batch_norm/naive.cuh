@@ -28,14 +28,17 @@ __device__ __forceinline__ void naive_statistics(float* statistics, float* runni
 }
 
 template <class T>
-__device__ __forceinline__ void naive_normalise(T* y, const T* x, const float* statistics, const float* gamma,
-                                                const float* beta, const T* addend, const BatchNormShape& shape) {
+__device__ __forceinline__ void naive_normalise(const Results<T>& results, const T* x, const float* statistics,
+                                                const float* gamma, const float* beta, const T* addend,
+                                                const BatchNormShape& shape) {
     int channel = static_cast<int>(blockIdx.x);
     float scale = scale_of(statistics, gamma, channel, shape);
     for_values_of_channel(shape, [&](int64_t index) {
         float value = affine(to_float(x[index]), statistics[channel], scale, beta[channel]);
+        if (results.normalised != nullptr) store(&results.normalised[index], value);
         if (addend != nullptr) value += to_float(addend[index]);
-        store(&y[index], rectified(value, shape.relu));
+        if (results.sum != nullptr) store(&results.sum[index], value);
+        store(&results.y[index], rectified(value, shape.relu));
     });
 }
 

@@ -49,9 +49,18 @@ struct Coefficients {
     }
 };
 
+// Where the results of a batch norm go. Those on the way are null where nobody looks at them.
+template <class T>
+struct Results {
+    T* y;           // the last
+    T* normalised;  // before the addition and the ReLU
+    T* sum;         // before the ReLU
+};
+
 template <class T, int N, bool ADDS>
-__device__ __forceinline__ void normalise(T* y, const T* x, const float* statistics, const float* gamma,
-                                          const float* beta, const T* addend, const BatchNormShape& shape) {
+__device__ __forceinline__ void normalise(const Results<T>& results, const T* x, const float* statistics,
+                                          const float* gamma, const float* beta, const T* addend,
+                                          const BatchNormShape& shape) {
     Work<N> work(shape);
     Run<T, N> runs[BATCH_NORM_ROWS], addends[BATCH_NORM_ROWS];
     auto load = [&](int row) {
@@ -65,30 +74,43 @@ __device__ __forceinline__ void normalise(T* y, const T* x, const float* statist
         values[SCALE] = scale_of(statistics, gamma, channel, shape);
         values[BETA] = beta[channel];
     });
+    auto normalised = [&](int r, int n) { return coefficients.affine(runs[r].get(n), n); };
+    auto sum = [&](int r, int n) { return ADDS ? normalised(r, n) + addends[r].get(n) : normalised(r, n); };
+    // What is on the way is worked out for itself, row by row: it costs registers for one run, and a float32 sum is never
+    // that of what has been rounded to be stored.
+    auto show = [&](T* to, int row, const auto& value) {
+        if (to == nullptr) return;
+#pragma unroll
+        for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
+            Run<T, N> seen = runs[r];
+#pragma unroll
+            for (int n = 0; n < N; ++n) seen.set(n, value(r, n));
+            if (work.has(row, r)) store_run(to + work.place(row + r * work.step, shape), seen);
+        }
+    };
     for (int row = work.first; row < work.last; row += BATCH_NORM_ROWS * work.step) {
         if (row != work.first) load(row);
+        show(results.normalised, row, normalised);
+        show(results.sum, row, sum);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
 #pragma unroll
-            for (int r = 0; r < BATCH_NORM_ROWS; ++r) {
-                float value = coefficients.affine(runs[r].get(n), n);
-                if (ADDS) value += addends[r].get(n);
-                runs[r].set(n, rectified(value, shape.relu));
-            }
+            for (int r = 0; r < BATCH_NORM_ROWS; ++r) runs[r].set(n, rectified(sum(r, n), shape.relu));
         }
-        work.store(y, runs, row, shape);
+        work.store(results.y, runs, row, shape);
     }
 }
 
 template <class T>
-__device__ __forceinline__ void normalise(T* y, const T* x, const float* statistics, const float* gamma,
-                                          const float* beta, const T* addend, const BatchNormShape& shape) {
+__device__ __forceinline__ void normalise(const Results<T>& results, const T* x, const float* statistics,
+                                          const float* gamma, const float* beta, const T* addend,
+                                          const BatchNormShape& shape) {
     by_run<T>(shape, [&](auto length) {
         constexpr int N = decltype(length)::value;
         if (addend != nullptr) {
-            normalise<T, N, true>(y, x, statistics, gamma, beta, addend, shape);
+            normalise<T, N, true>(results, x, statistics, gamma, beta, addend, shape);
         } else {
-            normalise<T, N, false>(y, x, statistics, gamma, beta, addend, shape);
+            normalise<T, N, false>(results, x, statistics, gamma, beta, addend, shape);
         }
     });
 }

@@ -1,13 +1,12 @@
-// Addition and ReLU on their own, for when each intermediate result is wanted; otherwise batch_norm.cu has them. And copies in
-// bfloat16, for libraries that take no other factors beside bfloat16 ones.
+// ReLU on its own, for a block of which only a projection is left; otherwise batch_norm.cu and mixing.cu have it. And copies
+// in bfloat16, for libraries that take no other factors beside bfloat16 ones.
 // crates/gramscope-nn/src/ops/elementwise.rs is the model.
-//   add   sum_i = sum_i + addend_i, in float32, rounded once to what is stored
-//   relu  x_i = max(x_i, 0); NaN stays NaN
+//   relu    x_i = max(x_i, 0); NaN stays NaN
 //   narrow  narrow_i = x_i, to nearest, ties to even
 //
-// In    addend [length]  float32 or bfloat16, any layout; narrow's x float32
-// Both  sum, x [length]  the same, in place
-// Out   narrow [length]  bfloat16
+// In    narrow's x [length]  float32, any layout
+// Both  relu's x [length]    float32 or bfloat16, any layout, in place
+// Out   narrow [length]      bfloat16
 // Grid, block: plan::runs, a thread RUN values: in one piece where the pointers are aligned to RUN_BYTES, else one by
 // one, with the same result. Deterministic: yes. Accumulates: nothing.
 //
@@ -17,17 +16,6 @@
 struct ElementwiseShape {
     int64_t length;
 };
-
-template <class T>
-__device__ __forceinline__ void add(T* sum, const T* addend, const ElementwiseShape& shape) {
-    for_run_of_thread<T>(shape.length, holds_runs(sum) && holds_runs(addend), [&](int64_t first, auto length) {
-        constexpr int N = decltype(length)::value;
-        Run<T, N> own = load_run<N>(sum + first), other = load_run<N>(addend + first);
-#pragma unroll
-        for (int n = 0; n < N; ++n) own.set(n, own.get(n) + other.get(n));
-        store_run(sum + first, own);
-    });
-}
 
 template <class T>
 __device__ __forceinline__ void relu(T* x, const ElementwiseShape& shape) {
@@ -50,16 +38,6 @@ __device__ __forceinline__ void narrow(BF16* narrowed, const float* x, const Ele
         for (int n = 0; n < N; ++n) rounded.set(n, own.get(n));
         store_run(narrowed + first, rounded);
     });
-}
-
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_elementwise_add_f32(float* sum, const float* addend, ElementwiseShape shape) {
-    add(sum, addend, shape);
-}
-
-extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_elementwise_add_bf16(BF16* sum, const BF16* addend, ElementwiseShape shape) {
-    add(sum, addend, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS) gs_elementwise_relu_f32(float* x, ElementwiseShape shape) {

@@ -3,12 +3,12 @@
 // the last bit.
 //   shares    alpha and beta of block k for image i = order[place.first + b] of the data set: words 0 and 1 of Philox
 //             (common/philox.cuh) at (seed, epoch, i 2^32 + k), their upper 24 bits as multiples of 2^-24
-//   forward   m = alpha a + (1 - alpha) b; then, where there is an addend, m = relu(m + addend); NaN stays NaN
-//   backward  g = dm where m > 0, else 0; da = beta g, db = (1 - beta) g, daddend = g
-// Each product and sum is rounded to float32, the result once more to what is stored.
+//   forward   mixture = alpha a + (1 - alpha) b, sum = mixture + addend, y = relu(sum); NaN stays NaN
+//   backward  g = dy where y > 0, else 0; da = beta g, db = (1 - beta) g, daddend = g
+// Each product and sum is rounded to float32, what is stored once more to its type; none is made of what was stored.
 //
-// Stored (float32 or bfloat16): mixed, other, addend, y, dmixed, dother, daddend [images, length], row-major. `mixed`
-// is a and becomes m; `dmixed` is dm and becomes da; y is m.
+// Stored (float32 or bfloat16): y, mixture, sum, a, b, addend, dmixed, dother, daddend [images, length], row-major. mixture
+// and sum are null where nobody looks at them; `dmixed` is dy and becomes da; `dother` is db.
 // float32: shares [images], of one block, forward or backward; null: one half. gs_mixing_shares writes those of all:
 //          [blocks, 2, batch], of each block alpha first.
 // order [entries], place: common/order.cuh. An image beyond the end of `order` has shares of NaN.
@@ -17,9 +17,9 @@
 // one by one, with the same result; shares: plan::values, a thread a block and image. Deterministic: yes. Accumulates:
 // nothing.
 //
-// Variants  none: one simple loop a thread is its own naive twin. forward moves 3 tensors, 4 with an addend; backward
-//           moves 5. The shares are drawn once a step: as float32 they are one cached load a run, where Philox would be
-//           some hundred instructions.
+// Variants  none: one simple loop a thread is its own naive twin. forward moves 4 tensors, 6 where mixture and sum are
+//           seen; backward moves 5. The shares are drawn once a step: as float32 they are one cached load a run, where
+//           Philox would be some hundred instructions.
 #include "common/order.cuh"
 #include "common/philox.cuh"
 #include "common/run.cuh"
@@ -56,20 +56,24 @@ __device__ __forceinline__ void for_run_and_share(const float* shares, bool alig
 }
 
 template <class T>
-__device__ __forceinline__ void mix(T* mixed, const T* other, const T* addend, const float* shares,
-                                    const MixingShape& shape) {
-    bool adds = addend != nullptr, aligned = holds_runs(mixed) && holds_runs(other) && holds_runs(addend);
+__device__ __forceinline__ void mix(T* y, T* mixture, T* sum, const T* a, const T* b, const T* addend,
+                                    const float* shares, const MixingShape& shape) {
+    bool aligned = holds_runs(y) && holds_runs(mixture) && holds_runs(sum) && holds_runs(a) && holds_runs(b) &&
+                   holds_runs(addend);
     for_run_and_share<T>(shares, aligned, shape, [&](int64_t first, auto length, float share) {
         constexpr int N = decltype(length)::value;
-        Run<T, N> a = load_run<N>(mixed + first), b = load_run<N>(other + first);
-        Run<T, N> c = adds ? load_run<N>(addend + first) : b;
+        Run<T, N> own = load_run<N>(a + first), other = load_run<N>(b + first), added = load_run<N>(addend + first);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            float value = __fmul_rn(share, a.get(n)) + __fmul_rn(1.0f - share, b.get(n));
-            float sum = value + c.get(n), rectified = sum < 0.0f ? 0.0f : sum;
-            a.set(n, adds ? rectified : value);
+            float mixed = __fmul_rn(share, own.get(n)) + __fmul_rn(1.0f - share, other.get(n));
+            float total = mixed + added.get(n);
+            own.set(n, mixed);
+            other.set(n, total);
+            added.set(n, total < 0.0f ? 0.0f : total);
         }
-        store_run(mixed + first, a);
+        if (mixture != nullptr) store_run(mixture + first, own);
+        if (sum != nullptr) store_run(sum + first, other);
+        store_run(y + first, added);
     });
 }
 
@@ -108,14 +112,15 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_mixing_forward_f32(float* mixed, const float* other, const float* addend, const float* shares,
-                          MixingShape shape) {
-    mix(mixed, other, addend, shares, shape);
+    gs_mixing_forward_f32(float* y, float* mixture, float* sum, const float* a, const float* b, const float* addend,
+                          const float* shares, MixingShape shape) {
+    mix(y, mixture, sum, a, b, addend, shares, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_mixing_forward_bf16(BF16* mixed, const BF16* other, const BF16* addend, const float* shares, MixingShape shape) {
-    mix(mixed, other, addend, shares, shape);
+    gs_mixing_forward_bf16(BF16* y, BF16* mixture, BF16* sum, const BF16* a, const BF16* b, const BF16* addend,
+                           const float* shares, MixingShape shape) {
+    mix(y, mixture, sum, a, b, addend, shares, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)

@@ -1,7 +1,7 @@
 //! Launchers of what networks are trained with, but for convolutions.
 
 use gramscope_cuda::plan::{self, Placing};
-use gramscope_cuda::{Error, FirstComponent};
+use gramscope_cuda::{Error, FirstComponent, Seen};
 
 use crate::making::Dimension::{Free, Size};
 use crate::making::{Dimension, Family, Making, family};
@@ -12,11 +12,10 @@ const POOL: &[Dimension] = &[Size(2), Size(3), Size(5), Size(3)];
 pub(crate) const FAMILIES: &[Family] = &[
     Family { runs: &[2], ..family("batch_norm_statistics", NORM, |m| batch_norm_statistics(m, false)) },
     family("batch_norm_statistics_naive", NORM, |m| batch_norm_statistics(m, true)),
-    Family { runs: &[0, 1, 2], ..family("batch_norm_normalise", NORM, |m| batch_norm_normalise(m, false)) },
+    Family { runs: &[0, 1, 2, 3, 4], ..family("batch_norm_normalise", NORM, |m| batch_norm_normalise(m, false)) },
     family("batch_norm_normalise_naive", NORM, |m| batch_norm_normalise(m, true)),
     Family { runs: &[0, 1, 2, 3, 4], ..family("batch_norm_backward", NORM, |m| batch_norm_backward(m, false)) },
     family("batch_norm_backward_naive", NORM, |m| batch_norm_backward(m, true)),
-    family("add", &[Size(9)], add),
     family("relu", &[Size(9)], relu),
     family("narrow", &[Size(9)], narrow),
     family("average_pool", &[Size(2), Size(3), Size(5)], average_pool),
@@ -52,14 +51,19 @@ fn batch_norm_statistics(m: &Making<'_>, naive: bool) -> Result<(), Error> {
 fn batch_norm_normalise(m: &Making<'_>, naive: bool) -> Result<(), Error> {
     let [rows, channels] = m.right();
     let count = rows * channels;
-    let (mut y, x, addend) = (make!(m, count), make!(m, count), make!(m, count));
+    let (mut y, mut normalised, mut sum) = (make!(m, count), make!(m, count), make!(m, count));
+    let (x, addend) = (make!(m, count), make!(m, count));
     let (statistics, gamma, beta) = (make!(m, 2 * channels), make!(m, channels), make!(m, channels));
     let ([rows, channels], launcher) = (m.told(), m.launcher());
+    let seen = Seen { alone: Some(normalised.view_mut()), sum: Some(sum.view_mut()) };
     let (y, x, addend) = (&mut y.view_mut(), &x.view(), Some(&addend.view()));
     let (statistics, gamma, beta) = (&statistics.view(), &gamma.view(), &beta.view());
     match naive {
-        true => launcher.batch_norm_normalise_naive::<f32>(y, x, statistics, gamma, beta, addend, true, rows, channels),
-        false => launcher.batch_norm_normalise::<f32>(y, x, statistics, gamma, beta, addend, true, rows, channels),
+        true => launcher
+            .batch_norm_normalise_naive::<f32>(y, seen, x, statistics, gamma, beta, addend, true, rows, channels),
+        false => {
+            launcher.batch_norm_normalise::<f32>(y, seen, x, statistics, gamma, beta, addend, true, rows, channels)
+        }
     }
 }
 
@@ -86,12 +90,6 @@ fn batch_norm_backward(m: &Making<'_>, naive: bool) -> Result<(), Error> {
     launcher.batch_norm_backward::<f32>(
         dx, daddend, dgamma, dbeta, scratch, x, y, dy, statistics, gamma, beta, true, rows, channels,
     )
-}
-
-fn add(m: &Making<'_>) -> Result<(), Error> {
-    let [length] = m.right();
-    let (mut sum, addend, [length]) = (make!(m, length), make!(m, length), m.told());
-    m.launcher().add::<f32>(&mut sum.view_mut(), &addend.view(), length)
 }
 
 fn relu(m: &Making<'_>) -> Result<(), Error> {
@@ -154,9 +152,11 @@ fn draw_shares(m: &Making<'_>) -> Result<(), Error> {
 fn mix(m: &Making<'_>) -> Result<(), Error> {
     let [images, length] = m.right();
     let count = images * length;
-    let (mut mixed, other, addend, shares) = (make!(m, count), make!(m, count), make!(m, count), make!(m, images));
-    let ([images, length], addend, shares) = (m.told(), addend.view(), shares.view());
-    m.launcher().mix::<f32>(&mut mixed.view_mut(), &other.view(), Some(&addend), Some(&shares), images, length)
+    let (mut y, mut mixture, mut sum) = (make!(m, count), make!(m, count), make!(m, count));
+    let (a, b, addend, shares) = (make!(m, count), make!(m, count), make!(m, count), make!(m, images));
+    let seen = Seen { alone: Some(mixture.view_mut()), sum: Some(sum.view_mut()) };
+    let ([images, length], read) = (m.told(), [&a.view(), &b.view(), &addend.view()]);
+    m.launcher().mix::<f32>(&mut y.view_mut(), seen, read, Some(&shares.view()), images, length)
 }
 
 fn mix_backward(m: &Making<'_>) -> Result<(), Error> {

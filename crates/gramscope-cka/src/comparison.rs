@@ -162,9 +162,9 @@ impl Comparison {
 
     /// The same for outputs that are on the GPU already, of layers in ascending order, where `examples` rows of equal length lie
     /// one after the other in each. They are read by what is enqueued here on the device's stream, a few launches for all of
-    /// them; nothing is waited for. Layers that are handed over together divide the GPU among them, each by its part of
-    /// `sharing` features: those of all of them and of the ones that were left out, so that what becomes of a layer does not
-    /// depend, to the bit, on which of the others are wanted.
+    /// them; nothing is waited for. Layers that are handed over together divide the GPU among them, by their features. Those
+    /// that are not to be observed, for which None stands, are counted, so that what becomes of a layer does not depend, to the
+    /// bit, on which of the others are wanted.
     ///
     /// # Errors
     /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host,
@@ -173,13 +173,14 @@ impl Comparison {
     pub fn observe_on_device(
         &mut self,
         model: usize,
-        layers: &[(usize, &gramscope_cuda::Values<'_>)],
-        sharing: usize,
+        together: &[(Option<usize>, &gramscope_cuda::Values<'_>)],
         examples: usize,
     ) -> Result<(), Error> {
         if self.options.normalise_examples {
             return Err(Error::NormalisedOnHost);
         }
+        let sharing = together.iter().map(|(_, values)| values.len()).sum::<usize>() / examples.max(1);
+        let layers: Vec<_> = together.iter().filter_map(|&(layer, values)| Some((layer?, values))).collect();
         let mut taken = 0;
         let mut observed = layers.iter().try_for_each(|&(layer, values)| {
             crate::activation::check_shape(values.len(), examples)?;
@@ -190,7 +191,7 @@ impl Comparison {
         });
         observed = observed.and_then(|()| match &mut self.place {
             Place::Host(_) => Err(Error::NotOnDevice),
-            Place::Device(device) => device.observe_values(model, layers, sharing),
+            Place::Device(device) => device.observe_values(model, &layers, sharing),
         });
         if observed.is_err() {
             layers[..taken].iter().for_each(|&(layer, _)| self.observed[model][layer] = false);

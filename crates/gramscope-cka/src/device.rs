@@ -79,7 +79,7 @@ impl OnDevice {
         if length.and_then(|length| length.checked_mul(total)).is_none() {
             return Err(Error::TooManyExamples { examples });
         }
-        let together = self.fitting_together(examples);
+        let together = self.fitting_together(examples, total);
         let rows = self.fitting_rows(examples, total, together)?;
         let too_many = Error::TooManyExamples { examples };
         self.rounds = self.rounds.with_rows(rows).ok_or(too_many)?;
@@ -87,32 +87,37 @@ impl OnDevice {
         Ok(self.sums.begin_batch(examples, self.rounds.held_rows() + self.rounds.passing_rows(), together)?)
     }
 
-    /// How many layers are taken together, so that what lies between them and their rows leaves most of the memory to others.
-    fn fitting_together(&self, examples: usize) -> usize {
-        let limit = self.memory.allowance(self.free);
-        let bytes = |together| self.sums.workspace_bytes(examples, self.memory.features, together);
+    /// Bytes that everything takes beside the panel and a second upload, where so many layers are taken together.
+    fn fixed_bytes(&self, examples: usize, together: usize) -> u64 {
+        let DeviceMemory { features, largest_upload, other, taken, .. } = self.memory;
+        let workspace = self.sums.workspace_bytes(examples, features, together);
+        [workspace, largest_upload, other, taken].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add)
+    }
+
+    /// How many layers are taken together: as many as cost no more than a small part of the memory that is left beyond the least, for
+    /// rounds cost more than launches do.
+    fn fitting_together(&self, examples: usize, total: usize) -> usize {
+        let fixed = |together| self.fixed_bytes(examples, together);
+        let least = fixed(1).saturating_add(self.sums.panel_bytes(examples, total.min(2)));
+        let left = self.memory.allowance(self.free).saturating_sub(least);
         let halves = std::iter::successors(Some(self.sums.most_together(examples)), |&most| Some(most / 2));
-        halves.take_while(|&most| most > 1).find(|&most| bytes(most) <= limit / 8).unwrap_or(1)
+        halves.take_while(|&most| most > 1).find(|&most| fixed(most) - fixed(1) <= left / 8).unwrap_or(1)
     }
 
     /// How many of the panel's `total` rows fit into what memory may be taken, at least two; also decides whether there is room
     /// for two uploads at once.
     fn fitting_rows(&mut self, examples: usize, total: usize, together: usize) -> Result<usize, Error> {
-        let DeviceMemory { features, largest_upload, other, taken, .. } = self.memory;
-        let limit = self.memory.allowance(self.free);
-        let workspace = self.sums.workspace_bytes(examples, features, together);
-        let fixed = [workspace, other, taken].into_iter().fold(self.sums.sums_bytes(), u64::saturating_add);
+        let (largest_upload, limit) = (self.memory.largest_upload, self.memory.allowance(self.free));
+        let fixed = self.fixed_bytes(examples, together);
+        let needed = fixed.saturating_add(self.sums.panel_bytes(examples, total.min(2)));
         let left = limit.saturating_sub(fixed);
-        // Two cost memory, and rounds cost more than waiting for uploads does.
-        self.two_uploads = largest_upload <= left / 8;
-        let uploads = if self.two_uploads { 2 * largest_upload } else { largest_upload };
-        let left = left.saturating_sub(uploads);
-        let least = total.min(2);
-        let needed = fixed.saturating_add(uploads).saturating_add(self.sums.panel_bytes(examples, least));
         if needed > limit {
             let what = format!("comparisons of batches of {examples} examples");
             return Err(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free: self.free }.into());
         }
+        // Two cost memory, and rounds cost more than waiting for uploads does.
+        self.two_uploads = largest_upload <= left / 8 && largest_upload <= limit - needed;
+        let left = if self.two_uploads { left - largest_upload } else { left };
         Ok(most_rows(total, left, |rows| self.sums.panel_bytes(examples, rows)))
     }
 

@@ -89,7 +89,7 @@ pub use graph::{Captured, Graph, Regions};
 #[cfg(feature = "cuda")]
 pub use launchers::{
     Activation, FirstComponent, Gram, GramMut, Grams, Launcher, Layers, Looking, MOST_EXAMPLES, MOST_FEATURES,
-    MOST_LAYERS, PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths,
+    MOST_LAYERS, PairSums, Panels, Partials, PartialsMut, ProbeBatch, ProbeOutcome, ProbeStep, ProductLengths, Seen,
     Uploaded, Values, Wanting,
 };
 #[cfg(feature = "cuda")]

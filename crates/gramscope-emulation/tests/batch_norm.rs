@@ -121,7 +121,19 @@ impl Parameters {
     }
 }
 
+/// Whose results on the way nobody looks at.
 fn normalise<T: Element>(x: &[T], parameters: &Parameters, addend: Option<&[T]>, run: Run) -> Vec<T> {
+    normalise_and_show(x, parameters, addend, [None, None], run)
+}
+
+/// The result, and in `seen` what is on the way to it: normalised, and the sum.
+fn normalise_and_show<T: Element>(
+    x: &[T],
+    parameters: &Parameters,
+    addend: Option<&[T]>,
+    seen: [Option<&mut Buffer<T>>; 2],
+    run: Run,
+) -> Vec<T> {
     let channels = parameters.channels();
     let (x, addend) = (Buffer::new(x), addend.map(Buffer::new));
     let rows = x.values().len() / channels;
@@ -129,8 +141,12 @@ fn normalise<T: Element>(x: &[T], parameters: &Parameters, addend: Option<&[T]>,
     let plan = plan::batch_norm(rows, channels, size_of::<T>()).geometry;
     let geometry = if run.naive { plan::batch_norm_channels(channels) } else { plan };
     let name = entry::<T>("normalise", run);
-    let launch = Launch::new(&name).geometry(geometry).seed(run.seed).output(&mut y).input(&x);
-    let launch = launch.input(&parameters.statistics).input(&parameters.gamma).input(&parameters.beta);
+    let launch = Launch::new(&name).geometry(geometry).seed(run.seed).output(&mut y);
+    let launch = seen.into_iter().fold(launch, |launch, seen| match seen {
+        Some(seen) => launch.output(seen),
+        None => launch.null(),
+    });
+    let launch = launch.input(&x).input(&parameters.statistics).input(&parameters.gamma).input(&parameters.beta);
     let launch = match &addend {
         Some(addend) => launch.input(addend),
         None => launch.null(),
@@ -318,6 +334,38 @@ fn check_normalise<T: Element>() {
 fn normalised_values_match_float64() {
     check_normalise::<f32>();
     check_normalise::<bf16>();
+}
+
+fn check_seen<T: Element>() {
+    for (rows, channels) in SHAPES {
+        let (x, added) = (normal::<T>(rows, channels, 0.5, 2.0, 6), normal::<T>(rows, channels, 0.0, 1.0, 7));
+        let parameters = Parameters::of(&x, channels);
+        for addend in [None, Some(&added[..])] {
+            for (naive, relu) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (run, what) = (Run { naive, relu, seed: 1 }, format!("{rows} x {channels}, naive {naive}"));
+                let y = normalise(&x, &parameters, addend, run);
+                let as_last = Run { relu: false, ..run };
+                let [alone, sum] = [None, addend].map(|addend| normalise(&x, &parameters, addend, as_last));
+                for looks in [[true, false], [false, true], [true, true]] {
+                    let mut seen = [(); 2].map(|()| Buffer::<T>::poisoned(x.len()));
+                    let [first, second] = &mut seen;
+                    let shown = [looks[0].then_some(first), looks[1].then_some(second)];
+                    assert_eq!(normalise_and_show(&x, &parameters, addend, shown, run), y, "{what}");
+                    for ((looks, seen), expected) in looks.into_iter().zip(&seen).zip([&alone, &sum]) {
+                        assert!(!looks || seen.values() == *expected, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is on the way is what it would be as the result, to the last bit, and the result is the same whatever is looked at: the
+/// sum is not that of what was rounded to be stored.
+#[test]
+fn what_is_seen_on_the_way_changes_nothing() {
+    check_seen::<f32>();
+    check_seen::<bf16>();
 }
 
 /// Gradients of the batch norm of x, whose result (with the addend, behind the ReLU) is y.

@@ -1,4 +1,4 @@
-//! Addition and ReLU, to the last bit.
+//! ReLU and copies in bfloat16, to the last bit.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -19,17 +19,9 @@ fn normal<T: Element>(length: usize, seed: u64) -> Vec<T> {
 fn check<T: Element>() {
     for length in [1, 3, 4, 8, 1023, 2048, 2049] {
         for shift in [0, 1] {
-            let (a, b) = (normal::<T>(length, 1), normal::<T>(length, 2));
+            let a = normal::<T>(length, 1);
             let shape = ElementwiseShape { length: length as i64 };
             let geometry = plan::runs(length, size_of::<T>());
-            let (mut sum, addend) = (Buffer::misaligned(&a, shift), Buffer::new(&b));
-            let name = format!("gs_elementwise_add_{}", T::SUFFIX);
-            Launch::new(&name).geometry(geometry).output(&mut sum).input(&addend).value(shape).run().unwrap();
-            // Exact in float64, but for float32's numbers of very different size: rounded twice there and once here.
-            let expected = a.iter().zip(&b).map(|(a, b)| (a.widen() as f32 + b.widen() as f32).into());
-            let expected: Vec<T> = expected.map(|sum: f64| T::round(sum)).collect();
-            assert_eq!(sum.values(), expected, "{length} values, {shift} off");
-
             let mut x = Buffer::misaligned(&a, shift);
             let name = format!("gs_elementwise_relu_{}", T::SUFFIX);
             Launch::new(&name).geometry(geometry).output(&mut x).value(shape).run().unwrap();
@@ -40,7 +32,7 @@ fn check<T: Element>() {
 }
 
 #[test]
-fn sums_and_rectified_values_are_exact() {
+fn rectified_values_are_exact() {
     check::<f32>();
     check::<bf16>();
 }

@@ -1,11 +1,12 @@
 //! A network as a list of steps over numbered values: what a device runs, launch after launch, without deciding anything.
 //!
 //! [`Program`] is made from a network's [`Topology`], in one of three forms: evaluation, with what follows a batch norm fused
-//! into it, whole or without some blocks (`ablation`); observation, where every layer of [`Topology::layers`] exists for a moment
-//! and is handed out; and training, whose backward steps are derived from the forward ones, last first. A value is `[images, side, side, channels]`. Values that are
+//! into it, whole or without some blocks (`ablation`); observation, where every layer of [`Topology::layers`] exists for a while
+//! and is handed out, several together (`waiting`); and training, whose backward steps are derived from the forward ones, last first. A value is `[images, side, side, channels]`. Values that are
 //! never there at the same time share a slot of memory.
 
 mod ablation;
+mod waiting;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,6 +15,7 @@ use gramscope_cuda::plan::Convolution;
 
 use crate::FirstComponentPenalty;
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
+use waiting::{Place, Waiting};
 
 /// The place of a value among a program's.
 pub(crate) type ValueId = usize;
@@ -47,14 +49,12 @@ pub(crate) enum Step {
     Convolution { convolution: usize, x: ValueId, y: ValueId },
     /// y = batch norm(x), then + addend, then ReLU, as far as there are such. In training the batch's statistics are taken
     /// first, and kept.
-    Normalise { norm: usize, x: ValueId, addend: Option<ValueId>, relu: bool, y: ValueId },
-    /// sum += addend.
-    Add { sum: ValueId, addend: ValueId },
+    Normalise { norm: usize, x: ValueId, addend: Option<ValueId>, relu: bool, y: ValueId, seen: Seen },
     /// Negative values of x become 0.
     Relu { x: ValueId },
-    /// mixed = a share of mixed + the rest of other, then + addend and ReLU where there is one. In training the shares of the
-    /// block of number `block`, from 0, are drawn for each image; in evaluation they are one half.
-    Mix { block: usize, mixed: ValueId, other: ValueId, addend: Option<ValueId> },
+    /// y = ReLU(a share of a + the rest of b + addend). In training the shares of the block of number `block`, from 0, are drawn
+    /// for each image; in evaluation they are one half.
+    Mix { block: usize, branches: [ValueId; 2], addend: ValueId, y: ValueId, seen: Seen },
     /// y = max pooling(x).
     MaxPool { x: ValueId, y: ValueId },
     /// The pooled features are the means of x over its pixels.
@@ -77,7 +77,7 @@ pub(crate) enum Step {
     GramBackward { block: usize, x: ValueId, dx: ValueId },
     /// The gradients of gamma and beta, of x, and of the addend where there was one.
     NormaliseBackward { norm: usize, x: ValueId, dy: ValueId, dx: ValueId, added: Option<Added>, relu: bool },
-    /// From the gradient of the result y of a mixture with an addend, dmixed, those of its parts; dmixed becomes the first one's.
+    /// From the gradient of the result y of a mixture, dmixed, those of its parts; dmixed becomes the first branch's.
     MixBackward { block: usize, y: ValueId, dmixed: ValueId, dother: ValueId, daddend: ValueId },
     /// The gradients of weights and biases.
     WeightGradient { convolution: usize, x: ValueId, dy: ValueId },
@@ -85,6 +85,21 @@ pub(crate) enum Step {
     InputGradient { convolution: usize, dy: ValueId, dx: ValueId, adds: bool },
     /// The layer of this number, or without blocks the choice of this number, is what `of` says, now.
     Tap { layer: usize, of: Tapped },
+}
+
+/// What is on the way to a step's result and is kept beside it, to be looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// What the batch norm or the mixture gives alone.
+    pub(crate) alone: Option<ValueId>,
+    /// The sum of that and the addend.
+    pub(crate) sum: Option<ValueId>,
+}
+
+impl Seen {
+    fn values(self) -> [Option<ValueId>; 2] {
+        [self.alone, self.sum]
+    }
 }
 
 /// What the backward pass of a batch norm with an addition has to do beside.
@@ -142,7 +157,8 @@ impl Program {
         Builder::new(topology, image_side, false).network(topology).program
     }
 
-    /// The same with a tap behind every layer, in the order of [`Topology::layers`].
+    /// The same with a tap of every layer, in the order of [`Topology::layers`]. Layers that are handed out together are tapped one right
+    /// behind the other, and lie there until then.
     pub(crate) fn observation(topology: &Topology, image_side: usize) -> Self {
         Builder::new(topology, image_side, true).network(topology).program
     }
@@ -216,9 +232,10 @@ impl Step {
         let some = |values: [ValueId; 2]| values.map(Some).into_iter().chain([None; 3]).collect::<Vec<_>>();
         let values = match *self {
             Self::Convolution { x, y, .. } | Self::MaxPool { x, y } => some([x, y]),
-            Self::Normalise { x, addend, y, .. } => vec![Some(x), addend, Some(y)],
-            Self::Add { sum, addend } => some([sum, addend]),
-            Self::Mix { mixed, other, addend, .. } => vec![Some(mixed), Some(other), addend],
+            Self::Normalise { x, addend, y, seen, .. } => [&[Some(x), addend, Some(y)][..], &seen.values()].concat(),
+            Self::Mix { branches: [a, b], addend, y, seen, .. } => {
+                [&[a, b, addend, y].map(Some)[..], &seen.values()].concat()
+            }
             Self::MixBackward { y, dmixed, dother, daddend, .. } => [y, dmixed, dother, daddend].map(Some).to_vec(),
             Self::Relu { x }
             | Self::AveragePool { x }
@@ -278,8 +295,8 @@ struct Builder {
     program: Program,
     /// Whether every layer is to be seen.
     observed: bool,
-    /// Layers so far.
-    layers: usize,
+    /// Layers that are not handed out yet.
+    waiting: Waiting,
 }
 
 impl Builder {
@@ -293,7 +310,7 @@ impl Builder {
             features: topology.features(),
             classes: topology.classes,
         };
-        Self { program, observed, layers: 0 }
+        Self { program, observed, waiting: Waiting::default() }
     }
 
     fn network(mut self, topology: &Topology) -> Self {
@@ -311,6 +328,7 @@ impl Builder {
         self.tap(Tapped::Pooled);
         self.step(Step::Logits);
         self.tap(Tapped::Logits);
+        self.hand_out();
         self
     }
 
@@ -318,7 +336,7 @@ impl Builder {
     fn stem(&mut self, stem: &StemPlan) -> ValueId {
         let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
         let norm = self.norm("stem.bn".to_owned(), convolved);
-        let x = self.normalise(norm, convolved, None, true);
+        let x = self.normalise(norm, convolved, true);
         let Some(side) = stem.pooled_side else { return x };
         let y = self.value(side, stem.convolution.to);
         self.step(Step::MaxPool { x, y });
@@ -336,27 +354,25 @@ impl Builder {
 
     fn single_branch(&mut self, plan: &BlockPlan, input: ValueId) -> ValueId {
         let (x, norm) = self.convolve_branch(plan, 0, input);
-        if self.observed {
-            let branch = self.normalise(norm, x, None, false);
-            return self.add_and_rectify(plan, input, branch);
-        }
+        // Layers are counted in the order in which they are there one by one: the branches, the shortcut, the addition.
+        let layer = self.waiting.count();
         let addend = self.shortcut(plan, input);
-        self.normalise(norm, x, addend, true)
+        self.normalise_and_add(layer, norm, x, addend, true)
     }
 
     fn two_branches(&mut self, block: usize, plan: &BlockPlan, input: ValueId) -> ValueId {
-        let [mixed, other] = [0, 1].map(|branch| {
+        let branches = [0, 1].map(|branch| {
             let (x, norm) = self.convolve_branch(plan, branch, input);
-            self.normalise(norm, x, None, false)
+            self.normalise(norm, x, false)
         });
-        if self.observed {
-            self.step(Step::Mix { block, mixed, other, addend: None });
-            self.tap(Tapped::Value(mixed));
-            return self.add_and_rectify(plan, input, mixed);
-        }
-        let addend = self.shortcut(plan, input);
-        self.step(Step::Mix { block, mixed, other, addend });
-        mixed
+        let layer = self.waiting.count();
+        let Some(addend) = self.shortcut(plan, input) else {
+            unreachable!("no network of two branches is without shortcuts")
+        };
+        let (y, seen) = self.results_like(branches[0], true, true);
+        self.step(Step::Mix { block, branches, addend, y, seen });
+        self.tap_results(layer, seen, y);
+        y
     }
 
     /// The result of a branch's last convolution, and the number of the batch norm that follows it, which it has before what follows
@@ -369,21 +385,10 @@ impl Builder {
             x = self.convolution(format!("{prefix}.conv{number}"), *convolution, x, side);
             norm = self.norm(format!("{prefix}.bn{number}"), x);
             if number < all {
-                x = self.normalise(norm, x, None, true);
+                x = self.normalise(norm, x, true);
             }
         }
         (x, norm)
-    }
-
-    /// What follows the result `x` of a block's branches, where every layer is seen: layers are counted in the order in which
-    /// they are there one by one, the branches, the shortcut, the addition.
-    fn add_and_rectify(&mut self, plan: &BlockPlan, input: ValueId, x: ValueId) -> ValueId {
-        if let Some(addend) = self.shortcut(plan, input) {
-            self.step(Step::Add { sum: x, addend });
-            self.tap(Tapped::Value(x));
-        }
-        self.relu(x);
-        x
     }
 
     /// What is added to the branch's result.
@@ -399,7 +404,7 @@ impl Builder {
                     false => Some(projected),
                     true => {
                         let norm = self.norm(format!("{name}_bn"), projected);
-                        Some(self.normalise(norm, projected, None, false))
+                        Some(self.normalise(norm, projected, false))
                     }
                 }
             }
@@ -428,21 +433,33 @@ impl Builder {
         })
     }
 
-    /// What follows the batch norm is fused into it, unless every layer is to be seen.
-    fn normalise(&mut self, norm: usize, x: ValueId, addend: Option<ValueId>, relu: bool) -> ValueId {
-        let Value { side, channels } = self.program.values[x];
-        let y = self.value(side, channels);
-        self.step(Step::Normalise { norm, x, addend, relu: relu && !self.observed, y });
-        self.tap(Tapped::Value(y));
-        if relu && self.observed {
-            self.relu(y);
-        }
+    /// A batch norm and, if `relu`, a ReLU.
+    fn normalise(&mut self, norm: usize, x: ValueId, relu: bool) -> ValueId {
+        let layer = self.waiting.count();
+        self.normalise_and_add(layer, norm, x, None, relu)
+    }
+
+    /// The batch norm that is `layer`, and what follows it.
+    fn normalise_and_add(
+        &mut self,
+        layer: Place,
+        norm: usize,
+        x: ValueId,
+        addend: Option<ValueId>,
+        relu: bool,
+    ) -> ValueId {
+        let (y, seen) = self.results_like(x, addend.is_some(), relu);
+        self.step(Step::Normalise { norm, x, addend, relu, y, seen });
+        self.tap_results(layer, seen, y);
         y
     }
 
-    fn relu(&mut self, x: ValueId) {
-        self.step(Step::Relu { x });
-        self.tap(Tapped::Value(x));
+    /// The result of a step, of the shape of `x`, and what is on the way to it, where that is seen.
+    fn results_like(&mut self, x: ValueId, adds: bool, relu: bool) -> (ValueId, Seen) {
+        let Value { side, channels } = self.program.values[x];
+        let mut seen = |is_another: bool| (self.observed && is_another).then(|| self.value(side, channels));
+        let seen = Seen { alone: seen(adds || relu), sum: seen(adds && relu) };
+        (self.value(side, channels), seen)
     }
 
     fn value(&mut self, side: usize, channels: usize) -> ValueId {
@@ -454,10 +471,43 @@ impl Builder {
         self.program.steps.push(step);
     }
 
+    /// The next layer is `of`, which is there.
     fn tap(&mut self, of: Tapped) {
+        let layer = self.waiting.count();
+        self.note(layer, of);
+        self.hand_out_if_enough();
+    }
+
+    /// What is on the way to the result `y` of a step, and that, are `layer` and the next ones.
+    fn tap_results(&mut self, layer: Place, seen: Seen, y: ValueId) {
+        let first = seen.alone.unwrap_or(y);
+        self.note(layer, Tapped::Value(first));
+        for value in [seen.sum, Some(y)].into_iter().flatten().filter(|&value| value != first) {
+            let layer = self.waiting.count();
+            self.note(layer, Tapped::Value(value));
+        }
+        self.hand_out_if_enough();
+    }
+
+    fn note(&mut self, layer: Place, of: Tapped) {
+        let values = match of {
+            Tapped::Value(value) => self.program.values[value].length(),
+            Tapped::Pooled => self.program.features,
+            Tapped::Logits => self.program.classes,
+        };
+        self.waiting.note(layer, of, values);
+    }
+
+    fn hand_out_if_enough(&mut self) {
+        if self.waiting.are_enough() {
+            self.hand_out();
+        }
+    }
+
+    fn hand_out(&mut self) {
+        let taps = self.waiting.hand_out();
         if self.observed {
-            self.step(Step::Tap { layer: self.layers, of });
-            self.layers += 1;
+            self.program.steps.extend(taps);
         }
     }
 }
@@ -488,7 +538,7 @@ impl Gradients<'_> {
             }
             // What follows from the Gram matrices is in the backward step of each.
             Step::FirstComponents => {}
-            Step::Normalise { norm, x, addend, relu, y } => {
+            Step::Normalise { norm, x, addend, relu, y, .. } => {
                 let dy = self.of[&y];
                 // The last to read it, and so the first to say what its gradient is.
                 let added = addend.map(|addend| Added { y, daddend: self.fresh(addend) });
@@ -504,11 +554,11 @@ impl Gradients<'_> {
                     self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds });
                 }
             }
-            Step::Mix { block, mixed, other, addend: Some(addend) } => {
-                // What was mixed is in the memory of a part, and so is its gradient.
-                let dmixed = self.of[&mixed];
-                let (dother, daddend) = (self.fresh(other), self.fresh(addend));
-                self.program.steps.push(Step::MixBackward { block, y: mixed, dmixed, dother, daddend });
+            Step::Mix { block, branches: [a, b], addend, y, .. } => {
+                let dmixed = self.of[&y];
+                let (dother, daddend) = (self.fresh(b), self.fresh(addend));
+                self.of.insert(a, dmixed);
+                self.program.steps.push(Step::MixBackward { block, y, dmixed, dother, daddend });
             }
             _ => unreachable!("no other step is in the forward part of a training program"),
         }

@@ -23,7 +23,6 @@ pub(crate) struct BatchNormFunctions {
 
 /// The other kernels of one type of activations.
 pub(crate) struct LayerFunctions {
-    pub(crate) add: Kernel,
     pub(crate) relu: Kernel,
     pub(crate) mix: Kernel,
     pub(crate) mix_backward: Kernel,
@@ -69,7 +68,6 @@ macro_rules! batch_norm {
 macro_rules! layers {
     ($elementwise:ident, $mixing:ident, $pooling:ident, $augment:ident, $first_component:ident, $suffix:literal) => {
         LayerFunctions {
-            add: $elementwise.kernel(concat!("gs_elementwise_add_", $suffix))?,
             relu: $elementwise.kernel(concat!("gs_elementwise_relu_", $suffix))?,
             mix: $mixing.kernel(concat!("gs_mixing_forward_", $suffix))?,
             mix_backward: $mixing.kernel(concat!("gs_mixing_backward_", $suffix))?,

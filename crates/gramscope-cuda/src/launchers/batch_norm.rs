@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, PushKernelArg};
 
-use super::{Activation, Launcher, NULL, checked_count, enqueue, push_view};
+use super::{Activation, Launcher, NULL, Seen, checked_count, enqueue, push_view};
 use crate::error::Error;
 use crate::functions::{BatchNormFunctions, Kernel};
 use crate::launch::Arguments;
@@ -69,7 +69,8 @@ impl Launcher<'_> {
     }
 
     /// `x` `[rows, channels]` normalised by `statistics` `[2, channels]` (of the batch to train, running to evaluate), with
-    /// `gamma` and `beta` `[channels]`; then `addend` is added, then, if `relu`, what is negative becomes 0.
+    /// `gamma` and `beta` `[channels]`; then `addend` is added, then, if `relu`, what is negative becomes 0. That is `y`, whatever
+    /// of what is on the way is `seen`.
     ///
     /// # Errors
     /// [`Error::Argument`] (as for [`Launcher::batch_norm_statistics`], but one row will do), [`Error::Overlap`],
@@ -78,6 +79,7 @@ impl Launcher<'_> {
     pub fn batch_norm_normalise<T: Activation>(
         &self,
         y: &mut CudaViewMut<'_, T>,
+        seen: Seen<'_, T>,
         x: &CudaView<'_, T>,
         statistics: &CudaView<'_, f32>,
         gamma: &CudaView<'_, f32>,
@@ -89,7 +91,7 @@ impl Launcher<'_> {
     ) -> Result<(), Error> {
         let kernel = &self.batch_norm_kernels::<T>().normalise;
         let pass = pass::<T>(kernel, rows, channels, 1, relu)?;
-        self.launch_normalise(kernel, pass, y, x, statistics, gamma, beta, addend)
+        self.launch_normalise(kernel, pass, y, seen, x, statistics, gamma, beta, addend)
     }
 
     /// The gradients of batch norm and, if `relu`, of the ReLU behind it, from `x`, its batch's `statistics`, `gamma`,
@@ -177,6 +179,7 @@ impl Launcher<'_> {
     pub fn batch_norm_normalise_naive<T: Activation>(
         &self,
         y: &mut CudaViewMut<'_, T>,
+        seen: Seen<'_, T>,
         x: &CudaView<'_, T>,
         statistics: &CudaView<'_, f32>,
         gamma: &CudaView<'_, f32>,
@@ -188,7 +191,7 @@ impl Launcher<'_> {
     ) -> Result<(), Error> {
         let kernel = &self.batch_norm_kernels::<T>().naive_normalise;
         let pass = pass::<T>(kernel, rows, channels, 1, relu)?.naive();
-        self.launch_normalise(kernel, pass, y, x, statistics, gamma, beta, addend)
+        self.launch_normalise(kernel, pass, y, seen, x, statistics, gamma, beta, addend)
     }
 
     /// As [`Launcher::batch_norm_backward`], a block a channel, in float64 throughout.
@@ -242,6 +245,7 @@ impl Launcher<'_> {
         kernel: &Kernel,
         pass: Pass,
         y: &mut CudaViewMut<'_, T>,
+        mut seen: Seen<'_, T>,
         x: &CudaView<'_, T>,
         statistics: &CudaView<'_, f32>,
         gamma: &CudaView<'_, f32>,
@@ -250,17 +254,24 @@ impl Launcher<'_> {
     ) -> Result<(), Error> {
         let mut check = Arguments::new(kernel.name, self.stream);
         pass.writes(&mut check, "y", y)?;
+        for (name, view) in [("normalised", &seen.alone), ("sum", &seen.sum)] {
+            if let Some(view) = view {
+                pass.writes(&mut check, name, view)?;
+            }
+        }
         pass.reads(&mut check, "x", x)?;
         pass.reads_parameters(&mut check, statistics, gamma, beta)?;
         if let Some(addend) = addend {
             pass.reads(&mut check, "addend", addend)?;
         }
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(y).arg(x).arg(statistics).arg(gamma).arg(beta);
+        arguments.arg(y);
+        seen.push(&mut arguments);
+        arguments.arg(x).arg(statistics).arg(gamma).arg(beta);
         push_view(&mut arguments, addend);
         arguments.arg(&pass.shape);
-        // SAFETY: the threads read x and addend and write y, all [rows, channels], and read statistics [2, channels], gamma and
-        // beta [channels]. All these lengths have been checked.
+        // SAFETY: the threads read x and addend and write y and, where they are given, normalised and sum, all [rows, channels],
+        // and read statistics [2, channels], gamma and beta [channels]. All these lengths have been checked.
         unsafe { enqueue(kernel, pass.plan.geometry, arguments) }
     }
 

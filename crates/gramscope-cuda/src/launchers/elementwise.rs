@@ -10,27 +10,6 @@ use crate::plan::training as plan;
 use crate::shapes::ElementwiseShape;
 
 impl Launcher<'_> {
-    /// Adds `addend` to `sum`, each of `length` values.
-    ///
-    /// # Errors
-    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
-    pub fn add<T: Activation>(
-        &self,
-        sum: &mut CudaViewMut<'_, T>,
-        addend: &CudaView<'_, T>,
-        length: usize,
-    ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).add;
-        let shape = ElementwiseShape { length: checked_length(kernel, length)? };
-        let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("sum", sum, length)?;
-        check.reads("addend", addend, length)?;
-        let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(sum).arg(addend).arg(&shape);
-        // SAFETY: a thread a run of values reads addend and reads and writes sum, both [length], as has been checked.
-        unsafe { enqueue(kernel, plan::runs(length, size_of::<T>()), arguments) }
-    }
-
     /// Cuts `length` values of `x` off below 0; NaN stays NaN.
     ///
     /// # Errors

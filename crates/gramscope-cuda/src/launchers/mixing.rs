@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
-use super::{Activation, Launcher, MOST_VALUES, checked_count, checked_values, enqueue, push_view};
+use super::{Activation, Launcher, MOST_VALUES, Seen, checked_count, checked_values, enqueue, push_view};
 use crate::error::Error;
 use crate::functions::Kernel;
 use crate::launch::Arguments;
@@ -45,16 +45,16 @@ impl Launcher<'_> {
         unsafe { enqueue(kernel, plan::values(values / 2), arguments) }
     }
 
-    /// `shares` of `mixed` and the rest of `other`, both `[images, length]`, in the place of `mixed`; without `shares` `[images]`,
-    /// half of each. Where there is an `addend`, it is added, and then what is negative becomes 0.
+    /// `shares` of `a` and the rest of `b`, and `addend`, and what is negative becomes 0: `y`, all `[images, length]`; without `shares`
+    /// `[images]`, half of each. It is the same whatever of what is on the way is `seen`.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
     pub fn mix<T: Activation>(
         &self,
-        mixed: &mut CudaViewMut<'_, T>,
-        other: &CudaView<'_, T>,
-        addend: Option<&CudaView<'_, T>>,
+        y: &mut CudaViewMut<'_, T>,
+        mut seen: Seen<'_, T>,
+        [a, b, addend]: [&CudaView<'_, T>; 3],
         shares: Option<&CudaView<'_, f32>>,
         images: usize,
         length: usize,
@@ -62,21 +62,26 @@ impl Launcher<'_> {
         let kernel = &T::kernels(&self.device.functions().training.layers).mix;
         let (shape, count) = shape(kernel, images, length)?;
         let mut check = Arguments::new(kernel.name, self.stream);
-        check.writes("mixed", mixed, count)?;
-        check.reads("other", other, count)?;
-        if let Some(addend) = addend {
-            check.reads("addend", addend, count)?;
+        check.writes("y", y, count)?;
+        for (name, view) in [("mixture", &seen.alone), ("sum", &seen.sum)] {
+            if let Some(view) = view {
+                check.writes(name, view, count)?;
+            }
+        }
+        for (name, view) in [("a", a), ("b", b), ("addend", addend)] {
+            check.reads(name, view, count)?;
         }
         if let Some(shares) = shares {
             check.reads("shares", shares, images)?;
         }
         let mut arguments = self.stream.launch_builder(&kernel.function);
-        arguments.arg(mixed).arg(other);
-        push_view(&mut arguments, addend);
+        arguments.arg(y);
+        seen.push(&mut arguments);
+        arguments.arg(a).arg(b).arg(addend);
         push_view(&mut arguments, shares);
         arguments.arg(&shape);
-        // SAFETY: a thread a run of values reads and writes mixed [images, length] and reads other and, where there are such,
-        // addend, both the same, and its image's value of shares [images]. All these lengths have been checked.
+        // SAFETY: a thread a run of values reads a, b and addend and writes y and, where they are given, mixture and sum, all
+        // [images, length], and reads its image's value of shares [images]. All these lengths have been checked.
         unsafe { enqueue(kernel, plan::runs(count, size_of::<T>()), arguments) }
     }
 
@@ -114,7 +119,7 @@ impl Launcher<'_> {
 
 /// The kernels' shape, and the values of an activation.
 fn shape(kernel: &Kernel, images: usize, length: usize) -> Result<(MixingShape, usize), Error> {
-    let count = checked_values(kernel, "mixed", &[images, length])?;
+    let count = checked_values(kernel, "y", &[images, length])?;
     let checked = |what, dimension| checked_count(kernel, what, dimension, count);
     Ok((MixingShape { images: checked("images", images)?, length: checked("length", length)? }, count))
 }

@@ -14,6 +14,7 @@ mod mixing;
 mod pooling;
 mod probe;
 mod rbf;
+mod seen;
 mod sgd;
 mod ucenter;
 
@@ -23,6 +24,7 @@ pub use first_component::FirstComponent;
 pub use gram::{Layers, Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
 pub use probe::{ProbeBatch, ProbeOutcome, ProbeStep};
+pub use seen::Seen;
 pub(crate) use ucenter::packed_length;
 pub use ucenter::{Gram, GramMut, Looking};
 
@@ -58,8 +60,8 @@ const MOST_LENGTH: usize = 1 << 40;
 /// read is for the borrow checker:
 ///
 /// ```compile_fail,E0502
-/// fn twice(launcher: gramscope_cuda::Launcher<'_>, mut x: gramscope_cuda::Slice<f32>) {
-///     launcher.add(&mut x.as_view_mut(), &x.as_view(), 1).unwrap();
+/// fn in_place(launcher: gramscope_cuda::Launcher<'_>, mut x: gramscope_cuda::Slice<f32>) {
+///     launcher.max_pool(&mut x.as_view_mut(), &x.as_view(), 1, 2, 2, 1).unwrap();
 /// }
 /// ```
 #[derive(Clone, Copy)]

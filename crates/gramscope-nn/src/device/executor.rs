@@ -7,11 +7,11 @@ use gramscope_cuda::plan::Arithmetic;
 use gramscope_cuda::{ComponentsExtent, Device, MOST_WORKSPACE, Product, Regions, Values};
 use half::bf16;
 
-use super::Images;
 use super::layout::{Layout, Weights};
 use super::memory::{Lengths, Memory, Places};
 use super::pass::{Pass, State, Statistics, Targets};
 use super::stored::Stored;
+use super::{Images, Observe, Observed};
 use crate::program::{IMAGES, Program, Slots, Step, Tapped};
 use crate::{Error, Result};
 
@@ -61,14 +61,15 @@ impl AnyExecutor {
         }
     }
 
-    /// Runs the program over `images`, and hands what it taps to `observe`. Returns the number of images.
+    /// Runs the program over `images`, and hands what it taps to `observe`, taps that follow each other together. Returns the
+    /// number of images.
     pub(super) fn run<E: From<Error>>(
         &mut self,
         images: &mut Images<'_>,
         state: &mut State,
         statistics: Statistics,
         targets: Option<&mut Targets>,
-        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+        observe: &mut Observe<'_, E>,
     ) -> Result<usize, E> {
         match self {
             Self::Single(executor) => executor.run(images, state, statistics, targets, observe),
@@ -130,7 +131,7 @@ impl<T: Stored> Executor<T> {
         state: &mut State,
         statistics: Statistics,
         targets: Option<&mut Targets>,
-        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+        observe: &mut Observe<'_, E>,
     ) -> Result<usize, E> {
         let count = images.count(self.image_length(), targets.is_some())?;
         self.reserve(count, &state.layout)?;
@@ -140,10 +141,11 @@ impl<T: Stored> Executor<T> {
         let launcher = self.device.launcher();
         state.narrow(launcher)?;
         let mut pass = Pass { launcher, arithmetic: self.arithmetic, places, memory, state, statistics, targets };
-        for &step in &self.program.steps {
-            match step {
-                Step::Tap { layer, of } => observe(layer, &tapped(pass.memory, places, of))?,
-                step => pass.step(step)?,
+        let are_taps = |a: &Step, b: &Step| matches!((a, b), (Step::Tap { .. }, Step::Tap { .. }));
+        for steps in self.program.steps.chunk_by(are_taps) {
+            match *steps {
+                [Step::Tap { .. }, ..] => observe(&observed(steps, pass.memory, places))?,
+                _ => steps.iter().try_for_each(|&step| pass.step(step))?,
             }
         }
         Ok(count)
@@ -236,6 +238,15 @@ impl<T: Stored> Executor<T> {
         }
         lengths
     }
+}
+
+/// What taps that follow each other hand out.
+fn observed<'a, T: Stored>(taps: &[Step], memory: &'a Memory<T>, places: Places<'_>) -> Vec<Observed<'a>> {
+    let observed = |step: &Step| match *step {
+        Step::Tap { layer, of } => Some(Observed { layer, values: tapped(memory, places, of) }),
+        _ => None,
+    };
+    taps.iter().filter_map(observed).collect()
 }
 
 /// A layer's output, as it is now.

@@ -185,6 +185,25 @@ impl<T> Held<'_, T> {
     }
 }
 
+/// Slots that values are taken from, each once.
+pub(super) struct Untaken<'a, 'm, T> {
+    places: Places<'a>,
+    slots: Vec<Option<&'m mut Slice<T>>>,
+}
+
+impl<'m, T> Untaken<'_, 'm, T> {
+    /// The value, which is none that has been taken.
+    pub(super) fn take(&mut self, value: ValueId) -> Result<Held<'m, T>> {
+        let slot = self.slots[self.places.slots.of[value]].take().ok_or(Error::SharedSlot { values: vec![value] })?;
+        Ok(Held { slot, length: self.places.length(value) })
+    }
+
+    /// The same, where there is one.
+    pub(super) fn take_any(&mut self, value: Option<ValueId>) -> Result<Option<Held<'m, T>>> {
+        value.map(|value| self.take(value)).transpose()
+    }
+}
+
 /// Finds values of a batch of `images`.
 #[derive(Clone, Copy)]
 pub(super) struct Places<'a> {
@@ -193,7 +212,7 @@ pub(super) struct Places<'a> {
     pub(super) images: usize,
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
     /// Numbers of a value.
     pub(super) fn length(&self, value: ValueId) -> usize {
         self.program.values[value].length() * self.images
@@ -208,6 +227,11 @@ impl Places<'_> {
     /// Where the shares of the block of number `block` lie: forward, and backward.
     pub(super) fn shares(&self, block: usize) -> [Range<usize>; 2] {
         [2 * block, 2 * block + 1].map(|row| row * self.images..(row + 1) * self.images)
+    }
+
+    /// All values, to be taken one by one.
+    pub(super) fn untaken<'m, T>(self, slots: &'m mut [Slice<T>]) -> Untaken<'a, 'm, T> {
+        Untaken { places: self, slots: slots.iter_mut().map(Some).collect() }
     }
 
     /// The values, which are all different.

@@ -88,6 +88,20 @@ pub enum Images<'a> {
     },
 }
 
+/// A layer's output on a device.
+#[cfg(feature = "cuda")]
+pub struct Observed<'a> {
+    /// Its index in [`ResNet::layers`](crate::ResNet::layers).
+    pub layer: usize,
+    /// `[n, ...]`, row-major.
+    pub values: gramscope_cuda::Values<'a>,
+}
+
+/// Takes in layers' outputs that are handed out together. They are there until it returns; their memory is used again by later
+/// layers, behind whatever it enqueues on the device's stream.
+#[cfg(feature = "cuda")]
+pub type Observe<'a, E> = dyn FnMut(&[Observed<'_>]) -> Result<(), E> + 'a;
+
 /// Takes in a layer's output, given its index in [`ResNet::layers`](crate::ResNet::layers), on the host.
 pub type TakeLayer<'a, E> = dyn FnMut(usize, &[f32]) -> Result<(), E> + 'a;
 

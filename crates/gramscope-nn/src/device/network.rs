@@ -11,7 +11,7 @@ use super::layout::{Layout, Place};
 use super::pass::{State, Statistics, Targets};
 use super::replay::Replay;
 use super::tasks::{Evaluation, Learning, TrainingStep};
-use super::{Images, TakeLayer, Totals};
+use super::{Images, Observe, Observed, TakeLayer, Totals};
 use crate::network::ablation::check_variants;
 use crate::program::Program;
 use crate::topology::Topology;
@@ -103,16 +103,15 @@ impl DeviceNetwork {
         self.evaluation.logits(count)
     }
 
-    /// Enqueues a batch and hands every layer's output to `observe` as it is made, on the device, with its index in
-    /// [`ResNet::layers`]. Its memory is used again by later layers, behind whatever `observe` enqueues on the device's
-    /// stream.
+    /// Enqueues a batch and hands every layer's output to `observe`, on the device, in the order of [`ResNet::layers`], one or more
+    /// at a time: as many as have 2^18 values an image together, or fewer.
     ///
     /// # Errors
     /// Those of `observe`; [`Error::Device`] and [`Error::Shape`].
     pub fn forward_observed<E: From<Error>>(
         &mut self,
         mut images: Images<'_>,
-        observe: &mut dyn FnMut(usize, &Values<'_>) -> Result<(), E>,
+        observe: &mut Observe<'_, E>,
     ) -> Result<(), E> {
         let count = self.observation.run(&mut images, &mut self.state, self.statistics, None, observe)?;
         images.are_taken(count);
@@ -130,9 +129,9 @@ impl DeviceNetwork {
         take: &mut TakeLayer<'_, E>,
     ) -> Result<(), E> {
         let device = self.device.clone();
-        self.forward_observed(images, &mut |layer, values| match wanted(layer) {
-            true => take(layer, &copied(&device, values)?),
-            false => Ok(()),
+        self.forward_observed(images, &mut |layers| {
+            let mut wanted = layers.iter().filter(|observed| wanted(observed.layer));
+            wanted.try_for_each(|Observed { layer, values }| take(*layer, &copied(&device, values)?))
         })
     }
 
@@ -152,8 +151,10 @@ impl DeviceNetwork {
             }
         };
         let mut logits = vec![Vec::new(); variants.len()];
-        let count = executor.run(&mut images, &mut self.state, self.statistics, None, &mut |variant, values| {
-            logits[variant] = copied(&device, values)?;
+        let count = executor.run(&mut images, &mut self.state, self.statistics, None, &mut |variants| {
+            for Observed { layer: variant, values } in variants {
+                logits[*variant] = copied(&device, values)?;
+            }
             Ok::<(), Error>(())
         })?;
         images.are_taken(count);

@@ -75,15 +75,14 @@ impl<T: Stored> Pass<'_, T> {
     pub(super) fn step(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Convolution { convolution, x, y } => self.convolution(convolution, x, y),
-            Step::Normalise { norm, x, addend, relu, y } => {
+            Step::Normalise { norm, x, addend, relu, y, seen } => {
                 if self.statistics != Statistics::Running {
                     self.take_statistics(norm, x)?;
                 }
-                self.normalise(norm, x, addend, relu, y)
+                self.normalise(norm, x, addend, relu, y, seen)
             }
-            Step::Add { sum, addend } => self.add(sum, addend),
             Step::Relu { x } => self.relu(x),
-            Step::Mix { block, mixed, other, addend } => self.mix(block, mixed, other, addend),
+            Step::Mix { block, branches, addend, y, seen } => self.mix(block, branches, addend, y, seen),
             Step::MaxPool { x, y } => self.max_pool(x, y),
             Step::AveragePool { x } => self.average_pool(x),
             Step::Gram { block, x } => self.gram(block, x),

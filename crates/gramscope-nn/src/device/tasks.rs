@@ -1,11 +1,11 @@
 //! What networks do with batches that follow each other: they are evaluated, or learn.
 
-use gramscope_cuda::{Launcher, Regions, Slice, Values};
+use gramscope_cuda::{Launcher, Regions, Slice};
 
-use super::Images;
 use super::executor::AnyExecutor;
 use super::pass::{State, Statistics, Targets};
 use super::replay::Task;
+use super::{Images, Observed};
 use crate::{Error, Result, SgdConfig};
 
 /// What training adds to a network.
@@ -32,8 +32,8 @@ pub(super) struct TrainingStep<'n> {
     pub(super) learning: &'n mut Learning,
 }
 
-/// Takes no layer.
-fn unobserved(_: usize, _: &Values<'_>) -> Result<()> {
+/// Takes no layers.
+fn unobserved(_: &[Observed<'_>]) -> Result<()> {
     Ok(())
 }
 

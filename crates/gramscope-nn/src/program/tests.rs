@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::Device;
 
@@ -24,10 +24,13 @@ fn configs() -> Vec<ResNetConfig> {
 fn accesses(step: &Step) -> (Vec<ValueId>, Vec<ValueId>) {
     match *step {
         Step::Convolution { x, y, .. } | Step::MaxPool { x, y } => (vec![x], vec![y]),
-        Step::Normalise { x, addend, y, .. } => ([x].into_iter().chain(addend).collect(), vec![y]),
-        Step::Add { sum, addend } => (vec![sum, addend], vec![sum]),
+        Step::Normalise { x, addend, y, seen: Seen { alone, sum }, .. } => {
+            ([Some(x), addend].into_iter().flatten().collect(), [Some(y), alone, sum].into_iter().flatten().collect())
+        }
         Step::Relu { x } => (vec![x], vec![x]),
-        Step::Mix { mixed, other, addend, .. } => ([mixed, other].into_iter().chain(addend).collect(), vec![mixed]),
+        Step::Mix { branches: [a, b], addend, y, seen: Seen { alone, sum }, .. } => {
+            (vec![a, b, addend], [Some(y), alone, sum].into_iter().flatten().collect())
+        }
         Step::MixBackward { y, dmixed, dother, daddend, .. } => (vec![y, dmixed], vec![dmixed, dother, daddend]),
         Step::AveragePool { x } | Step::Gram { x, .. } | Step::Tap { of: Tapped::Value(x), .. } => (vec![x], vec![]),
         Step::GramBackward { x, dx, .. } => (vec![x, dx], vec![dx]),
@@ -97,6 +100,56 @@ fn taps_are_the_layers_in_their_order() {
         let expected: Vec<_> = layers.iter().enumerate().map(|(place, layer)| (place, layer.shape.clone())).collect();
         assert_eq!(taps, expected);
     }
+}
+
+/// The sizes of the layers that are handed out together, group by group. Each was written once, before its tap: that it still lies
+/// there is for [`check_memory`].
+fn groups(program: &Program) -> Vec<Vec<usize>> {
+    let is_tap = |step: &Step| matches!(step, Step::Tap { .. });
+    let (mut groups, mut written) = (Vec::new(), HashMap::new());
+    for steps in program.steps.chunk_by(|a, b| is_tap(a) == is_tap(b)) {
+        let size = |step: &Step| match *step {
+            Step::Tap { of: Tapped::Value(value), .. } => {
+                assert!(written.contains_key(&value), "value {value} is not there yet");
+                Some(program.values[value].length())
+            }
+            Step::Tap { of: Tapped::Pooled, .. } => Some(program.features),
+            Step::Tap { of: Tapped::Logits, .. } => Some(program.classes),
+            _ => None,
+        };
+        groups.push(steps.iter().filter_map(size).collect::<Vec<usize>>());
+        for value in steps.iter().flat_map(|step| accesses(step).1) {
+            *written.entry(value).or_insert(0) += 1;
+        }
+    }
+    assert!(written.values().all(|&times| times == 1), "a value is written over");
+    groups.retain(|group| !group.is_empty());
+    groups
+}
+
+/// So many layers that a GPU has enough to do with them, and no more than its memory is to hold. The end of a block gives up to five
+/// at once.
+#[test]
+fn layers_are_handed_out_together() {
+    const VALUES: usize = 1 << 18;
+    const LAYERS: usize = 56;
+    const AT_ONCE: usize = 5;
+    let deep = ResNetConfig { depth: 110, ..ResNetConfig::default() };
+    let wide = ResNetConfig { depth: 38, width: 10.0, ..ResNetConfig::default() };
+    let groups = |config: &ResNetConfig| groups(&Program::observation(&config.topology(), config.image_side));
+    for config in configs().iter().chain([&deep, &wide]) {
+        let groups = groups(config);
+        for (number, group) in groups.iter().enumerate() {
+            let before = &group[..group.len().saturating_sub(AT_ONCE)];
+            assert!(before.len() < LAYERS && before.iter().sum::<usize>() < VALUES, "{config:?}: {group:?}");
+            let enough = group.len() >= LAYERS || group.iter().sum::<usize>() >= VALUES;
+            assert!(enough || number + 1 == groups.len(), "{config:?}: {group:?}");
+        }
+    }
+    assert!(groups(&deep).len() <= 16, "{} groups", groups(&deep).len());
+    // A batch norm, a sum and a ReLU beside what waits.
+    let largest = groups(&wide).iter().map(|group| group.iter().sum()).max().unwrap_or(0);
+    assert!(largest <= VALUES + 3 * 160 * 32 * 32, "{largest} values an image");
 }
 
 /// Where a device looks for parameters and statistics, and which shapes it expects there.
@@ -195,7 +248,7 @@ fn every_blocks_output_is_penalised_once() {
         for (block, output) in grams {
             assert!(place(Step::Gram { block, x: output }) < found);
             let made = |step: &&Step| match **step {
-                Step::Normalise { y, relu: true, .. } | Step::Mix { mixed: y, .. } => y == output,
+                Step::Normalise { y, relu: true, .. } | Step::Mix { y, .. } => y == output,
                 _ => false,
             };
             assert_eq!(program.steps.iter().filter(made).count(), 1, "block {block}");

@@ -9,6 +9,8 @@ use candle_core::{CpuStorage, Storage, Tensor};
 use gramscope_cka::{Activation, Comparison, Values};
 use gramscope_cuda::Device;
 use gramscope_nn::device::DeviceNetwork;
+#[cfg(feature = "cuda")]
+use gramscope_nn::device::Observed;
 use gramscope_nn::{Output, Processor, ResNet, threads};
 use gramscope_train::Run;
 use regex::Regex;
@@ -202,14 +204,22 @@ impl Model {
         Ok(all.into_iter().map(|logits| Tensor::from_vec(logits, shape, &HOST)).collect::<candle_core::Result<_>>()?)
     }
 
-    /// Runs the network on its GPU and hands activations to `comparison`, on the same one, as they are made.
+    /// Runs the network on its GPU and hands activations to `comparison`, on the same one, as many together as are there.
     #[cfg(feature = "cuda")]
     fn observe_on_device(&self, index: usize, images: &Batch, batch: usize, comparison: &mut Comparison) -> Result<()> {
         let (examples, wanted) = (images.len()?, comparison.wanted(index));
-        self.each_device_layer(images, wanted, &mut |place, values| {
-            let sharing = values.len() / examples;
-            let observed = comparison.observe_on_device(index, &[(place, values)], sharing, examples);
-            observed.map_err(in_layer(&self.info.name, &self.info.layers[place], batch))
+        self.each_device_group(images, wanted, &mut |together| {
+            let places = || together.iter().filter_map(|&(place, _)| place);
+            let name = match [places().min(), places().max()] {
+                [Some(first), Some(last)] if first < last => {
+                    format!("{} to {}", self.info.layers[first], self.info.layers[last])
+                }
+                [Some(only), _] => self.info.layers[only].clone(),
+                _ => return Ok(()),
+            };
+            let _range = gramscope_cuda::range(&name);
+            let observed = comparison.observe_on_device(index, together, examples);
+            observed.map_err(in_layer(&self.info.name, &name, batch))
         })
     }
 
@@ -222,16 +232,37 @@ impl Model {
         wanted: Range<usize>,
         take: &mut dyn FnMut(usize, &gramscope_cuda::Values<'_>) -> Result<()>,
     ) -> Result<()> {
+        self.each_device_group(images, wanted, &mut |together| {
+            let wanted = together.iter().filter_map(|&(place, values)| Some((place?, values)));
+            wanted.into_iter().try_for_each(|(place, values)| {
+                let _range = gramscope_cuda::range(&self.info.layers[place]);
+                take(place, values)
+            })
+        })
+    }
+
+    /// The same with all layers that are there at once, those that are not wanted without a place.
+    #[cfg(feature = "cuda")]
+    fn each_device_group(
+        &self,
+        images: &Batch,
+        wanted: Range<usize>,
+        take: &mut dyn FnMut(&Group<'_>) -> Result<()>,
+    ) -> Result<()> {
         let on_cpu = || candle_core::Error::msg("layers on a GPU of a network on the CPU");
         let mut network = self.on_device.as_ref().ok_or_else(on_cpu)?.borrow_mut();
-        let observe = &mut |layer: usize, values: &gramscope_cuda::Values<'_>| {
-            let Some(place) = self.places[layer].filter(|place| wanted.contains(place)) else { return Ok(()) };
-            let _range = gramscope_cuda::range(&self.info.layers[place]);
-            take(place, values)
+        let place = |layer: usize| self.places[layer].filter(|place| wanted.contains(place));
+        let observe = &mut |layers: &[Observed<'_>]| {
+            let together: Vec<_> = layers.iter().map(|observed| (place(observed.layer), &observed.values)).collect();
+            take(&together)
         };
         images.on_device(|images| network.forward_observed(images, observe))
     }
 }
+
+/// Layers that are there at once: the place of each that is wanted, and its activation.
+#[cfg(feature = "cuda")]
+type Group<'a> = [(Option<usize>, &'a gramscope_cuda::Values<'a>)];
 
 /// Calls `use_view` with `activation`, [examples, ...], as a view of its values.
 pub(crate) fn with_view(activation: &Tensor, use_view: impl FnOnce(View<'_>) -> Result<()>) -> Result<()> {

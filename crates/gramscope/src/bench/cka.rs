@@ -12,7 +12,7 @@ use gramscope_cka::{Activation, Comparison, Gram, Options, Values};
 #[cfg(feature = "cuda")]
 use gramscope_cuda::plan::{Arithmetic, Placing};
 #[cfg(feature = "cuda")]
-use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages};
+use gramscope_nn::device::{DeviceNetwork, Images, Observed, Order, StoredImages};
 use gramscope_nn::{Processor, ResNet, ResNetConfig};
 use gramscope_train::batches;
 use gramscope_train::data::Split;
@@ -173,7 +173,7 @@ fn on_gpu(
             Kind::Observed => {
                 return Ok(Box::new(move || {
                     let images = Images::Stored { images: &images, order: &order };
-                    network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |_, _| Ok(()))?;
+                    network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |_| Ok(()))?;
                     Ok(device.synchronise()?)
                 }));
             }
@@ -187,13 +187,10 @@ fn on_gpu(
             comparison.begin_batch(examples)?;
             loop {
                 let (wanted, images) = (comparison.wanted(0), Images::Stored { images: &images, order: &order });
-                network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |layer, values| match wanted
-                    .contains(&layer)
-                {
-                    true => {
-                        Ok(comparison.observe_on_device(0, &[(layer, values)], values.len() / examples, examples)?)
-                    }
-                    false => Ok(()),
+                network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |layers| {
+                    let wanted = |observed: &Observed<'_>| Some(observed.layer).filter(|layer| wanted.contains(layer));
+                    let together: Vec<_> = layers.iter().map(|layer| (wanted(layer), &layer.values)).collect();
+                    Ok(comparison.observe_on_device(0, &together, examples)?)
                 })?;
                 if !comparison.next_round()? {
                     break;

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 #[cfg(feature = "cuda")]
 use gramscope_cuda::{Arithmetic, DeviceProbes, ProbeInput, ProbeStep};
 #[cfg(feature = "cuda")]
-use gramscope_nn::device::{DeviceNetwork, Images, StoredImages};
+use gramscope_nn::device::{DeviceNetwork, Images, Observed, StoredImages};
 use gramscope_nn::{Output, Processor, ResNet, ResNetConfig, threads};
 use gramscope_study::probe::linear_probe::{Inputs, LinearProbe, Step};
 use serde_json::json;
@@ -156,13 +156,14 @@ fn on_gpu(
         Ok(Box::new(move || {
             probes.begin_batch(&labels)?;
             let images = Images::Stored { images: &images, order: &order };
-            network.borrow_mut().forward_observed::<anyhow::Error>(
-                images,
-                &mut |layer, values| match places[layer] {
-                    Some(place) => Ok(probes.learn(place, values)?),
-                    None => Ok(()),
-                },
-            )?;
+            network.borrow_mut().forward_observed::<anyhow::Error>(images, &mut |layers| {
+                for Observed { layer, values } in layers {
+                    if let Some(place) = places[*layer] {
+                        probes.learn(place, values)?;
+                    }
+                }
+                Ok(())
+            })?;
             Ok(device.synchronise()?)
         }))
     };

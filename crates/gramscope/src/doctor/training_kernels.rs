@@ -3,7 +3,7 @@
 use candle_core::Device as Host;
 use gramscope_cuda::plan::Placing;
 use gramscope_cuda::shapes::BatchPlace;
-use gramscope_cuda::{ComponentsExtent, Device, EigenSummary, FirstComponent, FirstComponents, Slice};
+use gramscope_cuda::{ComponentsExtent, Device, EigenSummary, FirstComponent, FirstComponents, Seen, Slice};
 use gramscope_nn::ops::batch_norm::EPSILON;
 use gramscope_nn::ops::mixing;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, components, loss, pooling, sgd};
@@ -62,12 +62,7 @@ fn check_stored<T: Stored>(report: &mut Report<'_>, device: &Device) {
     let mut line = |name: &str, check: &dyn Fn() -> anyhow::Result<Finding>| {
         report.check(&format!("{name}, {}", T::NAME), check);
     };
-    line("addition and ReLU", &|| {
-        over(&[1, 1021, 4096], rounding::<T>(), |finding, n| elementwise::<T>(device, n, finding))
-    });
-    line("addition and ReLU at an odd address", &|| {
-        over(&[1, 1021, 4096], rounding::<T>(), |finding, n| at_odd_address::<T>(device, n, finding))
-    });
+    line("ReLU", &|| over(&[1, 1021, 4096], 0.0, |finding, n| relu::<T>(device, n, finding)));
     line("mixing", &|| over(&MIXTURES, rounding::<T>(), |finding, shape| mixtures::<T>(device, shape, finding)));
     line("average pooling", &|| over(&IMAGES, rounding::<T>(), |finding, dims| averages::<T>(device, dims, finding)));
     line("max pooling", &|| over(&IMAGES, rounding::<T>(), |finding, dims| maxima::<T>(device, dims, finding)));
@@ -108,7 +103,7 @@ fn compare(finding: &mut Finding, found: &[f64], expected: &[f64]) {
     finding.compare_all(found, &scaled, 1.0);
 }
 
-/// A batch norm with an addend and a ReLU behind it.
+/// A batch norm with an addend and a ReLU behind it, whose results on the way are looked at.
 struct Norm<'a, T> {
     device: &'a Device,
     rows: usize,
@@ -169,6 +164,8 @@ impl<'a, T: Stored> Norm<'a, T> {
         let statistics = self.statistics(naive, &mut Finding::new(0.0))?;
         let count = rows * channels;
         let mut y = device.zeros::<T>(WHAT, count)?;
+        let [mut normalised, mut sum] = [device.zeros::<T>(WHAT, count)?, device.zeros::<T>(WHAT, count)?];
+        let seen = Seen { alone: Some(normalised.as_view_mut()), sum: Some(sum.as_view_mut()) };
         let [mut dx, mut daddend] = [device.zeros::<T>(WHAT, count)?, device.zeros::<T>(WHAT, count)?];
         let [mut dgamma, mut dbeta] = [device.zeros::<f32>(WHAT, channels)?, device.zeros::<f32>(WHAT, channels)?];
         let (x, dy, addend) = (self.x.device.as_view(), self.dy.device.as_view(), self.addend.device.as_view());
@@ -177,7 +174,8 @@ impl<'a, T: Stored> Norm<'a, T> {
         let (mut dx_out, mut da_out) = (dx.as_view_mut(), daddend.as_view_mut());
         let (mut dg_out, mut db_out) = (dgamma.as_view_mut(), dbeta.as_view_mut());
         if naive {
-            launcher.batch_norm_normalise_naive(&mut out, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
+            launcher
+                .batch_norm_normalise_naive(&mut out, seen, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
             let (y, da) = (out.as_view(), Some(&mut da_out));
             launcher.batch_norm_backward_naive(
                 &mut dx_out,
@@ -195,7 +193,7 @@ impl<'a, T: Stored> Norm<'a, T> {
                 channels,
             )?;
         } else {
-            launcher.batch_norm_normalise(&mut out, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
+            launcher.batch_norm_normalise(&mut out, seen, &x, &of, &gamma, &beta, addend, true, rows, channels)?;
             let mut scratch = self.scratch()?;
             let (y, da, mut scratch) = (out.as_view(), Some(&mut da_out), scratch.as_view_mut());
             launcher.batch_norm_backward(
@@ -217,9 +215,11 @@ impl<'a, T: Stored> Norm<'a, T> {
         }
         let (gamma, beta) = (&self.gamma.host, &self.beta.host);
         let truth = batch_norm::forward(&self.tensor(&self.x.host), gamma, beta, EPSILON).y;
-        let sum = truth.zip(&self.tensor(&self.addend.host), |y, addend| (y + addend).max(0.0));
+        compare(finding, &download(device, &normalised)?, &truth.data);
+        let expected = truth.zip(&self.tensor(&self.addend.host), |y, addend| y + addend);
+        compare(finding, &download(device, &sum)?, &expected.data);
         let y = download(device, &y)?;
-        compare(finding, &y, &sum.data);
+        compare(finding, &y, &expected.data.iter().map(|sum| sum.max(0.0)).collect::<Vec<_>>());
         // Where the ReLU lets through is what it is here: a value of nearly 0 may be on either side.
         let g = self.tensor(&self.dy.host).zip(&self.tensor(&y), |dy, y| if y > 0.0 { dy } else { 0.0 });
         compare(finding, &download(device, &daddend)?, &g.data);
@@ -232,23 +232,15 @@ impl<'a, T: Stored> Norm<'a, T> {
     }
 }
 
-fn elementwise<T: Stored>(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
-    let (mut a, b) = (normal::<T>(device, 1, length, 0.0)?, normal::<T>(device, 2, length, 0.0)?);
-    device.launcher().add(&mut a.device.as_view_mut(), &b.device.as_view(), length)?;
-    device.launcher().relu(&mut a.device.as_view_mut(), length)?;
-    let expected: Vec<f64> = a.host.iter().zip(&b.host).map(|(a, b)| (a + b).max(0.0)).collect();
-    compare(finding, &download(device, &a.device)?, &expected);
-    Ok(())
-}
-
-/// The same of values that begin one into their memory, where runs do not.
-fn at_odd_address<T: Stored>(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
-    let (mut a, b) = (normal::<T>(device, 1, length + 1, 0.0)?, normal::<T>(device, 2, length + 1, 0.0)?);
-    device.launcher().add(&mut a.device.slice_mut(1..), &b.device.slice(1..), length)?;
-    device.launcher().relu(&mut a.device.slice_mut(1..), length)?;
-    let sums = a.host[1..].iter().zip(&b.host[1..]).map(|(a, b)| (a + b).max(0.0));
-    let expected: Vec<f64> = a.host[..1].iter().copied().chain(sums).collect();
-    compare(finding, &download(device, &a.device)?, &expected);
+/// Bit for bit, of values that begin a run of them, and of ones that begin a value into it.
+fn relu<T: Stored>(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Result<()> {
+    for start in [0, 1] {
+        let mut x = normal::<T>(device, 1, start + length, 0.0)?;
+        device.launcher().relu(&mut x.device.slice_mut(start..), length)?;
+        let (before, rest) = x.host.split_at(start);
+        let expected: Vec<f64> = before.iter().copied().chain(rest.iter().map(|x| x.max(0.0))).collect();
+        finding.compare_all(download(device, &x.device)?, &expected, 1.0);
+    }
     Ok(())
 }
 
@@ -267,36 +259,42 @@ fn narrowed(device: &Device, length: usize, finding: &mut Finding) -> anyhow::Re
     Ok(())
 }
 
-/// By a share an image, with an addend and a ReLU, there and back; evenly, without.
+/// By a share an image, there and back, with what is on the way; evenly, without.
 fn mixtures<T: Stored>(device: &Device, [images, length]: [usize; 2], finding: &mut Finding) -> anyhow::Result<()> {
     let (launcher, count) = (device.launcher(), images * length);
     let mut random = numbers(5);
     let shares: Vec<f32> = (0..images).map(|_| random.between(0.0, 1.0) as f32).collect();
     let first = |index: usize| f64::from(shares[index / length]);
-    let (mut a, b) = (normal::<T>(device, 1, count, 0.0)?, normal::<T>(device, 2, count, 0.0)?);
+    let (a, b) = (normal::<T>(device, 1, count, 0.0)?, normal::<T>(device, 2, count, 0.0)?);
     let (addend, mut dy) = (normal::<T>(device, 3, count, 0.0)?, normal::<T>(device, 4, count, 0.0)?);
-    let [mut db, mut daddend] = [device.zeros::<T>(WHAT, count)?, device.zeros::<T>(WHAT, count)?];
-    let (b_view, added, shares) = (b.device.as_view(), addend.device.as_view(), device.upload(WHAT, &shares)?);
+    let zeros = || device.zeros::<T>(WHAT, count);
+    let (mut y, mut mixture, mut sum, mut db, mut daddend) = (zeros()?, zeros()?, zeros()?, zeros()?, zeros()?);
+    let views = [a.device.as_view(), b.device.as_view(), addend.device.as_view()];
+    let [a_view, b_view, addend_view] = &views;
+    let (read, shares) = ([a_view, b_view, addend_view], device.upload(WHAT, &shares)?);
     let shares_view = shares.as_view();
-    launcher.mix(&mut a.device.as_view_mut(), &b_view, Some(&added), Some(&shares_view), images, length)?;
+    let seen = Seen { alone: Some(mixture.as_view_mut()), sum: Some(sum.as_view_mut()) };
+    launcher.mix(&mut y.as_view_mut(), seen, read, Some(&shares_view), images, length)?;
     let (da_out, db_out, daddend_out) =
         (&mut dy.device.as_view_mut(), &mut db.as_view_mut(), &mut daddend.as_view_mut());
-    launcher.mix_backward(da_out, db_out, daddend_out, &a.device.as_view(), &shares_view, images, length)?;
+    launcher.mix_backward(da_out, db_out, daddend_out, &y.as_view(), &shares_view, images, length)?;
 
-    let sum = |index: usize| first(index) * a.host[index] + (1.0 - first(index)) * b.host[index] + addend.host[index];
-    let y = download(device, &a.device)?;
-    compare(finding, &y, &(0..count).map(|index| sum(index).max(0.0)).collect::<Vec<_>>());
+    let mixed = |index: usize| first(index) * a.host[index] + (1.0 - first(index)) * b.host[index];
+    compare(finding, &download(device, &mixture)?, &(0..count).map(mixed).collect::<Vec<_>>());
+    let sums: Vec<f64> = (0..count).map(|index| mixed(index) + addend.host[index]).collect();
+    compare(finding, &download(device, &sum)?, &sums);
+    let found = download(device, &y)?;
+    compare(finding, &found, &sums.iter().map(|sum| sum.max(0.0)).collect::<Vec<_>>());
     // Where the ReLU lets through is what it is here, as for batch norm.
-    let g: Vec<f64> = dy.host.iter().zip(&y).map(|(dy, y)| if *y > 0.0 { *dy } else { 0.0 }).collect();
+    let g: Vec<f64> = dy.host.iter().zip(&found).map(|(dy, y)| if *y > 0.0 { *dy } else { 0.0 }).collect();
     compare(finding, &download(device, &daddend)?, &g);
     let part = |share: &dyn Fn(usize) -> f64| (0..count).map(|index| share(index) * g[index]).collect::<Vec<_>>();
     compare(finding, &download(device, &dy.device)?, &part(&first));
     compare(finding, &download(device, &db)?, &part(&|index| 1.0 - first(index)));
 
-    let mut even = normal::<T>(device, 1, count, 0.0)?;
-    launcher.mix(&mut even.device.as_view_mut(), &b_view, None, None, images, length)?;
-    let expected: Vec<f64> = even.host.iter().zip(&b.host).map(|(a, b)| 0.5 * (a + b)).collect();
-    compare(finding, &download(device, &even.device)?, &expected);
+    launcher.mix(&mut y.as_view_mut(), Seen::default(), read, None, images, length)?;
+    let even = |index: usize| (0.5 * (a.host[index] + b.host[index]) + addend.host[index]).max(0.0);
+    compare(finding, &download(device, &y)?, &(0..count).map(even).collect::<Vec<_>>());
     Ok(())
 }
 

@@ -5,9 +5,14 @@ use gramscope_cuda::plan::Arithmetic;
 use super::{Pass, Statistics};
 use crate::Result;
 use crate::device::layout::Weights;
-use crate::device::memory::Head;
+use crate::device::memory::{Head, Held};
 use crate::device::stored::Stored;
-use crate::program::{Value, ValueId};
+use crate::program::{Seen, Value, ValueId};
+
+/// Where a launcher writes what is on the way and is looked at.
+fn shown<'m, T>(alone: &'m mut Option<Held<'_, T>>, sum: &'m mut Option<Held<'_, T>>) -> gramscope_cuda::Seen<'m, T> {
+    gramscope_cuda::Seen { alone: alone.as_mut().map(Held::view_mut), sum: sum.as_mut().map(Held::view_mut) }
+}
 
 impl<T: Stored> Pass<'_, T> {
     pub(super) fn convolution(&mut self, convolution: usize, x: ValueId, y: ValueId) -> Result<()> {
@@ -40,6 +45,7 @@ impl<T: Stored> Pass<'_, T> {
         addend: Option<ValueId>,
         relu: bool,
         y: ValueId,
+        seen: Seen,
     ) -> Result<()> {
         let (rows, channels) = self.places.rows(x);
         let norm = &self.state.layout.norms[norm];
@@ -49,17 +55,14 @@ impl<T: Stored> Pass<'_, T> {
             Statistics::Running => self.state.running.slice(norm.statistics.clone()),
             _ => self.memory.statistics.slice(norm.statistics.clone()),
         };
-        let slots = &mut self.memory.slots;
-        let ([x, mut y], addend) = match addend {
-            None => (self.places.of(slots, [x, y])?, None),
-            Some(addend) => {
-                let [x, y, addend] = self.places.of(slots, [x, y, addend])?;
-                ([x, y], Some(addend))
-            }
-        };
+        let mut values = self.places.untaken(&mut self.memory.slots);
+        let (x, mut y, addend) = (values.take(x)?, values.take(y)?, values.take_any(addend)?);
+        let (mut alone, mut sum) = (values.take_any(seen.alone)?, values.take_any(seen.sum)?);
+        let seen = shown(&mut alone, &mut sum);
         let addend = addend.as_ref().map(|addend| addend.view());
         self.launcher.batch_norm_normalise(
             &mut y.view_mut(),
+            seen,
             &x.view(),
             &statistics,
             &gamma,
@@ -72,34 +75,30 @@ impl<T: Stored> Pass<'_, T> {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, sum: ValueId, addend: ValueId) -> Result<()> {
-        let [mut sum, addend] = self.places.of(&mut self.memory.slots, [sum, addend])?;
-        let length = sum.length;
-        Ok(self.launcher.add(&mut sum.view_mut(), &addend.view(), length)?)
-    }
-
     pub(super) fn relu(&mut self, x: ValueId) -> Result<()> {
         let [mut x] = self.places.of(&mut self.memory.slots, [x])?;
         let length = x.length;
         Ok(self.launcher.relu(&mut x.view_mut(), length)?)
     }
 
-    pub(super) fn mix(&mut self, block: usize, mixed: ValueId, other: ValueId, addend: Option<ValueId>) -> Result<()> {
-        let length = self.places.program.values[mixed].length();
+    pub(super) fn mix(
+        &mut self,
+        block: usize,
+        [a, b]: [ValueId; 2],
+        addend: ValueId,
+        y: ValueId,
+        seen: Seen,
+    ) -> Result<()> {
+        let length = self.places.program.values[y].length();
         // Where nothing is learnt, no shares are drawn.
         let [forward, _] = self.places.shares(block);
         let shares = self.targets.is_some().then(|| self.memory.shares.slice(forward));
-        let slots = &mut self.memory.slots;
-        let ([mut mixed, other], addend) = match addend {
-            None => (self.places.of(slots, [mixed, other])?, None),
-            Some(addend) => {
-                let [mixed, other, addend] = self.places.of(slots, [mixed, other, addend])?;
-                ([mixed, other], Some(addend))
-            }
-        };
-        let addend = addend.as_ref().map(|addend| addend.view());
-        let (mixed, other, images) = (&mut mixed.view_mut(), &other.view(), self.places.images);
-        Ok(self.launcher.mix(mixed, other, addend.as_ref(), shares.as_ref(), images, length)?)
+        let mut values = self.places.untaken(&mut self.memory.slots);
+        let (a, b, addend, mut y) = (values.take(a)?, values.take(b)?, values.take(addend)?, values.take(y)?);
+        let (mut alone, mut sum) = (values.take_any(seen.alone)?, values.take_any(seen.sum)?);
+        let seen = shown(&mut alone, &mut sum);
+        let (y, read) = (&mut y.view_mut(), [&a.view(), &b.view(), &addend.view()]);
+        Ok(self.launcher.mix(y, seen, read, shares.as_ref(), self.places.images, length)?)
     }
 
     pub(super) fn max_pool(&mut self, x: ValueId, y: ValueId) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use gramscope_cuda::plan::Placing;
 use gramscope_cuda::shapes::BatchPlace;
-use gramscope_cuda::{Device, EigenSummary, Error, FirstComponent, Slice};
+use gramscope_cuda::{Device, EigenSummary, Error, FirstComponent, Seen, Slice};
 use half::bf16;
 
 use super::{Bench, Rotating, Subject, Times, WHAT, time, time_naive};
@@ -34,7 +34,7 @@ impl Bench<'_> {
         self.stored_as::<bf16>(rows)?;
         for shape in PARAMETERS {
             let measured = self.narrow(rows, shape);
-            self.unless_too_large(measured, rows, "addition narrow", bf16::NAME, &shape)?;
+            self.unless_too_large(measured, rows, "elementwise narrow", bf16::NAME, &shape)?;
         }
         for shape in LOGITS {
             let measured = self.loss(rows, shape);
@@ -52,8 +52,8 @@ impl Bench<'_> {
             let measured = self.batch_norm::<T>(rows, shape);
             self.unless_too_large(measured, rows, "batch norm", T::NAME, &shape)?;
         }
-        let measured = self.additions::<T>(rows);
-        self.unless_too_large(measured, rows, "addition", T::NAME, &[BLOCK[0] * BLOCK[1]])?;
+        let measured = self.relu::<T>(rows);
+        self.unless_too_large(measured, rows, "elementwise relu", T::NAME, &[BLOCK[0] * BLOCK[1]])?;
         let measured = self.mixing::<T>(rows);
         self.unless_too_large(measured, rows, "mixing", T::NAME, &BLOCK)?;
         for shape in AVERAGED {
@@ -75,6 +75,8 @@ impl Bench<'_> {
             ("statistics", 1, Norm::<T>::statistics as Pass<'_, T>),
             // x, the addend; y.
             ("normalise", 3, Norm::normalise),
+            // Beside y, what is on the way to it.
+            ("normalise seen", 5, Norm::normalise_seen),
             // x, y, dy; the addend's gradient. Then x and that; dx.
             ("backward", 7, Norm::backward),
         ];
@@ -105,51 +107,52 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn additions<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
+    fn relu<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         let shape @ [length] = [BLOCK[0] * BLOCK[1]];
-        if self.wanted("addition", &["sum", "relu"], T::NAME, &shape).is_empty() {
+        if !self.wants("elementwise", "relu", T::NAME, &shape) {
             return Ok(());
         }
-        let (launcher, device) = (self.device.launcher(), self.device);
-        let (mut sum, addend) = (Rotating::<T>::new(device, length)?, Rotating::<T>::new(device, length)?);
-        let subject =
-            |variant, activations| moves("addition", variant, T::NAME, &shape, activations * length * size_of::<T>());
-        self.alone(rows, &subject("sum", 3), &mut |round| {
-            launcher.add(&mut sum.view_mut(round), &addend.view(round), length)
-        })?;
-        self.alone(rows, &subject("relu", 2), &mut |round| launcher.relu(&mut sum.view_mut(round), length))
+        let (launcher, mut x) = (self.device.launcher(), Rotating::<T>::new(self.device, length)?);
+        let subject = moves("elementwise", "relu", T::NAME, &shape, 2 * length * size_of::<T>());
+        self.alone(rows, &subject, &mut |round| launcher.relu(&mut x.view_mut(round), length))
     }
 
     /// Weights as bfloat16.
     fn narrow(&self, rows: &mut Rows<'_>, shape: [usize; 1]) -> anyhow::Result<()> {
-        if !self.wants("addition", "narrow", bf16::NAME, &shape) {
+        if !self.wants("elementwise", "narrow", bf16::NAME, &shape) {
             return Ok(());
         }
         let ([length], device) = (shape, self.device);
         let (mut narrow, x) = (Rotating::<bf16>::new(device, length)?, Rotating::<f32>::new(device, length)?);
         let bytes = length * (size_of::<f32>() + size_of::<bf16>());
-        self.alone(rows, &moves("addition", "narrow", bf16::NAME, &shape, bytes), &mut |round| {
+        self.alone(rows, &moves("elementwise", "narrow", bf16::NAME, &shape, bytes), &mut |round| {
             device.launcher().narrow(&mut narrow.view_mut(round), &x.view(round), length)
         })
     }
 
     fn mixing<T: Stored>(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        if self.wanted("mixing", &["forward", "backward"], T::NAME, &BLOCK).is_empty() {
+        if self.wanted("mixing", &["forward", "forward seen", "backward"], T::NAME, &BLOCK).is_empty() {
             return Ok(());
         }
         let ([images, length], launcher, device) = (BLOCK, self.device.launcher(), self.device);
         let new = || Rotating::<T>::new(device, images * length);
-        let (mut mixed, mut other, mut addend, y) = (new()?, new()?, new()?, new()?);
+        let (mut a, mut b, mut addend, mut y) = (new()?, new()?, new()?, new()?);
+        let (mut mixture, mut sum) = (new()?, new()?);
         let shares = device.upload(WHAT, &vec![0.25_f32; images])?;
         let subject = |variant, activations| {
             moves("mixing", variant, T::NAME, &BLOCK, activations * images * length * size_of::<T>())
         };
         self.alone(rows, &subject("forward", 4), &mut |round| {
-            let (to, other, addend) = (&mut mixed.view_mut(round), &other.view(round), &addend.view(round));
-            launcher.mix(to, other, Some(addend), Some(&shares.as_view()), images, length)
+            let read = [&a.view(round), &b.view(round), &addend.view(round)];
+            launcher.mix(&mut y.view_mut(round), Seen::default(), read, Some(&shares.as_view()), images, length)
+        })?;
+        self.alone(rows, &subject("forward seen", 6), &mut |round| {
+            let seen = Seen { alone: Some(mixture.view_mut(round)), sum: Some(sum.view_mut(round)) };
+            let read = [&a.view(round), &b.view(round), &addend.view(round)];
+            launcher.mix(&mut y.view_mut(round), seen, read, Some(&shares.as_view()), images, length)
         })?;
         self.alone(rows, &subject("backward", 5), &mut |round| {
-            let (dmixed, dother) = (&mut mixed.view_mut(round), &mut other.view_mut(round));
+            let (dmixed, dother) = (&mut a.view_mut(round), &mut b.view_mut(round));
             let (daddend, y) = (&mut addend.view_mut(round), &y.view(round));
             launcher.mix_backward(dmixed, dother, daddend, y, &shares.as_view(), images, length)
         })
@@ -349,14 +352,26 @@ impl<'a, T: Stored> Norm<'a, T> {
     }
 
     fn normalise(&mut self, round: usize, naive: bool) -> Result<(), Error> {
-        let Self { device, rows, channels, x, y, addend, statistics, gamma, beta, .. } = self;
+        self.normalise_and_show(round, naive, false)
+    }
+
+    fn normalise_seen(&mut self, round: usize, naive: bool) -> Result<(), Error> {
+        self.normalise_and_show(round, naive, true)
+    }
+
+    fn normalise_and_show(&mut self, round: usize, naive: bool, shows: bool) -> Result<(), Error> {
+        let Self { device, rows, channels, x, y, addend, dy, dx, statistics, gamma, beta, .. } = self;
+        let seen = match shows {
+            true => Seen { alone: Some(dx.view_mut(round)), sum: Some(dy.view_mut(round)) },
+            false => Seen::default(),
+        };
         let (launcher, rows, channels) = (device.launcher(), *rows, *channels);
         let (y, x, addend) = (&mut y.view_mut(round), &x.view(round), Some(&addend.view(round)));
         let (of, gamma, beta) = (&statistics.as_view(), &gamma.as_view(), &beta.as_view());
         if naive {
-            launcher.batch_norm_normalise_naive(y, x, of, gamma, beta, addend, true, rows, channels)
+            launcher.batch_norm_normalise_naive(y, seen, x, of, gamma, beta, addend, true, rows, channels)
         } else {
-            launcher.batch_norm_normalise(y, x, of, gamma, beta, addend, true, rows, channels)
+            launcher.batch_norm_normalise(y, seen, x, of, gamma, beta, addend, true, rows, channels)
         }
     }
 
