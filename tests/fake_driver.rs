@@ -486,13 +486,13 @@ fn bench_cka_measures_where_it_is_told() {
 #[test]
 fn doctor_finds_hostile_layers_right_on_emulated_kernels() {
     let names = ["exact, batches of 4", "exact, batches of 33", "fast, batches of 33"];
-    let only = format!("^CKA, ({})$", names.join("|"));
+    let only = format!("^CKA(, | of layers together, )({})$", names.join("|"));
     let output = run(driver().path(), "", &["doctor", "--device", "cuda", "--only", &only]);
     let report = text(&output.stdout);
     assert!(output.status.success(), "{report}{}", text(&output.stderr));
     let (_, on_gpu) = report.split_once("GPU: comparisons").unwrap();
-    for name in names {
-        assert!(on_gpu.contains(&format!("pass  CKA, {name}:")), "{name} is missing from: {report}");
+    for (how, name) in names.iter().flat_map(|name| [("CKA", name), ("CKA of layers together", name)]) {
+        assert!(on_gpu.contains(&format!("pass  {how}, {name}:")), "{how}, {name} is missing from: {report}");
     }
 }
 

@@ -323,25 +323,60 @@ __device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, 
     }
 }
 
-// Moves a tile to its place among the partial sums, STRIP x STRIP values row by row: written there by the first flush,
-// added by those that follow, what is there being brought to the present exponents.
-__device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, const Exponents& exponents, int slab,
-                                           int flush, int first_row, int first_column) {
-    float* own = partial + lane_of_warp() / 4 * STRIP + 2 * (lane_of_warp() % 4);
-    // Entries 2 part and 2 part + 1 of a tile lie side by side, eight rows or columns on from those of the part before.
-    auto place = [&](int part) { return reinterpret_cast<float2*>(own + part % 2 * 8 * STRIP + part / 2 * 8); };
-    float stored[8] = {};
-    if (flush > 0) {
-        for (int part = 0; part < 4; ++part) {
-            stored[2 * part] = place(part)->x;
-            stored[2 * part + 1] = place(part)->y;
-        }
-        scale_tile(stored, exponents.of_flush(flush - 1), exponents.of_slab(slab), first_row, first_column);
-    }
+// Tiles that a warp brings to their places at a time: it waits for memory once for all of them.
+constexpr int FLUSHED_TOGETHER = 4;
+
+// Entries 2 part and 2 part + 1 of a tile, which lie side by side, in its place among the partial sums: STRIP x STRIP values
+// row by row. They are eight rows or columns on from those of the part before.
+__device__ __forceinline__ float2* partial_pair(float* partial, int part) {
+    int row = lane_of_warp() / 4 + part % 2 * 8, column = 2 * (lane_of_warp() % 4) + part / 2 * 8;
+    return reinterpret_cast<float2*>(partial + row * STRIP + column);
+}
+
+// What a flush before has left of a tile.
+__device__ __forceinline__ void load_partial(float (&stored)[8], float* partial) {
     for (int part = 0; part < 4; ++part) {
-        *place(part) = make_float2(stored[2 * part] + tile[2 * part], stored[2 * part + 1] + tile[2 * part + 1]);
+        float2 pair = *partial_pair(partial, part);
+        stored[2 * part] = pair.x;
+        stored[2 * part + 1] = pair.y;
+    }
+}
+
+// Moves a tile to its place, added to what was there, and begins it anew.
+__device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, const float (&stored)[8]) {
+    for (int part = 0; part < 4; ++part) {
+        *partial_pair(partial, part) =
+            make_float2(stored[2 * part] + tile[2 * part], stored[2 * part + 1] + tile[2 * part + 1]);
     }
     for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
+}
+
+// Moves a warp's tiles to their places among the partial sums: written there by the first flush, added by those that
+// follow, what is there being brought to the present exponents. `work.with_tile(slot, visit)` calls visit(tile, row
+// strip, column strip) if the warp has a tile in this of its `Work::SLOTS` slots, `work.partial_of(row strip, column
+// strip)` is where it goes, and `work.first_rows(row strip, column strip)` the rows of the buffer that its strips begin at.
+template <class Work>
+__device__ __forceinline__ void flush_tiles(Work& work, int slab, int flush) {
+    // Two flushes have places, in turn: the one before has that of the one after.
+    const int *before = work.exponents.of_flush(flush + 1), *now = work.exponents.of_slab(slab);
+#pragma unroll
+    for (int first = 0; first < Work::SLOTS; first += FLUSHED_TOGETHER) {
+        float stored[FLUSHED_TOGETHER][8] = {};
+        if (flush > 0) {
+#pragma unroll
+            for (int i = 0; i < FLUSHED_TOGETHER; ++i) {
+                work.with_tile(first + i, [&](float (&)[8], int r, int c) { load_partial(stored[i], work.partial_of(r, c)); });
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < FLUSHED_TOGETHER; ++i) {
+            work.with_tile(first + i, [&](float (&tile)[8], int r, int c) {
+                Place rows = work.first_rows(r, c);
+                if (flush > 0) scale_tile(stored[i], before, now, rows.row, rows.column);
+                flush_tile(tile, work.partial_of(r, c), stored[i]);
+            });
+        }
+    }
 }
 
 // Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same

@@ -112,6 +112,22 @@ struct Square {
         }
     }
 
+    static constexpr int SLOTS = TILE_STRIPS;
+
+    template <class Visit>
+    __device__ __forceinline__ void with_tile(int slot, const Visit& visit) {
+        if (has(slot)) visit(tiles[slot], first_row + warp_of_block(), first_column + slot);
+    }
+
+    __device__ __forceinline__ float* partial_of(int row, int column) const {
+        int64_t tile = symmetric ? index_in_triangle(row, column) : static_cast<int64_t>(row) * strips_across + column;
+        return partials + tile * STRIP * STRIP;
+    }
+
+    __device__ __forceinline__ Place first_rows(int row, int column) const {
+        return {(row - first_row) * STRIP, TILE + (column - first_column) * STRIP};
+    }
+
     __device__ __forceinline__ void rescale(int slab) {
         const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
 #pragma unroll
@@ -122,14 +138,12 @@ struct Square {
 
     __device__ __forceinline__ void flush(int slab, int count) {
 #pragma unroll
-        for (int column = 0; column < TILE_STRIPS; ++column) {
-            if (!has(column)) continue;
-            int r = first_row + warp_of_block(), c = first_column + column;
-            int64_t tile = symmetric ? index_in_triangle(r, c) : static_cast<int64_t>(r) * strips_across + c;
-            if (SHIFTED && r == c) add_reach(tiles[column], exponents, slab, count, warp_of_block() * STRIP);
-            flush_tile(tiles[column], partials + tile * STRIP * STRIP, exponents, slab, count, warp_of_block() * STRIP,
-                       TILE + column * STRIP);
+        for (int slot = 0; SHIFTED && slot < SLOTS; ++slot) {
+            with_tile(slot, [&](float (&tile)[8], int r, int c) {
+                if (r == c) add_reach(tile, exponents, slab, count, warp_of_block() * STRIP);
+            });
         }
+        flush_tiles(*this, slab, count);
         keep_exponents(exponents, slab, count);
     }
 };

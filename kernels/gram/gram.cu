@@ -301,18 +301,31 @@ struct Fused {
         if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
     }
 
-    // Calls visit(tile, row strip, column strip) for each of this warp's tiles. The order is known when it is compiled,
-    // so that tiles stay in registers; the conditions are the same in all lanes.
+    // The slots that a warp may have tiles in, two a column as long as the shorter strip may reach.
+    static constexpr int SLOTS = MAX_STRIPS + MAX_STRIPS / 2;
+
+    // Calls visit(tile, row strip, column strip) if this warp has a tile in this slot. The slot is known when it is
+    // compiled, so that tiles stay in registers; whether it is there is the same in all lanes.
+    template <class Visit>
+    __device__ __forceinline__ void with_tile(int slot, const Visit& visit) {
+        bool shorter = slot < MAX_STRIPS && slot % 2 == 1;
+        int column = slot < MAX_STRIPS ? slot / 2 : slot - MAX_STRIPS / 2;
+        int row = shorter ? triangle.shorter : triangle.longer;
+        if (column <= row) visit(triangle.tiles[shorter ? MAX_STRIPS - column : column], row, column);
+    }
+
+    // The same for each of this warp's tiles.
     template <class Visit>
     __device__ __forceinline__ void for_tiles(const Visit& visit) {
 #pragma unroll
-        for (int column = 0; column < MAX_STRIPS; ++column) {
-            if (column <= triangle.longer) visit(triangle.tiles[column], triangle.longer, column);
-            if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
-                visit(triangle.tiles[MAX_STRIPS - column], triangle.shorter, column);
-            }
-        }
+        for (int slot = 0; slot < SLOTS; ++slot) with_tile(slot, visit);
     }
+
+    __device__ __forceinline__ float* partial_of(int row, int column) const {
+        return partials + index_in_triangle(row, column) * STRIP * STRIP;
+    }
+
+    __device__ __forceinline__ Place first_rows(int row, int column) const { return {row * STRIP, column * STRIP}; }
 
     static __device__ __forceinline__ void add(float (&tile)[8], const Fragments& a, const Fragments& b) {
         if (LOW) {
@@ -346,10 +359,9 @@ struct Fused {
 
     __device__ __forceinline__ void flush(int slab, int count) {
         for_tiles([&](float (&tile)[8], int r, int c) {
-            float* place = partials + index_in_triangle(r, c) * STRIP * STRIP;
             if (r == c) add_reach(tile, exponents, slab, count, r * STRIP);
-            flush_tile(tile, place, exponents, slab, count, r * STRIP, c * STRIP);
         });
+        flush_tiles(*this, slab, count);
         keep_exponents(exponents, slab, count);
     }
 };

@@ -58,6 +58,44 @@ fn a_comparison_takes_the_memory_of_its_largest_forward_pass() {
     assert_eq!(of_passes.uploaded - of_four.uploaded, 2 * 32 * 4);
 }
 
+/// What becomes of a layer does not depend on which others are in its launches: not where some are chosen, and not where memory is so
+/// short that fewer are taken together.
+#[test]
+fn layers_taken_together_have_the_bits_that_they_have_with_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = WIDE_PLAN.replace("test_images = 32", "test_images = 40").replace("image_side = 24", "image_side = 8");
+    let trained = train(dir.path(), "runs", &format!("{plan}width = [0.5]\n"), &["cpu"]);
+    for gram in ["exact", "fast"] {
+        let compare = |name: &str, more: &[&str]| {
+            let (out, trace) =
+                (dir.path().join(format!("{gram}-{name}")), dir.path().join(format!("{gram}-{name}.trace")));
+            let mut arguments = vec!["cka", trained.to_str().unwrap(), "--gram", gram, "--batch-size", "40"];
+            arguments.extend(["--passes", "1", "--device", "cuda", "--out", out.to_str().unwrap()]);
+            arguments.extend(more);
+            let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+            assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+            (results::load(&out).unwrap(), Trace::read(&trace))
+        };
+        let (all, of_all) = compare("all", &[]);
+        let (some, _) = compare("some", &["--layers", "relu|add"]);
+        let limit = format!("{}K", (of_all.most_bytes - (200 << 10)) >> 10);
+        let (short, of_short) = compare("short", &["--memory-limit", &limit]);
+        let [launches, more] = [&of_all, &of_short].map(|trace| trace.count("gs_ucenter_pack"));
+        assert!(launches < 4 && more > launches, "{launches} launches, {more} in {limit}");
+
+        let of = |result: &results::PairResult, i: &String, j: &String| {
+            let place = |layer| result.info.layers_x.iter().position(|other| other == layer).unwrap();
+            result.similarity.cka[place(i) * result.info.layers_x.len() + place(j)].to_bits()
+        };
+        assert!(some.info.layers_x.len() > 2 && some.info.layers_x.len() < all.info.layers_x.len());
+        for (result, layers) in [(&some, &some.info.layers_x), (&short, &all.info.layers_x)] {
+            for (i, j) in layers.iter().flat_map(|i| layers.iter().map(move |j| (i, j))) {
+                assert_eq!(of(result, i, j), of(&all, i, j), "{gram}: {i}, {j}");
+            }
+        }
+    }
+}
+
 /// Within a pass the host waits for nothing that the device has been told: batches twice as many copy no more from the host,
 /// and wait no more often.
 #[test]

@@ -15,14 +15,27 @@ pub(super) const FAST: f64 = 1e-3;
 const FASTER: Options =
     Options { estimator: Estimator::Unbiased, kernel: Kernel::Linear, gram: Gram::Fast, normalise_examples: false };
 
-/// Where comparisons are made.
+/// Where comparisons are made, and how they are handed the layers of a batch.
 pub(super) struct Place<'a> {
     pub(super) begin: &'a dyn Fn(usize, Options) -> Result<Comparison, Error>,
+    pub(super) observe: &'a Observe<'a>,
 }
+
+/// Hands a comparison layers over so many examples.
+type Observe<'a> = dyn Fn(&mut Comparison, &[Layer], usize) -> anyhow::Result<()> + 'a;
 
 /// On the host.
 pub(super) const HOST: Place<'static> =
-    Place { begin: &|layers, options| Comparison::new(&[layers], &[(0, 0)], options) };
+    Place { begin: &|layers, options| Comparison::new(&[layers], &[(0, 0)], options), observe: &one_by_one };
+
+/// Hands over one layer after the other.
+pub(super) fn one_by_one(comparison: &mut Comparison, layers: &[Layer], examples: usize) -> anyhow::Result<()> {
+    for (index, layer) in layers.iter().enumerate() {
+        let activation = Activation::new(Values::F32(&layer.values), examples)?;
+        comparison.observe(0, index, activation).with_context(|| format!("layer {:?}", layer.name))?;
+    }
+    Ok(())
+}
 
 /// One case: batches of layers, and what is computed of them.
 pub(super) struct Case {
@@ -32,10 +45,10 @@ pub(super) struct Case {
     pub(super) examples: usize,
 }
 
-/// Every one of `cases`, against float64.
-pub(super) fn check(report: &mut Report<'_>, place: &Place<'_>, cases: Vec<Case>) {
+/// Every one of `cases`, against float64; `what` is computed.
+pub(super) fn check(report: &mut Report<'_>, what: &str, place: &Place<'_>, cases: Vec<Case>) {
     for case in cases {
-        report.check(&format!("CKA, {}", case.name), || compare(&case, place));
+        report.check(&format!("{what}, {}", case.name), || compare(&case, place));
     }
 }
 
@@ -99,10 +112,7 @@ pub(super) fn similarity(case: &Case, place: &Place<'_>) -> anyhow::Result<Simil
     let mut comparison = (place.begin)(case.batches[0].len(), case.options)?;
     for layers in &case.batches {
         comparison.begin_batch(case.examples)?;
-        for (index, layer) in layers.iter().enumerate() {
-            let activation = Activation::new(Values::F32(&layer.values), case.examples)?;
-            comparison.observe(0, index, activation).with_context(|| format!("layer {:?}", layer.name))?;
-        }
+        (place.observe)(&mut comparison, layers, case.examples)?;
         comparison.end_batch()?;
     }
     Ok(comparison.finish()?.remove(0))

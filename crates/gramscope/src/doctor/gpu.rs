@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use gramscope_cka::{Comparison, Estimator, Gram, Kernel, Options};
-use gramscope_cuda::{Device, ceilings};
+use gramscope_cuda::{Device, Values, ceilings, plan};
 
 use super::cka::{self, Case, HOST, Place};
+use super::inputs::Layer;
 use super::{Finding, Report, convolutions, kernels, networks, probes, training_kernels};
 
 /// How far CKA on the GPU may be from CKA on the CPU: both are within 1e-6 of the truth.
@@ -31,9 +32,16 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     networks::check(report, device);
     report.heading("GPU: comparisons");
     let begin = |layers: usize, options: Options| Comparison::on(Some(device.clone()), &[layers], &[(0, 0)], options);
-    let place = Place { begin: &begin };
-    cka::check(report, &place, cka::cases());
-    cka::check(report, &place, cka::cases_of_gpu());
+    let place = Place { begin: &begin, observe: &cka::one_by_one };
+    cka::check(report, "CKA", &place, cka::cases());
+    cka::check(report, "CKA", &place, cka::cases_of_gpu());
+    let observe =
+        |comparison: &mut Comparison, layers: &[Layer], examples| together(device, comparison, layers, examples);
+    let all = cka::cases().into_iter().chain(cka::cases_of_gpu());
+    // Others are taken one by one however they are handed over.
+    let taken_together = all.filter(|case| case.options.kernel == Kernel::Linear && case.examples <= plan::FUSED_ROWS);
+    let place_of_all = Place { begin: &begin, observe: &observe };
+    cka::check(report, "CKA of layers together", &place_of_all, taken_together.collect());
     for case in cka::cases().into_iter().filter(|case| case.options.gram == Gram::Exact) {
         report.check(&format!("the same on CPU and GPU, {}", case.name), || apart(&case, &place));
     }
@@ -56,6 +64,15 @@ fn measure_ceilings(report: &Report<'_>, device: &Device) {
     rate("bf16", ceilings::matrix_rate(device, ceilings::Products::Bf16), "TFLOP/s through cuBLAS");
     rate("TF32", ceilings::matrix_rate(device, ceilings::Products::Tf32), "TFLOP/s through cuBLAS");
     rate("float32", ceilings::matrix_rate(device, ceilings::Products::Float32), "TFLOP/s through cuBLAS");
+}
+
+/// Hands over all layers at once, on the device, as a network there does.
+fn together(device: &Device, comparison: &mut Comparison, layers: &[Layer], examples: usize) -> anyhow::Result<()> {
+    let upload = |layer: &Layer| device.upload("a check", &layer.values);
+    let uploaded = layers.iter().map(upload).collect::<Result<Vec<_>, _>>()?;
+    let values: Vec<_> = uploaded.iter().map(|values| Values::F32(values.as_view())).collect();
+    let together: Vec<_> = values.iter().enumerate().map(|(layer, values)| (Some(layer), values)).collect();
+    Ok(comparison.observe_on_device(0, &together, examples)?)
 }
 
 /// How far apart CPU and GPU are.

@@ -34,7 +34,7 @@ pub(crate) fn run(choice: DeviceChoice, only: Option<&Regex>, console: &Console)
     machine::describe(&report);
     let gpu = machine::gpu(choice, &report)?;
     report.heading("CPU");
-    cka::check(&mut report, &cka::HOST, cka::cases());
+    cka::check(&mut report, "CKA", &cka::HOST, cka::cases());
     training::check(&mut report);
     #[cfg(feature = "cuda")]
     if let Some(device) = gpu {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use gramscope_cuda::ceilings::Products;
 use gramscope_cuda::{
-    Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, Layers, PairSums, Panels, Partials, PartialsMut,
-    RowSummary, Selection, Slice, Uploaded, Values, Weight, plan,
+    Device, EigenSummary, Error, Gram, GramMut, Grams, LayerSum, PairSums, Panels, Partials, PartialsMut, RowSummary,
+    Selection, Slice, Uploaded, Values, Weight, plan,
 };
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_nn::{Family, ResNetConfig};
@@ -21,8 +21,11 @@ pub(super) const EXAMPLES: usize = 256;
 const NETWORKS: [(usize, f64); 4] = [(20, 1.0), (110, 1.0), (164, 1.0), (38, 10.0)];
 /// Features of the layer that the Gram kernels are judged by, which is none of those networks'.
 const JUDGED: usize = 65_536;
-/// What is centred, and what distances are taken of.
-const CENTRED: [usize; 2] = [EXAMPLES, 16_384];
+/// Layers that a ResNet-110 hands over together, examples, and features of each: from its three stages.
+const TOGETHER: [[usize; 3]; 3] = [[16, EXAMPLES, 16_384], [32, EXAMPLES, 8_192], [64, EXAMPLES, 4_096]];
+/// What is centred: a layer, and as many as there may be.
+const CENTRED: [[usize; 3]; 2] = [[1, EXAMPLES, 16_384], TOGETHER[2]];
+/// What distances are taken of.
 const DISTANCES: [usize; 2] = [EXAMPLES, 65_536];
 /// Layers of a panel.
 const LAYERS: [usize; 5] = [60, 385, 574, 1500, 6000];
@@ -61,8 +64,14 @@ impl Bench<'_> {
                 self.unless_too_large(measured, rows, "gram", name, &[EXAMPLES, features])?;
             }
         }
-        let measured = self.ucenter(rows);
-        self.unless_too_large(measured, rows, "ucenter", "f32", &CENTRED)?;
+        for shape in TOGETHER {
+            let measured = self.gram_together(rows, shape);
+            self.unless_too_large(measured, rows, "gram", "f32", &shape)?;
+        }
+        for shape in CENTRED {
+            let measured = self.ucenter(rows, shape);
+            self.unless_too_large(measured, rows, "ucenter", "f32", &shape)?;
+        }
         let measured = self.rbf(rows);
         self.unless_too_large(measured, rows, "rbf", "f32", &DISTANCES)?;
         for shape in DECOMPOSED {
@@ -85,7 +94,7 @@ impl Bench<'_> {
         if !wants_shift && !wants_double && products.is_empty() {
             return Ok(());
         }
-        let mut layer = Layer::new(self.device, name, element, features)?;
+        let mut layer = Layers::new(self.device, name, element, [1, features])?;
         let read = (EXAMPLES * features * element) as f64;
         // The other kernels take the shifts of the columns.
         let shift_us = time(self.device, &mut |round| layer.shift(round))?;
@@ -124,10 +133,10 @@ impl Bench<'_> {
         if products.is_empty() {
             return Ok(());
         }
-        let [exact_us, fast_us] = [false, true].map(|tf32| self.cublas_us(|round| layer.view(round), shape, tf32));
+        let [exact_us, fast_us] = [false, true].map(|tf32| self.cublas_us(|round| layer.one(round), shape, tf32));
         let (exact_us, fast_us) = (exact_us?, fast_us?);
         for (variant, fused, exact, terms) in GRAMS.into_iter().filter(|(variant, ..)| products.contains(variant)) {
-            let Some(mut sums) = Sums::new(self.device, features, fused)? else { continue };
+            let Some(mut sums) = Sums::new(self.device, [1, features], fused)? else { continue };
             let us = time(self.device, &mut |round| layer.products(&mut sums, exact, round))?;
             let subject = Subject {
                 variant,
@@ -143,57 +152,86 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// From partial sums of Gram matrices to a row of the panel.
-    fn ucenter(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
-        if self.wanted("ucenter", &["reduce", "rows and pack"], "f32", &CENTRED).is_empty() {
+    /// The products of several layers in one launch.
+    fn gram_together(&self, rows: &mut Rows<'_>, shape: [usize; 3]) -> anyhow::Result<()> {
+        let [layers, n, features] = shape;
+        let fused = || GRAMS.into_iter().filter(|(_, fused, ..)| *fused);
+        let wanted = self.wanted("gram", &fused().map(|(variant, ..)| variant).collect::<Vec<_>>(), "f32", &shape);
+        if wanted.is_empty() {
             return Ok(());
         }
-        let ([n, features], device, launcher) = (CENTRED, self.device, self.device.launcher());
-        let mut layer = Layer::new(device, "f32", 4, features)?;
-        let Some(mut sums) = Sums::new(device, features, true)? else { return Ok(()) };
-        layer.products(&mut sums, true, 0)?;
-        let (mut k, mut reach) = (device.zeros::<f64>(WHAT, n * n)?, device.zeros::<f64>(WHAT, n)?);
-        let matrix = n * n * size_of::<f64>();
+        let mut together = Layers::new(self.device, "f32", 4, [layers, features])?;
+        let Some(mut sums) = Sums::new(self.device, [layers, features], true)? else { return Ok(()) };
+        for (variant, _, exact, terms) in fused().filter(|(variant, ..)| wanted.contains(variant)) {
+            let us = time(self.device, &mut |round| together.products(&mut sums, exact, round))?;
+            let subject = Subject {
+                kernel: "gram",
+                variant,
+                stored: "f32",
+                shape: &shape,
+                bytes: (layers * n * features * 4) as f64,
+                partial_bytes: sums.bytes(),
+                flops: terms * 2.0 * triangle(n, plan::STRIP) * (layers * features) as f64,
+                products: Some(Products::Bf16),
+            };
+            self.write(rows, &subject, Times { us, ..Times::default() })?;
+        }
+        Ok(())
+    }
+
+    /// From partial sums of Gram matrices to rows of the panel.
+    fn ucenter(&self, rows: &mut Rows<'_>, shape: [usize; 3]) -> anyhow::Result<()> {
+        if self.wanted("ucenter", &["reduce", "rows and pack"], "f32", &shape).is_empty() {
+            return Ok(());
+        }
+        let ([layers, n, features], device, launcher) = (shape, self.device, self.device.launcher());
+        let mut together = Layers::new(device, "f32", 4, [layers, features])?;
+        let Some(mut sums) = Sums::new(device, [layers, features], true)? else { return Ok(()) };
+        together.products(&mut sums, true, 0)?;
+        let mut k = device.zeros::<f64>(WHAT, layers * n * n)?;
+        let mut reach = device.zeros::<f64>(WHAT, layers * n)?;
+        let matrices = layers * n * n * size_of::<f64>();
         let subject = Subject {
             kernel: "ucenter",
             variant: "reduce",
             stored: "f32",
-            shape: &CENTRED,
+            shape: &shape,
             // Partial sums are what it is given.
-            bytes: sums.bytes() + matrix as f64,
+            bytes: sums.bytes() + matrices as f64,
             partial_bytes: 0.0,
             flops: 0.0,
             products: None,
         };
         let mut reduce = |_: usize| {
             let mut gram = GramMut { k: k.as_view_mut(), reach: reach.as_view_mut() };
-            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, &[sums.split.splits])
+            launcher.ucenter_reduce(&mut gram, &sums.partials(), None, n, &sums.split.splits)
         };
         reduce(0)?;
         self.alone(rows, &subject, &mut reduce)?;
-
-        let length = n * (n - 1) / 2;
-        let (mut row, mut summary) = (device.zeros::<f32>(WHAT, length)?, device.zeros::<RowSummary>(WHAT, 1)?);
-        let (mut of_rows, mut norms) = (device.zeros::<f64>(WHAT, 3 * n)?, device.zeros::<f64>(WHAT, n)?);
-        let (mut arrivals, flags) = (device.zeros::<u32>(WHAT, 1)?, device.zeros::<i32>(WHAT, 1)?);
-        let gram = Gram { k: k.as_view(), reach: reach.as_view() };
-        // K is read twice.
-        let subject =
-            Subject { variant: "rows and pack", bytes: (2 * matrix + length * size_of::<f32>()) as f64, ..subject };
-        if !self.wants("ucenter", "rows and pack", "f32", &CENTRED) {
+        if !self.wants("ucenter", "rows and pack", "f32", &shape) {
             return Ok(());
         }
+
+        let length = layers * (n * (n - 1) / 2);
+        let (mut row, mut summaries) = (device.zeros::<f32>(WHAT, length)?, device.zeros::<RowSummary>(WHAT, layers)?);
+        let mut of_rows = device.zeros::<f64>(WHAT, layers * 3 * n)?;
+        let mut norms = device.zeros::<f64>(WHAT, layers * n)?;
+        let (mut arrivals, flags) = (device.zeros::<u32>(WHAT, layers)?, device.zeros::<i32>(WHAT, layers)?);
+        let gram = Gram { k: k.as_view(), reach: reach.as_view() };
+        // K is read twice.
+        let bytes = (2 * matrices + length * size_of::<f32>()) as f64;
+        let subject = Subject { variant: "rows and pack", bytes, ..subject };
+        let flags = &flags.as_view();
         let us = time(device, &mut |_| {
-            let (of_rows, arrivals) = (&mut of_rows.as_view_mut(), &mut arrivals.as_view_mut());
-            launcher.ucenter_rows(of_rows, None, arrivals, &gram, 1, n, false)?;
-            let (row, summary, norms) = (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut norms.as_view_mut());
-            let (of_rows, flags) = (&of_rows.as_view(), &flags.as_view());
-            launcher.ucenter_pack(row, summary, norms, arrivals, &gram, of_rows, flags, None, 1, n, false)
+            let (sums, arrivals) = (&mut of_rows.as_view_mut(), &mut arrivals.as_view_mut());
+            launcher.ucenter_rows(sums, None, arrivals, &gram, layers, n, false)?;
+            let (row, summaries) = (&mut row.as_view_mut(), &mut summaries.as_view_mut());
+            let (norms, sums) = (&mut norms.as_view_mut(), &of_rows.as_view());
+            launcher.ucenter_pack(row, summaries, norms, arrivals, &gram, sums, flags, None, layers, n, false)
         })?;
-        let naive_us = time_naive(device, (n * n) as f64, &mut |_| {
-            let (row, summary, of_rows) =
-                (&mut row.as_view_mut(), &mut summary.as_view_mut(), &mut of_rows.as_view_mut());
-            launcher.ucenter_naive(row, summary, of_rows, &gram, &flags.as_view(), 1, n, false)
+        let naive_us = time_naive(device, (layers * n * n) as f64, &mut |_| {
+            let (row, summaries) = (&mut row.as_view_mut(), &mut summaries.as_view_mut());
+            launcher.ucenter_naive(row, summaries, &mut of_rows.as_view_mut(), &gram, flags, layers, n, false)
         })?;
         self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
     }
@@ -204,7 +242,7 @@ impl Bench<'_> {
             return Ok(());
         }
         let ([n, features], device, launcher) = (DISTANCES, self.device, self.device.launcher());
-        let layer = Layer::new(device, "f32", 4, features)?;
+        let layer = Layers::new(device, "f32", 4, [1, features])?;
         let split = plan::gram_double(n, features, device.plan());
         let mut partials = device.zeros::<f64>(WHAT, split.partials)?;
         let (mut distances, mut reach) = (device.zeros::<f64>(WHAT, n * n)?, device.zeros::<f64>(WHAT, n)?);
@@ -220,8 +258,7 @@ impl Bench<'_> {
             products: None,
         };
         let mut measure = |round: usize| {
-            let x = [&layer.view(round)];
-            let split = launcher.gram_distances(&mut partials.as_view_mut(), &Layers::alone(&x, n))?;
+            let split = layer.with(round, |x| launcher.gram_distances(&mut partials.as_view_mut(), x))?;
             let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
             launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, &split.splits)
         };
@@ -380,18 +417,20 @@ impl Bench<'_> {
     }
 }
 
-/// `[examples, features]` of a type, as many copies as the cache does not hold, and the shifts of its columns.
-struct Layer<'a> {
+/// Layers `[examples, features]` of a type, as many copies as the cache does not hold, and the shifts of their columns.
+struct Layers<'a> {
     device: &'a Device,
+    count: usize,
+    /// All layers one after the other.
     x: Vec<Uploaded>,
     shift: Slice<f32>,
     largest: Slice<f32>,
     first_bad: Slice<i32>,
 }
 
-impl<'a> Layer<'a> {
-    fn new(device: &'a Device, name: &str, element: usize, features: usize) -> Result<Self, Error> {
-        let length = EXAMPLES * features;
+impl<'a> Layers<'a> {
+    fn new(device: &'a Device, name: &str, element: usize, [count, features]: [usize; 2]) -> Result<Self, Error> {
+        let length = count * EXAMPLES * features;
         let values = (0..length).map(pattern);
         let copies = 0..copies(device, length * element);
         let x: Result<Vec<Uploaded>, Error> = match name {
@@ -410,50 +449,81 @@ impl<'a> Layer<'a> {
         };
         Ok(Self {
             x: x?,
-            shift: device.zeros(WHAT, features)?,
-            largest: device.zeros(WHAT, features)?,
-            first_bad: device.upload(WHAT, &[i32::MAX])?,
+            shift: device.zeros(WHAT, count * features)?,
+            largest: device.zeros(WHAT, count * features)?,
+            first_bad: device.upload(WHAT, &vec![i32::MAX; count])?,
             device,
+            count,
         })
     }
 
-    fn view(&self, round: usize) -> Values<'_> {
-        self.x[round % self.x.len()].view()
+    /// The copies of a round.
+    fn views(&self, round: usize) -> Vec<Values<'_>> {
+        views(&self.x[round % self.x.len()], self.count)
+    }
+
+    /// The first of them.
+    fn one(&self, round: usize) -> Values<'_> {
+        self.views(round).remove(0)
+    }
+
+    /// Does `work` with all of a round, which share the device.
+    fn with<R>(&self, round: usize, work: impl FnOnce(&gramscope_cuda::Layers<'_>) -> R) -> R {
+        with_all(&self.views(round), work)
     }
 
     fn shift(&mut self, round: usize) -> Result<(), Error> {
-        let Self { device, x, shift, largest, first_bad, .. } = self;
+        let Self { device, x, shift, largest, first_bad, count } = self;
         let (shift, largest) = (&mut shift.as_view_mut(), &mut largest.as_view_mut());
-        let x = [&x[round % x.len()].view()];
-        let layers = Layers::alone(&x, EXAMPLES);
-        device.launcher().gram_shift(shift, largest, &mut first_bad.as_view_mut(), &layers)
+        with_all(&views(&x[round % x.len()], *count), |layers| {
+            device.launcher().gram_shift(shift, largest, &mut first_bad.as_view_mut(), layers)
+        })
     }
 
     fn naive(&mut self, k: &mut Slice<f64>, round: usize) -> Result<(), Error> {
-        let (launcher, x) = (self.device.launcher(), [&self.view(round)]);
-        launcher.gram_naive(&mut k.as_view_mut(), &Layers::alone(&x, EXAMPLES), &self.shift.as_view())
+        let (launcher, shift) = (self.device.launcher(), &self.shift.as_view());
+        self.with(round, |layers| launcher.gram_naive(&mut k.as_view_mut(), layers, shift))
     }
 
     fn double(&mut self, partials: &mut Slice<f64>, round: usize) -> Result<(), Error> {
-        let (partials, shift, x) = (&mut partials.as_view_mut(), &self.shift.as_view(), [&self.view(round)]);
-        let (launcher, plan) = (self.device.launcher(), self.device.plan());
-        launcher.gram_double(partials, &Layers::alone(&x, EXAMPLES), shift, None, plan).map(drop)
+        let (launcher, plan, shift) = (self.device.launcher(), self.device.plan(), &self.shift.as_view());
+        self.with(round, |layers| {
+            launcher.gram_double(&mut partials.as_view_mut(), layers, shift, None, plan).map(drop)
+        })
     }
 
     /// Enqueues the products of the shifted columns, by `fused` or `tiled` as `sums` is made for.
     fn products(&mut self, sums: &mut Sums, exact: bool, round: usize) -> Result<(), Error> {
-        let Self { device, x, shift, largest, first_bad, .. } = self;
+        let Self { device, x, shift, largest, first_bad, count } = self;
         let (fused, partials, launcher) = (sums.fused, &mut sums.partials_mut(), device.launcher());
-        let x = [&x[round % x.len()].view()];
-        let layers = &Layers::alone(&x, EXAMPLES);
-        let enqueued = if fused {
-            let (shift, first_bad) = (&mut shift.as_view_mut(), &mut first_bad.as_view_mut());
-            launcher.gram_fused(exact, partials, shift, first_bad, layers, None)
-        } else {
-            launcher.gram_tiled(exact, partials, layers, &shift.as_view(), &largest.as_view(), None)
-        };
+        let enqueued = with_all(&views(&x[round % x.len()], *count), |layers| {
+            if fused {
+                let (shift, first_bad) = (&mut shift.as_view_mut(), &mut first_bad.as_view_mut());
+                launcher.gram_fused(exact, partials, shift, first_bad, layers, None)
+            } else {
+                launcher.gram_tiled(exact, partials, layers, &shift.as_view(), &largest.as_view(), None)
+            }
+        });
         enqueued.map(drop)
     }
+}
+
+/// So many layers that lie one after the other.
+fn views(all: &Uploaded, count: usize) -> Vec<Values<'_>> {
+    let length = all.view().len() / count;
+    let view = |first: usize| match all {
+        Uploaded::F16(values) => Values::F16(values.slice(first..first + length)),
+        Uploaded::Bf16(values) => Values::Bf16(values.slice(first..first + length)),
+        Uploaded::F32(values) => Values::F32(values.slice(first..first + length)),
+    };
+    (0..count).map(|layer| view(layer * length)).collect()
+}
+
+/// Does `work` with layers that share the device.
+fn with_all<R>(views: &[Values<'_>], work: impl FnOnce(&gramscope_cuda::Layers<'_>) -> R) -> R {
+    let x: Vec<&Values<'_>> = views.iter().collect();
+    let layers = gramscope_cuda::Layers { x: &x, examples: EXAMPLES, sharing: 0 };
+    work(&gramscope_cuda::Layers { sharing: layers.columns(), ..layers })
 }
 
 /// Entries that are computed of a symmetric matrix of so many rows, in tiles of `tile` a side.
@@ -461,10 +531,10 @@ fn triangle(rows: usize, tile: usize) -> f64 {
     (plan::triangle(rows.div_ceil(tile)) * tile * tile) as f64
 }
 
-/// Partial sums of a Gram matrix.
+/// Partial sums of Gram matrices.
 struct Sums {
     fused: bool,
-    split: plan::Split,
+    split: plan::LayersSplit,
     sums: Slice<f32>,
     exponents: Slice<i32>,
     reaches: Slice<f32>,
@@ -472,9 +542,11 @@ struct Sums {
 
 impl Sums {
     /// None where the kernel does not take so many features.
-    fn new(device: &Device, features: usize, fused: bool) -> Result<Option<Self>, Error> {
+    fn new(device: &Device, [layers, features]: [usize; 2], fused: bool) -> Result<Option<Self>, Error> {
         let plan = if fused { plan::gram_fused } else { plan::gram_tiled };
-        let Some(split) = plan(EXAMPLES, features, device.plan()) else { return Ok(None) };
+        let one = |features, device| plan(EXAMPLES, features, device);
+        let split = plan::LayersSplit::new(&vec![features; layers], layers * features, device.plan(), one);
+        let Some(split) = split else { return Ok(None) };
         Ok(Some(Self {
             sums: device.zeros(WHAT, split.partials)?,
             exponents: device.zeros(WHAT, split.exponents)?,
