@@ -16,7 +16,7 @@ constexpr int STRIP = 16;
 // Rows that one block of gs_gram_fused_* holds at most.
 constexpr int FUSED_ROWS = 256;
 // Layers that a launch of gs_gram_* or gs_ucenter_* takes together at most (common/layers.cuh).
-constexpr int LAYERS_TOGETHER = 64;
+constexpr int LAYERS_TOGETHER = 128;
 // Which products a layer still wants, after those that there are have been looked at.
 constexpr int WANTS_NOTHING = 0;
 constexpr int WANTS_EXACT = 1;

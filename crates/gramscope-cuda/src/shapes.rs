@@ -458,7 +458,7 @@ mod crossing {
     }
 
     crosses!(
-        LayerValues: 1536, LayerSplits: 264, GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
+        LayerValues: 3072, LayerSplits: 520, GramShape: 16, CentreShape: 32, RbfShape: 16, HsicShape: 48, RowSummary: 24, LayerSum: 16, Weight: 8, EigenShape: 24, EigenSummary: 40, Selection: 24, ConvolutionShape: 48,
         BatchNormShape: 32, ElementwiseShape: 8, PoolingShape: 16, LossShape: 8, SgdShape: 24, AugmentShape: 40, BatchPlace: 8,
         SharesShape: 24, MixingShape: 8, FirstComponentShape: 32, ProbeShape: 32, ProbeRecord: 24
     );

@@ -328,7 +328,8 @@ impl Builder {
         self.tap(Tapped::Pooled);
         self.step(Step::Logits);
         self.tap(Tapped::Logits);
-        self.hand_out();
+        let rest = self.waiting.hand_out_all();
+        self.hand_out_taps(rest);
         self
     }
 
@@ -475,7 +476,7 @@ impl Builder {
     fn tap(&mut self, of: Tapped) {
         let layer = self.waiting.count();
         self.note(layer, of);
-        self.hand_out_if_enough();
+        self.hand_out();
     }
 
     /// What is on the way to the result `y` of a step, and that, are `layer` and the next ones.
@@ -486,7 +487,7 @@ impl Builder {
             let layer = self.waiting.count();
             self.note(layer, Tapped::Value(value));
         }
-        self.hand_out_if_enough();
+        self.hand_out();
     }
 
     fn note(&mut self, layer: Place, of: Tapped) {
@@ -498,14 +499,18 @@ impl Builder {
         self.waiting.note(layer, of, values);
     }
 
-    fn hand_out_if_enough(&mut self) {
-        if self.waiting.are_enough() {
-            self.hand_out();
+    /// Hands out layers that wait, as often as there are enough.
+    fn hand_out(&mut self) {
+        loop {
+            let taps = self.waiting.hand_out_enough();
+            if taps.is_empty() {
+                return;
+            }
+            self.hand_out_taps(taps);
         }
     }
 
-    fn hand_out(&mut self) {
-        let taps = self.waiting.hand_out();
+    fn hand_out_taps(&mut self, taps: Vec<Step>) {
         if self.observed {
             self.program.steps.extend(taps);
         }

@@ -531,7 +531,7 @@ mod tests {
             LayersSplit::new(features, sharing, device, |features, device| gram_fused(256, features, device))
                 .expect("layers, and shared memory enough")
         };
-        for (layers, features) in [(16, 16_384), (32, 8_192), (63, 4_096), (64, 10)] {
+        for (layers, features) in [(32, 16_384), (64, 8_192), (128, 4_096), (128, 10)] {
             let all = vec![features; layers];
             let together = split(&all, layers * features);
             let blocks: usize = together.splits.iter().sum();

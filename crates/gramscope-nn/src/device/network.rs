@@ -104,7 +104,7 @@ impl DeviceNetwork {
     }
 
     /// Enqueues a batch and hands every layer's output to `observe`, on the device, in the order of [`ResNet::layers`], one or more
-    /// at a time: as many as have 2^18 values an image together, or fewer.
+    /// at a time: as many as have 2^19 values an image together, or fewer.
     ///
     /// # Errors
     /// Those of `observe`; [`Error::Device`] and [`Error::Shape`].

@@ -1,14 +1,16 @@
 //! Layers that are there and wait to be handed out, several at a time.
 
+use std::collections::VecDeque;
+
+use gramscope_cuda::plan::LAYERS_TOGETHER;
+
 use super::{Step, Tapped};
 
-/// Layers are handed out once they have so many values an image: enough to fill a GPU together, and in float32 256 MiB of its
-/// memory for 256 images.
-const TOGETHER_VALUES: usize = 1 << 18;
-/// Or once they are so many.
-const TOGETHER_LAYERS: usize = 56;
+/// Layers that are handed out together have up to so many values an image: enough to keep a GPU busy for a hundred times what
+/// launches cost, and in float32 512 MiB of its memory for 256 images.
+const TOGETHER_VALUES: usize = 1 << 19;
 
-/// A layer among those that wait. It stands until that layer is there.
+/// The number of a layer that waits. It stands until that layer is there.
 #[derive(Clone, Copy)]
 pub(super) struct Place(usize);
 
@@ -18,35 +20,44 @@ pub(super) struct Place(usize);
 pub(super) struct Waiting {
     /// Layers before the first of these.
     before: usize,
-    /// None: it is still to be computed.
-    layers: Vec<Option<Tapped>>,
-    /// Numbers an image, of those that are there.
-    values: usize,
+    /// Each with its numbers an image. None: it is still to be computed.
+    layers: VecDeque<Option<(Tapped, usize)>>,
 }
 
 impl Waiting {
     /// Counts a layer that is still to be computed.
     pub(super) fn count(&mut self) -> Place {
-        self.layers.push(None);
-        Place(self.layers.len() - 1)
+        self.layers.push_back(None);
+        Place(self.before + self.layers.len() - 1)
     }
 
     /// A layer of so many numbers an image is there.
-    pub(super) fn note(&mut self, place: Place, of: Tapped, values: usize) {
-        self.layers[place.0] = Some(of);
-        self.values += values;
+    pub(super) fn note(&mut self, Place(layer): Place, of: Tapped, values: usize) {
+        self.layers[layer - self.before] = Some((of, values));
     }
 
-    /// Whether there is enough to be handed out, and none among it that is still to be computed.
-    pub(super) fn are_enough(&self) -> bool {
-        let enough = self.values >= TOGETHER_VALUES || self.layers.len() >= TOGETHER_LAYERS;
-        enough && self.layers.iter().all(Option::is_some)
+    /// The taps of the first layers, as many as go together, once no other can go with them; else none.
+    pub(super) fn hand_out_enough(&mut self) -> Vec<Step> {
+        let (mut layers, mut values) = (0, 0);
+        while let Some(&Some((_, more))) = self.layers.get(layers) {
+            if layers == LAYERS_TOGETHER || values + more > TOGETHER_VALUES {
+                return self.hand_out(layers.max(1));
+            }
+            (layers, values) = (layers + 1, values + more);
+        }
+        if layers == LAYERS_TOGETHER || values == TOGETHER_VALUES { self.hand_out(layers) } else { Vec::new() }
     }
 
-    /// The taps of all that are there.
-    pub(super) fn hand_out(&mut self) -> impl Iterator<Item = Step> {
-        let Self { before, layers, .. } = std::mem::take(self);
-        self.before = before + layers.len();
-        (before..).zip(layers).filter_map(|(layer, of)| Some(Step::Tap { layer, of: of? }))
+    /// The taps of all, at the end.
+    pub(super) fn hand_out_all(&mut self) -> Vec<Step> {
+        self.hand_out(self.layers.len())
+    }
+
+    /// The taps of the first `count`, which are there.
+    fn hand_out(&mut self, count: usize) -> Vec<Step> {
+        let first = self.before;
+        self.before += count;
+        let taken = self.layers.drain(..count).flatten();
+        taken.zip(first..).map(|((of, _), layer)| Step::Tap { layer, of }).collect()
     }
 }

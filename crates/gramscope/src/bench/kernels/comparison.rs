@@ -22,7 +22,7 @@ const NETWORKS: [(usize, f64); 4] = [(20, 1.0), (110, 1.0), (164, 1.0), (38, 10.
 /// Features of the layer that the Gram kernels are judged by, which is none of those networks'.
 const JUDGED: usize = 65_536;
 /// Layers that a ResNet-110 hands over together, examples, and features of each: from its three stages.
-const TOGETHER: [[usize; 3]; 3] = [[16, EXAMPLES, 16_384], [32, EXAMPLES, 8_192], [64, EXAMPLES, 4_096]];
+const TOGETHER: [[usize; 3]; 3] = [[32, EXAMPLES, 16_384], [64, EXAMPLES, 8_192], [128, EXAMPLES, 4_096]];
 /// What is centred: a layer, and as many as there may be.
 const CENTRED: [[usize; 3]; 2] = [[1, EXAMPLES, 16_384], TOGETHER[2]];
 /// What distances are taken of.
