@@ -7,8 +7,10 @@ constexpr int WARP = 32;
 constexpr int SLAB_THREADS = 256;
 // Features that go through shared memory, and are scaled, together.
 constexpr int SLAB = 32;
-// Slabs whose tensor-core products may be summed before the sum is added to an ordinary one: 16 x 32 = 512 features.
+// Slabs of a chain, 16 x 32 = 512 features: what a row's products could have come to is counted chain by chain.
 constexpr int CHAIN_SLABS = 16;
+// Slabs whose sums stay in registers before they are added to partial sums in global memory: a multiple of a chain's.
+constexpr int FLUSH_SLABS = 64;
 // Bytes that a row of a slab takes in shared memory: 32 float32 values, or their high and low float16 halves.
 constexpr int ROW_BYTES = 128;
 // Rows of a strip, the unit in which Gram matrices are cut; partial sums lie in tiles of a strip times a strip.

@@ -152,6 +152,8 @@ struct Exponents {
     // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have
     // been.
     __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
+    // What of the row's squared length, in 2^(2 exponent), has been counted since the last flush.
+    __device__ __forceinline__ float* counted() const { return reach() + rows; }
 };
 
 // Slabs are counted from 3, so that the slab before the first has a place too.
@@ -160,6 +162,8 @@ constexpr int FIRST_SLAB = 3;
 __device__ __forceinline__ void clear_exponents(const Exponents& exponents) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
         exponents.of_slab(FIRST_SLAB - 1)[row] = EXPONENT_OF_NOTHING;
+        exponents.reach()[row] = 0.0f;
+        exponents.counted()[row] = 0.0f;
     }
     if (thread_of_block() < 2) *exponents.changed(thread_of_block()) = 0;
 }
@@ -267,15 +271,19 @@ __device__ __forceinline__ void add_product(float (&tile)[8], const unsigned (&a
     multiply_add_f16(tile + 4, a, b[1], b[3]);
 }
 
-// Adds the product of two strips of a slab to their tile: high high.
+// Adds the product of two strips of a slab to their tile: high high. The tensor cores truncate whenever they add: a chain
+// over many slabs would come out too small by 2^-24 a step. So a slab's sum starts from zero and joins the tile by
+// ordinary, rounded additions.
 __device__ __forceinline__ void add_fast(float (&tile)[8], const Fragments& a, const Fragments& b) {
+    float sum[8] = {};
 #pragma unroll
-    for (int step = 0; step < STEPS; ++step) add_product(tile, a.high[step], b.high[step]);
+    for (int step = 0; step < STEPS; ++step) add_product(sum, a.high[step], b.high[step]);
+#pragma unroll
+    for (int index = 0; index < 8; ++index) tile[index] += sum[index];
 }
 
-// (high + low) (high + low), but for low low. The tensor cores truncate whenever they add: a chain over many slabs
-// would come out too small by 2^-24 a step. So a slab's sum starts from zero and joins the tile by ordinary, rounded
-// additions. It is two sums, small products and large ones: a product waits for the one before it in its sum.
+// The same of (high + low) (high + low), but for low low. It is two sums, small products and large ones: a product waits for
+// the one before it in its sum.
 __device__ __forceinline__ void add_exact(float (&tile)[8], const Fragments& a, const Fragments& b) {
     float large[8] = {}, small[8] = {};
 #pragma unroll
@@ -379,23 +387,39 @@ __device__ __forceinline__ void flush_tiles(Work& work, int slab, int flush) {
     }
 }
 
-// Adds the squares of a chain's tile on the diagonal to its rows' reach, before it is flushed. A lane holds the same
-// one or no entry of the diagonal in each half of the tile at each flush.
-__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int slab, int flush,
-                                          int first_row) {
+// Calls visit(row, entry of the tile) for this lane's entry of the diagonal in either half of a tile on the diagonal, if it
+// has one there: the same lane has the same at any time.
+template <class Visit>
+__device__ __forceinline__ void for_diagonal(const float (&tile)[8], int first_row, const Visit& visit) {
     int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
     if (q != g / 2) return;
-    float diagonal[2] = {g % 2 == 0 ? tile[0] : tile[1], g % 2 == 0 ? tile[6] : tile[7]};
-    for (int half = 0; half < 2; ++half) {
-        int row = first_row + g + 8 * half;
-        float before = 0.0f;
-        if (flush > 0) {
-            float square = growth(exponents.of_flush(flush - 1), exponents.of_slab(slab), row);
-            square *= square;
-            before = exponents.reach()[row] * square * square;
-        }
-        exponents.reach()[row] = before + diagonal[half] * diagonal[half];
-    }
+    visit(first_row + g, g % 2 == 0 ? tile[0] : tile[1]);
+    visit(first_row + g + 8, g % 2 == 0 ? tile[6] : tile[7]);
+}
+
+// At the end of a chain: adds the square of what it has added to the diagonal to the reach of the tile's rows.
+__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int first_row) {
+    for_diagonal(tile, first_row, [&](int row, float diagonal) {
+        float added = diagonal - exponents.counted()[row];
+        exponents.reach()[row] += added * added;
+        exponents.counted()[row] = diagonal;
+    });
+}
+
+// When rows' exponents have grown.
+__device__ __forceinline__ void scale_reach(const float (&tile)[8], const Exponents& exponents, const int* before,
+                                            const int* after, int first_row) {
+    for_diagonal(tile, first_row, [&](int row, float) {
+        float square = growth(before, after, row);
+        square *= square;
+        exponents.counted()[row] *= square;
+        exponents.reach()[row] *= square * square;
+    });
+}
+
+// After a flush, the tile being zero again.
+__device__ __forceinline__ void count_anew(const float (&tile)[8], const Exponents& exponents, int first_row) {
+    for_diagonal(tile, first_row, [&](int row, float) { exponents.counted()[row] = 0.0f; });
 }
 
 // Remembers under which exponents a flush has left the partial sums.

@@ -87,7 +87,9 @@ struct Square {
         if (*exponents.changed(slab) == slab) rescale(slab);
         multiply_slab(slab);
         int done = slab - FIRST_SLAB + 1;
-        if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
+        bool ends = slab + 1 == last;
+        if (SHIFTED && (done % CHAIN_SLABS == 0 || ends)) end_chain();
+        if (done % FLUSH_SLABS == 0 || ends) flush(slab, (done - 1) / FLUSH_SLABS);
     }
 
     // Whether this warp has a tile in this column of strips; the same in all lanes.
@@ -128,22 +130,34 @@ struct Square {
         return {(row - first_row) * STRIP, TILE + (column - first_column) * STRIP};
     }
 
+    // Calls visit(tile, its first row in the buffer) if one of this warp's tiles lies on the diagonal.
+    template <class Visit>
+    __device__ __forceinline__ void on_diagonal(const Visit& visit) {
+#pragma unroll
+        for (int slot = 0; slot < SLOTS; ++slot) {
+            with_tile(slot, [&](float (&tile)[8], int r, int c) {
+                if (r == c) visit(tile, warp_of_block() * STRIP);
+            });
+        }
+    }
+
     __device__ __forceinline__ void rescale(int slab) {
         const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
 #pragma unroll
         for (int column = 0; column < TILE_STRIPS; ++column) {
             scale_tile(tiles[column], before, after, warp_of_block() * STRIP, TILE + column * STRIP);
         }
+        if (!SHIFTED) return;
+        on_diagonal([&](float (&tile)[8], int row) { scale_reach(tile, exponents, before, after, row); });
+    }
+
+    __device__ __forceinline__ void end_chain() {
+        on_diagonal([&](float (&tile)[8], int row) { add_reach(tile, exponents, row); });
     }
 
     __device__ __forceinline__ void flush(int slab, int count) {
-#pragma unroll
-        for (int slot = 0; SHIFTED && slot < SLOTS; ++slot) {
-            with_tile(slot, [&](float (&tile)[8], int r, int c) {
-                if (r == c) add_reach(tile, exponents, slab, count, warp_of_block() * STRIP);
-            });
-        }
         flush_tiles(*this, slab, count);
+        if (SHIFTED) on_diagonal([&](float (&tile)[8], int row) { count_anew(tile, exponents, row); });
         keep_exponents(exponents, slab, count);
     }
 };

@@ -20,7 +20,7 @@
 // Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: at most
 // FUSED_ROWS), p <= 2^31.
 // Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
-// Accumulates: float32 on the tensor cores over at most CHAIN_SLABS x SLAB = 512 features, then float32 sums of those,
+// Accumulates: float32 on the tensor cores over a slab, SLAB features; float32 sums of FLUSH_SLABS slabs, and of those;
 // then (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
 //
 // Variants  shift    s and the largest |x| of every column, for the variants that do not hold whole columns
@@ -298,7 +298,9 @@ struct Fused {
         if (*exponents.changed(slab) == slab) rescale(slab);
         multiply_slab(slab);
         int done = slab - FIRST_SLAB + 1;
-        if (done % CHAIN_SLABS == 0 || slab + 1 == last) flush(slab, (done - 1) / CHAIN_SLABS);
+        bool ends = slab + 1 == last;
+        if (done % CHAIN_SLABS == 0 || ends) end_chain();
+        if (done % FLUSH_SLABS == 0 || ends) flush(slab, (done - 1) / FLUSH_SLABS);
     }
 
     // The slots that a warp may have tiles in, two a column as long as the shorter strip may reach.
@@ -354,14 +356,23 @@ struct Fused {
 
     __device__ __forceinline__ void rescale(int slab) {
         const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
-        for_tiles([&](float (&tile)[8], int r, int c) { scale_tile(tile, before, after, r * STRIP, c * STRIP); });
+        for_tiles([&](float (&tile)[8], int r, int c) {
+            scale_tile(tile, before, after, r * STRIP, c * STRIP);
+            if (r == c) scale_reach(tile, exponents, before, after, r * STRIP);
+        });
+    }
+
+    __device__ __forceinline__ void end_chain() {
+        for_tiles([&](float (&tile)[8], int r, int c) {
+            if (r == c) add_reach(tile, exponents, r * STRIP);
+        });
     }
 
     __device__ __forceinline__ void flush(int slab, int count) {
-        for_tiles([&](float (&tile)[8], int r, int c) {
-            if (r == c) add_reach(tile, exponents, slab, count, r * STRIP);
-        });
         flush_tiles(*this, slab, count);
+        for_tiles([&](float (&tile)[8], int r, int c) {
+            if (r == c) count_anew(tile, exponents, r * STRIP);
+        });
         keep_exponents(exponents, slab, count);
     }
 };

@@ -3,12 +3,13 @@
 
 mod support;
 
+use gramscope_cuda::plan::Device;
 use gramscope_reference::Matrix;
 use gramscope_reference::cka::{Estimator, Kernel, minibatch};
 use half::{bf16, f16};
 use support::chain::{Products, Run, cka};
 use support::inputs::{self, normal, pair, rectified};
-use support::{Element, rounded};
+use support::{Element, SMALL, rounded};
 
 const EXACT: f64 = 1e-6;
 const FAST: f64 = 1e-3;
@@ -170,6 +171,25 @@ fn badly_conditioned_gram_matrices() {
         check_one_of_many(turn + 1, |n, p| {
             normal(n, p, 29).map(|i, j, value| value + far * ((i * 31 + j * 17) % 5) as f64)
         });
+    }
+}
+
+/// One multiprocessor sums all features: five times what registers hold before it goes to memory. Sums that only grow, and sums that
+/// end near where they began.
+#[test]
+fn sums_over_many_features() {
+    const P: usize = 10_000;
+    let device = Device { multiprocessors: 1, ..SMALL };
+    let alternating = |seed: u64| {
+        let x = normal(33, P / 2, seed);
+        Matrix::from_fn(33, P, |i, f| match f.checked_sub(P / 2) {
+            None => x.get(i, f) + 1.0,
+            Some(f) => x.get(i, f) * if i % 2 == 0 { 0.999 } else { -0.999 },
+        })
+    };
+    let layers = [rectified(33, P, 2), alternating(4), normal(33, P, 5)];
+    for tiled in [false, true] {
+        check::<f32>(&layers, Run { device, tiled, ..Run::default() });
     }
 }
 

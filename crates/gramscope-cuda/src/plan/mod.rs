@@ -17,7 +17,7 @@ pub const WARP: usize = constant("WARP");
 pub const SLAB_THREADS: usize = constant("SLAB_THREADS");
 /// Features that go through shared memory together.
 pub const SLAB: usize = constant("SLAB");
-/// Slabs in one chain of tensor-core products.
+/// Slabs of a chain, by which a row's reach is counted.
 pub const CHAIN_SLABS: usize = constant("CHAIN_SLABS");
 /// Rows of a strip; partial sums lie in tiles of a strip times a strip.
 pub const STRIP: usize = constant("STRIP");
@@ -398,9 +398,9 @@ fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Op
     Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
 }
 
-/// Exponents of three slabs and of two flushes, reaches; the slab of the last change, twice.
+/// Exponents of three slabs and of two flushes, reaches, what of them has been counted; the slab of the last change, twice.
 fn exponent_bytes(rows: usize) -> usize {
-    6 * rows * size_of::<i32>() + 16
+    7 * rows * size_of::<i32>() + 16
 }
 
 /// The value of `constexpr int NAME = DIGITS;` in constants.cuh; an error of compilation where there is none.
