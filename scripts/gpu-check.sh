@@ -121,7 +121,7 @@ part_doctor() {
     : >"$out/doctor.txt"
     local checks
     for checks in '^(gram|ucenter|rbf|eigen|hsic)' \
-        '^(batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd)' \
+        '^(batch norm|ReLU|narrowing|mixing|average|max pooling|first component|augmentation|loss|sgd)' \
         '^(convolution|products)' '^cuDNN' '^probe' '^(the direction|ten )' '^(CKA|the same)'; do
         if [[ $checks == ^cuDNN ]] && ! has_cudnn; then
             echo "skipped: no libcudnn.so.9 here, so its convolutions are not checked"
@@ -132,7 +132,7 @@ part_doctor() {
 }
 
 # What runs for minutes as it is, comparisons and repetitions, would run for hours.
-checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|products|the direction)'
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|ReLU|narrowing|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|products|the direction)'
 sanitize() {
     limited "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 --only "$checks" \
         >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
@@ -149,7 +149,7 @@ part_racecheck() { part_sanitizer racecheck; }
 part_initcheck() { part_sanitizer initcheck; }
 part_synccheck() { part_sanitizer synccheck; }
 
-others='^(gram|ucenter|rbf|eigen|hsic|probe|batch norm|addition|mixing|average|max pooling|first component|augmentation|loss|sgd)'
+others='^(gram|ucenter|rbf|eigen|hsic|probe|batch norm|elementwise|mixing|average|max pooling|first component|augmentation|loss|sgd)'
 part_kernels() {
     run "bench kernels" \
         limited "$gramscope" bench kernels --device cuda:0 --only "$others" --json "$out/kernels.jsonl"
