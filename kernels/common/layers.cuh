@@ -20,9 +20,12 @@ struct LayerSplits {
 
     __device__ __forceinline__ int count(int layer) const { return first[layer + 1] - first[layer]; }
 
+    // The last layer whose parts begin at `split` or before.
     __device__ __forceinline__ int layer_of(int split) const {
         int layer = 0;
-        while (first[layer + 1] <= split) ++layer;
+        for (int step = LAYERS_TOGETHER / 2; step > 0; step /= 2) {
+            if (layer + step < layers && first[layer + step] <= split) layer += step;
+        }
         return layer;
     }
 };

@@ -2,7 +2,7 @@
 //
 // D[16 x 8] += A[16 x 16] B[16 x 8] in float32. With lane = 4 g + q: d0, d1 are (g, 2q), (g, 2q + 1); d2, d3 eight rows
 // below. Hazard: the tensor cores truncate where ordinary arithmetic rounds; keep chains of products short
-// (CHAIN_SLABS).
+// (a slab).
 #pragma once
 
 #include "common/platform.cuh"

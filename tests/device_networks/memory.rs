@@ -77,17 +77,20 @@ fn layers_taken_together_have_the_bits_that_they_have_with_others() {
             (results::load(&out).unwrap(), Trace::read(&trace))
         };
         let (all, of_all) = compare("all", &[]);
-        let (some, _) = compare("some", &["--layers", "relu|add"]);
+        // On three multiprocessors a layer that had them for itself would be split in three, and one of thirty is not.
+        let (some, _) = compare("some", &["--layers", "^stage1.block1.relu1$"]);
         let limit = format!("{}K", (of_all.most_bytes - (200 << 10)) >> 10);
         let (short, of_short) = compare("short", &["--memory-limit", &limit]);
         let [launches, more] = [&of_all, &of_short].map(|trace| trace.count("gs_ucenter_pack"));
         assert!(launches < 4 && more > launches, "{launches} launches, {more} in {limit}");
 
+        assert!(of_short.most_bytes <= (of_all.most_bytes - (200 << 10)) >> 10 << 10);
+        // A layer beside itself is 1, whatever its sums are.
         let of = |result: &results::PairResult, i: &String, j: &String| {
             let place = |layer| result.info.layers_x.iter().position(|other| other == layer).unwrap();
-            result.similarity.cka[place(i) * result.info.layers_x.len() + place(j)].to_bits()
+            result.similarity.hsic_xy[place(i) * result.info.layers_x.len() + place(j)].to_bits()
         };
-        assert!(some.info.layers_x.len() > 2 && some.info.layers_x.len() < all.info.layers_x.len());
+        assert_eq!(some.info.layers_x.len(), 1);
         for (result, layers) in [(&some, &some.info.layers_x), (&short, &all.info.layers_x)] {
             for (i, j) in layers.iter().flat_map(|i| layers.iter().map(move |j| (i, j))) {
                 assert_eq!(of(result, i, j), of(&all, i, j), "{gram}: {i}, {j}");

@@ -164,7 +164,8 @@ impl Comparison {
     /// one after the other in each. They are read by what is enqueued here on the device's stream, a few launches for all of
     /// them; nothing is waited for. Layers that are handed over together divide the GPU among them, by their features. Those
     /// that are not to be observed, for which None stands, are counted, so that what becomes of a layer does not depend, to the
-    /// bit, on which of the others are wanted.
+    /// bit, on which of the others are wanted. After an error nothing can be made of the batch any more: some of the layers may have
+    /// been taken in.
     ///
     /// # Errors
     /// Those of [`Comparison::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] if this is a comparison on the host,
@@ -181,22 +182,15 @@ impl Comparison {
         }
         let sharing = together.iter().map(|(_, values)| values.len()).sum::<usize>() / examples.max(1);
         let layers: Vec<_> = together.iter().filter_map(|&(layer, values)| Some((layer?, values))).collect();
-        let mut taken = 0;
-        let mut observed = layers.iter().try_for_each(|&(layer, values)| {
+        for &(layer, values) in &layers {
             crate::activation::check_shape(values.len(), examples)?;
             self.check_place(model, layer, examples)?;
             self.observed[model][layer] = true;
-            taken += 1;
-            Ok(())
-        });
-        observed = observed.and_then(|()| match &mut self.place {
+        }
+        match &mut self.place {
             Place::Host(_) => Err(Error::NotOnDevice),
             Place::Device(device) => device.observe_values(model, &layers, sharing),
-        });
-        if observed.is_err() {
-            layers[..taken].iter().for_each(|&(layer, _)| self.observed[model][layer] = false);
         }
-        observed
     }
 
     /// Whether `layer` of `model` can be observed now, with so many examples.

@@ -95,8 +95,11 @@ impl OnDevice {
     }
 
     /// How many layers are taken together: as many as cost no more than a small part of the memory that is left beyond the least, for
-    /// rounds cost more than launches do.
+    /// rounds cost more than launches do. Those that are uploaded come one by one.
     fn fitting_together(&self, examples: usize, total: usize) -> usize {
+        if self.memory.largest_upload > 0 {
+            return 1;
+        }
         let fixed = |together| self.fixed_bytes(examples, together);
         let least = fixed(1).saturating_add(self.sums.panel_bytes(examples, total.min(2)));
         let left = self.memory.allowance(self.free).saturating_sub(least);

@@ -93,6 +93,8 @@ pub use launchers::{
     Uploaded, Values, Wanting,
 };
 #[cfg(feature = "cuda")]
+pub use memory::disjoint_mut;
+#[cfg(feature = "cuda")]
 pub use nvtx::{Range, range};
 pub use plan::convolution::Product;
 pub use plan::{Arithmetic, Convolution};

@@ -1,4 +1,7 @@
-//! Device memory that is used again and again and grows when more is needed.
+//! Device memory that is used again and again: buffers that grow when more is needed, and parts of one that are borrowed at once.
+
+use std::mem;
+use std::ops::Range;
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits};
 
@@ -46,4 +49,20 @@ impl<T: DeviceRepr + ValidAsZeroBits> Buffer<T> {
         let slice = self.slice.as_ref().ok_or(Error::NotWritten { what: self.what })?;
         Ok(slice.as_view())
     }
+}
+
+/// Parts of a buffer, in the order asked for; none where one lies beyond its end, or overlaps another.
+pub fn disjoint_mut<'a, T>(slice: &'a mut CudaSlice<T>, parts: &[Range<usize>]) -> Option<Vec<CudaViewMut<'a, T>>> {
+    let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+    let clash = |index: usize| parts[..index].iter().any(|before| overlap(before, &parts[index]));
+    if (0..parts.len()).any(|index| parts[index].end > slice.len() || clash(index)) {
+        return None;
+    }
+    let mut view = |part: &Range<usize>| {
+        let view = slice.try_slice_mut(part.clone())?;
+        // SAFETY: the buffer is borrowed for 'a by the caller's reference alone, which is not used again before the views are gone,
+        // and no two of these overlap. What else a view holds, of the buffer's events and stream, is shared.
+        Some(unsafe { mem::transmute::<CudaViewMut<'_, T>, CudaViewMut<'a, T>>(view) })
+    };
+    parts.iter().map(&mut view).collect()
 }

@@ -124,14 +124,17 @@ impl Workspace {
         let n = examples as u64;
         let alone = plan::gram_fused(examples, features, device);
         let alone = alone.or_else(|| plan::gram_tiled(examples, features, device));
-        // Layers share the multiprocessors, and each has one part at least.
-        let splits = |alone: usize| (alone + together - 1).min(together * alone);
+        // Layers share what keeps the device busy, and each has a part at least; none has more than alone.
+        let splits = |busy: usize, alone: usize| (busy + together - 1).min(together * alone);
         let products = alone.map_or(0, |alone| {
-            let lengths = plan::gram_lengths(examples, splits(alone.splits));
+            let lengths = plan::gram_lengths(examples, splits(device.multiprocessors, alone.splits));
             (lengths.partials + 2 * lengths.exponents) * size_of::<f32>()
         });
-        let double = splits(plan::gram_double(examples, features, device).splits);
-        let double = plan::gram_lengths(examples, double).partials * size_of::<f64>();
+        let alone = plan::gram_double(examples, features, device).splits;
+        // Its blocks are a tile each, and two of them are resident at once.
+        let tiles = plan::triangle(examples.div_ceil(plan::DOUBLE_TILE));
+        let busy = (2 * (device.multiprocessors + together)).div_ceil(tiles) + 1;
+        let double = plan::gram_lengths(examples, splits(busy, alone)).partials * size_of::<f64>();
         let columns = (together * features).min(COLUMNS_TOGETHER).max(features);
         let shifts = 2 * columns * size_of::<f32>();
         // K, or distances and K.

@@ -316,17 +316,21 @@ fn distances_do_not_lose_ordinary_rows_beside_distant_ones() {
 
 #[test]
 fn the_reach_is_what_chains_could_have_come_to() {
-    // Two chains in one block, the second much larger: growth rescales what the first has left behind.
+    // In one block, and larger from a column on: growth rescales what has been left behind, of chains before it (1,000 features), and
+    // of a flush before it and of chains since (5,000). What came before is still seen: a factor of 30 is one of 30^4.
     let device = Device { multiprocessors: 1, ..SMALL };
-    let x = rounded::<f32>(&normal(33, 1000, 30).map(|_, j, value| value * if j < 512 { 1.0 } else { 300.0 }));
-    let shifted = gram::shift(&x);
-    for tiled in [false, true] {
-        let run = Run { device, tiled, ..Run::default() };
-        let found = gram_mma(&Input::<f32>::new(&x, run), run).gram;
-        for (i, found) in found.reach.values().iter().enumerate() {
-            let square = |chain: &[f64]| chain.iter().map(|value| value * value).sum::<f64>();
-            let truth = shifted.row(i).chunks(512).map(|chain| square(chain).powi(2)).sum::<f64>().sqrt();
-            assert!((found - truth).abs() <= 1e-5 * truth, "tiled {tiled} {i}: {found} {truth}");
+    for (n, p, from, factor) in [(33, 1000, 512, 300.0), (33, 5000, 3000, 3.0), (17, 5000, 2050, 30.0)] {
+        let x = rounded::<f32>(&normal(n, p, 30).map(|_, j, value| value * if j < from { 1.0 } else { factor }));
+        let shifted = gram::shift(&x);
+        for tiled in [false, true] {
+            let run = Run { device, tiled, ..Run::default() };
+            let found = gram_mma(&Input::<f32>::new(&x, run), run).gram;
+            for (i, found) in found.reach.values().iter().enumerate() {
+                let square = |chain: &[f64]| chain.iter().map(|value| value * value).sum::<f64>();
+                let truth = shifted.row(i).chunks(512).map(|chain| square(chain).powi(2)).sum::<f64>().sqrt();
+                assert!((found - truth).abs() <= 1e-5 * truth, "{n} x {p}, tiled {tiled} {i}: {found} {truth}");
+            }
+            assert!(error(&found.matrix(), &x) <= EXACT, "{n} x {p}, tiled {tiled}");
         }
     }
 }

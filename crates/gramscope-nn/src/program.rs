@@ -83,8 +83,9 @@ pub(crate) enum Step {
     WeightGradient { convolution: usize, x: ValueId, dy: ValueId },
     /// dx, or what is added to it.
     InputGradient { convolution: usize, dy: ValueId, dx: ValueId, adds: bool },
-    /// The layer of this number, or without blocks the choice of this number, is what `of` says, now.
-    Tap { layer: usize, of: Tapped },
+    /// The layer of this number, or without blocks the choice of this number, is what `of` says, now. Those of a group follow each
+    /// other, and are handed out together.
+    Tap { layer: usize, of: Tapped, group: usize },
 }
 
 /// What is on the way to a step's result and is kept beside it, to be looked at.
@@ -227,6 +228,16 @@ impl Program {
 }
 
 impl Step {
+    /// Whether it and the next one are taps that are handed out together, or neither is a tap.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn goes_with(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Tap { group, .. }, Self::Tap { group: other, .. }) => group == other,
+            (Self::Tap { .. }, _) | (_, Self::Tap { .. }) => false,
+            _ => true,
+        }
+    }
+
     /// Every value it reads or writes.
     pub(crate) fn values(&self) -> impl Iterator<Item = ValueId> {
         let some = |values: [ValueId; 2]| values.map(Some).into_iter().chain([None; 3]).collect::<Vec<_>>();
@@ -256,6 +267,9 @@ impl Step {
     }
 }
 
+/// Slots begin at multiples of so many numbers: 256 bytes of the smallest.
+const SLOT_STEP: usize = 128;
+
 /// Memory that values share.
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
@@ -284,10 +298,21 @@ impl Slots {
         self.of[value] = slot;
     }
 
-    /// Numbers an image, of all slots.
-    pub(crate) fn length(&self) -> usize {
-        self.lengths.iter().sum()
+    /// Where the numbers of so many images lie that the slot of `value` holds, in one memory of all slots.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn start(&self, value: ValueId, images: usize) -> usize {
+        self.lengths[..self.of[value]].iter().map(|length| aligned(length * images)).sum()
     }
+
+    /// Numbers of all slots, over so many images.
+    pub(crate) fn length(&self, images: usize) -> usize {
+        self.lengths.iter().map(|length| aligned(length * images)).sum()
+    }
+}
+
+/// `length`, so that what follows begins at a multiple of what any kernel reads at once.
+fn aligned(length: usize) -> usize {
+    length.next_multiple_of(SLOT_STEP)
 }
 
 /// Puts the forward steps together.

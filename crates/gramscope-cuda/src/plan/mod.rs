@@ -376,14 +376,14 @@ pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
     Geometry::new([(examples * examples).div_ceil(ENTRY_THREADS), layers, 1], ENTRY_THREADS, REDUCTION_BYTES)
 }
 
-/// What a block's partial sums cost, in slabs: 64 KiB at a multiprocessor's share of the memory's rate, 2.6 us, where a slab takes
+/// What leaving a block's partial sums behind costs, in slabs: 64 KiB at a multiprocessor's share of the memory's rate, 2.6 us, where a slab takes
 /// about one (counted, benches/NOTES.md).
-const FLUSH_SLABS: usize = 3;
+const COST_OF_SUMS: usize = 3;
 
 /// Into how many parts the features of so many tiles are split, where a multiprocessor takes a block at a time: blocks run in waves,
 /// and the last should not be nearly empty. The least number of those that take at most a twentieth longer than the best.
 fn splits_in_waves(tiles: usize, slabs: usize, multiprocessors: usize) -> usize {
-    let cost = |splits: usize| (tiles * splits).div_ceil(multiprocessors) * (slabs.div_ceil(splits) + FLUSH_SLABS);
+    let cost = |splits: usize| (tiles * splits).div_ceil(multiprocessors) * (slabs.div_ceil(splits) + COST_OF_SUMS);
     let most = slabs.min(multiprocessors);
     let best = (1..=most).map(cost).min().unwrap_or(0);
     (1..=most).find(|&splits| 20 * cost(splits) <= 21 * best).unwrap_or(1)

@@ -119,10 +119,10 @@ impl<T: Stored> Executor<T> {
 
     fn bytes(&self, images: usize) -> u64 {
         let head = 2 * (self.program.features + self.program.classes) * size_of::<f32>();
-        let each = self.slots.length() * size_of::<T>() + head + 2 * size_of::<u32>();
+        let each = head + 2 * size_of::<u32>();
         // Before plans are made, nobody knows what they want.
         let workspace = if self.device.has_cudnn() { MOST_WORKSPACE } else { 0 };
-        (each * images) as u64 + self.lengths(images, workspace).bytes()
+        (self.slots.length(images) * size_of::<T>() + each * images) as u64 + self.lengths(images, workspace).bytes()
     }
 
     fn run<E: From<Error>>(
@@ -141,8 +141,7 @@ impl<T: Stored> Executor<T> {
         let launcher = self.device.launcher();
         state.narrow(launcher)?;
         let mut pass = Pass { launcher, arithmetic: self.arithmetic, places, memory, state, statistics, targets };
-        let are_taps = |a: &Step, b: &Step| matches!((a, b), (Step::Tap { .. }, Step::Tap { .. }));
-        for steps in self.program.steps.chunk_by(are_taps) {
+        for steps in self.program.steps.chunk_by(Step::goes_with) {
             match *steps {
                 [Step::Tap { .. }, ..] => observe(&observed(steps, pass.memory, places))?,
                 _ => steps.iter().try_for_each(|&step| pass.step(step))?,
@@ -240,10 +239,10 @@ impl<T: Stored> Executor<T> {
     }
 }
 
-/// What taps that follow each other hand out.
+/// What taps hand out that go together.
 fn observed<'a, T: Stored>(taps: &[Step], memory: &'a Memory<T>, places: Places<'_>) -> Vec<Observed<'a>> {
     let observed = |step: &Step| match *step {
-        Step::Tap { layer, of } => Some(Observed { layer, values: tapped(memory, places, of) }),
+        Step::Tap { layer, of, .. } => Some(Observed { layer, values: tapped(memory, places, of) }),
         _ => None,
     };
     taps.iter().filter_map(observed).collect()
@@ -251,9 +250,9 @@ fn observed<'a, T: Stored>(taps: &[Step], memory: &'a Memory<T>, places: Places<
 
 /// A layer's output, as it is now.
 fn tapped<'a, T: Stored>(memory: &'a Memory<T>, places: Places<'_>, of: Tapped) -> Values<'a> {
-    let Places { program, slots, images } = places;
+    let Places { program, images, .. } = places;
     match of {
-        Tapped::Value(value) => T::values(memory.slots[slots.of[value]].slice(..places.length(value))),
+        Tapped::Value(value) => T::values(memory.values.slice(places.range(value))),
         Tapped::Pooled => Values::F32(memory.head.pooled.slice(..program.features * images)),
         Tapped::Logits => Values::F32(memory.head.logits.slice(..program.classes * images)),
     }

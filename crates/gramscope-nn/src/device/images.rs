@@ -178,7 +178,7 @@ impl Images<'_> {
     ) -> Result<()> {
         const TO: [ValueId; 1] = [IMAGES];
         let count = places.images;
-        let [mut to] = places.of(&mut memory.slots, TO)?;
+        let [mut to] = places.of(&mut memory.values, TO)?;
         let (to, labels) = (&mut to.view_mut(), &mut memory.labels.slice_mut(..count));
         let launcher = device.launcher();
         match self {

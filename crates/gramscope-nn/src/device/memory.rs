@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use gramscope_cuda::{BatchPlace, ComponentsExtent, Device, FirstComponents, Regions, Scratch, Slice, View, ViewMut};
+use gramscope_cuda::{
+    BatchPlace, ComponentsExtent, Device, FirstComponents, Regions, Scratch, Slice, View, ViewMut, disjoint_mut,
+};
 
 use super::stored::Stored;
 use crate::program::{Program, Slots, ValueId};
@@ -11,7 +13,8 @@ use crate::{Error, Result};
 /// Memory for batches of up to so many images.
 pub(super) struct Memory<T> {
     pub(super) images: usize,
-    pub(super) slots: Vec<Slice<T>>,
+    /// All slots of a program.
+    pub(super) values: Slice<T>,
     /// The images' places in their data set.
     pub(super) order: Slice<u32>,
     /// Where a batch begins in them, and the epoch.
@@ -85,11 +88,10 @@ impl<T: Stored> Memory<T> {
         // A length of 0 would be no allocation at all, and a null pointer.
         let floats = |length: usize| device.zeros::<f32>(&what, length.max(1));
         let numbers = || device.zeros::<u32>(&what, images);
-        let slots = slots.lengths.iter().map(|length| device.zeros(&what, length * images));
         let widest = program.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
         Ok(Self {
             images,
-            slots: slots.collect::<Result<_, _>>()?,
+            values: device.zeros(&what, slots.length(images))?,
             order: numbers()?,
             order_start: device.zeros(&what, 1)?,
             labels: numbers()?,
@@ -118,7 +120,7 @@ impl<T: Stored> Memory<T> {
     pub(super) fn show<'a>(&'a mut self, memory: &mut Regions<'a>) {
         let Self {
             images: _,
-            slots,
+            values,
             order,
             order_start,
             labels,
@@ -130,7 +132,7 @@ impl<T: Stored> Memory<T> {
             sums,
             first_components,
         } = self;
-        slots.iter_mut().for_each(|slot| memory.writes(slot));
+        memory.writes(values);
         memory.writes(order);
         memory.reads(order_start);
         memory.writes(labels);
@@ -155,9 +157,7 @@ impl<T: Stored> Memory<T> {
     pub(super) fn fits(&self, program: &Program, slots: &Slots, lengths: Lengths) -> bool {
         let Head { pooled, logits, .. } = &self.head;
         let widest = program.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
-        let needed = slots.lengths.iter().map(|length| length * self.images);
-        slots.lengths.len() <= self.slots.len()
-            && self.slots.iter().zip(needed).all(|(slot, needed)| needed <= slot.len())
+        slots.length(self.images) <= self.values.len()
             && lengths.statistics <= self.statistics.len()
             && 2 * widest <= self.unmoved.len()
             && program.features * self.images <= pooled.len()
@@ -171,36 +171,20 @@ impl<T: Stored> Memory<T> {
 
 /// A value of a batch, where it lies.
 pub(super) struct Held<'a, T> {
-    slot: &'a mut Slice<T>,
-    pub(super) length: usize,
+    values: ViewMut<'a, T>,
 }
 
 impl<T> Held<'_, T> {
     pub(super) fn view(&self) -> View<'_, T> {
-        self.slot.slice(..self.length)
+        self.values.as_view()
     }
 
     pub(super) fn view_mut(&mut self) -> ViewMut<'_, T> {
-        self.slot.slice_mut(..self.length)
-    }
-}
-
-/// Slots that values are taken from, each once.
-pub(super) struct Untaken<'a, 'm, T> {
-    places: Places<'a>,
-    slots: Vec<Option<&'m mut Slice<T>>>,
-}
-
-impl<'m, T> Untaken<'_, 'm, T> {
-    /// The value, which is none that has been taken.
-    pub(super) fn take(&mut self, value: ValueId) -> Result<Held<'m, T>> {
-        let slot = self.slots[self.places.slots.of[value]].take().ok_or(Error::SharedSlot { values: vec![value] })?;
-        Ok(Held { slot, length: self.places.length(value) })
+        self.values.slice_mut(..)
     }
 
-    /// The same, where there is one.
-    pub(super) fn take_any(&mut self, value: Option<ValueId>) -> Result<Option<Held<'m, T>>> {
-        value.map(|value| self.take(value)).transpose()
+    pub(super) fn length(&self) -> usize {
+        self.values.len()
     }
 }
 
@@ -212,7 +196,7 @@ pub(super) struct Places<'a> {
     pub(super) images: usize,
 }
 
-impl<'a> Places<'a> {
+impl Places<'_> {
     /// Numbers of a value.
     pub(super) fn length(&self, value: ValueId) -> usize {
         self.program.values[value].length() * self.images
@@ -229,20 +213,33 @@ impl<'a> Places<'a> {
         [2 * block, 2 * block + 1].map(|row| row * self.images..(row + 1) * self.images)
     }
 
-    /// All values, to be taken one by one.
-    pub(super) fn untaken<'m, T>(self, slots: &'m mut [Slice<T>]) -> Untaken<'a, 'm, T> {
-        Untaken { places: self, slots: slots.iter_mut().map(Some).collect() }
+    /// Where a value lies in a memory of all slots.
+    pub(super) fn range(&self, value: ValueId) -> Range<usize> {
+        let start = self.slots.start(value, self.images);
+        start..start + self.length(value)
     }
 
     /// The values, which are all different.
     pub(super) fn of<'m, T, const N: usize>(
         &self,
-        slots: &'m mut [Slice<T>],
+        memory: &'m mut Slice<T>,
         values: [ValueId; N],
     ) -> Result<[Held<'m, T>; N]> {
-        let places = values.map(|value| self.slots.of[value]);
-        let found = slots.get_disjoint_mut(places).map_err(|_| Error::SharedSlot { values: values.to_vec() })?;
-        let mut lengths = values.map(|value| self.length(value)).into_iter();
-        Ok(found.map(|slot| Held { slot, length: lengths.next().unwrap_or(0) }))
+        self.of_those(memory, values, []).map(|(held, [])| held)
+    }
+
+    /// The same with others, where there are any.
+    pub(super) fn of_those<'m, T, const N: usize, const M: usize>(
+        &self,
+        memory: &'m mut Slice<T>,
+        values: [ValueId; N],
+        others: [Option<ValueId>; M],
+    ) -> Result<([Held<'m, T>; N], [Option<Held<'m, T>>; M])> {
+        let all: Vec<ValueId> = values.into_iter().chain(others.into_iter().flatten()).collect();
+        let ranges: Vec<Range<usize>> = all.iter().map(|&value| self.range(value)).collect();
+        let shared = || Error::SharedSlot { values: all.clone() };
+        let mut held = disjoint_mut(memory, &ranges).ok_or_else(shared)?.into_iter().map(|values| Held { values });
+        let first = held.by_ref().take(N).collect::<Vec<_>>().try_into().map_err(|_| shared())?;
+        Ok((first, others.map(|other| other.and_then(|_| held.next()))))
     }
 }

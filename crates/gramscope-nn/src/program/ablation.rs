@@ -35,7 +35,8 @@ impl Tree<'_> {
         let Some(plan) = self.blocks.get(block) else {
             self.builder.step(Step::AveragePool { x });
             self.builder.step(Step::Logits);
-            group.iter().for_each(|&layer| self.builder.step(Step::Tap { layer, of: Tapped::Logits }));
+            let tap = |&layer: &usize| Step::Tap { layer, of: Tapped::Logits, group: layer };
+            self.builder.program.steps.extend(group.iter().map(tap));
             return;
         };
         let (deleted, kept): (Vec<usize>, Vec<usize>) =

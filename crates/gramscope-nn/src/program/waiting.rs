@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     before: usize,
     /// Each with its numbers an image. None: it is still to be computed.
     layers: VecDeque<Option<(Tapped, usize)>>,
+    /// How often some have been handed out.
+    groups: usize,
 }
 
 impl Waiting {
@@ -55,9 +57,9 @@ impl Waiting {
 
     /// The taps of the first `count`, which are there.
     fn hand_out(&mut self, count: usize) -> Vec<Step> {
-        let first = self.before;
-        self.before += count;
+        let (first, group) = (self.before, self.groups);
+        (self.before, self.groups) = (first + count, group + 1);
         let taken = self.layers.drain(..count).flatten();
-        taken.zip(first..).map(|((of, _), layer)| Step::Tap { layer, of }).collect()
+        taken.zip(first..).map(|((of, _), layer)| Step::Tap { layer, of, group }).collect()
     }
 }

@@ -4,7 +4,7 @@ use gramscope_cuda::plan::Arithmetic;
 
 use super::Pass;
 use crate::device::layout::Weights;
-use crate::device::memory::Head;
+use crate::device::memory::{Head, Held};
 use crate::device::stored::Stored;
 use crate::program::{Added, Value, ValueId};
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ impl<T: Stored> Pass<'_, T> {
 
     pub(super) fn average_pool_backward(&mut self, dx: ValueId) -> Result<()> {
         let value = self.places.program.values[dx];
-        let [mut dx] = self.places.of(&mut self.memory.slots, [dx])?;
+        let [mut dx] = self.places.of(&mut self.memory.values, [dx])?;
         let (images, pixels) = (self.places.images, value.pixels());
         let dpooled = self.memory.head.dpooled.as_view();
         Ok(self.launcher.average_pool_backward(&mut dx.view_mut(), &dpooled, images, pixels, value.channels)?)
@@ -35,7 +35,7 @@ impl<T: Stored> Pass<'_, T> {
 
     pub(super) fn max_pool_backward(&mut self, x: ValueId, y: ValueId, dy: ValueId, dx: ValueId) -> Result<()> {
         let Value { side, channels } = self.places.program.values[x];
-        let [x, y, dy, mut dx] = self.places.of(&mut self.memory.slots, [x, y, dy, dx])?;
+        let [x, y, dy, mut dx] = self.places.of(&mut self.memory.values, [x, y, dy, dx])?;
         let (x, y, dy, dx) = (x.view(), y.view(), dy.view(), &mut dx.view_mut());
         Ok(self.launcher.max_pool_backward(dx, &x, &y, &dy, self.places.images, side, side, channels)?)
     }
@@ -54,18 +54,9 @@ impl<T: Stored> Pass<'_, T> {
         let statistics = self.memory.statistics.slice(norm.statistics.clone());
         let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
         let (mut before, mut behind) = gradients.split_at_mut(norm.beta.start);
-        let slots = &mut self.memory.slots;
-        let ([x, dy, mut dx], mut added) = match added {
-            None => (self.places.of(slots, [x, dy, dx])?, None),
-            Some(Added { y, daddend }) => {
-                let [x, dy, dx, y, daddend] = self.places.of(slots, [x, dy, dx, y, daddend])?;
-                ([x, dy, dx], Some((y, daddend)))
-            }
-        };
-        let (y, mut daddend) = match &mut added {
-            None => (None, None),
-            Some((y, daddend)) => (Some(y.view()), Some(daddend.view_mut())),
-        };
+        let added = [added.map(|added| added.y), added.map(|added| added.daddend)];
+        let ([x, dy, mut dx], [y, mut daddend]) = self.places.of_those(&mut self.memory.values, [x, dy, dx], added)?;
+        let (y, mut daddend) = (y.as_ref().map(Held::view), daddend.as_mut().map(Held::view_mut));
         self.launcher.batch_norm_backward(
             &mut dx.view_mut(),
             daddend.as_mut(),
@@ -95,7 +86,7 @@ impl<T: Stored> Pass<'_, T> {
         let [_, backward] = self.places.shares(block);
         let shares = self.memory.shares.slice(backward);
         let [y, mut dmixed, mut dother, mut daddend] =
-            self.places.of(&mut self.memory.slots, [y, dmixed, dother, daddend])?;
+            self.places.of(&mut self.memory.values, [y, dmixed, dother, daddend])?;
         let [dmixed, dother, daddend] = [&mut dmixed.view_mut(), &mut dother.view_mut(), &mut daddend.view_mut()];
         Ok(self.launcher.mix_backward(dmixed, dother, daddend, &y.view(), &shares, images, length)?)
     }
@@ -103,7 +94,7 @@ impl<T: Stored> Pass<'_, T> {
     pub(super) fn weight_gradient(&mut self, convolution: usize, x: ValueId, dy: ValueId) -> Result<()> {
         let shape = self.shape(convolution);
         let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();
-        let [x, dy] = self.places.of(&mut self.memory.slots, [x, dy])?;
+        let [x, dy] = self.places.of(&mut self.memory.values, [x, dy])?;
         let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
         let (mut before, mut behind) = gradients.split_at_mut(bias.start);
         let dweight = &mut before.slice_mut(weight);
@@ -116,7 +107,7 @@ impl<T: Stored> Pass<'_, T> {
     pub(super) fn input_gradient(&mut self, convolution: usize, dy: ValueId, dx: ValueId, adds: bool) -> Result<()> {
         let shape = self.shape(convolution);
         let factors = self.state.factors(self.state.layout.convolutions[convolution].weight.clone());
-        let [dy, mut dx] = self.places.of(&mut self.memory.slots, [dy, dx])?;
+        let [dy, mut dx] = self.places.of(&mut self.memory.values, [dy, dx])?;
         let (dx, scratch) = (&mut dx.view_mut(), &mut self.memory.scratch.view_mut());
         Ok(self.launcher.convolve_input_gradient(dx, &dy.view(), &factors, scratch, &shape, self.arithmetic, adds)?)
     }

@@ -19,7 +19,7 @@ impl<T: Stored> Pass<'_, T> {
         let shape = self.shape(convolution);
         let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();
         let (factors, bias) = (self.state.factors(weight), self.state.parameters.slice(bias));
-        let [x, mut y] = self.places.of(&mut self.memory.slots, [x, y])?;
+        let [x, mut y] = self.places.of(&mut self.memory.values, [x, y])?;
         let (y, scratch) = (&mut y.view_mut(), &mut self.memory.scratch.view_mut());
         Ok(self.launcher.convolve(y, &x.view(), &factors, &bias, scratch, &shape, self.arithmetic)?)
     }
@@ -28,7 +28,7 @@ impl<T: Stored> Pass<'_, T> {
     pub(super) fn take_statistics(&mut self, norm: usize, x: ValueId) -> Result<()> {
         let (rows, channels) = self.places.rows(x);
         let place = self.state.layout.norms[norm].statistics.clone();
-        let [x] = self.places.of(&mut self.memory.slots, [x])?;
+        let [x] = self.places.of(&mut self.memory.values, [x])?;
         let mut moved = match self.statistics {
             Statistics::Moving => self.state.running.slice_mut(place.clone()),
             _ => self.memory.unmoved.slice_mut(..2 * channels),
@@ -55,9 +55,8 @@ impl<T: Stored> Pass<'_, T> {
             Statistics::Running => self.state.running.slice(norm.statistics.clone()),
             _ => self.memory.statistics.slice(norm.statistics.clone()),
         };
-        let mut values = self.places.untaken(&mut self.memory.slots);
-        let (x, mut y, addend) = (values.take(x)?, values.take(y)?, values.take_any(addend)?);
-        let (mut alone, mut sum) = (values.take_any(seen.alone)?, values.take_any(seen.sum)?);
+        let ([x, mut y], [addend, mut alone, mut sum]) =
+            self.places.of_those(&mut self.memory.values, [x, y], [addend, seen.alone, seen.sum])?;
         let seen = shown(&mut alone, &mut sum);
         let addend = addend.as_ref().map(|addend| addend.view());
         self.launcher.batch_norm_normalise(
@@ -76,8 +75,8 @@ impl<T: Stored> Pass<'_, T> {
     }
 
     pub(super) fn relu(&mut self, x: ValueId) -> Result<()> {
-        let [mut x] = self.places.of(&mut self.memory.slots, [x])?;
-        let length = x.length;
+        let [mut x] = self.places.of(&mut self.memory.values, [x])?;
+        let length = x.length();
         Ok(self.launcher.relu(&mut x.view_mut(), length)?)
     }
 
@@ -93,9 +92,8 @@ impl<T: Stored> Pass<'_, T> {
         // Where nothing is learnt, no shares are drawn.
         let [forward, _] = self.places.shares(block);
         let shares = self.targets.is_some().then(|| self.memory.shares.slice(forward));
-        let mut values = self.places.untaken(&mut self.memory.slots);
-        let (a, b, addend, mut y) = (values.take(a)?, values.take(b)?, values.take(addend)?, values.take(y)?);
-        let (mut alone, mut sum) = (values.take_any(seen.alone)?, values.take_any(seen.sum)?);
+        let ([a, b, addend, mut y], [mut alone, mut sum]) =
+            self.places.of_those(&mut self.memory.values, [a, b, addend, y], [seen.alone, seen.sum])?;
         let seen = shown(&mut alone, &mut sum);
         let (y, read) = (&mut y.view_mut(), [&a.view(), &b.view(), &addend.view()]);
         Ok(self.launcher.mix(y, seen, read, shares.as_ref(), self.places.images, length)?)
@@ -103,13 +101,13 @@ impl<T: Stored> Pass<'_, T> {
 
     pub(super) fn max_pool(&mut self, x: ValueId, y: ValueId) -> Result<()> {
         let Value { side, channels } = self.places.program.values[x];
-        let [x, mut y] = self.places.of(&mut self.memory.slots, [x, y])?;
+        let [x, mut y] = self.places.of(&mut self.memory.values, [x, y])?;
         Ok(self.launcher.max_pool(&mut y.view_mut(), &x.view(), self.places.images, side, side, channels)?)
     }
 
     pub(super) fn average_pool(&mut self, x: ValueId) -> Result<()> {
         let value = self.places.program.values[x];
-        let [x] = self.places.of(&mut self.memory.slots, [x])?;
+        let [x] = self.places.of(&mut self.memory.values, [x])?;
         let pooled = &mut self.memory.head.pooled.as_view_mut();
         Ok(self.launcher.average_pool(pooled, &x.view(), self.places.images, value.pixels(), value.channels)?)
     }
