@@ -63,51 +63,63 @@ __device__ __forceinline__ T* of_layer(T* values, int64_t each, int layer) {
 constexpr int TILE_ENTRIES = STRIP * STRIP;
 constexpr int REDUCE_THREADS = REDUCE_GROUPS * TILE_ENTRIES;
 
+// Calls each(layer) for those of the layers that the launch is for: a block takes one, or every gridDim.y-th where few are
+// expected to want anything. Shared memory is free again for each.
+template <class Each>
+__device__ __forceinline__ void for_layers(const int* wanted, const LayerSplits& splits, const CentreShape& shape,
+                                           const Each& each) {
+    for (int layer = static_cast<int>(blockIdx.y); layer < splits.layers; layer += static_cast<int>(gridDim.y)) {
+        if (passes_by(wanted, shape.products, layer)) continue;
+        each(layer);
+        __syncthreads();
+    }
+}
+
 // Writes both K_ij and K_ji of a block's tile of `layer`, value(index of the entry among all partial sums, split, i, j)
-// added over the layer's splits: within each group in order, then over groups. More groups, and several loads at a time,
-// hide the memory's latency. `finish` is handed i, K_ii and the sum of square(split, i) over splits.
+// added over the layer's splits: within each of REDUCE_GROUPS parts of them in order, then over the parts. As many parts as
+// the block has groups of threads are added up at the same time: more of them, and several loads at a time, hide the
+// memory's latency where there are many splits. `finish` is handed i, K_ii and the sum of square(split, i) over splits.
 template <class Value, class Square, class Finish>
 __device__ __forceinline__ void reduce(double* k, int layer, const LayerSplits& splits, const Value& value,
                                        const Square& square, const Finish& finish, const CentreShape& shape) {
     auto* sums = reinterpret_cast<double*>(shared_memory());
     double* squares = sums + REDUCE_THREADS;
     int n = shape.examples, place = thread_of_block() % TILE_ENTRIES, group = thread_of_block() / TILE_ENTRIES;
+    int groups = static_cast<int>(blockDim.x) / TILE_ENTRIES;
     Place tile = place_in_triangle(blockIdx.x);
     int row = place / STRIP, i = tile.row * STRIP + row, j = tile.column * STRIP + place % STRIP;
     // Of a tile on the diagonal one half is enough, and makes K symmetric to the last bit.
     bool there = i < n && j <= i;
     int64_t entry = static_cast<int64_t>(blockIdx.x) * TILE_ENTRIES + place;
     int64_t entries = static_cast<int64_t>(gridDim.x) * TILE_ENTRIES;
-    Part part = part_of(splits.count(layer), group, REDUCE_GROUPS);
-    part.first += splits.first[layer];
-    part.last += splits.first[layer];
-    double sum = 0.0, sum_of_squares = 0.0;
-    if (there) {
+    for (int number = group; there && number < REDUCE_GROUPS; number += groups) {
+        Part part = part_of(splits.count(layer), number, REDUCE_GROUPS);
+        part.first += splits.first[layer];
+        part.last += splits.first[layer];
+        double sum = 0.0, sum_of_squares = 0.0;
 #pragma unroll 8
         for (int split = part.first; split < part.last; ++split) sum += value(entries * split + entry, split, i, j);
-    }
-    if (there && i == j) {
+        sums[number * TILE_ENTRIES + place] = sum;
+        if (i != j) continue;
 #pragma unroll 8
         for (int split = part.first; split < part.last; ++split) sum_of_squares += square(split, i);
-        squares[group * STRIP + row] = sum_of_squares;
+        squares[number * STRIP + row] = sum_of_squares;
     }
-    sums[thread_of_block()] = sum;
     __syncthreads();
     if (!there || group != 0) return;
-    for (int other = 1; other < REDUCE_GROUPS; ++other) sum += sums[other * TILE_ENTRIES + place];
+    double sum = 0.0, sum_of_squares = 0.0;
+    for (int number = 0; number < REDUCE_GROUPS; ++number) sum += sums[number * TILE_ENTRIES + place];
     k = of_layer(k, static_cast<int64_t>(n) * n, layer);
     k[static_cast<int64_t>(i) * n + j] = sum;
     k[static_cast<int64_t>(j) * n + i] = sum;
     if (i != j) return;
-    for (int other = 1; other < REDUCE_GROUPS; ++other) sum_of_squares += squares[other * STRIP + row];
+    for (int number = 0; number < REDUCE_GROUPS; ++number) sum_of_squares += squares[number * STRIP + row];
     finish(i, sum, sum_of_squares);
 }
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
     gs_ucenter_reduce_f32(double* k, double* reach, const float* partials, const int* exponents, const float* reaches,
                           const int* wanted, LayerSplits splits, CentreShape shape) {
-    int layer = static_cast<int>(blockIdx.y);
-    if (passes_by(wanted, shape.products, layer)) return;
     int64_t padded = (shape.examples + STRIP - 1) / STRIP * STRIP;
     auto value = [&](int64_t entry, int split, int i, int j) {
         const int* own = exponents + padded * split;
@@ -117,21 +129,23 @@ extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
         int64_t index = padded * split + i;
         return static_cast<double>(reaches[index]) * power_of_two_f64(4 * exponents[index]);
     };
-    reach = of_layer(reach, shape.examples, layer);
-    auto finish = [&](int i, double, double squares) { reach[i] = sqrt(squares); };
-    reduce(k, layer, splits, value, square, finish, shape);
+    for_layers(wanted, splits, shape, [&](int layer) {
+        double* own = of_layer(reach, shape.examples, layer);
+        auto finish = [&](int i, double, double squares) { own[i] = sqrt(squares); };
+        reduce(k, layer, splits, value, square, finish, shape);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS)
     gs_ucenter_reduce_f64(double* k, double* reach, const double* partials, const int* wanted, LayerSplits splits,
                           CentreShape shape) {
-    int layer = static_cast<int>(blockIdx.y);
-    if (passes_by(wanted, shape.products, layer)) return;
     auto value = [&](int64_t entry, int, int, int) { return partials[entry]; };
-    reach = of_layer(reach, shape.examples, layer);
-    // For a bound that only asks whether anything but rounding is left of float64, the whole row will do.
-    auto finish = [&](int i, double diagonal, double) { reach[i] = diagonal; };
-    reduce(k, layer, splits, value, [](int, int) { return 0.0; }, finish, shape);
+    for_layers(wanted, splits, shape, [&](int layer) {
+        double* own = of_layer(reach, shape.examples, layer);
+        // For a bound that only asks whether anything but rounding is left of float64, the whole row will do.
+        auto finish = [&](int i, double diagonal, double) { own[i] = diagonal; };
+        reduce(k, layer, splits, value, [](int, int) { return 0.0; }, finish, shape);
+    });
 }
 
 // --- rows ------------------------------------------------------------------------------------------------------------

@@ -141,7 +141,9 @@ impl Workspace {
         let matrices = if settings.rbf.is_some() { 2 } else { 1 };
         // Reach, three kinds of sums, norms.
         let a_layer = (matrices * n * n + 5 * n) * size_of::<f64>() as u64;
-        (products + double + shifts) as u64 + together as u64 * a_layer
+        // Flags, those of layers that all want float64, arrivals.
+        let flags = 3 * LAYERS_TOGETHER * size_of::<i32>();
+        (products + double + shifts + flags) as u64 + together as u64 * a_layer
     }
 
     /// Enqueues all that turns `layers`, as many as can be taken together, into their centred, packed Gram matrices. Nothing is

@@ -75,7 +75,7 @@ impl<'a, T: Element> Chain<'a, T> {
     }
 
     fn products(&mut self, exact: bool, only: Option<Better>, verdict: (Better, Bounds)) {
-        let (n, count, seed) = (self.n, self.inputs.len(), self.run.seed);
+        let (n, seed) = (self.n, self.run.seed);
         let split = self.split(|features, device| plan::gram_fused(n, features, device));
         let (values, parts) = (self.values(), LayerSplits::new(&split.splits));
         let shape = self.gram_shape(split.buffers, only);
@@ -90,7 +90,9 @@ impl<'a, T: Element> Chain<'a, T> {
         launch.input(&self.flags).value(parts).value(shape).run().unwrap();
 
         let shape = self.centre_shape(only);
-        let launch = Launch::new("gs_ucenter_reduce_f32").geometry(plan::ucenter_reduce(n, count)).seed(seed);
+        let launch = Launch::new("gs_ucenter_reduce_f32")
+            .geometry(plan::ucenter_reduce(n, &split.splits, only.is_none()))
+            .seed(seed);
         let launch = launch.output(&mut self.k).output(&mut self.reach);
         let launch = launch.input(&partials).input(&exponents).input(&reaches).input(&self.flags);
         launch.value(parts).value(shape).run().unwrap();
@@ -98,7 +100,7 @@ impl<'a, T: Element> Chain<'a, T> {
     }
 
     fn double(&mut self, only: Option<Better>) {
-        let (n, count, seed) = (self.n, self.inputs.len(), self.run.seed);
+        let (n, seed) = (self.n, self.run.seed);
         let split = self.split(|features, device| Some(plan::gram_double(n, features, device)));
         let (values, parts) = (self.values(), LayerSplits::new(&split.splits));
         let shape = self.gram_shape(0, only);
@@ -109,7 +111,9 @@ impl<'a, T: Element> Chain<'a, T> {
         launch.input(&self.shifts).input(&self.flags).value(parts).value(shape).run().unwrap();
 
         let shape = self.centre_shape(only);
-        let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(n, count)).seed(seed);
+        let launch = Launch::new("gs_ucenter_reduce_f64")
+            .geometry(plan::ucenter_reduce(n, &split.splits, only.is_none()))
+            .seed(seed);
         let launch = launch.output(&mut self.k).output(&mut self.reach).input(&partials).input(&self.flags);
         launch.value(parts).value(shape).run().unwrap();
         self.rows(only, None);
@@ -265,8 +269,8 @@ fn what_is_not_wanted_is_not_touched() {
         ("gs_gram_tiled_exact_f16", tiled, 3, 2),
         ("gs_gram_tiled_fast_f32", tiled, 3, 2),
         ("gs_gram_double_f32", double, 1, 1),
-        ("gs_ucenter_reduce_f32", plan::ucenter_reduce(n, 2), 2, 3),
-        ("gs_ucenter_reduce_f64", plan::ucenter_reduce(n, 2), 2, 1),
+        ("gs_ucenter_reduce_f32", plan::ucenter_reduce(n, &[1, 1], false), 2, 3),
+        ("gs_ucenter_reduce_f64", plan::ucenter_reduce(n, &[1, 1], false), 2, 1),
     ];
     for (entry, geometry, writes, reads) in entries {
         let mut launch = Launch::new(entry).geometry(geometry);

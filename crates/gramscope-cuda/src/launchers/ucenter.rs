@@ -78,10 +78,10 @@ impl Launcher<'_> {
             .arg(&partials.reaches);
         push_view(&mut arguments, only.map(|only| &only.flags));
         arguments.arg(&parts).arg(&shape);
-        // SAFETY: a block a tile of a layer's triangle reads that tile of each of the layer's sets of partial sums, exponents and reaches,
+        // SAFETY: a block a tile of the triangle, of one layer after the other, reads that tile of each of the layer's sets of partial sums, exponents and reaches,
         // whose total lengths follow from the numbers of examples and of parts, and writes entries of the layer's k [examples, examples] and
         // reach [examples]; flags are an int a layer. All have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits.len()), arguments) }
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits, only.is_none()), arguments) }
     }
 
     /// The same from float64 partial sums.
@@ -108,10 +108,10 @@ impl Launcher<'_> {
         arguments.arg(&mut gram.k).arg(&mut gram.reach).arg(partials);
         push_view(&mut arguments, only.map(|only| &only.flags));
         arguments.arg(&parts).arg(&shape);
-        // SAFETY: a block a tile of a layer's triangle reads that tile of each of the layer's sets of partial sums, whose total length follows
+        // SAFETY: a block a tile of the triangle, of one layer after the other, reads that tile of each of the layer's sets of partial sums, whose total length follows
         // from the numbers of examples and of parts, and writes entries of the layer's k [examples, examples] and reach [examples]; flags are
         // an int a layer. All have been checked.
-        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits.len()), arguments) }
+        unsafe { enqueue(kernel, plan::ucenter_reduce(examples, splits, only.is_none()), arguments) }
     }
 
     /// Row sums of so many matrices, of their squares, and their largest entries (`sums` `[3, n]` each); and, where something is

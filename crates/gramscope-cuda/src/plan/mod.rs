@@ -330,11 +330,16 @@ pub fn gram_double(examples: usize, features: usize, device: Device) -> Split {
     }
 }
 
-/// `gs_ucenter_reduce_*`: a block a tile of each layer's triangle.
-pub fn ucenter_reduce(examples: usize, layers: usize) -> Geometry {
-    let threads = REDUCE_GROUPS * STRIP * STRIP;
-    let shared = (threads + REDUCE_GROUPS * STRIP) * size_of::<f64>();
-    Geometry::new([triangle(strips(examples)), layers, 1], threads, shared)
+/// Layers that blocks of `gs_ucenter_reduce_*` look at side by side where few are expected to want anything.
+const LAYERS_ASKED: usize = 4;
+
+/// `gs_ucenter_reduce_*`, of layers in so many `splits` each: a block a tile of each layer's triangle, with threads for as many parts as
+/// there are splits. `all`: the launch is for all of them; else a block asks several.
+pub fn ucenter_reduce(examples: usize, splits: &[usize], all: bool) -> Geometry {
+    let groups = splits.iter().copied().max().unwrap_or(1).clamp(1, REDUCE_GROUPS);
+    let layers = if all { splits.len() } else { splits.len().min(LAYERS_ASKED) };
+    let shared = REDUCE_GROUPS * (STRIP * STRIP + STRIP) * size_of::<f64>();
+    Geometry::new([triangle(strips(examples)), layers, 1], groups * STRIP * STRIP, shared)
 }
 
 /// `gs_ucenter_rows` and `gs_ucenter_pack`: a warp a row of each layer.
@@ -495,7 +500,7 @@ mod tests {
                 gram_shift(FEATURES, LAYERS_TOGETHER),
                 gram_naive(examples, LAYERS_TOGETHER),
                 entries(examples),
-                ucenter_reduce(examples, LAYERS_TOGETHER),
+                ucenter_reduce(examples, &[1; LAYERS_TOGETHER], true),
                 ucenter_rows(examples, LAYERS_TOGETHER),
             ];
             others.into_iter().for_each(fits);

@@ -163,7 +163,9 @@ pub fn gram_mma<T: Element>(input: &Input<T>, run: Run) -> Multiplied {
         (columns.shifts, columns.bad)
     };
     let mut gram = Gram::poisoned(input.n);
-    let launch = Launch::new("gs_ucenter_reduce_f32").geometry(plan::ucenter_reduce(input.n, 1)).seed(run.seed);
+    let launch = Launch::new("gs_ucenter_reduce_f32")
+        .geometry(plan::ucenter_reduce(input.n, &[split.splits], true))
+        .seed(run.seed);
     let launch = launch.output(&mut gram.k).output(&mut gram.reach);
     let launch = launch.input(&partials).input(&exponents).input(&reaches).null();
     launch.value(parts).value(centre_shape(input.n, run)).run().unwrap();
@@ -194,7 +196,9 @@ fn in_double<T: Element>(input: &Input<T>, shifted: Option<&Buffer<f32>>, run: R
     let parts = LayerSplits::new(&[split.splits]);
     launch.value(parts).value(input.shape(0)).run().unwrap();
     let mut gram = Gram::poisoned(input.n);
-    let launch = Launch::new("gs_ucenter_reduce_f64").geometry(plan::ucenter_reduce(input.n, 1)).seed(run.seed);
+    let launch = Launch::new("gs_ucenter_reduce_f64")
+        .geometry(plan::ucenter_reduce(input.n, &[split.splits], true))
+        .seed(run.seed);
     let launch = launch.output(&mut gram.k).output(&mut gram.reach).input(&partials).null();
     launch.value(parts).value(centre_shape(input.n, run)).run().unwrap();
     gram

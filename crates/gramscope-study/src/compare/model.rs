@@ -154,7 +154,7 @@ impl Model {
     }
 
     /// Runs the network over `images` and calls `take` with the place of every chosen layer, where it is one of `wanted`, and a
-    /// view of its activation, as it is made.
+    /// view of its activation, in their order.
     pub(crate) fn each_layer(
         &self,
         images: &Batch,
@@ -224,7 +224,7 @@ impl Model {
     }
 
     /// Runs the network on its GPU over `images` and calls `take` with the place of every chosen layer, where it is one of
-    /// `wanted`, and its activation, as it is made. What `take` enqueues on that GPU's stream sees it.
+    /// `wanted`, and its activation, in their order. What `take` enqueues on that GPU's stream sees it.
     #[cfg(feature = "cuda")]
     pub(crate) fn each_device_layer(
         &self,
