@@ -188,6 +188,9 @@ impl<T> Held<'_, T> {
     }
 }
 
+/// Values, and others where there are any.
+pub(super) type HeldWithOthers<'m, T, const N: usize, const M: usize> = ([Held<'m, T>; N], [Option<Held<'m, T>>; M]);
+
 /// Finds values of a batch of `images`.
 #[derive(Clone, Copy)]
 pub(super) struct Places<'a> {
@@ -234,7 +237,7 @@ impl Places<'_> {
         memory: &'m mut Slice<T>,
         values: [ValueId; N],
         others: [Option<ValueId>; M],
-    ) -> Result<([Held<'m, T>; N], [Option<Held<'m, T>>; M])> {
+    ) -> Result<HeldWithOthers<'m, T, N, M>> {
         let all: Vec<ValueId> = values.into_iter().chain(others.into_iter().flatten()).collect();
         let ranges: Vec<Range<usize>> = all.iter().map(|&value| self.range(value)).collect();
         let shared = || Error::SharedSlot { values: all.clone() };

@@ -109,7 +109,7 @@ struct Bench<'a> {
     left_out: RefCell<Vec<String>>,
 }
 
-/// Measures every kernel, or those whose "kernel variant dtype [shape]" matches `only`. What does not fit into the device's memory is
+/// Measures every kernel, or those whose "kernel variant dtype \[shape\]" matches `only`. What does not fit into the device's memory is
 /// left out, and the others are measured all the same.
 ///
 /// # Errors
