@@ -130,13 +130,15 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_batch_norm_naive_normalise_f32(float* y, float* normalised, float* sum, const float* x, const float* statistics,
-                                      const float* gamma, const float* beta, const float* addend, BatchNormShape shape) {
+                                      const float* gamma, const float* beta, const float* addend,
+                                      BatchNormShape shape) {
     naive_normalise<float>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     gs_batch_norm_naive_normalise_bf16(BF16* y, BF16* normalised, BF16* sum, const BF16* x, const float* statistics,
-                                       const float* gamma, const float* beta, const BF16* addend, BatchNormShape shape) {
+                                       const float* gamma, const float* beta, const BF16* addend,
+                                       BatchNormShape shape) {
     naive_normalise<BF16>({y, normalised, sum}, x, statistics, gamma, beta, addend, shape);
 }
 

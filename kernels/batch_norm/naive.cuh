@@ -51,8 +51,8 @@ __device__ __forceinline__ void naive_backward(T* dx, T* daddend, float* dgamma,
     float scale = scale_of(statistics, gamma, channel, shape);
     double mean = statistics[channel], inverse = inverse_deviation(statistics, channel, shape);
     auto gradient = [&](int64_t index) {
-        float of_relu = y != nullptr ? to_float(y[index])
-                                     : affine(to_float(x[index]), statistics[channel], scale, beta[channel]);
+        float of_relu =
+            y != nullptr ? to_float(y[index]) : affine(to_float(x[index]), statistics[channel], scale, beta[channel]);
         return shape.relu == 0 || of_relu > 0.0f ? to_float(dy[index]) : 0.0f;
     };
     double sum = 0.0, product = 0.0;

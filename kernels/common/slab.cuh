@@ -373,7 +373,8 @@ __device__ __forceinline__ void flush_tiles(Work& work, int slab, int flush) {
         if (flush > 0) {
 #pragma unroll
             for (int i = 0; i < FLUSHED_TOGETHER; ++i) {
-                work.with_tile(first + i, [&](float (&)[8], int r, int c) { load_partial(stored[i], work.partial_of(r, c)); });
+                work.with_tile(first + i,
+                               [&](float (&)[8], int r, int c) { load_partial(stored[i], work.partial_of(r, c)); });
             }
         }
 #pragma unroll

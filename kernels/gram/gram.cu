@@ -379,8 +379,7 @@ struct Fused {
 
 template <class T, bool LOW>
 __device__ void fused(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
-                      const LayerValues& layers, const int* wanted, const LayerSplits& splits,
-                      const GramShape& shape) {
+                      const LayerValues& layers, const int* wanted, const LayerSplits& splits, const GramShape& shape) {
     Layer<T> layer(layers, splits.layer_of(blockIdx.y));
     if (passes_by(wanted, shape.products, layer.index)) return;
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
@@ -391,8 +390,8 @@ __device__ void fused(float* partials, int* exponents, float* reaches, float* sh
     work.exponents = {reinterpret_cast<int*>(work.measured + 2 * SLAB_WARPS), count};
     work.shifts = shifts + layers.first_column[layer.index];
     work.first_bad = first_bad + layer.index;
-    Part part = part_of((layer.features + SLAB - 1) / SLAB, blockIdx.y - splits.first[layer.index],
-                        splits.count(layer.index));
+    Part part =
+        part_of((layer.features + SLAB - 1) / SLAB, blockIdx.y - splits.first[layer.index], splits.count(layer.index));
     work.partials = partials + index_in_triangle(strips, 0) * STRIP * STRIP * blockIdx.y;
     work.first_slab = part.first;
     work.aligned = work.rows.aligned();
@@ -452,8 +451,8 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_double_f32(double* partials, LayerValues layers, const float* shifts, const int* wanted,
-                       LayerSplits splits, GramShape shape) {
+    gs_gram_double_f32(double* partials, LayerValues layers, const float* shifts, const int* wanted, LayerSplits splits,
+                       GramShape shape) {
     in_double<float, true>(partials, layers, shifts, wanted, splits, shape);
 }
 
@@ -469,22 +468,20 @@ extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_exact_f32(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                            const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<float, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
     gs_gram_fused_fast_f32(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
-                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+                           LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
     fused<float, false>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_fast_f32(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                           const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<float, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
@@ -511,14 +508,13 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
     gs_gram_fused_exact_bf16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
-                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+                             LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
     fused<BF16, true>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_exact_bf16(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                             const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<BF16, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
@@ -529,9 +525,8 @@ extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_fast_bf16(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                            const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<BF16, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
@@ -546,8 +541,8 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
-    gs_gram_double_f16(double* partials, LayerValues layers, const float* shifts, const int* wanted,
-                       LayerSplits splits, GramShape shape) {
+    gs_gram_double_f16(double* partials, LayerValues layers, const float* shifts, const int* wanted, LayerSplits splits,
+                       GramShape shape) {
     in_double<F16, true>(partials, layers, shifts, wanted, splits, shape);
 }
 
@@ -563,21 +558,19 @@ extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_exact_f16(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                            const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<F16, true>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
     gs_gram_fused_fast_f16(float* partials, int* exponents, float* reaches, float* shifts, int* first_bad,
-                            LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
+                           LayerValues layers, const int* wanted, LayerSplits splits, GramShape shape) {
     fused<F16, false>(partials, exponents, reaches, shifts, first_bad, layers, wanted, splits, shape);
 }
 
 extern "C" __global__ void __launch_bounds__(SLAB_THREADS, 1)
-    gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, LayerValues layers,
-                            const float* shifts, const float* largest, const int* wanted, LayerSplits splits,
-                            GramShape shape) {
+    gs_gram_tiled_fast_f16(float* partials, int* exponents, float* reaches, LayerValues layers, const float* shifts,
+                           const float* largest, const int* wanted, LayerSplits splits, GramShape shape) {
     tiled<F16, false>(partials, exponents, reaches, layers, shifts, largest, wanted, splits, shape);
 }

@@ -50,16 +50,15 @@ template <class T, class Each>
 __device__ __forceinline__ void for_run_and_share(const float* shares, bool aligned, const MixingShape& shape,
                                                   const Each& each) {
     int64_t values = static_cast<int64_t>(shape.images) * shape.length;
-    for_run_of_thread<T>(values, aligned && shape.length % RUN<T> == 0, [&](int64_t first, auto length) {
-        each(first, length, share_at(shares, first, shape));
-    });
+    for_run_of_thread<T>(values, aligned && shape.length % RUN<T> == 0,
+                         [&](int64_t first, auto length) { each(first, length, share_at(shares, first, shape)); });
 }
 
 template <class T>
 __device__ __forceinline__ void mix(T* y, T* mixture, T* sum, const T* a, const T* b, const T* addend,
                                     const float* shares, const MixingShape& shape) {
-    bool aligned = holds_runs(y) && holds_runs(mixture) && holds_runs(sum) && holds_runs(a) && holds_runs(b) &&
-                   holds_runs(addend);
+    bool aligned =
+        holds_runs(y) && holds_runs(mixture) && holds_runs(sum) && holds_runs(a) && holds_runs(b) && holds_runs(addend);
     for_run_and_share<T>(shares, aligned, shape, [&](int64_t first, auto length, float share) {
         constexpr int N = decltype(length)::value;
         Run<T, N> own = load_run<N>(a + first), other = load_run<N>(b + first), added = load_run<N>(addend + first);
