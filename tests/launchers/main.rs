@@ -19,7 +19,7 @@ mod support;
 
 use std::cell::Cell;
 
-use gramscope_cuda::Device;
+use gramscope_cuda::{Device, disjoint_mut};
 
 use comparing::{ucenter_naive, ucenter_pack, ucenter_reduce, ucenter_rows};
 use making::Dimension::Size;
@@ -75,6 +75,24 @@ fn layers_that_are_too_many_or_of_several_types_are_refused() {
         return;
     }
     comparing::refused_together(&Device::open(0).unwrap());
+}
+
+/// Parts of a buffer that are borrowed at once lie where they were asked for, and are refused where two of them would be the same memory
+/// or one would be none of the buffer's.
+#[test]
+fn parts_of_a_buffer_are_borrowed_apart() {
+    if on_fake_driver(&driver(), "parts_of_a_buffer_are_borrowed_apart").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let mut buffer = device.upload("parts", &[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    let parts = disjoint_mut(&mut buffer, &[4..6, 0..1, 1..4]).unwrap();
+    let read: Vec<Vec<f32>> = parts.iter().map(|part| device.download(&part.as_view()).unwrap()).collect();
+    assert_eq!(read, [vec![4.0, 5.0], vec![0.0], vec![1.0, 2.0, 3.0]]);
+    let [backwards, beyond] = [std::ops::Range { start: 3, end: 2 }, 5..7];
+    for wrong in [[0..3, 2..4], [2..4, 0..3], [1..5, 2..3], [0..6, 0..6], [0..1, beyond], [0..1, backwards]] {
+        assert!(disjoint_mut(&mut buffer, &wrong).is_none(), "{wrong:?}");
+    }
 }
 
 /// The unbiased estimator divides by n - 2 and n - 3; the biased one, and adding up products, do not.

@@ -1,7 +1,7 @@
 //! From activations on the device to their panel rows: what is enqueued for layers together.
 //!
 //! Flags on the device decide which layers need better products than those that were made; the launches that would make them find
-//! nothing to do where no layer does. So nothing is waited for, and a launch costs all layers together what it would cost one.
+//! nothing to do where no layer does. So nothing is waited for, and what a launch itself costs is shared by all layers.
 
 use cudarc::driver::{CudaSlice, CudaViewMut};
 

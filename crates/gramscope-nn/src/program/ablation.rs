@@ -1,7 +1,8 @@
 //! A network without some of its blocks, for many choices of them at once.
 
+use super::forward::Builder;
 use super::waiting::Waiting;
-use super::{Builder, IMAGES, Program, Step, Tapped, ValueId};
+use super::{IMAGES, Program, Step, Tapped, ValueId};
 use crate::topology::{BlockPlan, ShortcutPlan, Topology};
 
 impl Program {
