@@ -1,11 +1,12 @@
 // The RBF kernel: K_ij = exp(-d_ij^2 / (2 t^2 M)), M the median of all n^2 squared distances d_ij^2, the zero diagonal
-// included (the mean of the middle two where their number is even).
+// included (the mean of the middle two where their number is even); for t > 1, where most K_ij are nearly 1, K_ij - 1 instead: centring
+// takes the 1 away again, and beside it the rest would be lost.
 // Source: Kornblith et al. (ICML 2019), section 3 and their code; crates/gramscope-cka/src/cpu/rbf.rs is the model.
 //
 // In   distances [n, n]    float64, squared, row-major: gs_gram_distances_*, reduced by gs_ucenter_reduce_f64
 // Out  selection           Selection: the middle values
 //      histogram           [RADIX_BINS] uint32
-//      k [n, n]            the kernel; 0 where it is undefined
+//      k [n, n]            the kernel, or that less 1; 0 where it is undefined
 //      undefined           int32: 1 where M is 0, because half of all pairs coincide
 // Launches, in order: start; select with pass = 0 .. RADIX_PASSES - 1; above; apply. Grid, block, shared bytes:
 // plan::rbf_*, plan::entries. n^2 < 2^31.
@@ -122,8 +123,13 @@ extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)
     double median = 0.5 * (value_of(selection->lower) + value_of(selection->upper));
     if (entry == 0) *undefined = median == 0.0;
     if (entry >= count_of(shape)) return;
-    double scale = -0.5 / (shape.bandwidth * shape.bandwidth * median);
-    k[entry] = median == 0.0 ? 0.0 : exp(distances[entry] * scale);
+    if (median == 0.0) {
+        k[entry] = 0.0;
+        return;
+    }
+    // One after the other: the square of a bandwidth can leave the range.
+    double exponent = -0.5 * (distances[entry] / median) / shape.bandwidth / shape.bandwidth;
+    k[entry] = shape.bandwidth > 1.0 ? expm1(exponent) : exp(exponent);
 }
 
 extern "C" __global__ void __launch_bounds__(ENTRY_THREADS)

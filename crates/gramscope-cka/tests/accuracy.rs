@@ -81,6 +81,52 @@ fn layers_that_take_few_values() {
 }
 
 #[test]
+fn columns_that_are_copies_of_each_other() {
+    // Labels over all positions of a map, upsampled maps, one-hot words: all terms of a sum are equal, and round in one direction,
+    // another one for each value that the sum can have.
+    for (n, p, turns) in [(32, 512, 6), (32, 1000, 2), (64, 512, 6), (64, 2048, 1), (256, 512, 2)] {
+        {
+            for turn in 0..turns {
+                let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
+                let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
+                let layers = vec![
+                    Layer::from_fn(n, p, |i, _| scale * of(i) as f64),
+                    Layer::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
+                    Layer::from_fn(n, 1, |i, _| if of(i) == 0 { 1.0 } else { 0.0 }),
+                ];
+                check(&format!("{classes} classes times {scale}, p = {p}"), layers);
+            }
+        }
+    }
+    // Found by search: chains of 512 were off by 5.9e-6.
+    let [a, b, y] =
+        ["00211310000122110013220323203320", "02033132200300330031000101001100", "00011010000100110010000000000000"]
+            .map(str::as_bytes);
+    let values = [-1.715_213_656_425_476, -1.143_475_770_950_317_4, 1.143_475_770_950_317_4, 1.715_213_656_425_476];
+    let others = [-1.715_213_656_425_476, -1.143_475_770_950_317_4, -0.571_737_885_475_158_7, 0.0];
+    let place = |digits: &[u8], i: usize| usize::from(digits[i] - b'0');
+    let copies = Layer::from_fn(32, 512, |i, f| if f % 2 == 0 { others[place(a, i)] } else { values[place(b, i)] });
+    check("two columns, 256 times", vec![copies, Layer::from_fn(32, 1, |i, _| place(y, i) as f64)]);
+}
+
+/// Where the bandwidth is large, K_ij = 1 - d_ij^2 / (2 t^2 M) to d^4 / t^4, which centring makes what it makes of inner products.
+#[test]
+fn a_wide_rbf_kernel_is_the_linear_one() {
+    for n in [4, 5, 33, 64] {
+        let batches = [vec![Layer::normal(1, n, 7), Layer::normal(2, n, 40), Layer::normal(3, n, 1)]];
+        for estimator in [Estimator::Unbiased, Estimator::Biased] {
+            let options = Options { estimator, ..Options::default() };
+            let linear = truth(&batches, options);
+            for bandwidth in [1e4, 1e7, 1e100] {
+                let kernel = Kernel::Rbf { bandwidth };
+                let error = largest_difference(&compare(&batches, Options { kernel, ..options }), &linear);
+                assert!(error <= EXACT, "n = {n}, {estimator}, {kernel}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
 fn outlying_rows() {
     for n in [5, 32, 33, 256] {
         for (count, factor) in [(1, 1e4), (1, 1e8), (1, 1e12), (1, 1e25), (2, 1e8), (3, 1e4), (3, 1e8)] {

@@ -49,6 +49,7 @@ inline void __syncthreads() { emulation::barrier_all(); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 using std::exp;
+using std::expm1;
 using std::fabs;
 using std::fma;
 using std::fmax;

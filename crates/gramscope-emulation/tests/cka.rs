@@ -241,6 +241,32 @@ fn layers_that_take_few_values() {
     }
 }
 
+/// Labels over all positions of a map, one-hot words: all terms of a sum are equal, and round in one direction, another one for each value
+/// that the sum can have.
+#[test]
+fn columns_that_are_copies_of_each_other() {
+    for (n, p, turns) in [(32, 512, 4), (64, 4096, 2), (256, 2048, 1), (257, 1000, 1)] {
+        for turn in 0..turns {
+            let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
+            let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
+            let layers = [
+                Matrix::from_fn(n, p, |i, _| scale * of(i) as f64),
+                Matrix::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
+                Matrix::from_fn(n, 1, |i, _| f64::from(u8::from(of(i) == 0))),
+            ];
+            check::<f32>(&layers, Run::default());
+        }
+    }
+    let [a, b, y] =
+        ["00211310000122110013220323203320", "02033132200300330031000101001100", "00011010000100110010000000000000"]
+            .map(str::as_bytes);
+    let values = [-1.715_213_656_425_476, -1.143_475_770_950_317_4, 1.143_475_770_950_317_4, 1.715_213_656_425_476];
+    let others = [-1.715_213_656_425_476, -1.143_475_770_950_317_4, -0.571_737_885_475_158_7, 0.0];
+    let place = |digits: &[u8], i: usize| usize::from(digits[i] - b'0');
+    let copies = Matrix::from_fn(32, 4096, |i, f| if f % 2 == 0 { others[place(a, i)] } else { values[place(b, i)] });
+    check::<f32>(&[copies, Matrix::from_fn(32, 1, |i, _| place(y, i) as f64)], Run::default());
+}
+
 #[test]
 fn several_outlying_examples() {
     for n in [5, 33] {

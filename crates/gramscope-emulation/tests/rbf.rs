@@ -141,5 +141,14 @@ fn cka_with_the_rbf_kernel_matches_float64() {
             let truth = minibatch(&[x], &[y], Kernel::Rbf(0.5), estimator);
             assert!((cka - truth).abs() <= 1e-6, "{n} x {p}: {cka} {truth}");
         }
+        // A wide kernel is the linear one, to d^2 / t^2.
+        let (x, y) = pair(33, 40, 20, 9);
+        let (x, y) = (rounded::<f32>(&x), rounded::<f32>(&y));
+        let run = Run { biased, ..Run::default() };
+        let (a, b) = (packed(&x, 1e7, run), packed(&y, 1e7, run));
+        let product: f64 = a.row.iter().zip(&b.row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        let cka = product / (a.summary.norm * b.summary.norm).sqrt();
+        let truth = minibatch(&[x], &[y], Kernel::Linear, estimator);
+        assert!((cka - truth).abs() <= 1e-6, "{cka} {truth}");
     }
 }
