@@ -62,6 +62,21 @@ fn probes() {
     assert_eq!(rows[0]["over_forward"], 1.0);
 }
 
+/// A file keeps what it holds until there is a row to take its place, and what is no row for good.
+#[test]
+fn a_file_that_holds_something_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    let wrong = ["bench", "cka", "--device", "cpu", "--depth", "13", "--json", file.to_str().unwrap()];
+    for (held, part) in [("{\"kernel\": 1}\n", "depth 13"), ("precious", "holds no rows")] {
+        fs::write(&file, held).unwrap();
+        let message = support::gramscope(wrong);
+        let message = support::text(&message.stderr).to_lowercase();
+        assert!(message.contains(part), "{message}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), held);
+    }
+}
+
 #[test]
 fn kernels_need_a_gpu() {
     fails(["bench", "kernels", "--device", "cpu"], 1, &["bench kernels", "GPU"]);

@@ -309,6 +309,37 @@ fn json_progress_is_json() {
     let stderr = text(&output.stderr);
     let events: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.iter().filter(|event| event["event"] == "epoch").count(), 2, "{stderr}");
+    // Warnings are lines of the same form: one run has no spread.
+    let output = gramscope(["--json", "predict", &run, "--out", &path(dir.path(), "predict")]);
+    let stderr = text(&output.stderr);
+    let lines: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let warns =
+        |line: &serde_json::Value| line["event"] == "warning" && line["message"].as_str().unwrap().contains("one run");
+    assert!(lines.iter().any(warns), "{stderr}");
+}
+
+/// What would fail at the end fails before anything is computed: these would take hours, or train ten networks.
+#[test]
+fn a_place_that_takes_no_results_is_named_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, file, out) = (path(dir.path(), "run"), path(dir.path(), "file"), path(dir.path(), "out"));
+    train_tiny(Path::new(&run), 0);
+    fs::write(&file, "").unwrap();
+    let passes = ["--batch-size", "8", "--passes", "1000000000"];
+    let compare =
+        |out: &str| ["cka", &run, &run, "--out", out].into_iter().chain(passes).map(str::to_owned).collect::<Vec<_>>();
+    fails(compare(&format!("{file}/below")), 1, &[&file, "not a directory"]);
+    let foreign = Path::new(&out).join("run__run-2");
+    fs::create_dir_all(&foreign).unwrap();
+    fs::write(foreign.join("cka.json"), "{}").unwrap();
+    fails(compare(&out), 1, &["run__run-2", "cka.json", "--out"]);
+    let quickstart = |out: &str, images: &str| {
+        ["quickstart", "--out", out, "--epochs", "1000000000", "--test-images", images].map(str::to_owned)
+    };
+    fails(quickstart(&path(dir.path(), "quick"), "3"), 1, &["--test-images 3", "at least 4"]);
+    fs::create_dir_all(Path::new(&out).join("cka")).unwrap();
+    fs::write(Path::new(&out).join("cka").join("cka.json"), "{}").unwrap();
+    fails(quickstart(&out, "40"), 1, &["cka.json", "--out"]);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use gramscope_study::predict::divergences::{Distributions, Likeness};
-use gramscope_study::predict::statistics::{Moments, cohens_d, hedges_g, holm, welch};
 use gramscope_study::predict::{self, PredictResult};
+use gramscope_study::statistics::{Moments, cohens_d, hedges_g, holm, welch};
 use gramscope_train::Run;
 use serde_json::Value;
 use support::{TINY, fails, gramscope, succeeds, text, train_tiny};
@@ -217,6 +217,9 @@ fn what_cannot_be_compared_is_explained() {
     fails(["predict", &path(dir.path(), "none"), "--out", &out], 1, &["none", "not a run"]);
     let unknown = ["--between", "depth 8, width 0.25", "depth 62"];
     fails(["predict", &run, &other, "--out", &out].into_iter().chain(unknown), 1, &["depth 62", "depth 8, width 0.5"]);
+    // Twice, or as part of a directory that is named too, a run would pass for two seeds.
+    fails(["predict", &run, &run, "--out", &out], 1, &["run", "given twice"]);
+    fails(["predict", dir.path().to_str().unwrap(), &run, "--out", &out], 1, &["run", "given twice"]);
     let predictions = Path::new(&other).join("predictions.safetensors");
     let bytes = fs::read(&predictions).unwrap();
     let mut damaged = bytes.clone();
@@ -224,6 +227,9 @@ fn what_cannot_be_compared_is_explained() {
     fs::write(&predictions, damaged).unwrap();
     fails(["predict", &run, &other, "--out", &out], 1, &["other", "predictions.safetensors", "checksum"]);
     fs::remove_file(&predictions).unwrap();
+    let kept = path(dir.path(), "kept");
+    succeeds(["train", "--checkpoint-every", "1", "--out", &kept].into_iter().chain(TINY));
+    fails(["predict", &format!("{kept}@1"), "--out", &out], 1, &["kept@1", "without the epoch"]);
     fails(["predict", &run, &other, "--out", &out], 1, &["other", "predictions.safetensors", "--resume"]);
     assert!(!Path::new(&out).exists());
     assert_eq!(gramscope(["predict", "--out", &out]).status.code(), Some(2));

@@ -204,6 +204,15 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     fails(["probe", &run, "--layers", "none", "--out", &out], 1, &["--layers none"]);
     fails(["probe", &run, "--examples", "61", "--out", &out], 1, &["--examples 61", "60"]);
     fails(["probe", &run, "--out", &run], 1, &[&run, "--out"]);
+    let one_class = dir.path().join("one-class");
+    for split in ["train", "test"] {
+        fs::create_dir_all(one_class.join(split).join("cat")).unwrap();
+        for name in ["a.png", "b.png"] {
+            image::RgbImage::new(8, 8).save(one_class.join(split).join("cat").join(name)).unwrap();
+        }
+    }
+    let one_class = one_class.to_str().unwrap();
+    fails(["probe", &run, "--data", one_class, "--batch-size", "2", "--out", &out], 1, &["one class"]);
     fails(["ablate", &plain, "--out", &out], 1, &[&plain, "without residual connections"]);
     fails(["ablate", &run, "--block", "stage4.block1", "--out", &out], 1, &["--block stage4.block1", "stage3.block1"]);
     fails(["ablate", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);

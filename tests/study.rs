@@ -108,6 +108,21 @@ fn two_seeds_are_shown_against_each_other() {
     assert!(picture.height() > 1100, "{} pixels high", picture.height());
 }
 
+/// Without maps of networks with themselves the figure shows those between networks.
+#[test]
+fn networks_that_are_only_compared_with_each_other_have_a_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("across.toml");
+    let family = "[[family]]\ndepth = [8]\nwidth = [0.25]\n[[family]]\ndepth = [8]\nwidth = [0.5]\n[measure]\ncka = \"across\"\n";
+    fs::write(&plan, PLAN.split("[[family]]").next().unwrap().to_owned() + family).unwrap();
+    let out = dir.path().join("out");
+    let said = succeeds(["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(said.contains("figure.png"), "{said}");
+    let map = image::open(out.join("cka/resnet8-w0.25-s0__resnet8-w0.5-s0").join(results::PICTURE)).unwrap();
+    let figure = image::open(out.join(studies::FIGURE)).unwrap();
+    assert!(figure.width() > map.width() / 2 && figure.height() > map.height() / 2);
+}
+
 #[test]
 fn shipped_studies_are_listed() {
     let output = gramscope(["study"]);

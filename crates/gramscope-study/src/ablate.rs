@@ -222,7 +222,8 @@ pub fn check(dir: &Path) -> Result<()> {
 pub fn write(dir: &Path, result: &AblateResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    plot::ablations(result, &dir.join(PICTURE))
+    plot::warn_about(plot::ablations(result, &dir.join(PICTURE)));
+    Ok(())
 }
 
 /// Writes DIR/ablate.json and DIR/ablate-about.json; an earlier result there is replaced.

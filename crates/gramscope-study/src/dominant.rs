@@ -260,7 +260,8 @@ pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
     check(dir)?;
     let projections = &found.projections;
     FILES.save(dir, &found.info, &[("projections", &[projections.len()], projections)])?;
-    plot::dominant_sheet(found, &dir.join(PICTURE))
+    plot::warn_about(plot::dominant_sheet(found, &dir.join(PICTURE)));
+    Ok(())
 }
 
 /// Reads DIR/dominant.json, and DIR/dominant.npz, the projections of all examples.

@@ -1,14 +1,42 @@
-//! A family of runs as its pictures, its report and its findings look at it: ordered, and with what tells its members
-//! apart.
+//! A family of runs: trained as a whole, and as its pictures, its report and its findings look at it, ordered and with what
+//! tells its members apart.
 
 use std::cmp::Ordering;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use gramscope_nn::Backend;
+use gramscope_nn::{Backend, Processor};
+use gramscope_train::data::DataName;
+use gramscope_train::sweep::{self, Plan, sweep};
 use gramscope_train::{EpochMetrics, Run, TrainSettings};
 use serde_json::{Map, Value};
 
 use crate::results::PairInfo;
-use crate::{Error, Result};
+use crate::{Error, Result, plot};
+
+/// Trains what `plan` lists and is not finished yet, each run below `dir`, and draws the family; returns the runs in the plan's order.
+///
+/// # Errors
+/// What [`sweep`] says; a run that failed, after the others have been trained, or that another process is training.
+pub(crate) fn train(
+    plan: &Plan,
+    dir: &Path,
+    processors: &[Processor],
+    stop: &AtomicBool,
+    progress: &mut sweep::Progress<'_>,
+) -> Result<Vec<Run>> {
+    let summary = sweep(plan, dir, processors, stop, progress)?;
+    if let Some((name, reason)) = summary.first_failure() {
+        return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
+    }
+    if let Some(name) = summary.first_elsewhere() {
+        let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
+        return Err(Error::Incomparable(problem));
+    }
+    let runs = plan.runs().iter().map(|(name, _)| Run::open(&dir.join(name))).collect::<Result<Vec<_>, _>>()?;
+    plot::family_pictures(dir, &runs);
+    Ok(runs)
+}
 
 /// A run with its place in the family.
 #[derive(Clone, Debug)]
@@ -103,9 +131,21 @@ fn order(a: &Member, b: &Member) -> Ordering {
     (a.data.cmp(&b.data))
         .then(x.depth.cmp(&y.depth))
         .then(x.width.total_cmp(&y.width))
-        .then(a.variant.cmp(&b.variant))
+        .then_with(|| by_numbers(&a.variant, &b.variant))
         .then(x.seed.cmp(&y.seed))
         .then(a.name.cmp(&b.name))
+}
+
+/// Word by word, numbers by their size: "train images 40" comes before "train images 100".
+fn by_numbers(a: &str, b: &str) -> Ordering {
+    let number = |word: &str| word.trim_end_matches(',').parse::<f64>().ok();
+    let word = |(a, b): (&str, &str)| match (number(a), number(b)) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        _ => a.cmp(b),
+    };
+    let (mut first, mut second) = (a.split(' '), b.split(' '));
+    let differing = first.by_ref().zip(second.by_ref()).map(word).find(|order| order.is_ne());
+    differing.unwrap_or_else(|| a.cmp(b))
 }
 
 /// The settings that can make two runs of equal depth, width and seed differ.
@@ -121,6 +161,11 @@ fn settings_table(run: &Run) -> Result<Map<String, Value>> {
     let data = &run.config().data;
     table.insert("data".to_owned(), data.name.as_str().into());
     table.insert("train_images".to_owned(), data.train_images.into());
+    table.insert("image_side".to_owned(), data.image_side.into());
+    // A data set that has a name is the same wherever it lies.
+    let dir = data.dir.as_deref().filter(|_| data.name == DataName::Folder);
+    table.insert("dir".to_owned(), dir.map(|dir| dir.to_string_lossy()).into());
+    table.insert("backend".to_owned(), run.config().backend.to_string().into());
     Ok(table)
 }
 
@@ -209,6 +254,9 @@ pub(crate) mod tests {
         members.sort_by(order);
         let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
         assert_eq!(names, ["resnet8-w1-s0", "resnet8-w1-s1", "resnet14-w0.5-s0", "resnet14-w3-s0"]);
+        let mut variants = ["train images 100, dir b", "train images 40", "train images 100, dir a", "fraction 1"];
+        variants.sort_by(|a, b| by_numbers(a, b));
+        assert_eq!(variants, ["fraction 1", "train images 40", "train images 100, dir a", "train images 100, dir b"]);
         assert_eq!(members[2].architecture(), "depth 14, width 0.5");
         members[2].variant = "fraction 0.1".to_owned();
         assert_eq!(members[2].architecture(), "depth 14, width 0.5, fraction 0.1");

@@ -17,6 +17,7 @@ pub mod quickstart;
 pub mod report;
 pub mod results;
 pub mod sparsity;
+pub mod statistics;
 pub mod studies;
 pub mod verify;
 

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use gramscope_train::{Run, atomic};
+
 use crate::results::{self, INFO, NUMBERS, PICTURE, PairInfo, PairResult};
 use crate::tree::RUN_MARK;
 use crate::{Error, Result, plot};
@@ -17,12 +19,19 @@ pub fn check(dir: &Path) -> Result<()> {
     check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::FILES.are_in::<PairInfo>(dir))
 }
 
-/// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory, or where one of the names
-/// is taken and `is_result` says that what is there is none.
+/// Fails where the results of these pairs of models cannot go to `dir`.
+///
+/// # Errors
+/// Those of [`check`], of every directory that [`write()`] would write to.
+pub fn check_pairs<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Result<()> {
+    check(dir)?;
+    directories(dir, pairs).iter().try_for_each(|directory| check(directory))
+}
+
+/// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory and cannot become one, or where one
+/// of the names is taken and `is_result` says that what is there is none.
 pub(crate) fn check_place(dir: &Path, names: &[&str], is_result: impl FnOnce(&Path) -> bool) -> Result<()> {
-    if dir.exists() && !dir.is_dir() {
-        return Err(Error::file(dir, "not a directory, so no results can go there; choose another --out"));
-    }
+    check_writable(dir)?;
     if dir.join(RUN_MARK).exists() {
         return Err(Error::file(dir, "holds a run; choose another --out for the results"));
     }
@@ -35,15 +44,26 @@ pub(crate) fn check_place(dir: &Path, names: &[&str], is_result: impl FnOnce(&Pa
     }
 }
 
+/// Fails where no file can be made in `dir`, or, while there is no such directory, in the nearest one above it that there is.
+fn check_writable(dir: &Path) -> Result<()> {
+    let here = if dir.is_absolute() { dir.to_owned() } else { Path::new(".").join(dir) };
+    let Some(nearest) = here.ancestors().find(|place| place.exists()) else { return Ok(()) };
+    if !nearest.is_dir() {
+        return Err(Error::file(nearest, "not a directory, so no results can go there; choose another --out"));
+    }
+    // Gone again when it is dropped.
+    atomic::NewFile::create(&nearest.join("results")).map(drop).map_err(Error::io("write to", nearest))
+}
+
 /// Writes every pair's cka.npz, cka.json and cka.png and returns their directories, in the order of `pairs`. An earlier
 /// result of the same place is replaced; if it was one of other models, that is logged as a warning.
 ///
 /// # Errors
 /// Those of [`check`], before anything is written, and [`Error::Io`].
 pub fn write(dir: &Path, pairs: &[PairResult]) -> Result<Vec<PathBuf>> {
-    let directories = directories(dir, pairs.iter().map(|pair| &pair.info));
-    check(dir)?;
-    directories.iter().try_for_each(|directory| check(directory))?;
+    let names = || pairs.iter().map(|pair| (pair.info.model_x.as_str(), pair.info.model_y.as_str()));
+    check_pairs(dir, names())?;
+    let directories = directories(dir, names());
     for (pair, directory) in pairs.iter().zip(&directories) {
         if let Ok(old) = results::load_info(directory)
             && !same_subject(&old, &pair.info)
@@ -63,12 +83,18 @@ fn same_subject(one: &PairInfo, other: &PairInfo) -> bool {
 
 /// A directory for each pair. Names of models may hold `__` themselves, and some file systems do not tell capitals
 /// apart: names that would meet get a number.
-fn directories<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = &'a PairInfo>) -> Vec<PathBuf> {
+fn directories<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Vec<PathBuf> {
     if pairs.len() == 1 {
         return vec![dir.to_owned()];
     }
     let mut taken = HashSet::new();
-    pairs.map(|info| dir.join(unused(&format!("{}__{}", info.model_x, info.model_y), &mut taken))).collect()
+    pairs.map(|(x, y)| dir.join(unused(&format!("{x}__{y}"), &mut taken))).collect()
+}
+
+/// The names of the runs; equal ones get a number.
+pub fn names(runs: &[Run]) -> Vec<String> {
+    let mut taken = HashSet::new();
+    runs.iter().map(|run| unused(&run.name(), &mut taken)).collect()
 }
 
 /// `name`, or else the first of `name-2`, `name-3`, ... that is not among the `taken`, to which it is added.
@@ -88,8 +114,7 @@ mod tests {
     use crate::results::tests::made;
 
     fn names(pairs: &[(&str, &str)]) -> Vec<PathBuf> {
-        let results: Vec<_> = pairs.iter().map(|(x, y)| made(x, y)).collect();
-        directories(Path::new(""), results.iter().map(|result| &result.info))
+        directories(Path::new(""), pairs.iter().copied())
     }
 
     #[test]
@@ -138,7 +163,9 @@ mod tests {
         }
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(check(&file).unwrap_err().to_string().contains("not a directory"));
+        for place in [file.clone(), file.join("below"), file.join("far/below")] {
+            assert!(check(&place).unwrap_err().to_string().contains("not a directory"), "{}", place.display());
+        }
     }
 
     /// As a process leaves it that is killed before cka.json is written, or while an earlier result is replaced.

@@ -5,11 +5,11 @@ use std::slice;
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
-use gramscope_train::Run;
-use gramscope_train::sweep::{Plan, SweepEvent, sweep};
+use gramscope_train::settings::ConfigError;
+use gramscope_train::sweep::{Plan, SweepEvent};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
-use crate::family::members;
+use crate::family::{self, members};
 use crate::{Error, Result, output, plot, report};
 
 /// How large the quickstart is.
@@ -74,27 +74,21 @@ pub fn quickstart(
     stop: &AtomicBool,
     progress: &mut (dyn FnMut(QuickstartEvent<'_>) + Send),
 ) -> Result<Quickstart> {
-    let runs = dir.join("runs");
-    let mut directories = Vec::new();
-    for text in [family_plan(scale), deep_plan(scale)] {
-        let plan = Plan::parse(&text).map_err(gramscope_train::Error::from)?;
-        let training = &mut |event: SweepEvent<'_>| progress(QuickstartEvent::Training(event));
-        let summary = sweep(&plan, &runs, slice::from_ref(processor), stop, training)?;
-        if let Some((name, reason)) = summary.first_failure() {
-            return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
-        }
-        if let Some(name) = summary.first_elsewhere() {
-            let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
-            return Err(Error::Incomparable(problem));
-        }
-        directories.extend(plan.runs().iter().map(|(name, _)| runs.join(name)));
-    }
-    let trained = directories.iter().map(|dir| Run::open(dir)).collect::<Result<Vec<_>, _>>()?;
-    plot::family_pictures(&runs, &trained);
-
+    // What would fail after the training fails now.
     let results_dir = dir.join("cka");
-    output::check(&results_dir)?;
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
+    let least = options.cka.estimator.minimum_examples();
+    if options.batch_size < least {
+        let problem = format!("--test-images {}: layers are compared over at least {least} images", scale.test_images);
+        return Err(Error::Incomparable(problem));
+    }
+    let plan = networks(scale).map_err(gramscope_train::Error::from)?;
+    let names = || plan.runs().iter().map(|(name, _)| name.as_str());
+    let pairs: Vec<_> = names().enumerate().flat_map(|(place, x)| names().skip(place).map(move |y| (x, y))).collect();
+    output::check_pairs(&results_dir, pairs.into_iter())?;
+    let training = &mut |event: SweepEvent<'_>| progress(QuickstartEvent::Training(event));
+    let trained = family::train(&plan, &dir.join("runs"), slice::from_ref(processor), stop, training)?;
+
     let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
     let results = compare_runs(&trained, &options, &run_options, processor, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
@@ -103,6 +97,11 @@ pub fn quickstart(
     let maps = dir.join(MAPS);
     plot::family_maps(&trained, &results, &maps)?;
     Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members(&trained)?, &results) })
+}
+
+/// The family and the deep network.
+fn networks(scale: Scale) -> Result<Plan, ConfigError> {
+    Plan::joined([Plan::parse(&family_plan(scale))?, Plan::parse(&deep_plan(scale))?])
 }
 
 fn family_plan(scale: Scale) -> String {

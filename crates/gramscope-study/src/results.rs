@@ -196,6 +196,17 @@ pub enum DataInfo {
     },
 }
 
+impl DataInfo {
+    /// What networks were fed: the data set, where it lies, and whether its pixels were replaced by noise. None where activations were
+    /// read.
+    pub(crate) fn source(&self) -> Option<(&str, Option<&Path>, bool)> {
+        match self {
+            Self::Images { name, dir, noise, .. } => Some((name, dir.as_deref(), *noise)),
+            Self::Activations { .. } => None,
+        }
+    }
+}
+
 /// What computed a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {

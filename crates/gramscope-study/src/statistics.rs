@@ -1,4 +1,4 @@
-//! Statistics of two groups of numbers, in float64: moments, Welch's t test, Holm's correction, effect sizes.
+//! Statistics of groups of numbers, in float64: moments, Welch's t test, Holm's correction, effect sizes.
 //!
 //! Every sum is one of differences from the first value, so that values that are equal have a variance of exactly 0,
 //! whatever the rounding of their mean.
@@ -62,6 +62,12 @@ pub struct Welch {
 impl Welch {
     /// What cannot be computed: all NaN.
     const UNDEFINED: Self = Self { t: f64::NAN, df: f64::NAN, p: f64::NAN, interval: [f64::NAN; 2] };
+}
+
+/// The mean of the finite among `values`, if there are any.
+pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 /// Tests whether `a` and `b` have the same mean. Undefined (all NaN) where one of them has fewer than two values, and

@@ -1,5 +1,6 @@
 //! Walking through a directory of runs and results.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,19 @@ pub fn runs(names: &[PathBuf]) -> Result<Vec<Run>> {
         }
     }
     Ok(runs)
+}
+
+/// Fails where one of `runs` is there twice: it would count as two seeds, of which one tells nothing new.
+pub(crate) fn check_distinct(runs: &[Run]) -> Result<()> {
+    let mut taken = HashSet::new();
+    for run in runs {
+        let place = fs::canonicalize(run.dir()).map_err(Error::io("read", run.dir()))?;
+        if !taken.insert((place, run.kept_epoch())) {
+            let problem = format!("{} is given twice, and would count as two seeds; name it once", run.dir().display());
+            return Err(Error::Incomparable(problem));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The contents go to a temporary file in the same directory, which is flushed to the disk and renamed; then the
 //! directory is flushed, so that the new name is on the disk too. A process that is killed leaves at most a temporary
-//! file, which the next one removes ([`remove_stale`]); one that fails leaves none.
+//! file, which the next one removes that writes the same file, or clears the directory ([`remove_stale`]); one that fails
+//! leaves none. A temporary file is locked as long as its process lives, so that nobody takes it for one that was left.
 //!
 //! Functions return the system's own errors: the caller knows which file of whose it was, and says so.
 
@@ -36,12 +37,15 @@ impl NewFile {
         }
         fault::point()?;
         let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "this names no file");
-        let name = path.file_name().ok_or_else(no_name)?.to_string_lossy();
+        let prefix = format!(".{}.", path.file_name().ok_or_else(no_name)?.to_string_lossy());
+        remove_left(parent(path), |name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))?;
         let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{name}.");
         builder.prefix(&prefix).suffix(SUFFIX);
         readable(&mut builder);
-        Ok(Self { file: builder.tempfile_in(parent(path))?, path: path.to_owned() })
+        let file = builder.tempfile_in(parent(path))?;
+        // Where the file system has no locks, nobody can lock it to remove it either.
+        let _ = file.as_file().try_lock();
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// What is written to.
@@ -122,19 +126,33 @@ pub fn is_temporary(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(SUFFIX.as_bytes())
 }
 
-/// Removes the temporary files that a killed process left in `dir`. The caller makes sure that no process is writing
-/// there.
+/// Removes the temporary files that killed processes left in `dir`, and none that a process is writing.
 ///
 /// # Errors
 /// What the system says.
 pub fn remove_stale(dir: &Path) -> io::Result<()> {
+    remove_left(dir, |_| true)
+}
+
+/// Removes the temporary files in `dir` of the names that are `wanted` and that no process holds.
+fn remove_left(dir: &Path, wanted: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if is_temporary(&entry.file_name()) {
-            fs::remove_file(entry.path())?;
+        let name = entry.file_name();
+        if is_temporary(&name) && wanted(&name) && is_left(&entry.path()) {
+            match fs::remove_file(entry.path()) {
+                // Another process was faster.
+                Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())
+}
+
+/// Whether no process holds the temporary file at `path`.
+fn is_left(path: &Path) -> bool {
+    File::options().write(true).open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -196,13 +214,35 @@ mod tests {
         assert_eq!(names(dir.path()), ["file"]);
     }
 
+    /// As a process leaves it that is killed.
+    fn leave(path: &Path) -> PathBuf {
+        NewFile::create(path).unwrap().file.into_temp_path().keep().unwrap()
+    }
+
+    #[test]
+    fn what_was_left_goes_when_the_same_file_is_written_and_what_is_being_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let (left, other) = (leave(&path), leave(&dir.path().join("other")));
+        let mut first = NewFile::create(&path).unwrap();
+        assert!(!left.exists() && other.exists());
+        first.file().write_all(b"first").unwrap();
+        let second = NewFile::create(&path).unwrap();
+        remove_stale(dir.path()).unwrap();
+        assert!(!other.exists());
+        first.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        second.finish().unwrap();
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
     #[test]
     fn only_our_temporary_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let left = NewFile::create(&path).unwrap().file.into_temp_path().keep().unwrap();
+        let left = leave(&dir.path().join("file"));
+        fs::write(dir.path().join("file"), "").unwrap();
         assert!(is_temporary(left.file_name().unwrap()));
-        for other in ["notes.tmp", ".hidden", "file"] {
+        for other in ["notes.tmp", ".hidden"] {
             fs::write(dir.path().join(other), "").unwrap();
         }
         remove_stale(dir.path()).unwrap();

@@ -423,6 +423,12 @@ pub enum ConfigError {
         "it has no [family] with the lists that make one, such as depth = [14, 20]; gramscope train trains one network"
     )]
     NoFamily,
+    /// Families that would train one run twice, in one directory.
+    #[error("two of its families have a run {name}")]
+    SharedRun {
+        /// The run's name.
+        name: String,
+    },
     /// A key of a plan's \[family\] that is not a list of distinct values.
     #[error("`{key}` in [family] {problem}")]
     Family {

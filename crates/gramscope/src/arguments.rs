@@ -5,6 +5,7 @@ mod machine;
 mod probe;
 mod training;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -12,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::cosine::{self, CosineArguments};
 use crate::commands::predict::{self, PredictArguments};
 use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
-use crate::device::{Convolutions, DeviceChoice, Precision};
+use crate::device::{Convolutions, DeviceChoice, DeviceChoices, Precision};
 use crate::memory::MemoryLimit;
 pub(crate) use comparing::{
     ActivationsArguments, BlocksArguments, CkaArguments, DominantArguments, EpochsArguments, InputArgument,
@@ -151,6 +152,20 @@ pub(crate) struct DeviceArguments {
     /// auto (the first GPU, else the CPU), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceChoice,
+    #[command(flatten)]
+    pub(crate) numerics: NumericsArguments,
+}
+
+/// Where several networks are trained.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Device")]
+pub(crate) struct DevicesArguments {
+    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or several GPUs, which share the runs: cuda:0,1
+    #[arg(long = "device", value_name = "DEVICE", default_value = "auto")]
+    pub(crate) devices: DeviceChoices,
+    /// Runs that each GPU trains at once: several small networks leave less of it idle, and each takes its own memory
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) jobs: NonZeroUsize,
     #[command(flatten)]
     pub(crate) numerics: NumericsArguments,
 }

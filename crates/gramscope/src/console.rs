@@ -1,14 +1,19 @@
 //! What the user sees: a progress bar on a terminal, plain lines elsewhere, JSON lines with `--json`, nothing but errors
 //! with `--quiet`. Results go to stdout, everything else to stderr.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
+use serde_json::{Map, Value, json};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Plain progress lines come at most this often, those of several things at once taken together.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -42,11 +47,11 @@ impl Console {
         };
         let target = if mode == Mode::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bars = MultiProgress::with_draw_target(target);
-        let level = if quiet { tracing::Level::ERROR } else { tracing::Level::WARN };
+        let level = if quiet { Level::ERROR } else { Level::WARN };
         let log =
             tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(AboveBars(bars.clone()));
         if mode == Mode::Json {
-            log.json().init();
+            log.event_format(JsonLines).init();
         } else {
             log.without_time().with_ansi(mode == Mode::Bars).init();
         }
@@ -193,6 +198,28 @@ fn json_line(event: &str, fields: Value) -> String {
         line.extend(fields);
     }
     line.to_string()
+}
+
+/// Log lines as [`json_line`] has everything else.
+struct JsonLines;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for JsonLines {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = LogFields::default();
+        event.record(&mut fields);
+        let name = if *event.metadata().level() == Level::WARN { "warning" } else { "error" };
+        writeln!(writer, "{}", json_line(name, Value::Object(fields.0)))
+    }
+}
+
+/// The message of a log line, and what else it has.
+#[derive(Default)]
+struct LogFields(Map<String, Value>);
+
+impl Visit for LogFields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
 }
 
 /// Writes log lines above the progress bars instead of through them.

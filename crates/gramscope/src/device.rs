@@ -13,7 +13,7 @@ use gramscope_nn::Processor;
 use gramscope_train::choices::KeptChoices;
 use serde_json::json;
 
-use crate::arguments::{DeviceArguments, NumericsArguments};
+use crate::arguments::{DeviceArguments, DevicesArguments, NumericsArguments};
 use crate::console::Console;
 
 /// What `--device` names.
@@ -163,19 +163,15 @@ pub(crate) fn processor_of(
     Ok(Processor::Gpu { device, arithmetic })
 }
 
-/// Where runs are trained at once: `jobs` on each GPU of `choices`, on streams of their own; one on the CPU, whose threads
+/// Where runs are trained at once: `--jobs` on each GPU of `--device`, on streams of their own; one on the CPU, whose threads
 /// one run keeps busy.
 ///
 /// # Errors
 /// As [`processor`].
-pub(crate) fn processors(
-    choices: &DeviceChoices,
-    jobs: NonZeroUsize,
-    numerics: NumericsArguments,
-    console: &Console,
-) -> anyhow::Result<Vec<Processor>> {
+pub(crate) fn processors(arguments: &DevicesArguments, console: &Console) -> anyhow::Result<Vec<Processor>> {
+    let &DevicesArguments { ref devices, jobs, numerics } = arguments;
     let mut processors = Vec::new();
-    for &choice in &choices.0 {
+    for &choice in &devices.0 {
         let processor = processor_of(choice, numerics, console)?;
         match &processor {
             Processor::Gpu { device, arithmetic } => {
@@ -184,15 +180,19 @@ pub(crate) fn processors(
                     processors.push(Processor::Gpu { device, arithmetic: *arithmetic });
                 }
             }
-            Processor::Cpu if jobs.get() > 1 => {
-                let text = "--jobs is for GPUs: on the CPU one run at a time keeps all threads busy";
-                console.note("jobs", text, json!({ "jobs": 1, "reason": text }));
-            }
-            Processor::Cpu => {}
+            Processor::Cpu => note_jobs_on_cpu(jobs, console),
         }
         processors.push(processor);
     }
     Ok(processors)
+}
+
+/// Says that `--jobs` changes nothing on the CPU, where it was asked for.
+pub(crate) fn note_jobs_on_cpu(jobs: NonZeroUsize, console: &Console) {
+    if jobs.get() > 1 {
+        let text = "--jobs is for GPUs: on the CPU one run at a time keeps all threads busy";
+        console.note("jobs", text, json!({ "jobs": 1, "reason": text }));
+    }
 }
 
 fn only_plain(numerics: NumericsArguments) -> anyhow::Result<()> {

@@ -116,7 +116,8 @@ pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
     prepare(dir)?;
     let path = dir.join(BLOCKS);
     Sealed::new(info, &[], &path)?.write(&path)?;
-    plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE))
+    plot::warn_about(plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE)));
+    Ok(())
 }
 
 /// Reads DIR/blocks.json.

@@ -94,18 +94,12 @@ fn common_examples(files: &[ActivationFile], wanted: Option<usize>) -> Result<us
     Ok(first.examples())
 }
 
-/// Names of the files without folder and extension, and of their layers; equal names get a number.
+/// The files as models; equal names get a number.
 fn infos(files: &[ActivationFile]) -> Vec<ModelInfo> {
     let mut taken = HashSet::new();
     let info = |file: &ActivationFile| {
-        let stem = file.path().file_stem().unwrap_or(file.path().as_os_str());
-        let layers = file.layers().iter().map(|layer| layer.name.clone()).collect();
-        ModelInfo {
-            name: unused(&stem.to_string_lossy(), &mut taken),
-            layers,
-            stages: Vec::new(),
-            batch_statistics: false,
-        }
+        let info = ModelInfo::of_file(file);
+        ModelInfo { name: unused(&info.name, &mut taken), ..info }
     };
     files.iter().map(info).collect()
 }

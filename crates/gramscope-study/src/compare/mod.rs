@@ -28,9 +28,10 @@ pub(crate) use images::{Limit, TestImages, check_side};
 pub use memory::MemoryLimits;
 pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
 pub(crate) use model::{Model, with_view};
-pub use runs::{Pairs, RunOptions, compare_runs};
+pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 
 use crate::Error;
+use crate::activations::ActivationFile;
 use crate::results::{DataInfo, PairInfo, PairResult, Undefined, Versions};
 
 /// What comparisons of runs and of files share.
@@ -115,6 +116,19 @@ pub(crate) struct ModelInfo {
     pub(crate) stages: Vec<usize>,
     /// Whether its batch norms take the statistics of each batch.
     pub(crate) batch_statistics: bool,
+}
+
+impl ModelInfo {
+    /// An activation file: its name without folder and extension, and its layers.
+    pub(crate) fn of_file(file: &ActivationFile) -> Self {
+        let path = file.path();
+        Self {
+            name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
+            stages: Vec::new(),
+            batch_statistics: false,
+        }
+    }
 }
 
 /// The result of one pair.

@@ -1,7 +1,6 @@
 //! A run's network under observation.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use gramscope_train::Run;
 use regex::Regex;
 
 use super::{Batch, ModelInfo, TestImages, in_layer};
-use crate::output::unused;
+use crate::output::names;
 use crate::{Error, HOST, Result};
 
 /// What there is to see of an activation.
@@ -42,15 +41,14 @@ impl Model {
         images: &TestImages,
         processor: &Processor,
     ) -> Result<Vec<Self>> {
-        let mut taken = HashSet::new();
-        let open = |run: &Run| {
-            let mut model = Self::open(unused(&run.name(), &mut taken), run.network(&HOST)?, pattern)?;
+        let open = |(run, name): (&Run, String)| {
+            let mut model = Self::open(name, run.network(&HOST)?, pattern)?;
             model.info.batch_statistics = run.has_batch_statistics();
             images.check_side(&model.info.name, &model.network)?;
             model.move_to(processor)?;
             Ok(model)
         };
-        runs.iter().map(open).collect()
+        runs.iter().zip(names(runs)).map(open).collect()
     }
 
     /// Opens a run's network.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::model::Model;
 use super::{Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result};
 use crate::family;
+use crate::output::names;
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult, Versions};
 use crate::{Error, Result};
@@ -36,6 +37,11 @@ pub enum Pairs {
 }
 
 impl Pairs {
+    /// Whether every run is compared with itself.
+    pub(crate) fn are_within(&self) -> bool {
+        matches!(self, Self::Within | Self::All)
+    }
+
     /// The pairs among `runs`.
     ///
     /// # Errors
@@ -68,6 +74,15 @@ impl Pairs {
             (true, _) => none("there is no run to compare; name at least one"),
         }
     }
+}
+
+/// What the models of each pair among `runs` are called, the rows' first: the names of the results' directories.
+///
+/// # Errors
+/// [`Error::Incomparable`] where there is no such pair, and what telling the runs apart may say.
+pub fn pair_names(runs: &[Run], pairs: &Pairs) -> Result<Vec<(String, String)>> {
+    let names = names(runs);
+    Ok(pairs.among(runs)?.into_iter().map(|(x, y)| (names[x].clone(), names[y].clone())).collect())
 }
 
 /// What comparisons of runs have of their own.

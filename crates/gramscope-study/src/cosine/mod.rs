@@ -121,12 +121,7 @@ pub fn cosine_of_file(
     let found = file.examples();
     let examples = options.examples.unwrap_or(EXAMPLES.min(found));
     file.check_first(examples)?;
-    let model = ModelInfo {
-        name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-        layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
-        stages: Vec::new(),
-        batch_statistics: false,
-    };
+    let model = ModelInfo::of_file(&file);
     let shapes: Vec<Vec<usize>> = file.layers().iter().map(|layer| vec![layer.features]).collect();
     let mut cosines = Cosines::new(&shapes);
     let order: Vec<usize> = cosines.by_shape().collect();
@@ -180,7 +175,8 @@ fn result(
 pub fn write(dir: &Path, result: &CosineResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    plot::cosines(result, &dir.join(PICTURE))
+    plot::warn_about(plot::cosines(result, &dir.join(PICTURE)));
+    Ok(())
 }
 
 #[cfg(test)]

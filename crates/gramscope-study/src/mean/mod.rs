@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plot::{self, is_within};
 use crate::results::{self, INFO, PairInfo, PairResult, Versions};
+use crate::statistics::Moments;
 use crate::stored::{Array, Files};
 use crate::{Error, Result, output, tree};
 
@@ -133,10 +134,10 @@ pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     let (mut mean, mut variance, mut count) = (Vec::new(), Vec::new(), Vec::new());
     for entry in 0..values[0].len() {
         let defined: Vec<f64> = values.iter().map(|map| map[entry]).filter(|value| !value.is_nan()).collect();
-        let moments = moments(&defined);
-        mean.push(moments.0);
-        variance.push(moments.1);
-        count.push(defined.len() as f64);
+        let moments = Moments::of(&defined);
+        mean.push(moments.mean);
+        variance.push(moments.variance);
+        count.push(moments.n as f64);
     }
     let info = &first.info;
     let info = MeanInfo {
@@ -152,14 +153,6 @@ pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     Ok(Mean { info, mean, variance, count })
 }
 
-/// Mean and unbiased variance; NaN where there are too few values.
-fn moments(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    (mean, if values.len() < 2 { f64::NAN } else { variance })
-}
-
 /// Writes DIR/mean.npz, mean.json, mean.png and variance.png; earlier ones are replaced.
 ///
 /// # Errors
@@ -171,7 +164,8 @@ pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
     let arrays: [Array<'_>; 3] =
         [("mean", &shape, &mean.mean), ("variance", &shape, &mean.variance), ("count", &shape, &mean.count)];
     FILES.save(dir, info, &arrays)?;
-    plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
+    plot::warn_about(plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE)));
+    Ok(())
 }
 
 /// Reads what [`save`] wrote.
@@ -210,8 +204,14 @@ fn check_alike(one: &PairInfo, other: &PairInfo) -> Result<()> {
         "one compares a network with itself and the other does not"
     } else if (&one.layers_x, &one.layers_y) != (&other.layers_x, &other.layers_y) {
         "their layers are not the same"
-    } else if (&one.estimator, &one.kernel) != (&other.estimator, &other.kernel) {
-        "they were computed with different estimators or kernels"
+    } else if (&one.estimator, &one.kernel, &one.gram) != (&other.estimator, &other.kernel, &other.gram) {
+        "they were computed with different estimators, kernels or accuracies (--gram)"
+    } else if one.batch_size != other.batch_size {
+        "their minibatches are not of one size"
+    } else if one.data.source() != other.data.source() {
+        "their networks were fed different data"
+    } else if one.variations() != other.variations() {
+        "something was done to the examples of one, or their activations, that was not done to the other's"
     } else {
         return Ok(());
     };
@@ -233,6 +233,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::results::DataInfo;
     use crate::results::tests::made;
     use crate::stored::Npz;
 
@@ -258,6 +259,10 @@ mod tests {
         assert!((mean.mean[0] - 0.4).abs() < 1e-15 && (mean.variance[0] - 0.09).abs() < 1e-15, "{mean:?}");
         assert_eq!(mean.count, [3.0, 4.0, 4.0, 0.0, 0.0, 0.0]);
         assert_eq!((mean.mean[2], mean.variance[2]), (0.5, 0.0));
+        // Equal values do not vary, whatever the rounding of their mean.
+        let other = tempfile::tempdir().unwrap();
+        let equal = average(&maps(other.path(), &[0.1; 7])).unwrap();
+        assert_eq!((equal.mean[0], equal.variance[0]), (0.1, 0.0));
         assert!(mean.mean[3].is_nan() && mean.variance[3].is_nan());
         assert_eq!(mean.info.maps.len(), 4);
         let two = average(&paths[..2]).unwrap();
@@ -304,6 +309,17 @@ mod tests {
         let mut other = made("b", "b");
         other.info.kernel = "linear".to_owned();
         assert!(error(other).contains("kernels"));
+        let mut other = made("b", "b");
+        other.info.batch_size += 1;
+        assert!(error(other).contains("minibatches"));
+        let mut other = made("b", "b");
+        other.info.normalised_examples = true;
+        assert!(error(other).contains("activations"));
+        let mut other = made("b", "b");
+        if let DataInfo::Images { noise, .. } = &mut other.info.data {
+            *noise = true;
+        }
+        assert!(error(other).contains("different data"));
         let empty = dir.path().join("empty");
         fs::create_dir(&empty).unwrap();
         assert!(average(&[empty]).unwrap_err().to_string().contains("empty"));

@@ -1,15 +1,14 @@
 //! Means over all pairs of runs of the same two architectures: the seeds of one with those of the other.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use gramscope_train::Run;
 
 use super::{Mean, of_maps};
 use crate::family::{self, Member};
-use crate::output::unused;
+use crate::output::names;
 use crate::results::{NUMBERS, PairResult};
-use crate::{Error, Result};
+use crate::{Error, Result, tree};
 
 /// Directory of such means, below that of the results.
 pub const PAIRS: &str = "mean";
@@ -20,8 +19,9 @@ pub const PAIRS: &str = "mean";
 /// with the name of a directory for it, in the order of the results.
 ///
 /// # Errors
-/// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs.
+/// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs, or a run is there twice.
 pub fn over_pairs(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Mean)>> {
+    tree::check_distinct(runs)?;
     let groups = groups(runs, results, directories)?.into_iter().filter(|(_, maps)| maps.len() > 1);
     groups.map(|(name, maps)| Ok((name, of_maps(&maps)?))).collect()
 }
@@ -36,8 +36,7 @@ pub(crate) type Maps = Vec<(PairResult, PathBuf)>;
 pub(crate) fn groups(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Maps)>> {
     let members = family::in_order_of(runs)?;
     let mut groups: Vec<(String, Maps)> = Vec::new();
-    let mut taken = HashSet::new();
-    let names: Vec<String> = members.iter().map(|member| unused(&member.name, &mut taken)).collect();
+    let names = names(runs);
     let place = |name: &String| {
         let unknown = || Error::Incomparable(format!("{name} is not among the runs that were compared"));
         names.iter().position(|known| known == name).ok_or_else(unknown)

@@ -100,7 +100,8 @@ pub fn check(dir: &Path) -> Result<()> {
 pub fn write(dir: &Path, result: &PcsResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    plot::principal_components(result, &dir.join(PICTURE))
+    plot::warn_about(plot::principal_components(result, &dir.join(PICTURE)));
+    Ok(())
 }
 
 /// Writes DIR/pcs.npz (float64 `variance_explained` \[L\], `second_over_first` \[L\], `cosine_sq` \[L, L\], `cka` \[L, L\],

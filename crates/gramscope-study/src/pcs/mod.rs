@@ -138,12 +138,7 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
     let found = file.examples();
     let examples = options.examples.unwrap_or(EXAMPLES.min(found));
     file.check_first(examples)?;
-    let info = ModelInfo {
-        name: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-        layers: file.layers().iter().map(|layer| layer.name.clone()).collect(),
-        stages: Vec::new(),
-        batch_statistics: false,
-    };
+    let info = ModelInfo::of_file(&file);
     let largest = file.layers().iter().map(|layer| layer.bytes(examples)).max().unwrap_or(0);
     let features = file.layers().iter().map(|layer| layer.features).max().unwrap_or(0);
     let (mut components, most) = options.begin(&info, examples, [features as u64, largest, 0])?;

@@ -13,7 +13,7 @@ use crate::stored::{Array, Files};
 use crate::{Error, Result};
 use gramscope_train::atomic;
 
-use super::statistics::Moments;
+use crate::statistics::Moments;
 
 /// File of the numbers.
 pub const NUMBERS: &str = "predict.npz";
@@ -141,7 +141,7 @@ impl Classwise {
     }
 }
 
-/// A class's accuracies in two groups, by [`super::statistics::welch`], with [`super::statistics::holm`]'s correction. NaN is
+/// A class's accuracies in two groups, by [`crate::statistics::welch`], with [`crate::statistics::holm`]'s correction. NaN is
 /// undefined.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassDifference {

@@ -15,22 +15,23 @@
 //!   group, which shows how much is chance. Halves have fewer runs than groups, hence more noise: where the groups lie
 //!   further apart even so, they differ.
 //! - *Classes*: accuracy on the images of each class, a value a run; the two groups are compared by Welch's t test, because
-//!   groups of different sizes vary differently, corrected by Holm's method for the number of classes ([`statistics`]).
+//!   groups of different sizes vary differently, corrected by Holm's method for the number of classes ([`crate::statistics`]).
 
 pub mod divergences;
 mod files;
-pub mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 mod words;
 
-use rayon::prelude::*;
+use std::collections::HashSet;
 
 use gramscope_train::{Predictions, Run};
+use rayon::prelude::*;
 
 use crate::family::{self, Member};
 use crate::results::Versions;
-use crate::{Error, Result};
+use crate::statistics::{Moments, cohens_d, hedges_g, holm, welch};
+use crate::{Error, Result, output, tree};
 use divergences::{Distributions, Likeness};
 pub(crate) use files::FILES;
 pub use files::{
@@ -38,7 +39,6 @@ pub use files::{
     check, load, save, write,
 };
 pub use files::{CLASSES, CLASSES_PICTURE};
-use statistics::{Moments, cohens_d, hedges_g, holm, welch};
 pub use words::sentences;
 
 /// Below this, an adjusted p value is called significant.
@@ -191,11 +191,18 @@ fn compared(groups: &[(String, Vec<usize>)], between: Option<[&str; 2]>) -> Resu
 
 /// The predictions of all runs in the members' order, which fit together.
 fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
-    let mut taken = std::collections::HashSet::new();
+    tree::check_distinct(runs)?;
+    let mut taken = HashSet::new();
     let mut networks: Vec<Predicted> = Vec::new();
     for member in members {
-        let predictions = runs[member.place].predictions()?;
-        let name = crate::output::unused(&member.name, &mut taken);
+        let run = &runs[member.place];
+        if run.kept_epoch().is_some() {
+            let problem =
+                format!("{}: what a run predicts is kept of its end alone; name it without the epoch", run.name());
+            return Err(Error::Incomparable(problem));
+        }
+        let predictions = run.predictions()?;
+        let name = output::unused(&member.name, &mut taken);
         let first = networks.first().map(|first| (&first.name, &first.predictions));
         if let Some((other, expected)) = first {
             let differs = if predictions.classes != expected.classes {

@@ -122,7 +122,8 @@ pub fn check(dir: &Path) -> Result<()> {
 pub fn write(dir: &Path, result: &ProbeResult) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    plot::probes(result, &dir.join(PICTURE))
+    plot::warn_about(plot::probes(result, &dir.join(PICTURE)));
+    Ok(())
 }
 
 /// Writes DIR/probe.json and DIR/probe-about.json; an earlier result there is replaced.

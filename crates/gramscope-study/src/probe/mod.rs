@@ -228,6 +228,10 @@ impl Images {
             None => (run.config().data.clone(), run.config().train.fraction),
         };
         let dataset = data::load(&config)?;
+        if dataset.classes.len() < 2 {
+            let problem = "the data have one class: there is nothing for a linear probe to tell apart".to_owned();
+            return Err(Error::Incomparable(problem));
+        }
         let mut train = dataset.train.fraction(fraction, dataset.classes.len())?;
         if let Some(wanted) = options.examples {
             let found = train.len();

@@ -3,6 +3,7 @@
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, named, relation};
 use crate::results::PairResult;
+use crate::statistics::mean;
 
 /// Share by which training accuracy must exceed test accuracy before it is worth a sentence.
 const WIDE_GAP: f64 = 0.1;
@@ -34,11 +35,6 @@ where
     let mut values: Vec<_> = values.into_iter().filter(|(value, _)| value.is_finite()).collect();
     values.sort_by(|a, b| a.0.total_cmp(&b.0));
     Some([values.first()?.clone(), values.last()?.clone()])
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (count > 0).then(|| sum / f64::from(count))
 }
 
 fn accuracies(members: &[Member]) -> Option<String> {

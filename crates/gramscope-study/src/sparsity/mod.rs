@@ -162,7 +162,8 @@ impl Units {
 pub fn write(dir: &Path, result: &Sparsity) -> Result<()> {
     check(dir)?;
     save(dir, result)?;
-    plot::sparsity(result, &dir.join(PICTURE))
+    plot::warn_about(plot::sparsity(result, &dir.join(PICTURE)));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::family::members;
 use crate::pcs::PcsResult;
 use crate::probe::ProbeResult;
 use crate::results::PairResult;
+use crate::statistics::mean;
 use crate::{Result, predict, report};
 
 /// What was found: of the family as a whole, then of each network.
@@ -126,9 +127,4 @@ fn ablations_within(ablations: &AblateResult, block: &Block, layers: &[String]) 
          average{outside}.",
         block.first_name, block.last_name
     ))
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.filter(|value| value.is_finite()).fold((0.0, 0), |(sum, n), value| (sum + value, n + 1));
-    (count > 0).then(|| sum / f64::from(count))
 }

@@ -23,6 +23,9 @@ use crate::{Error, Result, output, plot};
 /// Examples a minibatch of CKA, or all there are.
 const BATCH: usize = 256;
 
+/// Maps between networks that are shown one by one.
+const MOST_MAPS: usize = 12;
+
 /// Everything that was measured.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
@@ -74,8 +77,13 @@ impl Bench<'_> {
             measured.networks.push(self.network(what, run)?);
         }
         let alone = measured.networks.iter().any(|network| !network.pictures.is_empty());
-        if what.cka.is_some() && !alone {
-            measured.pictures.push(self.sheet(&measured.maps)?);
+        match &what.cka {
+            Some(pairs) if pairs.are_within() && !alone => measured.pictures.push(self.sheet(&measured.maps)?),
+            // What there is no picture of beside.
+            Some(pairs) if !pairs.are_within() && !what.mean => {
+                measured.pictures.extend(measured.maps.iter().take(MOST_MAPS).map(|map| self.picture_of(map)));
+            }
+            _ => {}
         }
         if what.mean {
             measured.pictures.extend(self.means(&measured.maps)?);
@@ -122,6 +130,10 @@ impl Bench<'_> {
 
     fn place(&self, x: &str, y: &str) -> PathBuf {
         self.dir.join("cka").join(format!("{x}__{y}"))
+    }
+
+    fn picture_of(&self, map: &PairResult) -> PathBuf {
+        self.place(&map.info.model_x, &map.info.model_y).join(results::PICTURE)
     }
 
     fn network(&mut self, what: &Measures, run: &Run) -> Result<Network> {
@@ -231,7 +243,7 @@ impl Bench<'_> {
         for (name, maps) in mean::groups(self.runs, maps, &directories)? {
             match maps.as_slice() {
                 [(map, _)] if map.info.model_x == map.info.model_y => {}
-                [(_, numbers)] => pictures.push(numbers.with_file_name(results::PICTURE)),
+                [(map, _)] => pictures.push(self.picture_of(map)),
                 maps => {
                     let dir = self.dir.join(mean::PAIRS).join(name);
                     mean::save(&dir, &mean::of_maps(maps)?)?;

@@ -15,12 +15,11 @@ mod sized;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
 use gramscope_train::data::DataConfig;
-use gramscope_train::sweep::{Plan, SweepEvent, sweep};
+use gramscope_train::sweep::SweepEvent;
 use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +29,7 @@ pub use scale::Scale;
 use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
-use crate::{Error, Result, plot, report};
+use crate::{Error, Result, family, plot, report};
 use measure::Bench;
 use sized::Sized;
 
@@ -97,34 +96,34 @@ pub enum StudyEvent<'a> {
 pub struct Outcome {
     /// What was found.
     pub info: StudyInfo,
-    /// The figure.
-    pub figure: PathBuf,
+    /// The figure, where it could be drawn.
+    pub figure: Option<PathBuf>,
     /// The page with every map, curve and number.
     pub report: PathBuf,
 }
 
-/// Carries out `plan` in `dir`; what an earlier call finished is not done again.
+/// Carries out `plan` in `dir`; what an earlier call finished is not done again. Networks are trained at once on all of
+/// `processors`, as [`sweep`](gramscope_train::sweep::sweep) does, and measured one after the other on the first.
 ///
 /// # Errors
 /// A `dir` with something else in it, a scale too small for the study, a network that cannot be trained or is being trained by
 /// another process, and what measuring and writing may say, [`Error::Interrupted`] once `stop` is set among it.
+///
+/// # Panics
+/// Without a processor.
 pub fn study(
     plan: &StudyPlan,
     options: &StudyOptions,
     dir: &Path,
-    processor: &Processor,
+    processors: &[Processor],
     stop: &AtomicBool,
     progress: &mut (dyn FnMut(StudyEvent<'_>) + Send),
 ) -> Result<Outcome> {
     let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
     claim(dir, plan, &sized)?;
-    for family in &sized.sweeps {
-        train(family, &dir.join(RUNS), processor, stop, progress)?;
-    }
-    let names: Vec<String> = sized.runs().iter().map(|(name, _)| (*name).to_owned()).collect();
-    let runs = names.iter().map(|name| Run::open(&dir.join(RUNS).join(name))).collect::<Result<Vec<_>, _>>()?;
-    plot::family_pictures(&dir.join(RUNS), &runs);
-    let (scale, passes, memory) = (options.scale, sized.passes, options.memory);
+    let training = &mut |event: SweepEvent<'_>| progress(StudyEvent::Training(event));
+    let runs = family::train(&sized.networks, &dir.join(RUNS), processors, stop, training)?;
+    let (scale, passes, memory, processor) = (options.scale, sized.passes, options.memory, &processors[0]);
     let bench = Bench { runs: &runs, scale, passes, memory, dir, processor, stop, progress };
     let measured = bench.measure(&plan.measure)?;
 
@@ -135,14 +134,15 @@ pub fn study(
         reported: plan.reported.clone(),
         scale: options.scale,
         size: sized.describe(),
-        runs: names,
+        runs: runs.iter().map(Run::name).collect(),
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
     };
     let path = dir.join(INFO);
     Sealed::new(&info, &[], &path)?.write(&path)?;
-    plot::warn_about(figure::draw(&info, &runs, &measured, &dir.join(FIGURE)));
-    Ok(Outcome { info, figure: dir.join(FIGURE), report: report::write(dir)? })
+    let figure = dir.join(FIGURE);
+    plot::warn_about(figure::draw(&info, &runs, &measured, &figure));
+    Ok(Outcome { info, figure: figure.is_file().then_some(figure), report: report::write(dir)? })
 }
 
 /// Reads DIR/study.json.
@@ -196,25 +196,4 @@ fn describe(plan: &StudyPlan, sized: &Sized) -> Result<String> {
     text += &format!("\n[data]\n{}", toml::to_string(sized.data()).map_err(unwritable)?);
     text += &format!("\n[measure]\n{}", toml::to_string(&plan.measure).map_err(unwritable)?);
     Ok(text)
-}
-
-fn train(
-    family: &Plan,
-    dir: &Path,
-    processor: &Processor,
-    stop: &AtomicBool,
-    progress: &mut (dyn FnMut(StudyEvent<'_>) + Send),
-) -> Result<()> {
-    let summary =
-        sweep(family, dir, slice::from_ref(processor), stop, &mut |event| progress(StudyEvent::Training(event)))?;
-    if let Some((name, reason)) = summary.first_failure() {
-        return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
-    }
-    match summary.first_elsewhere() {
-        Some(name) => {
-            let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
-            Err(Error::Incomparable(problem))
-        }
-        None => Ok(()),
-    }
 }

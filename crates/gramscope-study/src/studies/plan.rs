@@ -154,6 +154,8 @@ impl StudyPlan {
         } else if (plan.measure.mean || plan.measure.blocks) && plan.measure.cka.is_none() {
             "mean and blocks in [measure] are those of CKA maps: set cka too, to within, across, all, same-architecture or \
              same-seed"
+        } else if plan.measure.blocks && !plan.measure.cka.as_ref().is_some_and(Pairs::are_within) {
+            "blocks in [measure] are those of a network's map with itself: set cka to within or all"
         } else {
             return Ok(Self { name: name.to_owned(), ..plan });
         };
@@ -191,6 +193,7 @@ mod tests {
             ("title = \"t\"\nfamily = []\n[measure]\ncka = \"within\"\n", "[[family]]"),
             ("title = \"t\"\n[[family]]\ndepth = [8]\n[measure]\n", "[measure]"),
             ("title = \"t\"\n[[family]]\ndepth = [8]\n[measure]\nblocks = true\n", "cka"),
+            ("title = \"t\"\n[[family]]\ndepth = [8]\n[measure]\ncka = \"across\"\nblocks = true\n", "within"),
             ("title = \"t\"\n[[family]]\ndepth = [8]\n[measure]\nck = \"within\"\n", "ck"),
             ("title = \"t\"\n[[family]]\ndepth = [8]\n[measure]\ncka = \"everything\"\n", "everything"),
         ] {

@@ -16,8 +16,8 @@ const PASSES: usize = 10;
 /// A study's families and settings at a scale.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sized {
-    /// A plan of `sweep` for each family.
-    pub(crate) sweeps: Vec<Plan>,
+    /// The networks of all families.
+    pub(crate) networks: Plan,
     /// Passes over the test images for CKA.
     pub(crate) passes: usize,
     scale: Scale,
@@ -35,7 +35,7 @@ impl Sized {
         let wrong = |problem: String| Error::Incomparable(format!("the study {}: {problem}", plan.name));
         let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
         let data_table = Table::try_from(&data).map_err(unwritable)?;
-        let mut sweeps = Vec::new();
+        let mut families = Vec::new();
         for family in &plan.family {
             let networks = network_family(&plan.train, family);
             let mut file = Table::new();
@@ -43,17 +43,17 @@ impl Sized {
             file.insert("train".to_owned(), Value::Table(scaled_train(&plan.train, networks, scale)));
             file.insert("family".to_owned(), Value::Table(scaled_family(family, networks, scale, plan.least_seeds)));
             let text = toml::to_string(&file).map_err(unwritable)?;
-            sweeps.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
+            families.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
         }
-        let sized = Self { sweeps, passes: scale.share_of(PASSES), scale, data };
+        let networks = Plan::joined(families).map_err(|problem| wrong(problem.to_string()))?;
+        let sized = Self { networks, passes: scale.share_of(PASSES), scale, data };
         sized.check().map_err(wrong)?;
         Ok(sized)
     }
 
     /// Every network of every family: the name of its directory and its settings.
-    pub(crate) fn runs(&self) -> Vec<(&str, &RunConfig)> {
-        let runs = self.sweeps.iter().flat_map(|sweep| sweep.runs());
-        runs.map(|(name, config)| (name.as_str(), config)).collect()
+    pub(crate) fn runs(&self) -> &[(String, RunConfig)] {
+        self.networks.runs()
     }
 
     /// The data, with as many images as this scale has.
@@ -62,11 +62,7 @@ impl Sized {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        let runs = self.runs();
-        for (place, (name, config)) in runs.iter().enumerate() {
-            if runs[..place].iter().any(|(other, _)| other == name) {
-                return Err(format!("two of its families have a network {name}"));
-            }
+        for (name, config) in self.runs() {
             let images = self.data.train_images.unwrap_or(usize::MAX) as f64 * config.train.fraction;
             if images < config.train.batch_size as f64 {
                 return Err(format!(
@@ -81,9 +77,8 @@ impl Sized {
 
     /// How large it is, in words.
     pub(crate) fn describe(&self) -> String {
-        let runs = self.runs();
         let range = |of: fn(&TrainSettings) -> usize| {
-            let values = runs.iter().map(|(_, config)| of(&config.train));
+            let values = self.runs().iter().map(|(_, config)| of(&config.train));
             match (values.clone().min().unwrap_or(0), values.max().unwrap_or(0)) {
                 (least, most) if least == most => most.to_string(),
                 (least, most) => format!("{least} to {most}"),

@@ -19,7 +19,7 @@ pub(crate) use config::cache;
 pub use config::{DataConfig, DataName, cache_dir};
 pub use dataset::{Dataset, Split, Summary, balanced_prefix};
 pub use error::DataError;
-pub use picture::contact_sheet;
+pub use picture::write_contact_sheet;
 
 /// Reads (or draws) the data set that `config` asks for.
 ///

@@ -1,16 +1,32 @@
 //! A data set at a glance.
 
-use image::{Rgb, RgbImage};
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{ImageFormat, ImageResult, Rgb, RgbImage};
 
 use super::Dataset;
+use crate::atomic;
 
 /// Pixels between two images of a contact sheet, before scaling.
 const GAP: u32 = 2;
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 
+/// Writes a picture of the first `columns` training images of every class to `path`, in the format that its extension names, every
+/// pixel as `scale` x `scale` pixels.
+///
+/// # Errors
+/// An extension of no format that there is, and what the system says.
+pub fn write_contact_sheet(dataset: &Dataset, columns: usize, scale: usize, path: &Path) -> ImageResult<()> {
+    let format = ImageFormat::from_path(path)?;
+    let mut picture = Cursor::new(Vec::new());
+    contact_sheet(dataset, columns, scale).write_to(&mut picture, format)?;
+    Ok(atomic::write(path, picture.get_ref())?)
+}
+
 /// The first `columns` training images of every class, a row a class, in the order of the labels; every pixel becomes
 /// `scale` x `scale` pixels. A class with fewer images leaves its row's end white.
-pub fn contact_sheet(dataset: &Dataset, columns: usize, scale: usize) -> RgbImage {
+fn contact_sheet(dataset: &Dataset, columns: usize, scale: usize) -> RgbImage {
     let (columns, scale) = (columns.max(1), pixels(scale.max(1)));
     let side = pixels(dataset.image_side);
     let cell = (side + GAP) * scale;

@@ -63,15 +63,32 @@ impl Plan {
                 Err(problem) => Err(ConfigError::Run { name, problem: Box::new(problem) }),
             }
         });
-        let runs = runs.collect::<Result<Vec<_>, ConfigError>>()?;
-        let mut taken = HashSet::new();
-        match runs.iter().find(|(name, _)| !taken.insert(name)) {
-            Some((name, _)) => Err(ConfigError::Family {
+        let plan = Self { runs: runs.collect::<Result<Vec<_>, ConfigError>>()? };
+        match plan.twice() {
+            Some(name) => Err(ConfigError::Family {
                 key: "init_from".to_owned(),
                 problem: format!("has runs of one name, so that two of the plan would be {name}; rename one of them"),
             }),
-            None => Ok(Self { runs }),
+            None => Ok(plan),
         }
+    }
+
+    /// The runs of several plans, those of the first one first.
+    ///
+    /// # Errors
+    /// [`ConfigError::SharedRun`] where two of them have runs of one name.
+    pub fn joined(plans: impl IntoIterator<Item = Self>) -> Result<Self, ConfigError> {
+        let joined = Self { runs: plans.into_iter().flat_map(|plan| plan.runs).collect() };
+        match joined.twice() {
+            Some(name) => Err(ConfigError::SharedRun { name: name.to_owned() }),
+            None => Ok(joined),
+        }
+    }
+
+    /// A name that several runs have.
+    fn twice(&self) -> Option<&str> {
+        let mut taken = HashSet::new();
+        self.runs.iter().map(|(name, _)| name.as_str()).find(|name| !taken.insert(*name))
     }
 
     /// Directory names and settings of the runs, the keys of \[train\] varying in their order, the last one fastest.
@@ -179,6 +196,16 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn joined_plans_keep_their_order_and_share_no_run() {
+        let plan = |text: &str| Plan::parse(text).unwrap();
+        let (deep, small) = (plan("[family]\ndepth = [20]\nseed = [1, 0]\n"), plan("[family]\ndepth = [8]\n"));
+        let joined = Plan::joined([deep.clone(), small.clone()]).unwrap();
+        assert_eq!(joined.runs(), [deep.runs(), small.runs()].concat());
+        let message = Plan::joined([deep, small.clone(), small]).unwrap_err().to_string();
+        assert!(message.contains("resnet8-w1-s0"), "{message}");
     }
 
     #[test]

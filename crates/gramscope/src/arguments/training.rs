@@ -1,13 +1,11 @@
 //! Flags of what trains: quickstart, train, sweep, study.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 use gramscope_nn::Family;
 
-use super::{DeviceArguments, MemoryArguments, NumericsArguments};
-use crate::device::DeviceChoices;
+use super::{DeviceArguments, DevicesArguments, MemoryArguments};
 
 pub(crate) const QUICKSTART_HELP: &str = "\
 Example:
@@ -40,12 +38,13 @@ Examples:
   gramscope study
   gramscope study fig3-pcs --data builtin --scale 0.1 --out fig3
   gramscope study fig1-width --data cifar10 --scale 0.05
-  gramscope study mine.toml --out mine
+  gramscope study mine.toml --out mine --device cuda:0,1 --jobs 4
 
 At scale S a study has S times the training images and epochs, and networks with S times the parameters: blocks and widths
 both shrink by the cube root of S, so that networks stay as large beside their data as the paper's. There are S times the
 seeds, and S times CKA's passes over the test images; minibatches shrink by the root of S. The work is that of the paper
-times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on.
+times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on. Several GPUs
+share the training (cuda:0,1), and the first of them measures.
 
 Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/runs and a directory for each kind of result.
 
@@ -191,14 +190,8 @@ pub(crate) struct SweepArguments {
     /// Directory of the family, a run directory for each of its members
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// auto (the first GPU, else the CPU), cpu, cuda, cuda:N, or several GPUs, which share the runs: cuda:0,1
-    #[arg(long = "device", value_name = "DEVICE", default_value = "auto")]
-    pub(crate) devices: DeviceChoices,
-    /// Runs that each GPU trains at once: several small networks leave less of it idle, and each takes its own memory
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) jobs: NonZeroUsize,
     #[command(flatten)]
-    pub(crate) numerics: NumericsArguments,
+    pub(crate) devices: DevicesArguments,
 }
 
 #[derive(Args, Debug)]
@@ -217,5 +210,5 @@ pub(crate) struct StudyArguments {
     #[command(flatten)]
     pub(crate) memory: MemoryArguments,
     #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) devices: DevicesArguments,
 }

@@ -12,10 +12,10 @@ mod rounds;
 pub(crate) mod train;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::console::Console;
@@ -23,17 +23,23 @@ use crate::console::Console;
 /// Rows as they come: a line each on stdout and, as JSON, in a file.
 pub(crate) struct Rows<'a> {
     console: &'a Console,
-    json: Option<BufWriter<File>>,
+    json: Option<RowFile>,
+}
+
+/// A file of rows. Those of an earlier call stay until there is a row to take their place.
+struct RowFile {
+    file: File,
+    begun: bool,
 }
 
 impl<'a> Rows<'a> {
     /// Rows that go to `json` too, where there is one.
     ///
     /// # Errors
-    /// A file that cannot be created.
+    /// A file that cannot be written, or that holds something else.
     pub(crate) fn new(console: &'a Console, json: Option<&Path>) -> anyhow::Result<Self> {
-        let create = |path: &Path| File::create(path).with_context(|| format!("--json {}", path.display()));
-        Ok(Self { console, json: json.map(create).transpose()?.map(BufWriter::new) })
+        let open = |path: &Path| RowFile::open(path).with_context(|| format!("--json {}", path.display()));
+        Ok(Self { console, json: json.map(open).transpose()? })
     }
 
     /// Something that rows alone do not say.
@@ -49,19 +55,42 @@ impl<'a> Rows<'a> {
     fn row(&mut self, text: &str, fields: &Value) -> anyhow::Result<()> {
         self.console.result(text);
         if let Some(json) = &mut self.json {
-            writeln!(json, "{fields}").and_then(|()| json.flush()).context("--json")?;
+            json.append(fields).context("--json")?;
         }
         Ok(())
     }
 }
 
-/// The middle one.
+impl RowFile {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let mut first = [b'{'];
+        if path.is_file() {
+            File::open(path)?.read(&mut first)?;
+        }
+        if first != [b'{'] {
+            bail!("there is a file of this name that holds no rows; choose another, or move it away");
+        }
+        let file = File::options().append(true).create(true).open(path)?;
+        Ok(Self { file, begun: false })
+    }
+
+    fn append(&mut self, fields: &Value) -> std::io::Result<()> {
+        if !self.begun && self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.begun = true;
+        writeln!(self.file, "{fields}")
+    }
+}
+
+/// The middle one, or the mean of the two in the middle.
 ///
 /// # Panics
 /// If there is none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 #[cfg(test)]
@@ -69,5 +98,6 @@ mod tests {
     #[test]
     fn the_median_is_the_middle() {
         assert_eq!(super::median(vec![9.0, 1.0, 5.0]), 5.0);
+        assert_eq!(super::median(vec![9.0, 1.0, 5.0, 2.0]), 3.5);
     }
 }

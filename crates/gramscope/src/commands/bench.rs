@@ -26,6 +26,9 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
                 Processor::Cpu => Ceilings::measure()?,
                 Processor::Gpu { device, arithmetic } => Ceilings::of_gpu(device, *arithmetic)?,
             };
+            if processor.gpu().is_none() {
+                device::note_jobs_on_cpu(*jobs, console);
+            }
             let (networks, mut failed) = (networks(*family, *depth, *width, *all), 0);
             let count = networks.len();
             for config in networks {

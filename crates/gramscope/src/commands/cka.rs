@@ -43,10 +43,17 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         device: gpu,
         memory,
     };
-    output::check(&arguments.out)?;
     let runs = super::opened(&arguments.runs, arguments.batch_statistics)?;
+    let pairs = pairs(arguments.pairs);
+    match runs.as_slice() {
+        [] => output::check(&arguments.out)?,
+        runs => {
+            let names = compare::pair_names(runs, &pairs)?;
+            output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
+        }
+    }
     let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
-        [] => compare_runs(&runs, arguments, &options, &processor, progress),
+        [] => compare_runs(&runs, pairs, arguments, &options, &processor, progress),
         [x] => Ok(vec![compare::compare_files(x, None, &options, progress)?]),
         [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, progress)?]),
         files => {
@@ -85,22 +92,25 @@ fn write_means(
     Ok(())
 }
 
+/// The pairs that are asked for: unless told otherwise all, of which a run alone has one.
+fn pairs(asked: Option<PairsArgument>) -> Pairs {
+    match asked {
+        Some(PairsArgument::Within) => Pairs::Within,
+        Some(PairsArgument::Across) => Pairs::Across,
+        Some(PairsArgument::All) | None => Pairs::All,
+        Some(PairsArgument::SameArchitecture) => Pairs::SameArchitecture,
+        Some(PairsArgument::SameSeed) => Pairs::SameSeed,
+    }
+}
+
 fn compare_runs(
     runs: &[Run],
+    pairs: Pairs,
     arguments: &CkaArguments,
     options: &CompareOptions,
     processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
-    let pairs = match arguments.pairs {
-        Some(PairsArgument::Within) => Pairs::Within,
-        Some(PairsArgument::Across) => Pairs::Across,
-        Some(PairsArgument::All) => Pairs::All,
-        Some(PairsArgument::SameArchitecture) => Pairs::SameArchitecture,
-        Some(PairsArgument::SameSeed) => Pairs::SameSeed,
-        None if runs.len() == 1 => Pairs::Within,
-        None => Pairs::All,
-    };
     let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
     let run_options = RunOptions {
         pairs,

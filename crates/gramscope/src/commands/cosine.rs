@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use gramscope_nn::Processor;
 use gramscope_study::cosine::{self, CosineOptions, CosineResult};
@@ -12,6 +12,7 @@ use regex::Regex;
 use super::{opened, placed, with_bar};
 use crate::arguments::{DeviceArguments, MemoryArguments, NETWORK_FLAGS};
 use crate::console::Console;
+use crate::device::DeviceChoice;
 use crate::{device, memory};
 
 pub(crate) const HELP: &str = "\
@@ -55,6 +56,9 @@ pub(crate) struct CosineArguments {
 pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Result<()> {
     let processor = match &arguments.activations {
         None => device::processor(&arguments.device, console)?,
+        Some(_) if matches!(arguments.device.device, DeviceChoice::Cuda(_)) => {
+            bail!("--device: cosines of stored activations are computed on the CPU; leave the flag out")
+        }
         Some(_) => Processor::Cpu,
     };
     let options = CosineOptions {

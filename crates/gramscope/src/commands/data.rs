@@ -59,8 +59,7 @@ fn info(arguments: &InfoArguments, sheet: Option<&Path>, console: &Console) -> a
     let dataset = data::load(&DataConfig { image_side: arguments.image_side.or(named.image_side), ..named })?;
     console.result(&describe(&dataset.summary()));
     if let Some(path) = sheet {
-        data::contact_sheet(&dataset, SHEET_COLUMNS, SHEET_SCALE)
-            .save(path)
+        data::write_contact_sheet(&dataset, SHEET_COLUMNS, SHEET_SCALE, path)
             .with_context(|| format!("cannot write the contact sheet {}", path.display()))?;
         console.result(&format!("contact sheet: {}", path.display()));
     }

@@ -23,11 +23,10 @@ pub(crate) mod train;
 mod training_progress;
 pub(crate) mod verify;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use gramscope_study::compare::Progress;
-use gramscope_study::output::unused;
+use gramscope_study::output::names;
 use gramscope_train::Run;
 
 use crate::console::{self, Console, Unit};
@@ -61,14 +60,9 @@ fn placed(
     out: &Path,
     check: impl Fn(&Path) -> gramscope_study::Result<()>,
 ) -> anyhow::Result<Vec<(Run, PathBuf)>> {
-    let (alone, mut taken) = (runs.len() == 1, HashSet::new());
-    let placed: Vec<_> = runs
-        .into_iter()
-        .map(|run| {
-            let dir = if alone { out.to_owned() } else { out.join(unused(&run.name(), &mut taken)) };
-            (run, dir)
-        })
-        .collect();
+    let (alone, names) = (runs.len() == 1, names(&runs));
+    let place = |name: String| if alone { out.to_owned() } else { out.join(name) };
+    let placed: Vec<_> = runs.into_iter().zip(names.into_iter().map(place)).collect();
     placed.iter().try_for_each(|(_, dir)| check(dir))?;
     Ok(placed)
 }

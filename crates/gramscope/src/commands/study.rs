@@ -20,22 +20,26 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
         return Ok(());
     };
     let plan = StudyPlan::named(name)?;
-    let processor = device::processor(&arguments.device, console)?;
+    let processors = device::processors(&arguments.devices, console)?;
     let options = StudyOptions {
         scale: Scale::new(arguments.scale)?,
         data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory: memory::limits(
+            arguments.memory.memory_limit,
+            processors.iter().any(|processor| processor.gpu().is_some()),
+        ),
     };
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&plan.name));
     let mut training = SweepProgress::new(console);
     let mut measuring = None;
-    let outcome = studies::study(&plan, &options, &out, &processor, interrupt.requested(), &mut |event| match event {
-        StudyEvent::Training(event) => training.show(event),
-        StudyEvent::Measuring { what, progress } => {
-            let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));
-            show_progress(bar, what, progress);
-        }
-    })?;
+    let outcome =
+        studies::study(&plan, &options, &out, &processors, interrupt.requested(), &mut |event| match event {
+            StudyEvent::Training(event) => training.show(event),
+            StudyEvent::Measuring { what, progress } => {
+                let bar = measuring.get_or_insert_with(|| console.progress(Unit::Passes, progress.total as u64));
+                show_progress(bar, what, progress);
+            }
+        })?;
     drop(measuring);
     console.result(&format!("{} ({})", outcome.info.title, outcome.info.size));
     if let Some(reported) = &outcome.info.reported {
@@ -44,7 +48,9 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
     for finding in &outcome.info.findings {
         console.result(finding);
     }
-    console.result(&format!("The figure: {}", outcome.figure.display()));
+    if let Some(figure) = outcome.figure {
+        console.result(&format!("The figure: {}", figure.display()));
+    }
     console.result(&format!("Every map, curve and number: {}", outcome.report.display()));
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::interrupt::Interrupt;
 /// # Errors
 /// One run that failed makes the command fail, after the others have been trained.
 pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let processors = device::processors(&arguments.devices, arguments.jobs, arguments.numerics, console)?;
+    let processors = device::processors(&arguments.devices, console)?;
     let plan = Plan::read(&arguments.plan)?;
     let mut progress = SweepProgress::new(console);
     let summary =
