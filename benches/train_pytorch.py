@@ -10,9 +10,10 @@ is the median over the rounds of the ratio within a round: there is a summary fo
 process's; PyTorch's after its import alone stands in a row of its own. cpu_ms_per_step, a median too, depends little on what
 else the machine does, as long as PyTorch has one thread (of several, those that wait spin). On a GPU both sides have their
 images there, ours as bytes that a step crops and flips, and are waited for every 16 steps, or as many as take a quarter of a
-second; PyTorch has cuDNN's benchmark mode, a fused SGD and autocast for bf16. A variant that fails or takes longer than --seconds
-(compiling is most of it) is left out, and its row says why; where that is ours, the script fails at the end. Rows go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on
-a GPU ..._cuda.jsonl, with cuDNN's convolutions on our side too ..._cudnn.jsonl) in benches/results/, or where --out says.
+second; PyTorch has cuDNN's benchmark mode, a fused SGD and autocast for bf16. A variant that fails or takes longer than
+--seconds (most of which is compiling) is left out, and its row says why; where that is ours, the script fails at the end. Rows
+go to train_pytorch.jsonl (of ImageNet's family train_pytorch_imagenet.jsonl; on a GPU ..._cuda.jsonl, with cuDNN's
+convolutions on our side too ..._cudnn.jsonl) in benches/results/, or where --out says.
 """
 
 import argparse
