@@ -210,8 +210,8 @@ def summary(network, name, precision, found, images, failure):
 
 
 def without_forward(network, name, precision, found):
-    """CKA of another side and of ours without the forward passes of each, and how many times as long the other takes; None for our own
-    sides, for forward passes, and where one of the four is missing."""
+    """CKA of another side and of ours without the forward passes of each, and how many times as long the other takes; None for our
+    own sides, for forward passes, and where one of the four is missing."""
     if name == "gramscope" or name not in FORWARD:
         return None
     forward, times = FORWARD[name]
@@ -228,7 +228,7 @@ def without_forward(network, name, precision, found):
 
 
 def error(name, precision, images):
-    """The largest difference from PyTorch in float64, and how many entries are defined on one side alone; nothing without float64."""
+    """The largest difference from PyTorch in float64, if that is there, and how many entries are defined on one side alone."""
     import numpy as np
 
     if not (images / "float64.npy").exists():

@@ -5,14 +5,14 @@
 #
 # GRAMSCOPE is a binary built with `--features cuda`; where none is named, one is built if cargo is here. A stripped binary
 # that was carried to a machine without Rust, and this file, suffice. OUT (by default benches/results/ of the checkout, or
-# the current folder) receives JSON rows, a line each, and the reports of doctor, of compute-sanitizer and of Nsight Compute; after
-# every part all that it holds is in OUT/rows.tar.gz too, for machines that give back few files. Ends with 1 if anything failed, after
-# everything has run, and says last what failed and what was skipped. A command that takes longer than GPU_CHECK_SECONDS (by default
-# 500) is stopped and has failed; the rows that it had are there.
+# the current folder) receives JSON rows, a line each, and the reports of doctor, of compute-sanitizer and of Nsight Compute;
+# after every part all that it holds is in OUT/rows.tar.gz too, for machines that give back few files. Ends with 1 if anything
+# failed, after everything has run, and says last what failed and what was skipped. A command that takes longer than
+# GPU_CHECK_SECONDS (by default 500) is stopped and has failed; the rows that it had are there.
 #
-# The parts, in their order, what is measured against a target first; all of them unless some are named, where time on the machine is
-# short. The minutes are estimates: no part has been timed yet. A part with a * goes through GPU_CHECK_PRECISIONS (by default "f32 tf32
-# bf16"), a command or more for each, and may take more than ten minutes for all three: GPU_CHECK_PRECISIONS=bf16 for one alone.
+# The parts, in their order, what is measured against a target first; all of them unless some are named, where time on the
+# machine is short. The minutes are estimates: no part has been timed yet. A part with a * goes through GPU_CHECK_PRECISIONS (by
+# default "f32 tf32 bf16") and may take more than ten minutes for all three; GPU_CHECK_PRECISIONS=bf16 is one alone.
 #
 #     doctor              4   every check, against float64 and the CPU: in several processes, for a kernel that faults takes with it
 #                             all that comes after it
@@ -41,9 +41,9 @@
 #
 # cuBLAS (for the measured ceilings and to be compared with), cuDNN (whose convolutions are trained with beside ours),
 # compute-sanitizer and Nsight Compute are used where they are found: on the path, in CUDA_HOME or /usr/local/cuda, where
-# scripts/cuda-toolkit.sh puts them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. The parts called libraries and
-# pytorch need benches/ beside this file's folder and a python3 (or PYTHON) with torch, numpy and safetensors, `accuracy` benches/ and any
-# python3, `trained` one with numpy, `profile` the script of that name.
+# scripts/cuda-toolkit.sh puts them, or, the libraries, where python3 (or PYTHON) has them for PyTorch. What begins with
+# libraries or pytorch needs benches/ beside this file's folder and a python3 (or PYTHON) with torch, numpy and safetensors,
+# `accuracy` benches/ and any python3, `trained` one with numpy, `profile` the script of that name.
 set -uo pipefail
 
 # The binary keeps things below it.
@@ -116,7 +116,8 @@ mkdir -p "$out"
 toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
 [[ -d $toolkit ]] || toolkit=/usr/local/cuda
 python=${PYTHON:-python3}
-# Where our binary finds libraries, it alone, for PyTorch has its own: the toolkit's, and those beside PyTorch behind what else there is.
+# Where our binary finds libraries, it alone, for PyTorch has its own: the toolkit's first, those beside PyTorch behind what else
+# there is.
 libraries=${LD_LIBRARY_PATH:-}
 [[ ! -d $toolkit/lib64 ]] || libraries=$toolkit/lib64${libraries:+:$libraries}
 beside=$("$python" -c '
@@ -159,9 +160,10 @@ part_doctor() {
     done
 }
 
-# What runs for minutes as it is, most comparisons and repetitions, would run for hours. Several layers in a launch and captured steps are
-# there, at their smallest.
-checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|ReLU|narrowing|mixing|average|max pooling|first component|augmentation|loss|sgd|probe|products|the direction|CKA of layers together, (exact|fast), batches of (33|256)$|ten training steps, the same bits twice, bf16)'
+# What runs for minutes as it is, most comparisons and repetitions, would run for hours. Several layers in a launch and captured
+# steps are there, at their smallest.
+checks='^(gram|ucenter|rbf|eigen|hsic|batch norm|ReLU|narrowing|mixing|average|max pooling|first component|augmentation|loss|sgd'
+checks+='|probe|products|the direction|CKA of layers together, (exact|fast), batches of (33|256)$|ten training steps, the same bits twice, bf16)'
 sanitize() {
     limited env LD_LIBRARY_PATH="$libraries" "$sanitizer" --tool "$1" --error-exitcode 86 "$gramscope" doctor --device cuda:0 \
         --only "$checks" >"$out/sanitizer-$1.txt" 2>&1 || { tail -n 20 "$out/sanitizer-$1.txt"; return 1; }
@@ -235,7 +237,8 @@ part_probe() { run "bench probe" limited "$ours" bench probe --device cuda:0 --j
 # Both are within 1e-6 of the truth over the same activations, and so they may be 2e-6 apart.
 trained() {
     local run=$work/trained device
-    limited "$ours" train --depth 20 --epochs 3 --train-images 5000 --test-images 512 --device cuda:0 --out "$run" --quiet || return 1
+    limited "$ours" train --depth 20 --epochs 3 --train-images 5000 --test-images 512 --device cuda:0 --out "$run" --quiet ||
+        return 1
     for device in cpu cuda:0; do
         limited "$ours" cka "$run" --device "$device" --passes 1 --out "$work/on-$device" --quiet || return 1
     done
@@ -283,7 +286,8 @@ python_runs() {
     local reason
     if [[ ! -f $here/benches/$1 ]]; then
         skip "$part" "no benches/$1 here"
-    elif ! reason=$("$python" -c 'import numpy, safetensors, torch; assert torch.cuda.is_available(), "torch sees no GPU"' 2>&1); then
+    elif ! reason=$("$python" -c 'import numpy, safetensors, torch
+assert torch.cuda.is_available(), "torch sees no GPU"' 2>&1); then
         skip "$part" "${reason##*$'\n'}"
     else
         return 0
@@ -327,7 +331,8 @@ part_pytorch-imagenet() { beside_pytorch "$out/pytorch-imagenet" --variants comp
 
 for part in "${parts[@]}"; do
     "part_$part"
-    (cd "$out" && find . -type f ! -name 'rows.tar.gz*' -print0 | tar --null -T - -czf rows.tar.gz.new && mv rows.tar.gz.new rows.tar.gz)
+    (cd "$out" && find . -type f ! -name 'rows.tar.gz*' -print0 | tar --null -T - -czf rows.tar.gz.new &&
+        mv rows.tar.gz.new rows.tar.gz)
 done
 
 left=

@@ -4,9 +4,9 @@
 #     scripts/profile.sh [--dry-run] [--gramscope FILE] KERNEL [ONLY] [-- NCU OPTIONS]
 #
 # KERNEL is an entry of kernels/README.md's table, such as gs_gram_fused_exact_f32. ONLY says at which shape, as `bench kernels
-# --only` does (by default at the first that has the kernel, of the smallest): 'gram fused exact f32 .256, 65536'. --gramscope is a binary built
-# with `--features cuda` (by default target/release/gramscope). --dry-run prints the command and runs nothing. What comes after
-# -- goes to ncu as it is: -o FILE keeps the report for its viewer, --set full measures everything.
+# --only` does (by default at the first that launches the kernel): 'gram fused exact f32 .256, 65536'. --gramscope is a binary
+# built with `--features cuda` (by default target/release/gramscope). --dry-run prints the command and runs nothing. What comes
+# after -- goes to ncu as it is: -o FILE keeps the report for its viewer, --set full measures everything.
 #
 # (For the timeline of a whole command, `nsys profile target/release/gramscope cka ...`: phases, batches and layers are NVTX ranges.)
 #
@@ -36,12 +36,11 @@ done
 kernel=$1
 shift
 [[ $kernel =~ ^gs_[a-z0-9_]+$ ]] || fail "$kernel is not the name of a kernel, such as gs_gram_fused_exact_f32"
-# Launches that come first: the warm-up round, and some more. Naive twins have four launches altogether, and units are made once a
-# shape.
+# Launches that come first: the warm-up round, and some more. Naive twins have four altogether, and units are made once a shape.
 skipped=8
 case $kernel in *_naive* | gs_hsic_units) skipped=2 ;; esac
-# A row of `bench kernels` may launch several kernels, so that what is measured is all rows of the kernel's family and type up to the
-# launch that is wanted: gs_gram_fused_exact_f32 is one of those of "gram fused exact f32 [256, 10]".
+# A row of `bench kernels` may launch several kernels, and not always those of its name: all rows of the kernel's family and type
+# are run, up to the launch that is wanted.
 case $kernel in
     gs_gram_distances_* | gs_ucenter_reduce_f64) rows=rbf ;;
     gs_batch_norm_*) rows='batch norm' ;;
@@ -52,7 +51,7 @@ case $kernel in
     *) rows=${kernel#gs_} rows=${rows%%_*} ;;
 esac
 only="^$rows .*\["
-[[ ! $kernel =~ _(f32|f16|bf16|tf32)$ ]] || only="^$rows .*${BASH_REMATCH[1]} \["
+[[ ! $kernel =~ _(f32|f16|bf16|tf32)$ ]] || only="^$rows .* ${BASH_REMATCH[1]} \["
 if [[ $# -ge 1 && $1 != -- ]]; then
     only=$1
     shift
