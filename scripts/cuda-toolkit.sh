@@ -67,7 +67,7 @@ install_wheels() {
 }
 
 main() {
-    local dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
+    local dir=${1:-${XDG_CACHE_HOME:-${HOME:-~}/.cache}/gramscope/cuda-13.0}
     local found
     found=$(system_toolkit)
     if [[ -n $found ]]; then

@@ -4,9 +4,9 @@
 #     scripts/profile.sh [--dry-run] [--gramscope FILE] KERNEL [ONLY] [-- NCU OPTIONS]
 #
 # KERNEL is an entry of kernels/README.md's table, such as gs_gram_fused_exact_f32. ONLY says at which shape, as `bench kernels
-# --only` does (by default at the smallest that the kernel has): 'gram fused exact f32 .256, 65536'. --gramscope is a binary built
-# with `--features cuda` (by default target/release/gramscope). --dry-run prints the command and runs nothing. What comes after
-# -- goes to ncu as it is: -o FILE keeps the report for its viewer, --set full measures everything.
+# --only` does (by default at the first that launches the kernel): 'gram fused exact f32 .256, 65536'. --gramscope is a binary
+# built with `--features cuda` (by default target/release/gramscope). --dry-run prints the command and runs nothing. What comes
+# after -- goes to ncu as it is: -o FILE keeps the report for its viewer, --set full measures everything.
 #
 # (For the timeline of a whole command, `nsys profile target/release/gramscope cka ...`: phases, batches and layers are NVTX ranges.)
 #
@@ -14,8 +14,6 @@
 # of verdict. Ends with 1 where there is no ncu, no binary, or no such launch.
 set -euo pipefail
 
-# Launches that come first: the warm-up round, and some more.
-skipped=8
 # From this share of a unit's peak on, in percent, the unit is what limits.
 busy=60
 
@@ -38,9 +36,22 @@ done
 kernel=$1
 shift
 [[ $kernel =~ ^gs_[a-z0-9_]+$ ]] || fail "$kernel is not the name of a kernel, such as gs_gram_fused_exact_f32"
-# The rows of `bench kernels` begin with the same words: gs_gram_fused_exact_f32 is in "gram fused exact f32 [256, 10]".
-only=${kernel#gs_}
-only="^${only//_/ } "
+# Launches that come first: the warm-up round, and some more. Naive twins have four altogether, and units are made once a shape.
+skipped=8
+case $kernel in *_naive* | gs_hsic_units) skipped=2 ;; esac
+# A row of `bench kernels` may launch several kernels, and not always those of its name: all rows of the kernel's family and type
+# are run, up to the launch that is wanted.
+case $kernel in
+    gs_gram_distances_* | gs_ucenter_reduce_f64) rows=rbf ;;
+    gs_batch_norm_*) rows='batch norm' ;;
+    gs_first_component_*) rows='first component' ;;
+    gs_pooling_average_*) rows='average pooling' ;;
+    gs_pooling_max_*) rows='max pooling' ;;
+    gs_augment_*) rows=augmentation ;;
+    *) rows=${kernel#gs_} rows=${rows%%_*} ;;
+esac
+only="^$rows .*\["
+[[ ! $kernel =~ _(f32|f16|bf16|tf32)$ ]] || only="^$rows .* ${BASH_REMATCH[1]} \["
 if [[ $# -ge 1 && $1 != -- ]]; then
     only=$1
     shift
@@ -50,11 +61,12 @@ if [[ $# -ge 1 ]]; then
     shift
 fi
 
-toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/gramscope/cuda-13.0}
+toolkit=${CUDA_HOME:-${XDG_CACHE_HOME:-${HOME:-~}/.cache}/gramscope/cuda-13.0}
 ncu=$(command -v ncu || ls "$toolkit/bin/ncu" /usr/local/cuda/bin/ncu 2>/dev/null | head -n 1 || true)
-# The clocks are left as they are: they are not this script's to lock, and what is measured is how fast the kernel is in use.
+# The clocks are left as they are: they are not this script's to lock, and what is measured is how fast the kernel is in use. The
+# page is asked for because ncu prints none where the report is kept in a file.
 command=("${ncu:-ncu}" --target-processes all --clock-control none --kernel-name "$kernel" --launch-skip "$skipped"
-    --launch-count 1 --kill yes)
+    --launch-count 1 --kill yes --page details)
 for section in SpeedOfLight MemoryWorkloadAnalysis ComputeWorkloadAnalysis Occupancy LaunchStats SchedulerStats WarpStateStats; do
     command+=(--section "$section")
 done
