@@ -89,6 +89,8 @@ fn settings_that_make_no_network_are_explained() {
     fails(["train", "--depth", "8", "--train-images", "50", "--out", &out], 1, &["batch", "50"]);
     fails(["train", "--depth", "8", "--device", "cuda:0", "--out", &out], 1, &["CUDA", "--device cpu"]);
     fails(["bench", "train", "--depth", "15"], 1, &["15", "14", "20"]);
+    let padded = ["train", "--depth", "8", "--image-side", "8", "--crop-padding", "8", "--out", &out];
+    fails(padded, 1, &["crop_padding", "--crop-padding", "smaller than the images' side"]);
     assert!(files(dir.path()).is_empty(), "a failed command left {:?}", files(dir.path()));
 }
 
@@ -334,7 +336,7 @@ fn a_place_that_takes_no_results_is_named_at_once() {
     fs::write(foreign.join("cka.json"), "{}").unwrap();
     fails(compare(&out), 1, &["run__run-2", "cka.json", "--out"]);
     let quickstart = |out: &str, images: &str| {
-        ["quickstart", "--out", out, "--epochs", "1000000000", "--test-images", images].map(str::to_owned)
+        ["quickstart", "--out", out, "--epochs", "100000000", "--test-images", images].map(str::to_owned)
     };
     fails(quickstart(&path(dir.path(), "quick"), "3"), 1, &["--test-images 3", "at least 4"]);
     fs::create_dir_all(Path::new(&out).join("cka")).unwrap();

@@ -267,6 +267,47 @@ fn a_killed_family_goes_on_where_it_was() {
 }
 
 /// A study of four runs in `dir`, with most of what a study can measure.
+/// What is finished needs its data no more, neither alone nor in a family.
+#[test]
+fn what_is_finished_needs_no_data() {
+    let root = TempDir::new().unwrap();
+    let images = root.path().join("images");
+    for (split, count) in [("train", 6), ("test", 2)] {
+        for class in ["cat", "dog"] {
+            let dir = images.join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            for number in 0..count {
+                let shade = if class == "cat" { 40 * number } else { 255 - 40 * number };
+                image::RgbImage::from_pixel(8, 8, image::Rgb([shade; 3]))
+                    .save(dir.join(format!("{number}.png")))
+                    .unwrap();
+            }
+        }
+    }
+    let data = images.to_str().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (run, family, plan) = (at("run"), at("family"), at("plan.toml"));
+    let table = format!("[data]\nname = \"folder\"\ndir = \"{data}\"\nimage_side = 8\n");
+    let rest = "[train]\nepochs = 1\nbatch_size = 4\nwidth = 0.25\n[family]\ndepth = [8]\n";
+    fs::write(&plan, format!("{table}{rest}")).unwrap();
+    let train: Vec<String> = ["train", "--data", data, "--image-side", "8", "--depth", "8", "--width", "0.25"]
+        .into_iter()
+        .chain(["--epochs", "1", "--batch-size", "4", "--resume", "--out", &run])
+        .map(str::to_owned)
+        .collect();
+    let sweep = ["sweep", &plan, "--out", &family];
+    succeeds(&train);
+    succeeds(sweep);
+    for split in ["train", "test"] {
+        fs::remove_dir_all(images.join(split).join("cat")).unwrap();
+        fs::remove_dir_all(images.join(split).join("dog")).unwrap();
+    }
+    succeeds(&train);
+    succeeds(sweep);
+    fs::remove_file(Path::new(&run).join("predictions.safetensors")).unwrap();
+    fails(&train, 1, &["train", "images"]);
+}
+
 fn write_study(dir: &Path) -> PathBuf {
     let plan = dir.join("study.toml");
     let text = "title = \"t\"\n[data]\ntrain_images = 160\ntest_images = 40\nimage_side = 16\n[train]\nepochs = 4\n\

@@ -215,7 +215,7 @@ impl Step {
 
     /// Every value it reads or writes.
     pub(crate) fn values(&self) -> impl Iterator<Item = ValueId> {
-        let some = |values: [ValueId; 2]| values.map(Some).into_iter().chain([None; 3]).collect::<Vec<_>>();
+        let some = |values: [ValueId; 2]| values.map(Some).to_vec();
         let values = match *self {
             Self::Convolution { x, y, .. } | Self::MaxPool { x, y } => some([x, y]),
             Self::Normalise { x, addend, y, seen, .. } => [&[Some(x), addend, Some(y)][..], &seen.values()].concat(),

@@ -52,7 +52,7 @@ fn check_writable(dir: &Path) -> Result<()> {
         return Err(Error::file(nearest, "not a directory, so no results can go there; choose another --out"));
     }
     // Gone again when it is dropped.
-    atomic::NewFile::create(&nearest.join("results")).map(drop).map_err(Error::io("write to", nearest))
+    atomic::NewFile::create(&nearest.join("results")).map(drop).map_err(Error::io("write to", dir))
 }
 
 /// Writes every pair's cka.npz, cka.json and cka.png and returns their directories, in the order of `pairs`. An earlier

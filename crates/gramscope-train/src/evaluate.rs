@@ -1,5 +1,7 @@
 //! How well a network does on a split.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Device;
 use gramscope_nn::ResNet;
 
@@ -7,8 +9,11 @@ use crate::batches;
 use crate::data::Split;
 use crate::error::Result;
 
-/// Images that are evaluated together.
+/// Images that are evaluated together, at most.
 pub const BATCH: usize = 250;
+
+/// Bytes of the largest activation of the images that a CPU evaluates together. A forward pass has a few such at a time.
+const BYTES: usize = 128 << 20;
 
 /// The outcome of an evaluation.
 #[derive(Clone, Debug)]
@@ -21,19 +26,29 @@ pub struct Evaluation {
     pub logits: Vec<f32>,
 }
 
-/// Evaluates `network` on all images of `split`.
+/// Evaluates `network` on all images of `split`; nothing once `stop` is set.
 ///
 /// # Errors
 /// Images of another side than the network takes, and what candle may say.
-pub fn evaluate(network: &ResNet, split: &Split, device: &Device) -> Result<Evaluation> {
+pub fn evaluate(network: &ResNet, split: &Split, device: &Device, stop: &AtomicBool) -> Result<Option<Evaluation>> {
     let classes = network.config().classes;
     let indices: Vec<usize> = (0..split.len()).collect();
     let mut logits = Vec::with_capacity(split.len() * classes);
-    for batch in indices.chunks(BATCH) {
+    for batch in indices.chunks(together(network)) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let images = batches::images(split, batch, network.config().image_side, device)?;
         logits.extend(network.forward(&images)?.flatten_all()?.to_vec1::<f32>()?);
     }
-    Ok(Evaluation::new(logits, split.labels(), classes))
+    Ok(Some(Evaluation::new(logits, split.labels(), classes)))
+}
+
+/// Images of which the largest activations take no more than [`BYTES`], at most [`BATCH`]: what is trained in small batches, because its
+/// images are large, is evaluated in small ones too.
+fn together(network: &ResNet) -> usize {
+    let largest = network.layers().iter().map(|layer| layer.shape.iter().product::<usize>()).max().unwrap_or(1);
+    (BYTES / (largest * size_of::<f32>())).clamp(1, BATCH)
 }
 
 impl Evaluation {

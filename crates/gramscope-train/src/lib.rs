@@ -31,5 +31,5 @@ pub use metrics::EpochMetrics;
 pub use predictions::Predictions;
 pub use run::Run;
 pub use settings::{RunConfig, TrainSettings};
-pub use trainer::{Event, train};
+pub use trainer::{Event, finished, train};
 pub use verify::{Verified, verify};

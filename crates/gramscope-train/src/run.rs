@@ -175,8 +175,9 @@ impl Run {
         };
         let side = self.config.data.image_side.ok_or_else(|| unusable("config.toml has no image_side".to_owned()))?;
         let train = &self.config.train;
-        let network = ResNet::new(&train.network(bias.elem_count(), side), train.seed, device)?;
-        network.load_state(&checkpoint.state).map_err(|problem| unusable(problem.to_string()))?;
+        let config = train.network(bias.elem_count(), side);
+        let network = ResNet::from_state(&config, &checkpoint.state, device);
+        let network = network.map_err(|problem| unusable(problem.to_string()))?;
         Ok(if self.batch_statistics { network.with_batch_statistics() } else { network })
     }
 }

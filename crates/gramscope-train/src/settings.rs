@@ -255,13 +255,30 @@ impl RunConfig {
         Self { backend, ..self }
     }
 
+    /// Checks the settings, and that they are for images of this size.
+    ///
+    /// # Errors
+    /// Those of [`TrainSettings::validate`], and [`ConfigError::Setting`] for a padding that an image cannot be reflected into.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.train.validate()?;
+        let padding = self.train.crop_padding;
+        match padding < self.data.side() {
+            true => Ok(()),
+            false => Err(ConfigError::Setting {
+                key: "crop_padding",
+                value: padding.to_string(),
+                rule: "must be smaller than the images' side",
+            }),
+        }
+    }
+
     /// This configuration with the defaults of its data filled in ([`DataConfig::resolved`]) and its paths made absolute,
     /// checked.
     ///
     /// # Errors
-    /// Those of [`TrainSettings::validate`] and [`DataConfig::resolved`].
+    /// Those of [`Self::validate`] and [`DataConfig::resolved`].
     pub fn resolved(&self) -> Result<Self> {
-        self.train.validate()?;
+        self.validate()?;
         let mut train = self.train.clone();
         if let Some(dir) = &mut train.init_from {
             *dir = std::path::absolute(&dir).map_err(Error::io("find", dir))?;

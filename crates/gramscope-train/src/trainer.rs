@@ -73,8 +73,8 @@ pub enum Event<'a> {
 /// is returned at once when it is to be resumed, on any processor.
 ///
 /// After every epoch its line is appended to metrics.jsonl and checkpoints/latest.safetensors is replaced; a run that is
-/// killed and resumed where it was trained goes on from there and ends with the same bits. When `stop` is set, the step at work is finished, a
-/// checkpoint is written, and the run goes on from that step when it is resumed.
+/// killed and resumed where it was trained goes on from there and ends with the same bits. When `stop` is set, the step at work, or the
+/// batch that is being evaluated, is finished, a checkpoint is written, and the run goes on from there when it is resumed.
 ///
 /// # Errors
 /// Settings that make no run, a directory that is not the run's, [`Error::OtherBackend`] for a run that was begun on another
@@ -89,16 +89,12 @@ pub fn train(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Event<'_>),
 ) -> Result<Run> {
-    let config = config.resolved()?.with_backend(processor.backend());
     if start == Start::Resume
-        && let Contents::Run(stored) = directory::contents(dir)?
+        && let Some(run) = finished(config, dir)?
     {
-        directory::check_same(dir, &stored, &config)?;
-        let run = Run::open(dir)?;
-        if run.is_finished() {
-            return Ok(run);
-        }
+        return Ok(run);
     }
+    let config = config.resolved()?.with_backend(processor.backend());
     let indices = training_images(&config.train, dataset)?;
     let network =
         ResNet::new(&config.train.network(dataset.classes.len(), dataset.image_side), config.train.seed, &HOST)?;
@@ -112,6 +108,16 @@ pub fn train(
     trainer.move_to(processor)?;
     trainer.run(stop, progress)?;
     Run::open(dir)
+}
+
+/// The run in `dir`, if it has these settings and is finished: what [`train`] has nothing to do for, and needs neither data nor a GPU.
+///
+/// # Errors
+/// Settings that make no run, or are not those of the run in `dir`, and what the disk may say.
+pub fn finished(config: &RunConfig, dir: &Path) -> Result<Option<Run>> {
+    let Contents::Run(stored) = directory::contents(dir)? else { return Ok(None) };
+    directory::check_same(dir, &stored, &config.resolved()?)?;
+    Ok(Some(Run::open(dir)?).filter(Run::is_finished))
 }
 
 /// The images a run trains on.
@@ -193,6 +199,8 @@ struct Trainer<'a> {
     /// Tells the training images from others.
     data: String,
     position: Position,
+    /// How the network did on the test images after the last epoch that was trained here.
+    test: Option<Evaluation>,
 }
 
 impl<'a> Trainer<'a> {
@@ -219,6 +227,7 @@ impl<'a> Trainer<'a> {
             on_device: None,
             data,
             position: Position::default(),
+            test: None,
         })
     }
 
@@ -273,8 +282,11 @@ impl<'a> Trainer<'a> {
             self.write_back()?;
             self.save()?;
             progress(Event::Epoch(&metrics));
+            if stop.load(Ordering::Relaxed) && self.position.epochs < self.settings.epochs {
+                return Err(self.interrupted());
+            }
         }
-        self.predict()?;
+        self.predict(stop)?;
         progress(Event::Finished);
         Ok(())
     }
@@ -307,21 +319,23 @@ impl<'a> Trainer<'a> {
                 progress(partial.event(epoch, batch_size));
             }
             if stops {
-                return self.interrupt(epoch);
+                return self.interrupt();
             }
         }
-        let test = self.evaluate()?;
+        let Some(test) = self.evaluate(stop)? else { return self.interrupt() };
         if !test.loss.is_finite() {
             return Err(Error::DivergedInTest { epoch, loss: test.loss });
         }
         let partial = self.position.partial;
+        let (test_loss, test_accuracy) = (test.loss, test.accuracy);
+        self.test = Some(test);
         Ok(EpochMetrics {
             epoch,
             learning_rate,
             train_loss: partial.mean_loss(),
             train_accuracy: partial.accuracy(batch_size),
-            test_loss: test.loss,
-            test_accuracy: test.accuracy,
+            test_loss,
+            test_accuracy,
             images_per_second: partial.images_per_second(batch_size),
             seconds: earlier + started.elapsed().as_secs_f64(),
             gpu: self.on_device.as_ref().map(OnDevice::gpu),
@@ -329,11 +343,15 @@ impl<'a> Trainer<'a> {
     }
 
     /// Writes down where the epoch was left.
-    fn interrupt<T>(&mut self, epoch: usize) -> Result<T> {
+    fn interrupt<T>(&mut self) -> Result<T> {
         self.write_back()?;
         self.write(&self.directory.interrupted())?;
-        let dir = self.directory.root().to_path_buf();
-        Err(Error::Interrupted { dir, epoch, steps: self.position.partial.steps })
+        Err(self.interrupted())
+    }
+
+    fn interrupted(&self) -> Error {
+        let Position { epochs, partial } = self.position;
+        Error::Interrupted { dir: self.directory.root().to_path_buf(), epoch: epochs + 1, steps: partial.steps }
     }
 
     /// Begins an epoch, or goes on with the one that was left.
@@ -383,12 +401,12 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// How the network does on the test images.
-    fn evaluate(&mut self) -> Result<Evaluation> {
+    /// How the network does on the test images; nothing once `stop` is set.
+    fn evaluate(&mut self, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let test = &self.dataset.test;
         match &mut self.on_device {
-            Some(on_device) => on_device.evaluate(test, self.dataset.classes.len()),
-            None => evaluate(&self.network, test, &HOST),
+            Some(on_device) => on_device.evaluate(test, self.dataset.classes.len(), stop),
+            None => evaluate(&self.network, test, &HOST, stop),
         }
     }
 
@@ -425,10 +443,13 @@ impl<'a> Trainer<'a> {
         checkpoint::save(path, self.position, &self.data, &self.network.state(), &self.sgd.velocities())
     }
 
-    /// Writes the test images' logits and labels.
-    fn predict(&mut self) -> Result<()> {
-        let logits = self.evaluate()?.logits;
-        predictions::save(&self.directory.predictions(), &logits, &self.dataset.test)
+    /// Writes the test images' logits and labels. A run that was stopped behind its last epoch has not evaluated them.
+    fn predict(&mut self, stop: &AtomicBool) -> Result<()> {
+        let test = match self.test.take() {
+            Some(test) => test,
+            None => self.evaluate(stop)?.ok_or_else(|| self.interrupted())?,
+        };
+        predictions::save(&self.directory.predictions(), &test.logits, &self.dataset.test)
     }
 }
 

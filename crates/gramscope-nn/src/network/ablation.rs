@@ -8,7 +8,7 @@ use super::modules::{Block, Shortcut};
 use super::workspace::Workspace;
 use crate::ops::elementwise;
 use crate::topology::{ShortcutPlan, Topology};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 impl ResNet {
     /// The logits `[n, classes]` of `images` for each of `variants`, every one a flag for each block
@@ -26,11 +26,13 @@ impl ResNet {
         self.check_images(images)?;
         check_variants(&self.config.topology(), variants)?;
         self.workspace.clear();
-        let workspace = Workspace::default();
-        let mut ablation = Ablation { network: self, workspace, variants, logits: vec![None; variants.len()] };
-        let x = self.forward_stem(images, &ablation.workspace)?;
-        ablation.follow(0, x, &(0..variants.len()).collect::<Vec<_>>())?;
-        Ok(ablation.logits.into_iter().flatten().collect())
+        threads::enter(|| {
+            let workspace = Workspace::default();
+            let mut ablation = Ablation { network: self, workspace, variants, logits: vec![None; variants.len()] };
+            let x = self.forward_stem(images, &ablation.workspace)?;
+            ablation.follow(0, x, &(0..variants.len()).collect::<Vec<_>>())?;
+            Ok(ablation.logits.into_iter().flatten().collect())
+        })
     }
 }
 

@@ -11,7 +11,9 @@ mod workspace;
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
+use rayon::prelude::*;
 
+use crate::random::{Philox, Stream};
 use crate::topology::{IMAGE_CHANNELS, Topology};
 use crate::{Error, Layer, ResNetConfig, Result};
 use modules::{Block, Builder, Linear, Shortcut, Unit};
@@ -61,12 +63,35 @@ impl ResNet {
     /// Those of [`ResNetConfig::validate`], and [`Error::Candle`] when the device has no memory for it.
     pub fn new(config: &ResNetConfig, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
-        Self::build(config, &config.topology(), seed, device)
+        Self::build(config, &config.topology(), device)?.with_initial_weights(seed)
     }
 
-    /// The network of `topology`, for images as `config` says.
-    fn build(config: &ResNetConfig, topology: &Topology, seed: u64, device: &Device) -> Result<Self> {
-        let mut builder = Builder::new(seed, device);
+    /// A network with these values, as [`Self::state`] of a network of the same configuration returned them.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`] and of [`Self::load_state`].
+    pub fn from_state(config: &ResNetConfig, state: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let network = Self::build(config, &config.topology(), device)?;
+        network.load_state(state)?;
+        Ok(network)
+    }
+
+    /// Draws the weights of convolutions and of the linear layer, on all threads.
+    fn with_initial_weights(self, seed: u64) -> Result<Self> {
+        let generator = Philox::new(seed, Stream::Initialisation);
+        let weights = self.parameters.par_iter().enumerate().filter(|(_, parameter)| parameter.decays);
+        weights.try_for_each(|(place, Parameter { var, .. })| {
+            let major = u32::try_from(place).expect("a network has fewer than 2^32 parameters");
+            let values = modules::he_normal(&mut generator.sequence(major), var.dims());
+            var.set(&Tensor::from_vec(values, var.dims(), &self.device)?)
+        })?;
+        Ok(self)
+    }
+
+    /// The network of `topology`, for images as `config` says, with weights of 0.
+    fn build(config: &ResNetConfig, topology: &Topology, device: &Device) -> Result<Self> {
+        let mut builder = Builder::new(device);
         let stem = Stem {
             unit: builder.unit("stem.conv", "stem.bn", topology.stem.convolution)?,
             pools: topology.stem.pooled_side.is_some(),

@@ -1,11 +1,11 @@
 //! The parts of a network with parameters, and how they are built.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::workspace::Workspace;
 use crate::ops::convolution::{self, Geometry};
 use crate::ops::{batch_norm, linear};
-use crate::random::{Philox, Stream};
+use crate::random::Sequence;
 use crate::topology::{BlockPlan, ConvolutionPlan, ShortcutPlan};
 use crate::{Parameter, Result};
 
@@ -151,18 +151,16 @@ impl Linear {
     }
 }
 
-/// Makes parts with their initial values and keeps the lists of their tensors.
+/// Makes parts, weights as 0 and all else with its initial values, and keeps the lists of their tensors.
 pub(super) struct Builder<'a> {
-    generator: Philox,
     device: &'a Device,
     pub(super) parameters: Vec<Parameter>,
     pub(super) state: Vec<(String, Var)>,
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(seed: u64, device: &'a Device) -> Self {
-        let generator = Philox::new(seed, Stream::Initialisation);
-        Self { generator, device, parameters: Vec::new(), state: Vec::new() }
+    pub(super) fn new(device: &'a Device) -> Self {
+        Self { device, parameters: Vec::new(), state: Vec::new() }
     }
 
     /// With zeros around the image so that stride 1 keeps its size.
@@ -223,15 +221,8 @@ impl<'a> Builder<'a> {
         Ok(Linear { weight: self.weight(name, &[to, from])?, bias: self.constant(name, "bias", to, 0.0)? })
     }
 
-    /// A He-normal weight [out, ...]: its fan-in is the product of the other dimensions.
     fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
-        let fan_in: usize = shape[1..].iter().product();
-        let deviation = (2.0 / fan_in as f64).sqrt() / TRUNCATED_DEVIATION;
-        let major = u32::try_from(self.parameters.len()).expect("a network has fewer than 2^32 parameters");
-        let mut numbers = self.generator.sequence(major);
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| (numbers.truncated_normal() * deviation) as f32).collect();
-        let var = Var::from_vec(values, shape, self.device)?;
+        let var = Var::zeros(shape, DType::F32, self.device)?;
         self.parameter(format!("{name}.weight"), var, true)
     }
 
@@ -251,4 +242,11 @@ impl<'a> Builder<'a> {
         self.parameters.push(Parameter { name, var: var.clone(), decays });
         Ok(var)
     }
+}
+
+/// He-normal values of a weight [out, ...], whose fan-in is the product of the other dimensions.
+pub(super) fn he_normal(numbers: &mut Sequence, shape: &[usize]) -> Vec<f32> {
+    let fan_in: usize = shape[1..].iter().product();
+    let deviation = (2.0 / fan_in as f64).sqrt() / TRUNCATED_DEVIATION;
+    (0..shape.iter().product()).map(|_| (numbers.truncated_normal() * deviation) as f32).collect()
 }

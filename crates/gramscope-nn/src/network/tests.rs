@@ -89,7 +89,7 @@ fn ten_training_steps_are_the_references() {
     let (config, topology) = bottlenecks();
     for (config, topology, seed) in cases.chain([(config, topology, 500)]) {
         let (side, summation) = (config.image_side, summation(&topology));
-        let network = ResNet::build(&config, &topology, 1, &Device::Cpu).unwrap();
+        let network = ResNet::build(&config, &topology, &Device::Cpu).unwrap().with_initial_weights(1).unwrap();
         let mut exact = Reference::new(&network, &topology, false);
         let mut rounded = Reference::new(&network, &topology, true);
         let sgd::Settings { learning_rate, momentum, weight_decay } = settings(0);
@@ -130,7 +130,7 @@ fn ten_training_steps_are_the_references() {
 fn no_gradient_is_computed_for_the_images() {
     let (imagenet, topology) = bottlenecks();
     for (config, topology) in cifar().into_iter().chain([(imagenet, topology)]) {
-        let network = ResNet::build(&config, &topology, 1, &Device::Cpu).unwrap();
+        let network = ResNet::build(&config, &topology, &Device::Cpu).unwrap().with_initial_weights(1).unwrap();
         let shape = [BATCH, config.image_side, config.image_side, 3];
         let images = uniform(0, &shape);
         let gradients = network.loss_and_gradients(&images, &labels(BATCH, CLASSES)).unwrap();

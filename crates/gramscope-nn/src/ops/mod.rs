@@ -1,7 +1,6 @@
 //! The operations of a residual network, forward and backward, as plain functions over tensors.
 //!
-//! Each is a candle custom operation with a CPU body (`cpu.rs` of its folder); a CUDA body joins it as `cuda_fwd` of
-//! the same struct. They are applied without candle's autograd: the network's backward pass is written out
+//! Each is a candle custom operation with a CPU body (`cpu.rs` of its folder); a GPU runs `program`s instead. They are applied without candle's autograd: the network's backward pass is written out
 //! (`network::training`), so that an activation is freed as soon as nothing needs it, no gradient is computed that
 //! nobody asks for, and none is stored only to be added to zeros.
 //!

@@ -213,11 +213,11 @@ mod tests {
     fn a_smaller_one_has_less_of_everything() {
         let text = "[data]\nname = \"cifar10\"\n[[family]]\ndepth = [32, 38, 164]\nwidth = [1]\nseed = [0, 1, 2]\n";
         let sized = sized(text, 0.05).unwrap();
-        let names: Vec<&str> = sized.runs().iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = sized.runs().iter().map(|(name, _)| name.as_str()).collect();
         // Two depths become one, and two of the three seeds stay.
         assert_eq!(names, ["resnet14-w0.25-s0", "resnet14-w0.25-s1", "resnet62-w0.25-s0", "resnet62-w0.25-s1"]);
         assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(2500), Some(1024), 1));
-        let (_, config) = sized.runs()[0];
+        let (_, config) = &sized.runs()[0];
         assert_eq!((config.train.epochs, config.train.batch_size), (15, 32));
         let said = sized.describe();
         for part in ["scale 0.05", "cifar10", "2500 training images", "15 epochs", "of 32", "0.37 times"] {

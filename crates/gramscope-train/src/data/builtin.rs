@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use gramscope_nn::random::{Philox, Stream};
 
-use super::dataset::image_bytes;
+use super::dataset::{image_bytes, room};
 use super::drawing::{self, Class};
 use super::{DataConfig, DataError, DataName, Dataset, Split};
 
@@ -58,13 +58,7 @@ pub fn draw(seed: u64, part: Part, index: usize, side: usize, pixels: &mut [u8])
 /// [`DataError::Setting`] for more images than 2^31 or than memory can be asked for.
 pub fn split(seed: u64, part: Part, images: usize, side: usize) -> Result<Split, DataError> {
     let key = if part == Part::Train { "train_images" } else { "test_images" };
-    let bytes = images.checked_mul(image_bytes(side)).filter(|_| images <= 1 << 31);
-    let mut pixels = Vec::new();
-    if bytes.is_none_or(|bytes| pixels.try_reserve_exact(bytes).is_err()) {
-        let problem = format!("asks for {images} images, more than fit in memory; ask for fewer");
-        return Err(DataError::Setting { key, problem });
-    }
-    pixels.resize(bytes.unwrap_or_default(), 0);
+    let mut pixels = room(images, side, key)?;
     pixels
         .par_chunks_exact_mut(image_bytes(side))
         .enumerate()

@@ -151,6 +151,25 @@ pub(super) fn image_bytes(image_side: usize) -> usize {
     image_side * image_side * 3
 }
 
+/// Zeros for so many images, which the setting `key` asks for.
+///
+/// # Errors
+/// [`DataError::Setting`] for more images than 2^31 or than memory can be asked for.
+pub(super) fn room(images: usize, image_side: usize, key: &'static str) -> Result<Vec<u8>, DataError> {
+    let bytes = images.checked_mul(image_bytes(image_side)).filter(|_| images <= 1 << 31);
+    let mut pixels = Vec::new();
+    match bytes {
+        Some(bytes) if pixels.try_reserve_exact(bytes).is_ok() => {
+            pixels.resize(bytes, 0);
+            Ok(pixels)
+        }
+        _ => {
+            let problem = format!("asks for {images} images, more than fit in memory; ask for fewer");
+            Err(DataError::Setting { key, problem })
+        }
+    }
+}
+
 /// The class-balanced prefix of `limit` of the images with these labels, as ascending indices: every class gives its
 /// first images, turn by turn, until there are `limit`; a class that runs out is passed over.
 ///

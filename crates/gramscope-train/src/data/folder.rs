@@ -16,7 +16,7 @@ use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
 
-use super::dataset::{balanced_prefix, image_bytes};
+use super::dataset::{balanced_prefix, image_bytes, room};
 use super::{DataConfig, DataError, DataName, Dataset, Split};
 
 const TRAIN: &str = "train";
@@ -61,8 +61,8 @@ pub(super) fn load(config: &DataConfig) -> Result<Dataset, DataError> {
         name: DataName::Folder.to_string(),
         classes,
         image_side: side,
-        train: read(&train, side)?,
-        test: read(&test, side)?,
+        train: read(&train, side, "train_images")?,
+        test: read(&test, side, "test_images")?,
     })
 }
 
@@ -155,8 +155,8 @@ fn limited(files: Vec<Labelled>, limit: Option<usize>, key: &'static str) -> Res
 }
 
 /// Decodes the images on all threads. Of several that fail, the first in order is reported.
-fn read(files: &[Labelled], side: usize) -> Result<Split, DataError> {
-    let mut images = vec![0; files.len() * image_bytes(side)];
+fn read(files: &[Labelled], side: usize, key: &'static str) -> Result<Split, DataError> {
+    let mut images = room(files.len(), side, key)?;
     let failure = images
         .par_chunks_exact_mut(image_bytes(side))
         .zip(files)

@@ -16,7 +16,7 @@ use crate::directory::Start;
 use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
 use crate::run::Run;
-use crate::trainer::{Event, train};
+use crate::trainer::{Event, finished, train};
 
 /// What happens while a family is trained.
 #[derive(Debug)]
@@ -170,9 +170,16 @@ impl Family<'_> {
     fn train(&self, index: usize, processor: &Processor) -> Result<Outcome> {
         let (name, config) = &self.plan.runs()[index];
         self.tell(SweepEvent::Run { name, number: index + 1, of: self.plan.runs().len() });
-        let dataset = self.data(&config.data)?;
-        let training = &mut |event: Event<'_>| self.tell(SweepEvent::Training { name, event });
-        let run = train(config, &dataset, &self.dir.join(name), processor, Start::Resume, self.stop, training);
+        let dir = self.dir.join(name);
+        let run = match finished(config, &dir) {
+            Ok(Some(run)) => Ok(run),
+            Ok(None) => {
+                let dataset = self.data(&config.data)?;
+                let training = &mut |event: Event<'_>| self.tell(SweepEvent::Training { name, event });
+                train(config, &dataset, &dir, processor, Start::Resume, self.stop, training)
+            }
+            Err(problem) => Err(problem),
+        };
         match run.and_then(last_epoch) {
             Ok(metrics) => Ok(Outcome::Done(metrics)),
             Err(Error::Busy { .. }) => Ok(Outcome::Elsewhere),

@@ -58,8 +58,9 @@ impl Plan {
             let table = chosen(&shared, &lists, index);
             let train: TrainSettings = typed(&table, "family", &TrainSettings::KEYS)?;
             let name = directory_name(&train, &table, &varied);
-            match train.validate() {
-                Ok(()) => Ok((name, RunConfig::new(data.clone(), train))),
+            let config = RunConfig::new(data.clone(), train);
+            match config.validate() {
+                Ok(()) => Ok((name, config)),
                 Err(problem) => Err(ConfigError::Run { name, problem: Box::new(problem) }),
             }
         });

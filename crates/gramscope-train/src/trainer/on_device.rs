@@ -3,6 +3,8 @@
 //! The images that are used lie there as bytes, and a batch is cropped and flipped where it is; only the order of the images
 //! goes to the device, once an epoch. Where the host has to draw a batch, because its colours are distorted, it goes as float32.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Device;
 use gramscope_cuda::plan::Placing;
 use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages, Totals, image_numbers};
@@ -118,15 +120,18 @@ impl OnDevice {
         Ok(self.network.totals()?)
     }
 
-    /// How the network does on the test images.
-    pub(super) fn evaluate(&mut self, split: &Split, classes: usize) -> Result<Evaluation> {
+    /// How the network does on the test images; nothing once `stop` is set.
+    pub(super) fn evaluate(&mut self, split: &Split, classes: usize, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let indices: Vec<usize> = (0..split.len()).collect();
         let mut logits = Vec::with_capacity(split.len() * classes);
         self.test.order.begin(&image_numbers(&indices), 0, 1)?;
         for batch in indices.chunks(evaluate::BATCH) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             logits.extend(self.network.forward(self.test.next(batch.len()))?);
         }
-        Ok(Evaluation::new(logits, split.labels(), classes))
+        Ok(Some(Evaluation::new(logits, split.labels(), classes)))
     }
 
     /// Brings what has been learnt to the host.

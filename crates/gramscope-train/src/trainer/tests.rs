@@ -71,29 +71,60 @@ fn a_run_broken_off_anywhere_ends_with_the_same_bits() {
     }
 }
 
-/// Asked to stop after each step in turn, again and again: no step is made twice.
+/// Asked to stop while the test images are evaluated, or when an epoch has just ended: that epoch's steps are not lost, no step of the next
+/// is made, and the run ends with the same bits.
+#[test]
+fn a_run_that_is_asked_to_stop_between_epochs_begins_no_step() {
+    let setting = setting();
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    train_quietly(&setting, &whole, Start::Fresh).unwrap();
+    let last_step = |event: &Event<'_>| matches!(event, Event::Step { epoch: 2, step: 2, .. });
+    let end = |event: &Event<'_>| matches!(event, Event::Epoch(metrics) if metrics.epoch == 2);
+    let cases: [(&str, &dyn Fn(&Event<'_>) -> bool, (usize, usize)); 2] =
+        [("evaluating", &last_step, (2, 2)), ("ended", &end, (3, 0))];
+    for (name, asks, at) in cases {
+        let (dir, stop) = (root.path().join(name), AtomicBool::new(false));
+        let stopped = train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Fresh, &stop, &mut |event| {
+            stop.fetch_or(asks(&event), Ordering::Relaxed);
+        });
+        match stopped {
+            Err(Error::Interrupted { epoch, steps, .. }) => assert_eq!((epoch, steps), at, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(Run::open(&dir).unwrap().metrics().unwrap().len(), at.0 - 1, "{name}");
+        assert!(train_quietly(&setting, &dir, Start::Resume).unwrap().is_finished());
+        assert!(bits(&dir) == bits(&whole), "{name}");
+    }
+}
+
+/// Asked to stop after each step and at each epoch's end in turn, again and again: no step is made twice, and none is lost.
 #[test]
 fn a_run_that_is_asked_to_stop_goes_on_from_that_step() {
     let setting = setting();
     let root = tempfile::tempdir().unwrap();
     let (whole, dir) = (root.path().join("whole"), root.path().join("stopped"));
     train_quietly(&setting, &whole, Start::Fresh).unwrap();
-    let stop = AtomicBool::new(true);
-    for step in 1..=STEPS {
-        let mut made = 0;
-        let error = train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Resume, &stop, &mut |event| {
+    let (mut made, mut at) = (0, (1, 0));
+    let mut places = Vec::new();
+    loop {
+        // Where an epoch's steps are over it is evaluated, and then asked.
+        let stop = AtomicBool::new(at.1 < 2);
+        let trained = train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Resume, &stop, &mut |event| {
             made += usize::from(matches!(event, Event::Step { .. }));
-        })
-        .unwrap_err();
-        let Error::Interrupted { epoch, steps, .. } = error else { panic!("{error}") };
-        assert_eq!((made, 2 * (epoch - 1) + steps), (1, step));
+            stop.fetch_or(matches!(event, Event::Epoch(_)), Ordering::Relaxed);
+        });
+        match trained {
+            Err(Error::Interrupted { epoch, steps, .. }) => at = (epoch, steps),
+            finished => {
+                assert!(finished.unwrap().is_finished());
+                break;
+            }
+        }
+        places.push(at);
     }
-    let mut made = 0;
-    train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Resume, &stop, &mut |event| {
-        made += usize::from(matches!(event, Event::Step { .. }));
-    })
-    .unwrap();
-    assert_eq!(made, 0);
+    assert_eq!(places, [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]);
+    assert_eq!(made, STEPS);
     assert!(bits(&dir) == bits(&whole));
 }
 
@@ -221,9 +252,18 @@ fn a_run_learns_and_its_network_can_be_read() {
     let metrics = run.metrics().unwrap();
     assert!(metrics[11].train_loss < metrics[0].train_loss, "{metrics:?}");
     assert_eq!(run.kept_epochs().unwrap(), [2, 4, 6, 8, 10, 12]);
-    let test = evaluate(&run.network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
+    let test = evaluate(&run.network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu, &AtomicBool::new(false))
+        .unwrap()
+        .unwrap();
     assert_eq!(test.loss, metrics[11].test_loss);
-    let earlier = evaluate(&run.at(2).unwrap().network(&Device::Cpu).unwrap(), &dataset.test, &Device::Cpu).unwrap();
+    let earlier = evaluate(
+        &run.at(2).unwrap().network(&Device::Cpu).unwrap(),
+        &dataset.test,
+        &Device::Cpu,
+        &AtomicBool::new(false),
+    )
+    .unwrap()
+    .unwrap();
     assert_eq!(earlier.loss, metrics[1].test_loss);
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use gramscope_study::plot;
 use gramscope_train::data::{self, DataConfig};
-use gramscope_train::{RunConfig, Start, TrainSettings};
+use gramscope_train::{Event, Run, RunConfig, Start, TrainSettings};
 
 use super::training_progress::TrainingProgress;
 use crate::arguments::{DataArguments, SettingArguments, TrainArguments};
@@ -13,22 +13,12 @@ use crate::interrupt::Interrupt;
 
 /// Trains the network the arguments describe.
 pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let processor = device::processor(&arguments.device, console)?;
     let config = RunConfig::new(data_config(&arguments.data)?, settings(&arguments.settings));
-    let dataset = data::load(&config.data)?;
-    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
-    let mut progress = TrainingProgress::new(console);
-    let run = gramscope_train::train(
-        &config,
-        &dataset,
-        &arguments.out,
-        &processor,
-        start,
-        interrupt.requested(),
-        &mut |event| {
-            progress.show(event);
-        },
-    )?;
+    let done = if arguments.resume { gramscope_train::finished(&config, &arguments.out)? } else { None };
+    let run = match done {
+        Some(run) => run,
+        None => train(&config, arguments, interrupt, console)?,
+    };
     let metrics = run.metrics()?;
     plot::run_pictures(&run);
     let last = metrics.last().context("the finished run has no metrics")?;
@@ -40,6 +30,21 @@ pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &C
         metrics.iter().map(|epoch| epoch.seconds).sum::<f64>()
     ));
     Ok(())
+}
+
+fn train(
+    config: &RunConfig,
+    arguments: &TrainArguments,
+    interrupt: &Interrupt,
+    console: &Console,
+) -> anyhow::Result<Run> {
+    let processor = device::processor(&arguments.device, console)?;
+    let dataset = data::load(&config.data)?;
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let mut progress = TrainingProgress::new(console);
+    let mut show = |event: Event<'_>| progress.show(event);
+    let stop = interrupt.requested();
+    Ok(gramscope_train::train(config, &dataset, &arguments.out, &processor, start, stop, &mut show)?)
 }
 
 fn data_config(arguments: &DataArguments) -> anyhow::Result<DataConfig> {
