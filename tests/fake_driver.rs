@@ -94,11 +94,24 @@ fn too_little_memory_is_told_with_what_would_help() {
         &[
             "batches of 700 examples need at least 8.7 MiB",
             "1023.8 KiB is free",
-            "--batch-size",
-            "--layers",
+            "smaller batches",
+            "fewer layers",
             "--memory-limit",
         ],
     );
+}
+
+/// On a GeForce of its day a block has 99 KiB of shared memory.
+#[test]
+fn a_gpu_with_too_little_shared_memory_for_comparing_says_what_would_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = activations(dir.path(), "a.safetensors", 40, |_| {});
+    let out = dir.path().join("out");
+    let arguments = ["cka", "--activations", &file, "--batch-size", "40", "--device", "cuda", "--out"];
+    let arguments: Vec<&str> = arguments.into_iter().chain([out.to_str().unwrap()]).collect();
+    fails_on("shared=101376", &arguments, &["99.0 KiB of shared memory a block", "103.8 KiB", "--device cpu"]);
+    let output = run(driver().path(), "shared=166912", &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]

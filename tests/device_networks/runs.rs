@@ -117,6 +117,29 @@ fn family(dir: &Path) -> Vec<Finished> {
     folders.iter().map(run).collect()
 }
 
+/// A study's networks, trained at once on two GPUs: what is found is what one of them finds.
+#[test]
+fn a_study_that_several_gpus_share_finds_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, plan) = (driver(), dir.path().join("plan.toml"));
+    let families = "[[family]]\ndepth = [8]\nwidth = [0.25]\nseed = [0, 1]\n[[family]]\ndepth = [8]\nwidth = [0.5]\n";
+    let measure = "[measure]\ncka = \"within\"\nblocks = true\n";
+    fs::write(&plan, format!("title = \"Shared\"\n{}{families}{measure}", PLAN)).unwrap();
+    let study = |name: &str, flags: &[&str]| {
+        let out = dir.path().join(name);
+        let mut arguments = vec!["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        arguments.extend(flags);
+        let output = command_on(driver.path(), "devices=2", &arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (family(&out.join("runs")), gramscope_study::studies::load(&out).unwrap())
+    };
+    let (alone, one) = study("alone", &["--device", "cuda"]);
+    let (shared, several) = study("shared", &["--device", "cuda:0,1", "--jobs", "2"]);
+    assert_eq!(alone.len(), 3);
+    assert!(alone == shared, "other bits");
+    assert_eq!(one.findings, several.findings);
+}
+
 /// Two runs at once on each of two GPUs, stopped in the middle and gone on with: what one after the other gives.
 #[test]
 fn several_gpus_and_several_runs_on_each_give_the_same_bits() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use gramscope_cuda::plan;
+
 use crate::error::{Error, ParseOptionError};
 
 /// Which estimator of HSIC the similarities are made of.
@@ -168,6 +170,13 @@ pub struct Options {
     /// Divides every example's activation by its Euclidean norm first, in float64; an activation of zeros stays zero. On a
     /// GPU such rows are computed on the host.
     pub normalise_examples: bool,
+}
+
+impl Options {
+    /// Whether a comparison on a GPU takes layers over so many examples several at a time: its launches do, and the values are there.
+    pub fn takes_together(self, examples: usize) -> bool {
+        !self.normalise_examples && plan::most_together(examples, self.kernel != Kernel::Linear) > 1
+    }
 }
 
 #[cfg(test)]

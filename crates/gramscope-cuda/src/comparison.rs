@@ -109,13 +109,14 @@ impl DeviceComparison {
     /// A comparison of models with `layers[m]` layers each, of the `pairs` of models.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::SharedMemory`], [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn new(
         device: Arc<Device>,
         layers: &[usize],
         pairs: &[(usize, usize)],
         settings: Settings,
     ) -> Result<Self, Error> {
+        device.check_shared_memory()?;
         let mut starts = vec![0];
         starts.extend(layers.iter().scan(0, |end, &layers| {
             *end += layers;
@@ -186,7 +187,7 @@ impl DeviceComparison {
 
     /// How many layers over so many examples can be taken together, where there is memory for them.
     pub fn most_together(&self, examples: usize) -> usize {
-        Workspace::most_together(examples, self.settings)
+        plan::most_together(examples, self.settings.rbf.is_some())
     }
 
     /// Begins a batch of `examples`, of whose layers the panel holds so many `rows` at a time, and launches take `together`: how

@@ -12,6 +12,7 @@ use crate::choices::Choices;
 use crate::cudnn::Cudnn;
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 use crate::functions::Functions;
+use crate::plan;
 
 /// The names under which Linux drivers install their library.
 const DRIVER_LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -148,11 +149,24 @@ impl Device {
         &self.functions
     }
 
-    /// (free, total) device memory, in bytes.
+    /// Fails where a block's shared memory does not suffice for comparing layers.
+    ///
+    /// # Errors
+    /// [`Error::SharedMemory`].
+    pub(crate) fn check_shared_memory(&self) -> Result<(), Error> {
+        let (found, needed) = (self.properties().shared_bytes.into(), plan::COMPARING_BYTES as u64);
+        match found < needed {
+            true => Err(Error::SharedMemory { name: self.name().to_owned(), found, needed }),
+            false => Ok(()),
+        }
+    }
+
+    /// (free, total) device memory, in bytes. Waits for everything on the stream: what has been dropped is given back then.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn memory(&self) -> Result<(u64, u64), Error> {
+        self.synchronise()?;
         let memory = self.stream.context().mem_get_info();
         let (free, total) = memory.map_err(|error| refused("asking for the device's memory", error))?;
         Ok((free as u64, total as u64))

@@ -100,9 +100,22 @@ pub enum Error {
         /// Its compute capability.
         capability: Version,
     },
+    /// A device on which networks run, but too small for comparing them.
+    #[error(
+        "{name} has {found} of shared memory a block, and comparing layers takes {needed}: compare on the CPU (--device cpu); \
+         networks can be trained here", found = Bytes(*found), needed = Bytes(*needed)
+    )]
+    SharedMemory {
+        /// The device's name.
+        name: String,
+        /// The bytes that it has.
+        found: u64,
+        /// The bytes that are needed.
+        needed: u64,
+    },
     /// Device memory does not suffice.
     #[error(
-        "{what} needs {needed} of device memory, and {free} is free; smaller batches (--batch-size) or fewer layers (--layers) \
+        "{what} needs {needed} of device memory, and {free} is free; smaller batches or fewer layers \
          need less", needed = Bytes(*needed), free = Bytes(*free)
     )]
     OutOfMemory {
@@ -115,8 +128,8 @@ pub enum Error {
     },
     /// What is wanted does not fit into the device memory it may take, in however many parts.
     #[error(
-        "{what} need at least {needed} of device memory and may take {limit}, of which {free} is free; lower --batch-size or \
-         --examples, choose fewer layers with --layers, or raise --memory-limit",
+        "{what} need at least {needed} of device memory and may take {limit}, of which {free} is free; smaller \
+         batches, fewer examples or fewer layers need less, and a larger --memory-limit allows more",
         needed = Bytes(*needed), limit = Bytes(*limit), free = Bytes(*free)
     )]
     MemoryLimit {

@@ -54,6 +54,8 @@ mod probes;
 #[cfg(feature = "cuda")]
 mod rows;
 #[cfg(feature = "cuda")]
+mod stopwatch;
+#[cfg(feature = "cuda")]
 mod uploads;
 
 #[cfg(not(feature = "cuda"))]
@@ -103,6 +105,8 @@ pub use probes::{DeviceProbes, ProbeInput};
 #[cfg(feature = "cuda")]
 pub use rows::Settings;
 pub use shapes::{BatchPlace, EigenSummary, LayerSum, ProbeRecord, RowSummary, Selection, Weight};
+#[cfg(feature = "cuda")]
+pub use stopwatch::Stopwatch;
 #[cfg(feature = "cuda")]
 pub use uploads::{HostValues, Uploads};
 

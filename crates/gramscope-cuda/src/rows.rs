@@ -96,12 +96,6 @@ impl Workspace {
         })
     }
 
-    /// How many layers over so many examples are taken together at most: where one fills the device for long, or takes many launches
-    /// of its own, one.
-    pub(crate) fn most_together(examples: usize, settings: Settings) -> usize {
-        if examples > plan::FUSED_ROWS || settings.rbf.is_some() { 1 } else { LAYERS_TOGETHER }
-    }
-
     /// How many of `x`, from the first on and of at most so many, can be taken together.
     pub(crate) fn layers_together(x: &[&Values<'_>], examples: usize, most: usize) -> usize {
         let mut columns = 0;
@@ -155,7 +149,7 @@ impl Workspace {
         mut layers: Layers<'_>,
         mut to: Destination<'_>,
     ) -> Result<(), Error> {
-        if Self::most_together(layers.examples, settings) == 1 {
+        if plan::most_together(layers.examples, settings.rbf.is_some()) == 1 {
             // It shares the device with nobody.
             layers.sharing = layers.columns();
         }

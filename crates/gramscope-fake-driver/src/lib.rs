@@ -4,7 +4,7 @@
 //! alone: nothing that users build depends on this crate.
 //!
 //! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
-//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,trace=FILE`, in any
+//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,shared=BYTES,trace=FILE`, in any
 //! order, any of them left out. Everything is synchronous but copies from pinned memory on streams other than the default one,
 //! which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the call that
 //! frees it fails.
@@ -418,7 +418,7 @@ driver! {
         let _ = extra;
         let Some(kernel) = machine::name(function) else { return INVALID_VALUE };
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
-        if shared_bytes as usize > machine::SHARED_BYTES || geometry.contains(&0) {
+        if shared_bytes as usize > machine::machine().shared || geometry.contains(&0) {
             return INVALID_VALUE;
         }
         stream::synchronise(stream);

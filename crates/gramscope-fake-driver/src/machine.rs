@@ -8,8 +8,8 @@ use std::sync::{LazyLock, Mutex};
 
 use crate::{LAUNCH_FAILED, SUCCESS};
 
-/// Shared memory a block, in bytes: a Hopper's.
-pub(crate) const SHARED_BYTES: usize = 232_448;
+/// Shared memory a block, in bytes, unless another number is asked for: a Hopper's.
+const SHARED_BYTES: usize = 232_448;
 
 /// Device, driver, memory.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
+    /// Shared memory a block, in bytes.
+    pub(crate) shared: usize,
     /// Where a line a kernel is written, its name and the bytes of device memory that are in use; the same of "graph" before those
     /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; one a wait for a stream,
     /// "synchronise 0"; and one for each end of a profiler's range.
@@ -46,6 +48,7 @@ impl Machine {
             devices: small("devices", 1),
             capability: small("capability", 90),
             memory: value("memory", 4096) << 20,
+            shared: value("shared", SHARED_BYTES),
             trace: text.split(',').find_map(|pair| pair.strip_prefix("trace=")).map(PathBuf::from),
         }
     }
@@ -85,7 +88,7 @@ impl Machine {
             38 => 1 << 20,
             75 => self.capability / 10,
             76 => self.capability % 10,
-            97 => c_int::try_from(SHARED_BYTES).ok()?,
+            97 => c_int::try_from(self.shared).ok()?,
             // Memory pools.
             115 => 1,
             _ => return None,

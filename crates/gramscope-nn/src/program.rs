@@ -2,7 +2,7 @@
 //!
 //! [`Program`] is made from a network's [`Topology`], in one of three forms: evaluation (`forward`), with what follows a batch norm
 //! fused into it, whole or without some blocks (`ablation`); observation, where every layer of [`Topology::layers`] exists for a while
-//! and is handed out, several together (`waiting`); and training, whose backward steps are derived from the forward ones, last first
+//! and is handed out, alone or several together (`waiting`); and training, whose backward steps are derived from the forward ones, last first
 //! (`backward`). A value is `[images, side, side, channels]`. Values that are never there at the same time share a slot of memory
 //! (`slots`).
 
@@ -20,6 +20,7 @@ use crate::topology::{ConvolutionPlan, Topology};
 use forward::Builder;
 #[cfg(feature = "cuda")]
 pub(crate) use slots::Slots;
+pub(crate) use waiting::HandOut;
 
 /// The place of a value among a program's.
 pub(crate) type ValueId = usize;
@@ -159,13 +160,13 @@ pub(crate) struct Program {
 impl Program {
     /// What gives the logits, and nothing beside.
     pub(crate) fn evaluation(topology: &Topology, image_side: usize) -> Self {
-        Builder::new(topology, image_side, false).network(topology).program
+        Builder::new(topology, image_side, None).network(topology).program
     }
 
     /// The same with a tap of every layer, in the order of [`Topology::layers`]. Layers that are handed out together are tapped one right
     /// behind the other, and lie there until then.
-    pub(crate) fn observation(topology: &Topology, image_side: usize) -> Self {
-        Builder::new(topology, image_side, true).network(topology).program
+    pub(crate) fn observation(topology: &Topology, image_side: usize, how: HandOut) -> Self {
+        Builder::new(topology, image_side, Some(how)).network(topology).program
     }
 
     /// What gives the loss and every parameter's gradient.
@@ -175,7 +176,7 @@ impl Program {
 
     /// The same of the sum of the loss and of a penalty on the first components of the blocks' outputs.
     pub(crate) fn penalised(topology: &Topology, image_side: usize, penalty: FirstComponentPenalty) -> Self {
-        let mut builder = Builder::new(topology, image_side, false);
+        let mut builder = Builder::new(topology, image_side, None);
         builder.program.penalty = Some(penalty);
         builder.network(topology).program.with_backward()
     }

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::launch::is_collecting;
 use crate::plan::convolution::Product;
 use crate::plan::{Arithmetic, Convolution};
+use crate::stopwatch::Stopwatch;
 use descriptor::attribute::{VARIANT_PACK_DATA_POINTERS, VARIANT_PACK_UNIQUE_IDS, VARIANT_PACK_WORKSPACE};
 use descriptor::{Address, Descriptor, Kind, RawHandle};
 use engines::{Plan, Target};
@@ -71,7 +72,6 @@ pub(crate) struct Cudnn {
 struct Handle {
     api: &'static Library,
     raw: *mut c_void,
-    stream: Arc<CudaStream>,
 }
 
 // SAFETY: a handle may be used from any thread by one at a time; whoever uses it holds the lock of the plans.
@@ -86,7 +86,7 @@ impl Handle {
         // SAFETY: the call writes one pointer, which `raw` is; the device's context is this thread's.
         let status = unsafe { (api.functions().cudnnCreate)(&raw mut raw) };
         api.check("starting cuDNN", status)?;
-        let handle = Self { api, raw, stream: stream.clone() };
+        let handle = Self { api, raw };
         // SAFETY: the handle is alive, and the stream as long as it.
         let status = unsafe { (api.functions().cudnnSetStream)(raw, stream.cu_stream().cast()) };
         api.check("giving cuDNN a stream", status)?;
@@ -94,11 +94,16 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Cudnn {
     fn drop(&mut self) {
-        // What is enqueued may use what the handle has. What the driver says now, it would say to whoever asks next.
+        // What is enqueued may use what plans and handle have. What the driver says now, it would say to whoever asks next.
         let _ = bind(&self.stream);
         let _ = self.stream.synchronize();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
         // SAFETY: the handle is alive until now and is used no more. There is nothing to be done about an error.
         let _ = unsafe { (self.api.functions().cudnnDestroy)(self.raw) };
     }
@@ -168,7 +173,7 @@ impl Cudnn {
         let choice = match self.choices.find(&of).map_err(kept)? {
             Some(choice) => choice,
             None => {
-                let fastest = self.measure(device, &target, &graph, problem)?;
+                let Some(fastest) = self.measure(device, &target, &graph, problem)? else { return Ok(None) };
                 self.choices.keep(&of, fastest).map_err(kept)?
             }
         };
@@ -182,13 +187,22 @@ impl Cudnn {
         }
     }
 
-    /// The engine that is the fastest on tensors of its own, by the least of a few measurements.
-    fn measure(&self, device: &Device, target: &Target, graph: &Graph, problem: &Problem) -> Result<Choice, Error> {
+    /// The engine that is the fastest on tensors of its own, by the least of a few measurements, or a kernel of ours where there is
+    /// none. Nothing where there are some and all failed, as they do where a library that they are compiled with is missing: that
+    /// can change.
+    fn measure(
+        &self,
+        device: &Device,
+        target: &Target,
+        graph: &Graph,
+        problem: &Problem,
+    ) -> Result<Option<Choice>, Error> {
         let tensors = Tensors::new(device, problem)?;
         let pack = |workspace: u64| tensors.pack(self.api, workspace);
         let mut best: Option<(f64, Choice)> = None;
         let candidates = engines::candidates(self.api, target, graph, problem.arithmetic)?;
-        let (mut measured, mut compiled) = (0, 0);
+        let mut stopwatch = Stopwatch::new(device)?;
+        let (mut measured, mut compiled, mut failed) = (0, 0, 0);
         for engines::Candidate { choice, config, is_compiled } in candidates {
             if measured == MOST_MEASURED {
                 break;
@@ -200,7 +214,10 @@ impl Cudnn {
                 compiled += 1;
             }
             // An engine that is offered may refuse all the same.
-            let Ok(plan) = Plan::new(self.api, target, config) else { continue };
+            let Ok(plan) = Plan::new(self.api, target, config) else {
+                failed += 1;
+                continue;
+            };
             if plan.workspace > MOST_WORKSPACE {
                 continue;
             }
@@ -209,19 +226,21 @@ impl Cudnn {
             let pack = pack(workspace)?;
             // The first launch loads kernels.
             if self.execute(&plan, &pack).is_err() {
+                failed += 1;
                 continue;
             }
             measured += 1;
             for _ in 0..ROUNDS {
-                let start = device.now()?;
-                (0..LAUNCHES).try_for_each(|_| self.execute(&plan, &pack))?;
-                let time = start.microseconds_to(&device.now()?)?;
+                let time = stopwatch.microseconds(|| (0..LAUNCHES).try_for_each(|_| self.execute(&plan, &pack)))?;
                 if best.as_ref().is_none_or(|(least, _)| time < *least) {
                     best = Some((time, choice.clone()));
                 }
             }
         }
-        Ok(best.map_or(Choice::Own, |(_, choice)| choice))
+        match best {
+            Some((_, choice)) => Ok(Some(choice)),
+            None => Ok((failed == 0).then_some(Choice::Own)),
+        }
     }
 
     /// Enqueues a plan over the tensors of a pack. Whoever calls it holds the lock of the plans, and has turned to the device.

@@ -261,6 +261,12 @@ fn each(count: usize) -> Geometry {
     Geometry::new([count.div_ceil(ENTRY_THREADS), 1, 1], ENTRY_THREADS, 0)
 }
 
+/// How many layers over so many examples are taken together at most, of which the kernel is the RBF one or not: where one fills the
+/// device for long, or takes many launches of its own, one.
+pub fn most_together(examples: usize, rbf: bool) -> usize {
+    if examples > FUSED_ROWS || rbf { 1 } else { LAYERS_TOGETHER }
+}
+
 /// `gs_gram_fused_*`; none where there are more than [`FUSED_ROWS`] examples or the device lacks the shared memory.
 pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Split> {
     let rows = strips(examples) * STRIP;
@@ -279,11 +285,13 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     })
 }
 
+/// Rows that a buffer of `gs_gram_tiled_*` holds beside those of examples: shifts and largest values.
+const TILED_EXTRA_ROWS: usize = 2;
+
 /// `gs_gram_tiled_*`; none where the device lacks the shared memory.
 pub fn gram_tiled(examples: usize, features: usize, device: Device) -> Option<Split> {
     let tiles = triangle(examples.div_ceil(TILE));
-    // A buffer holds two more rows: shifts and largest values.
-    let (splits, buffers, geometry) = tiled(tiles, features, 2, device)?;
+    let (splits, buffers, geometry) = tiled(tiles, features, TILED_EXTRA_ROWS, device)?;
     let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
     Some(Split { geometry, splits, buffers, partials, exponents })
 }
@@ -403,8 +411,14 @@ fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Op
     Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
 }
 
+/// Bytes of shared memory a block without which nothing is compared: what the kernel takes that needs the most of it.
+pub const COMPARING_BYTES: usize = {
+    let rows = 2 * TILE;
+    TILED_MIN_BUFFERS * (rows + TILED_EXTRA_ROWS) * ROW_BYTES + exponent_bytes(rows)
+};
+
 /// Exponents of three slabs and of two flushes, reaches, what of them has been counted; the slab of the last change, twice.
-fn exponent_bytes(rows: usize) -> usize {
+const fn exponent_bytes(rows: usize) -> usize {
     7 * rows * size_of::<i32>() + 16
 }
 

@@ -62,6 +62,11 @@ impl DeviceNetwork {
         match self.0 {}
     }
 
+    /// Hands layers out several at a time.
+    pub fn hand_out_together(&mut self) {
+        match self.0 {}
+    }
+
     /// The logits of a batch with blocks deleted.
     ///
     /// # Errors

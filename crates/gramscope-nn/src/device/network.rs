@@ -13,7 +13,7 @@ use super::replay::Replay;
 use super::tasks::{Evaluation, Learning, TrainingStep};
 use super::{Images, Observe, Observed, TakeLayer, Totals};
 use crate::network::ablation::check_variants;
-use crate::program::Program;
+use crate::program::{HandOut, Program};
 use crate::topology::Topology;
 use crate::{Error, FirstComponentPenalty, ResNet, Result, Sgd};
 
@@ -62,7 +62,7 @@ impl DeviceNetwork {
             state,
             statistics,
             evaluation: executor(evaluation),
-            observation: executor(Program::observation(&topology, image_side)),
+            observation: executor(Program::observation(&topology, image_side, HandOut::OneByOne)),
             training: executor(Program::training(&topology, image_side)),
             ablation: None,
             learning: None,
@@ -85,6 +85,12 @@ impl DeviceNetwork {
         self.observation.bytes(images)
     }
 
+    /// Hands layers out several at a time from now on ([`Self::forward_observed`]). They wait for each other, which takes memory.
+    pub fn hand_out_together(&mut self) {
+        let program = Program::observation(&self.topology, self.image_side, HandOut::Together);
+        self.observation = AnyExecutor::new(&self.device, self.arithmetic, program);
+    }
+
     /// Takes the memory in which `other` was observed, if it is of use here, behind what is enqueued; it is freed otherwise. So
     /// that networks that take turns have as much as one of them.
     pub fn take_memory_of(&mut self, other: &mut Self) {
@@ -103,8 +109,8 @@ impl DeviceNetwork {
         self.evaluation.logits(count)
     }
 
-    /// Enqueues a batch and hands every layer's output to `observe`, on the device, in the order of [`ResNet::layers`], one or more
-    /// at a time: as many as have 2^19 values an image together, or fewer.
+    /// Enqueues a batch and hands every layer's output to `observe`, on the device, in the order of [`ResNet::layers`], one
+    /// at a time or, behind [`Self::hand_out_together`], as many as have 2^19 values an image together, or fewer.
     ///
     /// # Errors
     /// Those of `observe`; [`Error::Device`] and [`Error::Shape`].

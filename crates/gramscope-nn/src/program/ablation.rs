@@ -1,7 +1,6 @@
 //! A network without some of its blocks, for many choices of them at once.
 
 use super::forward::Builder;
-use super::waiting::Waiting;
 use super::{IMAGES, Program, Step, Tapped, ValueId};
 use crate::topology::{BlockPlan, ShortcutPlan, Topology};
 
@@ -14,8 +13,7 @@ impl Program {
         let mut program = Self::evaluation(topology, image_side);
         program.steps.clear();
         program.values.truncate(IMAGES + 1);
-        let builder = Builder { program, observed: false, waiting: Waiting::default() };
-        let mut tree = Tree { builder, blocks: &topology.blocks, variants };
+        let mut tree = Tree { builder: Builder::on(program, None), blocks: &topology.blocks, variants };
         let x = tree.builder.stem(&topology.stem);
         tree.follow(0, x, &(0..variants.len()).collect::<Vec<_>>());
         tree.builder.program

@@ -1,6 +1,6 @@
 //! The forward steps of a network, with what is on the way kept where layers are looked at.
 
-use super::waiting::{Place, Waiting};
+use super::waiting::{HandOut, Place, Waiting};
 use super::{IMAGES, NamedConvolution, NamedNorm, Program, Seen, Step, Tapped, Value, ValueId};
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
 
@@ -14,7 +14,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new(topology: &Topology, image_side: usize, observed: bool) -> Self {
+    /// Of a network whose layers are handed out as `observed` says, if they are.
+    pub(super) fn new(topology: &Topology, image_side: usize, observed: Option<HandOut>) -> Self {
         let program = Program {
             steps: Vec::new(),
             values: vec![Value { side: image_side, channels: IMAGE_CHANNELS }],
@@ -24,7 +25,12 @@ impl Builder {
             features: topology.features(),
             classes: topology.classes,
         };
-        Self { program, observed, waiting: Waiting::default() }
+        Self::on(program, observed)
+    }
+
+    /// Goes on with `program`.
+    pub(super) fn on(program: Program, observed: Option<HandOut>) -> Self {
+        Self { program, observed: observed.is_some(), waiting: Waiting::new(observed.unwrap_or(HandOut::OneByOne)) }
     }
 
     pub(super) fn network(mut self, topology: &Topology) -> Self {

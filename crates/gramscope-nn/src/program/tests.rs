@@ -74,8 +74,11 @@ fn check_memory(program: &Program) {
 fn nothing_is_read_that_is_not_there() {
     for config in configs() {
         let (topology, side) = (config.topology(), config.image_side);
-        for program in [Program::evaluation, Program::observation, Program::training, penalised] {
+        for program in [Program::evaluation, Program::training, penalised] {
             check_memory(&program(&topology, side));
+        }
+        for how in [HandOut::OneByOne, HandOut::Together] {
+            check_memory(&Program::observation(&topology, side, how));
         }
     }
 }
@@ -83,7 +86,15 @@ fn nothing_is_read_that_is_not_there() {
 #[test]
 fn taps_are_the_layers_in_their_order() {
     for config in configs() {
-        let program = Program::observation(&config.topology(), config.image_side);
+        let together = Program::observation(&config.topology(), config.image_side, HandOut::Together);
+        let program = Program::observation(&config.topology(), config.image_side, HandOut::OneByOne);
+        assert!(groups(&program).iter().all(|group| group.len() == 1));
+        let computed = |program: &Program| {
+            let steps = program.steps.iter().filter(|step| !matches!(step, Step::Tap { .. }));
+            steps.copied().collect::<Vec<_>>()
+        };
+        assert_eq!(computed(&program), computed(&together));
+        assert!(program.slots().length(1) <= together.slots().length(1));
         let layers = config.layers();
         let taps: Vec<(usize, Vec<usize>)> = program
             .steps
@@ -133,7 +144,8 @@ fn layers_are_handed_out_together() {
     const VALUES: usize = 1 << 19;
     let deep = ResNetConfig { depth: 110, ..ResNetConfig::default() };
     let wide = ResNetConfig { depth: 38, width: 10.0, ..ResNetConfig::default() };
-    let groups = |config: &ResNetConfig| groups(&Program::observation(&config.topology(), config.image_side));
+    let program = |config: &ResNetConfig, how| Program::observation(&config.topology(), config.image_side, how);
+    let groups = |config: &ResNetConfig| groups(&program(config, HandOut::Together));
     // Of three layers that a batch norm gives here two are more than go together.
     let large = ResNetConfig { depth: 8, width: 8.0, image_side: 64, ..ResNetConfig::default() };
     for config in configs().iter().chain([&deep, &wide, &large]) {
@@ -148,6 +160,8 @@ fn layers_are_handed_out_together() {
         }
     }
     assert!(groups(&deep).len() <= 8, "{} groups", groups(&deep).len());
+    let numbers = |how| program(&deep, how).slots().length(1);
+    assert!(4 * numbers(HandOut::OneByOne) < numbers(HandOut::Together), "waiting takes no memory");
 }
 
 /// Where a device looks for parameters and statistics, and which shapes it expects there.

@@ -6,9 +6,15 @@ use gramscope_cuda::plan::LAYERS_TOGETHER;
 
 use super::{Step, Tapped};
 
-/// Layers that are handed out together have up to so many values an image: enough to keep a GPU busy for a hundred times what
-/// launches cost, and in float32 512 MiB of its memory for 256 images.
-const TOGETHER_VALUES: usize = 1 << 19;
+/// How layers of a network that is observed are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandOut {
+    /// Each when it is there, so that nothing waits.
+    OneByOne,
+    /// Several, with up to 2^19 values an image: enough to keep a GPU busy for a hundred times what launches cost, and in float32
+    /// 512 MiB of its memory for 256 images.
+    Together,
+}
 
 /// The number of a layer that waits. It stands until that layer is there.
 #[derive(Clone, Copy)]
@@ -16,8 +22,10 @@ pub(super) struct Place(usize);
 
 /// Layers in their order, which is not that in which they are computed: a block's last batch norm comes before the shortcut, and
 /// adds what that gives.
-#[derive(Default)]
 pub(super) struct Waiting {
+    /// The most values an image of layers that are handed out together; a layer with more is handed out alone.
+    most_values: usize,
+
     /// Layers before the first of these.
     before: usize,
     /// Each with its numbers an image. None: it is still to be computed.
@@ -27,6 +35,15 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// None yet.
+    pub(super) fn new(how: HandOut) -> Self {
+        let most_values = match how {
+            HandOut::OneByOne => 0,
+            HandOut::Together => 1 << 19,
+        };
+        Self { most_values, before: 0, layers: VecDeque::new(), groups: 0 }
+    }
+
     /// Counts a layer that is still to be computed.
     pub(super) fn count(&mut self) -> Place {
         self.layers.push_back(None);
@@ -42,12 +59,12 @@ impl Waiting {
     pub(super) fn hand_out_enough(&mut self) -> Vec<Step> {
         let (mut layers, mut values) = (0, 0);
         while let Some(&Some((_, more))) = self.layers.get(layers) {
-            if layers == LAYERS_TOGETHER || values + more > TOGETHER_VALUES {
+            if layers == LAYERS_TOGETHER || values + more > self.most_values {
                 return self.hand_out(layers.max(1));
             }
             (layers, values) = (layers + 1, values + more);
         }
-        if layers == LAYERS_TOGETHER || values == TOGETHER_VALUES { self.hand_out(layers) } else { Vec::new() }
+        if layers == LAYERS_TOGETHER || values == self.most_values { self.hand_out(layers) } else { Vec::new() }
     }
 
     /// The taps of all, at the end.

@@ -90,6 +90,13 @@ impl Model {
         self.processor.gpu()
     }
 
+    /// Has a GPU hand layers out several at a time from now on.
+    pub(super) fn hand_out_together(&self) {
+        if let Some(network) = &self.on_device {
+            network.borrow_mut().hand_out_together();
+        }
+    }
+
     /// Takes the memory in which a GPU ran `other`, so that models that take turns have as much as one of them.
     pub(super) fn take_memory_of(&self, other: &Self) {
         if let (Some(network), Some(other)) = (&self.on_device, &other.on_device) {

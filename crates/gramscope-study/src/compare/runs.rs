@@ -159,6 +159,9 @@ pub fn compare_runs(
     let kept = kept(data.len(), dropped.as_ref());
     let batches = Batches::cut(kept.len(), options)?;
     let models = Model::open_all(runs, options.layers.as_ref(), &data, processor)?;
+    if options.cka.takes_together(options.batch_size) {
+        models.iter().for_each(Model::hand_out_together);
+    }
 
     let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
     // What is on a GPU already is not uploaded, unless the host normalises it first.

@@ -157,7 +157,11 @@ fn on_gpu(
     let features = network.layers().iter().map(|layer| layer.shape.iter().product()).max().unwrap_or(0);
     let stored = Rc::new(StoredImages::new(device, images.pixels(), images.labels(), images.image_side())?);
     let order: Vec<u32> = (0..u32::try_from(examples)?).collect();
-    let network = Rc::new(RefCell::new(DeviceNetwork::new(network, device.clone(), arithmetic)?));
+    let mut network = DeviceNetwork::new(network, device.clone(), arithmetic)?;
+    if Options::default().takes_together(examples) {
+        network.hand_out_together();
+    }
+    let network = Rc::new(RefCell::new(network));
     let batch = |kind| -> anyhow::Result<Batch> {
         let (device, network, images, order) = (device.clone(), network.clone(), stored.clone(), order.clone());
         let gram = match kind {

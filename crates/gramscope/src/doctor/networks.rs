@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device as Host, Tensor};
 use candle_nn::Optimizer;
 use gramscope_cuda::Device;
-use gramscope_cuda::plan::Arithmetic;
-use gramscope_nn::device::{DeviceNetwork, Images};
+use gramscope_cuda::plan::{Arithmetic, Placing};
+use gramscope_nn::device::{DeviceNetwork, Images, Order, StoredImages};
 use gramscope_nn::{Family, FirstComponentPenalty, ResNet, ResNetConfig, Sgd, SgdConfig, Shake, StepOptions};
 
 use super::inputs::numbers;
@@ -46,6 +46,9 @@ pub(super) fn check(report: &mut Report<'_>, device: &Arc<Device>) {
     for (name, arithmetic) in [("f32", Arithmetic::Float32), ("tf32", Arithmetic::Tf32), ("bf16", Arithmetic::Bf16)] {
         report.check(&format!("ten training steps, the same bits twice, {name}"), || {
             twice(penalised, device, arithmetic)
+        });
+        report.check(&format!("ten training steps, captured as launched one by one, {name}"), || {
+            captured(plain, device, arithmetic)
         });
     }
 }
@@ -205,6 +208,51 @@ fn twice(training: &Training, device: &Arc<Device>, arithmetic: Arithmetic) -> a
     let mut finding = Finding::new(0.0);
     for ((_, first), (_, second)) in once()?.iter().zip(once()?) {
         finding.compare_all(second, first, 1.0);
+    }
+    Ok(finding)
+}
+
+/// Two epochs of five steps on images that lie on the device, of which all but the first are launched as one graph each, against the
+/// same images from the host, kernel by kernel: the same bits.
+fn captured(training: &Training, device: &Arc<Device>, arithmetic: Arithmetic) -> anyhow::Result<Finding> {
+    const EPOCHS: u32 = 2;
+    let side = training.config.image_side;
+    let images = STEPS / EPOCHS as usize * IMAGES;
+    let mut numbers = numbers(6);
+    let bytes: Vec<u8> = (0..images * side * side * 3).map(|_| numbers.below(256) as u8).collect();
+    let labels: Vec<u32> = (0..images as u32).map(|image| image % 10).collect();
+    let host = training.network()?;
+    let mut sgd = Sgd::for_network(&host, SGD)?;
+    let learning = || -> anyhow::Result<DeviceNetwork> {
+        let mut network = DeviceNetwork::new(&host, device.clone(), arithmetic)?;
+        network.learn(&sgd)?;
+        Ok(network)
+    };
+    let (mut replayed, mut launched) = (learning()?, learning()?);
+    let stored = StoredImages::new(device, &bytes, &labels, side)?;
+    let mut order = Order::new(device.clone(), images, Placing::default())?;
+    for epoch in 1..=EPOCHS {
+        // 7 has no factor in common with the number of images.
+        let of_epoch: Vec<u32> = (0..images as u32).map(|image| (image * 7 + epoch) % images as u32).collect();
+        order.begin(&of_epoch, 0, epoch)?;
+        for batch in of_epoch.chunks(IMAGES) {
+            replayed.step(Images::Next { images: &stored, order: &mut order, count: IMAGES })?;
+            let length = side * side * 3;
+            let of =
+                |&image: &u32| bytes[image as usize * length..][..length].iter().map(|&byte| f32::from(byte) / 255.0);
+            let pixels: Vec<f32> = batch.iter().flat_map(of).collect();
+            let labels: Vec<u32> = batch.iter().map(|&image| labels[image as usize]).collect();
+            launched.step(Images::Host { pixels: &pixels, labels: &labels, shake: None })?;
+        }
+    }
+    let mut learnt = |network: &DeviceNetwork| {
+        network.write_back(&host, &mut sgd)?;
+        state(&host)
+    };
+    let (replayed, launched) = (learnt(&replayed)?, learnt(&launched)?);
+    let mut finding = Finding::new(0.0);
+    for ((_, found), (_, expected)) in replayed.iter().zip(launched) {
+        finding.compare_all(found.iter().copied(), &expected, 1.0);
     }
     Ok(finding)
 }

@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use gramscope_cuda::ceilings::{self, Products};
-use gramscope_cuda::{Bytes, Cublas, Device, Error, Slice, View, ViewMut};
+use gramscope_cuda::{Bytes, Cublas, Device, Error, Slice, Stopwatch, View, ViewMut};
 use gramscope_train::choices::KeptChoices;
 use regex::Regex;
 use serde_json::json;
@@ -33,7 +33,7 @@ const WHAT: &str = "a benchmark";
 /// Measurements, of which the median counts.
 const ROUNDS: usize = 15;
 /// Launches a measurement.
-const LAUNCHES: usize = 4;
+const LAUNCHES: usize = 8;
 /// Measurements of a naive twin, of one launch each: it takes long, and nobody tunes it.
 const NAIVE_ROUNDS: usize = 3;
 /// Naive kernels are measured where they take no more operations than this.
@@ -281,7 +281,8 @@ fn pattern(index: usize) -> f32 {
     (index % 97) as f32 * 0.1 - 4.0
 }
 
-/// The median of microseconds a launch, by events around several, after one measurement that does not count.
+/// The median of microseconds a launch, by events around several that are enqueued while the device is busy, after one measurement that
+/// does not count.
 fn time(device: &Device, launch: &mut dyn FnMut(usize) -> Result<(), Error>) -> Result<f64, Error> {
     measure(device, ROUNDS, LAUNCHES, launch)
 }
@@ -301,15 +302,12 @@ fn measure(
     launches: usize,
     launch: &mut dyn FnMut(usize) -> Result<(), Error>,
 ) -> Result<f64, Error> {
+    let mut stopwatch = Stopwatch::new(device)?;
     let mut times = Vec::with_capacity(rounds);
     for round in 0..=rounds {
-        let start = device.now()?;
-        for index in 0..launches {
-            launch(round * launches + index)?;
-        }
-        let us = start.microseconds_to(&device.now()?)? / launches as f64;
+        let all = stopwatch.microseconds(|| (0..launches).try_for_each(|index| launch(round * launches + index)))?;
         if round > 0 {
-            times.push(us);
+            times.push(all / launches as f64);
         }
     }
     Ok(median(times))
