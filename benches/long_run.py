@@ -80,7 +80,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         # More epochs than there is time for.
-        train = f"{binary} train --data builtin --depth 20 --epochs 1000000 --device {arguments.device} --out {run} --quiet".split()
+        train = f"{binary} train --data builtin --train-images 2000 --test-images 500 --depth 20 --epochs 1000000 --device {arguments.device} --out {run} --quiet".split()
         compare = f"{binary} cka {run} --passes 1000000 --device {arguments.device} --out {folder}/cka --quiet".split()
         commands = {"train": train, "resume": [*train, "--resume"], "cka": compare}
         on_device = DeviceMemory(arguments.device)

@@ -87,7 +87,7 @@ fn settings_that_make_no_network_are_explained() {
     fails(["train", "--depth", "8", "--fraction", "1.5", "--out", &out], 1, &["fraction", "1.5"]);
     fails(["train", "--depth", "8", "--epochs", "0", "--out", &out], 1, &["epochs"]);
     fails(["train", "--depth", "8", "--train-images", "50", "--out", &out], 1, &["batch", "50"]);
-    fails(["train", "--depth", "8", "--device", "cuda:0", "--out", &out], 1, &["CUDA", "--device cpu"]);
+    fails(["train", "--depth", "8", "--device", "cuda:0", "--out", &out], 1, &["--device cuda:0", "the CPU"]);
     fails(["bench", "train", "--depth", "15"], 1, &["15", "14", "20"]);
     let padded = ["train", "--depth", "8", "--image-side", "8", "--crop-padding", "8", "--out", &out];
     fails(padded, 1, &["crop_padding", "--crop-padding", "smaller than the images' side"]);

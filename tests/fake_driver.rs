@@ -274,7 +274,7 @@ fn components_are_those_of_the_cpu() {
         let (refused, ..) = analyse("cuda:0", "1K");
         assert_eq!(refused.status.code(), Some(1));
         let message = text(&refused.stderr);
-        assert!(message.contains("--examples") && message.contains("components of 24 examples"), "{message}");
+        assert!(message.contains("fewer examples") && message.contains("components of 24 examples"), "{message}");
         let limit = needed(&message) + (3 << 10);
         let (parts, trace, parts_out) = analyse("cuda:0", &limit.to_string());
         assert!(parts.status.success(), "{}", text(&parts.stderr));

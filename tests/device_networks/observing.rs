@@ -84,13 +84,13 @@ fn observed_layers_are_those_of_evaluation_and_of_the_cpu() {
             let mut together = DeviceNetwork::new(&network, device.clone(), arithmetic).unwrap();
             together.hand_out_together();
             assert!(on_device.observation_bytes(IMAGES) <= together.observation_bytes(IMAGES));
-            let mut expected = layers.iter();
+            let mut alone = layers.iter();
             let compare = &mut |_, values: &[f32]| {
-                assert!(expected.next().unwrap() == values, "{arithmetic:?}, {config:?}");
+                assert!(alone.next().unwrap() == values, "{arithmetic:?}, {config:?}");
                 Ok::<(), Error>(())
             };
             together.forward_copied(batch(), &|_| true, compare).unwrap();
-            assert!(expected.next().is_none());
+            assert!(alone.next().is_none());
             let evaluated = on_device.forward(batch()).unwrap();
             let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(layers.last().unwrap()), bits(&evaluated), "{arithmetic:?}, {config:?}");
