@@ -207,7 +207,7 @@ fn every_form_of_a_network_numbers_its_layers_alike() {
     for config in configs() {
         let (topology, side) = (config.topology(), config.image_side);
         let expected = names(&Program::evaluation(&topology, side));
-        for program in [Program::observation, Program::training, penalised] {
+        for program in [observation, Program::training, penalised] {
             assert_eq!(names(&program(&topology, side)), expected);
         }
         if config.residual {
@@ -236,6 +236,10 @@ fn training_gives_every_gradient_once() {
         assert_eq!(heads, 1);
         assert!(program.steps.iter().filter(|step| matches!(step, Step::Loss)).count() == 1);
     }
+}
+
+fn observation(topology: &Topology, image_side: usize) -> Program {
+    Program::observation(topology, image_side, HandOut::Together)
 }
 
 fn penalised(topology: &Topology, image_side: usize) -> Program {
@@ -370,7 +374,7 @@ fn every_block_of_two_branches_mixes_them_under_its_number() {
     for config in configs() {
         let (topology, side) = (config.topology(), config.image_side);
         let blocks: Vec<usize> = if config.shake_shake { (0..topology.blocks.len()).collect() } else { vec![] };
-        for program in [Program::evaluation, Program::observation] {
+        for program in [Program::evaluation, observation] {
             assert_eq!(mixed_blocks(&program(&topology, side)), [blocks.clone(), vec![]]);
         }
         let backwards = blocks.iter().rev().copied().collect();

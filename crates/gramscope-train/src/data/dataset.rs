@@ -155,6 +155,7 @@ pub(super) fn image_bytes(image_side: usize) -> usize {
 ///
 /// # Errors
 /// [`DataError::Setting`] for more images than 2^31 or than memory can be asked for.
+#[allow(clippy::slow_vector_initialization, reason = "vec! ends the process where there is no memory")]
 pub(super) fn room(images: usize, image_side: usize, key: &'static str) -> Result<Vec<u8>, DataError> {
     let bytes = images.checked_mul(image_bytes(image_side)).filter(|_| images <= 1 << 31);
     let mut pixels = Vec::new();

@@ -79,11 +79,12 @@ fn a_run_that_is_asked_to_stop_between_epochs_begins_no_step() {
     let root = tempfile::tempdir().unwrap();
     let whole = root.path().join("whole");
     train_quietly(&setting, &whole, Start::Fresh).unwrap();
-    let last_step = |event: &Event<'_>| matches!(event, Event::Step { epoch: 2, step: 2, .. });
-    let end = |event: &Event<'_>| matches!(event, Event::Epoch(metrics) if metrics.epoch == 2);
-    let cases: [(&str, &dyn Fn(&Event<'_>) -> bool, (usize, usize)); 2] =
-        [("evaluating", &last_step, (2, 2)), ("ended", &end, (3, 0))];
-    for (name, asks, at) in cases {
+    for (name, while_evaluating, at) in [("evaluating", true, (2, 2)), ("ended", false, (3, 0))] {
+        let asks = |event: &Event<'_>| match event {
+            Event::Step { epoch: 2, step: 2, .. } => while_evaluating,
+            Event::Epoch(metrics) => metrics.epoch == 2,
+            _ => false,
+        };
         let (dir, stop) = (root.path().join(name), AtomicBool::new(false));
         let stopped = train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Fresh, &stop, &mut |event| {
             stop.fetch_or(asks(&event), Ordering::Relaxed);

@@ -63,11 +63,11 @@ impl<'a> Rows<'a> {
 
 impl RowFile {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let mut first = [b'{'];
+        let mut first = Vec::new();
         if path.is_file() {
-            File::open(path)?.read(&mut first)?;
+            File::open(path)?.take(1).read_to_end(&mut first)?;
         }
-        if first != [b'{'] {
+        if first.iter().any(|&byte| byte != b'{') {
             bail!("there is a file of this name that holds no rows; choose another, or move it away");
         }
         let file = File::options().append(true).create(true).open(path)?;
