@@ -296,7 +296,7 @@ def compute(kind, run, images, device, out, precision, network, family):
 
     with torch.no_grad():
         matrix, ms = call(1)
-        np.save(out, matrix.cpu().numpy())
+        np.save(out, matrix.float().cpu().numpy() if precision == "bf16" else matrix.cpu().numpy())
         if precision != "float64":
             _, ms = call(1)
             batches = max(1, min(MOST_BATCHES, math.ceil(1e3 * TIMED_SECONDS / ms / 4)))

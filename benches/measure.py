@@ -49,7 +49,8 @@ class DeviceMemory:
             self.nvml = None
         if self.nvml and self.nvml.nvmlInit_v2() == 0:
             self.gpu = ctypes.c_void_p()
-            self.nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.gpu))
+            number = int(device.partition(":")[2] or 0)
+            self.nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(self.gpu))
             self.before = self.used()
             self.thread = threading.Thread(target=self.look) if self.before is not None else None
 

@@ -54,7 +54,7 @@ for study in "${studies[@]}"; do
     left=$((end - SECONDS))
     if [[ $left -le 0 ]]; then
         echo "== no time left for $study"
-        outcome=75
+        [[ $outcome -eq 1 ]] || outcome=75
         break
     fi
     printf '\n== %s\n' "$study"
@@ -63,7 +63,7 @@ for study in "${studies[@]}"; do
         --device "$device" "${flags[@]}"
     status=$?
     pack || outcome=1
-    if [[ $status -eq 124 || $status -eq 130 ]]; then
+    if [[ $status -eq 124 || $status -eq 130 || $status -eq 137 ]]; then
         echo "== $study is not done yet; the same call goes on"
         [[ $outcome -eq 1 ]] || outcome=75
         break

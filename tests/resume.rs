@@ -266,7 +266,6 @@ fn a_killed_family_goes_on_where_it_was() {
     assert!(contents(&whole) == contents(&killed), "the families differ");
 }
 
-/// A study of four runs in `dir`, with most of what a study can measure.
 /// What is finished needs its data no more, neither alone nor in a family.
 #[test]
 fn what_is_finished_needs_no_data() {
@@ -308,6 +307,7 @@ fn what_is_finished_needs_no_data() {
     fails(&train, 1, &["train", "images"]);
 }
 
+/// A study of four runs in `dir`, with most of what a study can measure.
 fn write_study(dir: &Path) -> PathBuf {
     let plan = dir.join("study.toml");
     let text = "title = \"t\"\n[data]\ntrain_images = 160\ntest_images = 40\nimage_side = 16\n[train]\nepochs = 4\n\

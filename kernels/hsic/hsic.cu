@@ -1,6 +1,6 @@
 // HSIC of all pairs of layers: the products of all rows of one panel with all rows of another (or of the same), added
 // to float64 sums over the batches.
-// Source: HSIC_1 = <U, V> / (n (n - 3)) (Song et al., JMLR 2012, in the form of Nguyen et al., ICLR 2021, equation 3);
+// Source: HSIC_1 = <U, V> / (n (n - 3)) (Song et al., JMLR 2012, in the form of Nguyen et al., ICLR 2021, section 3);
 // biased <K', L'> / (n - 1)^2 (Gretton et al. 2005). Rows are packed triangles (ucenter.cu), so <U, V> is twice their
 // product. crates/gramscope-cka/src/sums.rs is the model for scales: a layer's unit is the largest power of two that it
 // has met.

@@ -85,17 +85,15 @@ fn columns_that_are_copies_of_each_other() {
     // Labels over all positions of a map, upsampled maps, one-hot words: all terms of a sum are equal, and round in one direction,
     // another one for each value that the sum can have.
     for (n, p, turns) in [(32, 512, 6), (32, 1000, 2), (64, 512, 6), (64, 2048, 1), (256, 512, 2)] {
-        {
-            for turn in 0..turns {
-                let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
-                let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
-                let layers = vec![
-                    Layer::from_fn(n, p, |i, _| scale * of(i) as f64),
-                    Layer::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
-                    Layer::from_fn(n, 1, |i, _| if of(i) == 0 { 1.0 } else { 0.0 }),
-                ];
-                check(&format!("{classes} classes times {scale}, p = {p}"), layers);
-            }
+        for turn in 0..turns {
+            let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
+            let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
+            let layers = vec![
+                Layer::from_fn(n, p, |i, _| scale * of(i) as f64),
+                Layer::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
+                Layer::from_fn(n, 1, |i, _| if of(i) == 0 { 1.0 } else { 0.0 }),
+            ];
+            check(&format!("{classes} classes times {scale}, p = {p}"), layers);
         }
     }
     // Found by search: chains of 512 were off by 5.9e-6.
@@ -109,7 +107,7 @@ fn columns_that_are_copies_of_each_other() {
     check("two columns, 256 times", vec![copies, Layer::from_fn(32, 1, |i, _| place(y, i) as f64)]);
 }
 
-/// Where the bandwidth is large, K_ij = 1 - d_ij^2 / (2 t^2 M) to d^4 / t^4, which centring makes what it makes of inner products.
+/// Where the bandwidth is large (Alvarez 2023), K_ij = 1 - d_ij^2 / (2 t^2 M) to d^4 / t^4, which centring makes what it makes of inner products.
 #[test]
 fn a_wide_rbf_kernel_is_the_linear_one() {
     for n in [4, 5, 33, 64] {
@@ -191,5 +189,31 @@ fn float64_values_beyond_the_range_of_their_squares() {
         let found = comparison.finish().unwrap().remove(0).cka;
         let error = largest_difference(&found, &truth(std::slice::from_ref(&layers), options));
         assert!(error <= EXACT, "{kernel}: {error:e}");
+    }
+}
+
+/// Beside a column that is constant and huge, and gone once it is shifted, the others' products are so small that their squares are 0:
+/// what float32 makes of rows that are nearly orthogonal must not pass for well conditioned.
+#[test]
+fn float64_values_beside_a_huge_constant() {
+    let (n, p) = (32, 512);
+    let layers: Vec<Layer> = (0..3)
+        .map(|seed| {
+            let noise = normals(seed, n * p);
+            Layer::from_fn(n, p, |i, f| if f < 256 { 0.3 * sign(i, f) } else { 0.01 * noise[i * p + f] })
+        })
+        .collect();
+    let truth = truth(std::slice::from_ref(&layers), Options::default());
+    for constant in [1e80, 1e100, 1e140] {
+        let mut comparison = Comparison::new(&[3], &[(0, 0)], Options::default()).unwrap();
+        comparison.begin_batch(n).unwrap();
+        for (index, layer) in layers.iter().enumerate() {
+            let row = |row: &[f32]| row.iter().map(|&value| f64::from(value)).chain([constant]).collect::<Vec<f64>>();
+            let values: Vec<f64> = layer.values.chunks(p).flat_map(row).collect();
+            comparison.observe(0, index, Activation::new(Values::F64(&values), n).unwrap()).unwrap();
+        }
+        comparison.end_batch().unwrap();
+        let error = largest_difference(&comparison.finish().unwrap().remove(0).cka, &truth);
+        assert!(error <= EXACT, "{constant:e}: {error:e}");
     }
 }

@@ -153,7 +153,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::SharedMemory`].
-    pub(crate) fn check_shared_memory(&self) -> Result<(), Error> {
+    pub fn check_shared_memory(&self) -> Result<(), Error> {
         let (found, needed) = (self.properties().shared_bytes.into(), plan::COMPARING_BYTES as u64);
         match found < needed {
             true => Err(Error::SharedMemory { name: self.name().to_owned(), found, needed }),

@@ -20,7 +20,7 @@ pub enum Kernel {
     Rbf(f64),
 }
 
-/// CKA of two layers whose features on batch b are `x[b]` and `y[b]` (Nguyen et al. 2021, equation 3): the sum over batches
+/// CKA of two layers whose features on batch b are `x[b]` and `y[b]` (Nguyen et al. 2021, section 3): the sum over batches
 /// of HSIC(x, y) over the root of those of HSIC(x, x) and HSIC(y, y). NaN where one of these is zero.
 pub fn minibatch(x: &[Matrix], y: &[Matrix], kernel: Kernel, estimator: Estimator) -> f64 {
     let hsic = match estimator {

@@ -15,9 +15,10 @@ use crate::results::PairInfo;
 use crate::{Error, Result, plot};
 
 /// Trains what `plan` lists and is not finished yet, each run below `dir`, and draws the family; returns the runs in the plan's order.
+/// The first of `processors` will compare them, and is asked first whether it can.
 ///
 /// # Errors
-/// What [`sweep`] says; a run that failed, after the others have been trained, or that another process is training.
+/// A GPU that cannot compare; what [`sweep`] says; a run that failed, after the others have been trained, or that another process is training.
 pub(crate) fn train(
     plan: &Plan,
     dir: &Path,
@@ -25,6 +26,9 @@ pub(crate) fn train(
     stop: &AtomicBool,
     progress: &mut sweep::Progress<'_>,
 ) -> Result<Vec<Run>> {
+    if let Some(gpu) = processors.first().and_then(Processor::gpu) {
+        gpu.check_shared_memory().map_err(gramscope_nn::Error::from)?;
+    }
     let summary = sweep(plan, dir, processors, stop, progress)?;
     if let Some((name, reason)) = summary.first_failure() {
         return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
@@ -141,7 +145,9 @@ fn by_numbers(a: &str, b: &str) -> Ordering {
     let number = |word: &str| word.trim_end_matches(',').parse::<f64>().ok();
     let word = |(a, b): (&str, &str)| match (number(a), number(b)) {
         (Some(a), Some(b)) => a.total_cmp(&b),
-        _ => a.cmp(b),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => a.cmp(b),
     };
     let (mut first, mut second) = (a.split(' '), b.split(' '));
     let differing = first.by_ref().zip(second.by_ref()).map(word).find(|order| order.is_ne());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gramscope_cka::Similarity;
 use gramscope_cuda::Device;
 use gramscope_nn::{Backend, Processor};
+use gramscope_train::data::DataName;
 use serde::{Deserialize, Serialize};
 
 use crate::stored::{Array, Files, positions};
@@ -201,7 +202,11 @@ impl DataInfo {
     /// read.
     pub(crate) fn source(&self) -> Option<(&str, Option<&Path>, bool)> {
         match self {
-            Self::Images { name, dir, noise, .. } => Some((name, dir.as_deref(), *noise)),
+            Self::Images { name, dir, noise, .. } => {
+                // A data set that has a name is the same wherever it lies.
+                let folder = *name == DataName::Folder.to_string();
+                Some((name, dir.as_deref().filter(|_| folder), *noise))
+            }
             Self::Activations { .. } => None,
         }
     }

@@ -174,7 +174,7 @@ fn changed(dir: &Path, numbers: &str, info: &str) -> Error {
 /// [`Error::Io`] where it cannot be made, or cleared of what a killed process left.
 pub(crate) fn prepare(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-    atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))
+    atomic::remove_left(dir).map_err(Error::io("clear of temporary files", dir))
 }
 
 /// A description as it lies on disk: itself, and the MD5 of it and of the bytes of the numbers it is of, if any.

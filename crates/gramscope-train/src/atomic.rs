@@ -2,8 +2,9 @@
 //!
 //! The contents go to a temporary file in the same directory, which is flushed to the disk and renamed; then the
 //! directory is flushed, so that the new name is on the disk too. A process that is killed leaves at most a temporary
-//! file, which the next one removes that writes the same file, or clears the directory ([`remove_stale`]); one that fails
-//! leaves none. A temporary file is locked as long as its process lives, so that nobody takes it for one that was left.
+//! file, which the next one removes that writes the same file, or clears the directory ([`remove_stale`], [`remove_left`]);
+//! one that fails leaves none. A temporary file is locked as long as its process lives, so that nobody takes it for one that was
+//! left; in its first seconds, when it may not be locked yet, its age says so.
 //!
 //! Functions return the system's own errors: the caller knows which file of whose it was, and says so.
 
@@ -11,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
@@ -18,6 +20,8 @@ use crate::fault;
 
 /// What the names of temporary files end in: a name that nobody else uses, because such files are removed.
 const SUFFIX: &str = ".gramscope-tmp";
+/// A temporary file that was written to more recently is some process's.
+const YOUNG: Duration = Duration::from_secs(10);
 
 /// A file under construction: a temporary one in the same directory, removed again if it is dropped unfinished.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ impl NewFile {
         fault::point()?;
         let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "this names no file");
         let prefix = format!(".{}.", path.file_name().ok_or_else(no_name)?.to_string_lossy());
-        remove_left(parent(path), |name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))?;
+        remove(parent(path), |entry| starts_with(entry, &prefix) && is_left(&entry.path()))?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(SUFFIX);
         readable(&mut builder);
@@ -126,20 +130,28 @@ pub fn is_temporary(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(SUFFIX.as_bytes())
 }
 
-/// Removes the temporary files that killed processes left in `dir`, and none that a process is writing.
+/// Removes the temporary files that a killed process left in `dir`. The caller makes sure that no process is writing
+/// there.
 ///
 /// # Errors
 /// What the system says.
 pub fn remove_stale(dir: &Path) -> io::Result<()> {
-    remove_left(dir, |_| true)
+    remove(dir, |_| true)
 }
 
-/// Removes the temporary files in `dir` of the names that are `wanted` and that no process holds.
-fn remove_left(dir: &Path, wanted: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+/// Removes the temporary files that killed processes left in `dir`, where others may be writing.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_left(dir: &Path) -> io::Result<()> {
+    remove(dir, |entry| is_left(&entry.path()))
+}
+
+/// Removes the temporary files in `dir` that are `wanted`.
+fn remove(dir: &Path, wanted: impl Fn(&fs::DirEntry) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        if is_temporary(&name) && wanted(&name) && is_left(&entry.path()) {
+        if is_temporary(&entry.file_name()) && wanted(&entry) {
             match fs::remove_file(entry.path()) {
                 // Another process was faster.
                 Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
@@ -150,9 +162,15 @@ fn remove_left(dir: &Path, wanted: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether no process holds the temporary file at `path`.
+fn starts_with(entry: &fs::DirEntry, prefix: &str) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes())
+}
+
+/// Whether no process holds the temporary file at `path`, as far as its age and its lock tell.
 fn is_left(path: &Path) -> bool {
-    File::options().write(true).open(path).is_ok_and(|file| file.try_lock().is_ok())
+    let is_old = || fs::metadata(path)?.modified().map(|at| at.elapsed().is_ok_and(|age| age > YOUNG));
+    let is_free = || File::options().write(true).open(path).is_ok_and(|file| file.try_lock().is_ok());
+    is_old().unwrap_or(false) && is_free()
 }
 
 fn parent(path: &Path) -> &Path {
@@ -178,6 +196,8 @@ fn readable(builder: &mut tempfile::Builder<'_, '_>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::time::SystemTime;
 
     use super::*;
 
@@ -214,22 +234,28 @@ mod tests {
         assert_eq!(names(dir.path()), ["file"]);
     }
 
-    /// As a process leaves it that is killed.
-    fn leave(path: &Path) -> PathBuf {
-        NewFile::create(path).unwrap().file.into_temp_path().keep().unwrap()
+    /// As a process leaves it that is killed, `seconds` ago.
+    fn leave(path: &Path, seconds: u64) -> PathBuf {
+        let left = NewFile::create(path).unwrap().file.into_temp_path().keep().unwrap();
+        let file = File::options().write(true).open(&left).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        left
     }
 
     #[test]
     fn what_was_left_goes_when_the_same_file_is_written_and_what_is_being_written_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let (left, other) = (leave(&path), leave(&dir.path().join("other")));
+        let (young, old, other) = (leave(&path, 0), leave(&path, 60), leave(&dir.path().join("other"), 60));
         let mut first = NewFile::create(&path).unwrap();
-        assert!(!left.exists() && other.exists());
+        assert!(young.exists() && !old.exists() && other.exists());
         first.file().write_all(b"first").unwrap();
+        // However long it takes: it is locked.
+        first.file().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
         let second = NewFile::create(&path).unwrap();
-        remove_stale(dir.path()).unwrap();
-        assert!(!other.exists());
+        remove_left(dir.path()).unwrap();
+        assert!(young.exists() && !other.exists());
+        fs::remove_file(young).unwrap();
         first.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"first");
         second.finish().unwrap();
@@ -239,7 +265,7 @@ mod tests {
     #[test]
     fn only_our_temporary_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let left = leave(&dir.path().join("file"));
+        let left = leave(&dir.path().join("file"), 0);
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(is_temporary(left.file_name().unwrap()));
         for other in ["notes.tmp", ".hidden"] {

@@ -22,7 +22,7 @@ use super::columns::{Columns, Slab, Stored};
 use super::distances::squared_distances;
 use super::matrix::{Matrix, Place, READ_BYTES};
 use crate::activation::{Activation, Format, Source, Values};
-use crate::scale::{exponent_of, ldexp};
+use crate::scale::ldexp;
 
 /// Features whose products are summed in the arithmetic's own type.
 pub(super) const SLAB: usize = 512;
@@ -51,8 +51,6 @@ pub(super) enum Entries {
 pub(crate) struct Workspace {
     single: Vec<Group<f32>>,
     double: Vec<Group<f64>>,
-    /// What was read to find the largest value.
-    read: Vec<u64>,
 }
 
 /// A sum over all features, for each pair of examples.
@@ -78,15 +76,15 @@ pub(super) fn sums<'a>(
     workspace: &'a mut Workspace,
 ) -> Result<Sums<'a>, Unusable> {
     match activation.source() {
-        Source::Memory(Values::F16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
-        Source::Memory(Values::Bf16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
-        Source::Memory(Values::F32(x)) => sum(&Matrix::of(activation, Place::Memory(x)), 0, entries, workspace),
-        Source::Memory(Values::F64(x)) => sum_doubles(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
+        Source::Memory(Values::F16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
+        Source::Memory(Values::Bf16(x)) => sum(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
+        Source::Memory(Values::F32(x)) => sum(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
+        Source::Memory(Values::F64(x)) => sum(&Matrix::of(activation, Place::Memory(x)), entries, workspace),
         Source::Elsewhere(format, x) => match format {
-            Format::F16 => sum::<f16>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
-            Format::Bf16 => sum::<bf16>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
-            Format::F32 => sum::<f32>(&Matrix::of(activation, Place::Elsewhere(x)), 0, entries, workspace),
-            Format::F64 => sum_doubles(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
+            Format::F16 => sum::<f16>(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
+            Format::Bf16 => sum::<bf16>(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
+            Format::F32 => sum::<f32>(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
+            Format::F64 => sum::<f64>(&Matrix::of(activation, Place::Elsewhere(x)), entries, workspace),
         },
     }
 }
@@ -109,22 +107,10 @@ pub(crate) fn read_bytes(n: usize) -> u64 {
     slab.max(READ_BYTES as u64).saturating_mul(2 * MAX_GROUPS as u64)
 }
 
-/// Float64 values have a power of two taken out that keeps their squares in range; the other formats need none.
-fn sum_doubles<'a>(x: &Matrix<'_, f64>, entries: Entries, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
-    let largest = x.largest(&mut workspace.read)?;
-    let unit = if largest > 0.0 && largest.is_finite() { exponent_of(largest) } else { 0 };
-    sum(x, unit, entries, workspace)
-}
-
-fn sum<'a, S: Stored>(
-    x: &Matrix<'_, S>,
-    unit: i32,
-    entries: Entries,
-    workspace: &'a mut Workspace,
-) -> Result<Sums<'a>, Unusable> {
+fn sum<'a, S: Stored>(x: &Matrix<'_, S>, entries: Entries, workspace: &'a mut Workspace) -> Result<Sums<'a>, Unusable> {
     match entries {
-        Entries::Single => sum_in(x, unit, entries, &mut workspace.single),
-        Entries::Double | Entries::Distances => sum_in(x, unit, entries, &mut workspace.double),
+        Entries::Single => sum_in(x, entries, &mut workspace.single),
+        Entries::Double | Entries::Distances => sum_in(x, entries, &mut workspace.double),
     }
 }
 
@@ -176,10 +162,13 @@ impl Computed for f64 {
 /// What one group of slabs needs.
 #[derive(Debug, Default)]
 struct Group<T> {
-    /// The sum, n x n.
+    /// The sum, n x n, to be multiplied by 2^`exponent`.
     sum: Vec<f64>,
-    /// Part of [`Sums::reach`].
+    /// Part of [`Sums::reach`], to be multiplied by the square of that.
     reach: f64,
+    /// Of the largest slab so far, so that nothing leaves the range of numbers, nor its square; none before the first slab that is not
+    /// zero.
+    exponent: Option<i32>,
     /// A slab's entries, n x n.
     entries: Vec<T>,
     /// A shifted slab, n x width.
@@ -193,7 +182,6 @@ struct Group<T> {
 
 fn sum_in<'a, S: Stored, T: Computed>(
     x: &Matrix<'_, S>,
-    unit: i32,
     entries: Entries,
     groups: &'a mut Vec<Group<T>>,
 ) -> Result<Sums<'a>, Unusable> {
@@ -208,22 +196,25 @@ fn sum_in<'a, S: Stored, T: Computed>(
     groups[..count].par_iter_mut().enumerate().try_for_each(|(index, group)| {
         group.sum.clear();
         group.sum.resize(n * n, 0.0);
-        group.reach = 0.0;
+        (group.reach, group.exponent) = (0.0, None);
         let mut read = std::mem::take(&mut group.read);
         let slabs = index * slabs / count..(index + 1) * slabs / count;
-        let outcome = x.each_slab(slabs, &mut read, |slab| group.add_slab(slab, n, unit, entries, par));
+        let outcome = x.each_slab(slabs, &mut read, |slab| group.add_slab(slab, n, entries, par));
         group.read = read;
         outcome
     })?;
+    let exponent = groups[..count].iter().filter_map(|group| group.exponent).max().unwrap_or(0);
     let (first, others) = groups[..count].split_at_mut(1);
     let total = &mut first[0];
+    total.raise_to(exponent);
     for group in others {
-        total.reach += group.reach;
+        let scale = ldexp(1.0, group.exponent.unwrap_or(exponent) - exponent);
+        total.reach += group.reach * scale * scale;
         for (total, value) in total.sum.iter_mut().zip(&group.sum) {
-            *total += value;
+            *total += value * scale;
         }
     }
-    Ok(Sums { entries: &mut total.sum, exponent: 2 * unit, reach: total.reach })
+    Ok(Sums { entries: &mut total.sum, exponent, reach: total.reach })
 }
 
 impl<T: Computed> Group<T> {
@@ -231,7 +222,6 @@ impl<T: Computed> Group<T> {
         &mut self,
         slab: &Slab<'_, S>,
         n: usize,
-        unit: i32,
         entries: Entries,
         par: Par,
     ) -> Result<(), Unusable> {
@@ -249,8 +239,20 @@ impl<T: Computed> Group<T> {
             Entries::Single | Entries::Double => products(packed, n, width, &mut self.entries, par),
             Entries::Distances => squared_distances(packed, n, width, &mut self.entries),
         }
-        self.add_entries(n, ldexp(1.0, 2 * (exponent - unit)));
+        let of_sum = self.raise_to(2 * exponent);
+        self.add_entries(n, ldexp(1.0, 2 * exponent - of_sum));
         Ok(())
+    }
+
+    /// Sees to it that the sum's exponent is at least `exponent`, and returns it.
+    fn raise_to(&mut self, exponent: i32) -> i32 {
+        let before = self.exponent.unwrap_or(exponent);
+        if before < exponent {
+            let scale = ldexp(1.0, before - exponent);
+            self.sum.iter_mut().for_each(|entry| *entry *= scale);
+            self.reach *= scale * scale;
+        }
+        *self.exponent.insert(before.max(exponent))
     }
 
     /// Shifts the slab, scales it by 2^-`exponent`, and rounds it.

@@ -72,15 +72,3 @@ impl<'a, S: Stored> Matrix<'a, S> {
         Ok(())
     }
 }
-
-impl Matrix<'_, f64> {
-    /// The largest absolute value, NaN left out.
-    pub(super) fn largest(&self, buffer: &mut Vec<u64>) -> io::Result<f64> {
-        let mut largest = 0.0_f64;
-        self.each_slab(0..self.slabs(), buffer, |slab| {
-            largest = slab.rows().flatten().fold(largest, |largest, value| largest.max(value.abs()));
-            Ok::<(), io::Error>(())
-        })?;
-        Ok(largest)
-    }
-}

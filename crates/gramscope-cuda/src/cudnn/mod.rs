@@ -188,8 +188,8 @@ impl Cudnn {
     }
 
     /// The engine that is the fastest on tensors of its own, by the least of a few measurements, or a kernel of ours where there is
-    /// none. Nothing where there are some and all failed, as they do where a library that they are compiled with is missing: that
-    /// can change.
+    /// none. Nothing where there is none and one failed, as they do where a library that they are compiled with is missing: that can
+    /// change.
     fn measure(
         &self,
         device: &Device,

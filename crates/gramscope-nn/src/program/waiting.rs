@@ -25,7 +25,6 @@ pub(super) struct Place(usize);
 pub(super) struct Waiting {
     /// The most values an image of layers that are handed out together; a layer with more is handed out alone.
     most_values: usize,
-
     /// Layers before the first of these.
     before: usize,
     /// Each with its numbers an image. None: it is still to be computed.
@@ -64,7 +63,11 @@ impl Waiting {
             }
             (layers, values) = (layers + 1, values + more);
         }
-        if layers == LAYERS_TOGETHER || values == self.most_values { self.hand_out(layers) } else { Vec::new() }
+        if layers > 0 && (layers == LAYERS_TOGETHER || values == self.most_values) {
+            self.hand_out(layers)
+        } else {
+            Vec::new()
+        }
     }
 
     /// The taps of all, at the end.

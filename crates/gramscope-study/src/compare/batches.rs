@@ -55,6 +55,11 @@ impl Batches {
         Ok(Self { ranges, dropped })
     }
 
+    /// Examples of the largest one, which comes first.
+    pub(super) fn largest(&self) -> usize {
+        self.ranges.first().map_or(0, Range::len)
+    }
+
     /// Examples of the last one.
     pub(super) fn last(&self) -> usize {
         self.ranges.last().map_or(0, Range::len)

@@ -36,7 +36,7 @@ pub fn compare_files(
     let all_layers = || files.iter().flat_map(|file| file.layers());
     let largest = all_layers().map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
     let features = all_layers().map(|layer| layer.features).max().unwrap_or(0);
-    let shares = options.needs(&layers, &[(x, y)], largest, 0).within(options.memory.host)?;
+    let shares = options.needs(batches.largest(), &layers, &[(x, y)], largest, 0).within(options.memory.host)?;
 
     let limit = options.memory.device;
     let memory = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };

@@ -61,14 +61,21 @@ impl CompareOptions {
         Ok(comparison)
     }
 
-    /// What it needs memory for, on the host.
-    fn needs(&self, layers: &[usize], pairs: &[(usize, usize)], largest_layer: u64, other: u64) -> Needs {
+    /// What it needs memory for, on the host, with batches of at most so many `examples`.
+    fn needs(
+        &self,
+        examples: usize,
+        layers: &[usize],
+        pairs: &[(usize, usize)],
+        largest_layer: u64,
+        other: u64,
+    ) -> Needs {
         let on_device = self.device.is_some();
         Needs {
-            what: format!("batches of {} examples", self.batch_size),
-            examples: self.batch_size,
+            what: format!("batches of {examples} examples"),
+            examples,
             entries: pairs.iter().map(|&(x, y)| layers[x] as u64 * layers[y] as u64).sum(),
-            row: if on_device { 0 } else { Comparison::panel_bytes(&[1], self.batch_size) },
+            row: if on_device { 0 } else { Comparison::panel_bytes(&[1], examples) },
             rows: layers.iter().map(|&layers| layers as u64).sum(),
             largest_layer,
             other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),

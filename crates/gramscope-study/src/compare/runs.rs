@@ -167,7 +167,8 @@ pub fn compare_runs(
     // What is on a GPU already is not uploaded, unless the host normalises it first.
     let stays = !options.cka.normalise_examples && models.iter().all(|model| model.gpu().is_some());
     let networks = models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size, stays);
-    let shares = options.needs(&layers, &pairs, 0, data.bytes() + networks).within(options.memory.host)?;
+    let shares =
+        options.needs(batches.largest(), &layers, &pairs, 0, data.bytes() + networks).within(options.memory.host)?;
 
     let feed = Feed::new(&data, &models, options.memory.device)?;
     let features = models.iter().map(Model::largest_output).max().unwrap_or(0);

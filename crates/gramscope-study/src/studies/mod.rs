@@ -141,8 +141,10 @@ pub fn study(
     let path = dir.join(INFO);
     Sealed::new(&info, &[], &path)?.write(&path)?;
     let figure = dir.join(FIGURE);
-    plot::warn_about(figure::draw(&info, &runs, &measured, &figure));
-    Ok(Outcome { info, figure: figure.is_file().then_some(figure), report: report::write(dir)? })
+    let drawn = figure::draw(&info, &runs, &measured, &figure);
+    let figure = drawn.is_ok().then_some(figure);
+    plot::warn_about(drawn);
+    Ok(Outcome { info, figure, report: report::write(dir)? })
 }
 
 /// Reads DIR/study.json.

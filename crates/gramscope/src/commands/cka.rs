@@ -50,6 +50,9 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         runs => {
             let names = compare::pair_names(runs, &pairs)?;
             output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
+            if arguments.mean {
+                mean::check_runs(runs)?;
+            }
         }
     }
     let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
