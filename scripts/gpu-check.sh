@@ -8,7 +8,8 @@
 # the current folder) receives JSON rows, a line each, and the reports of doctor, of compute-sanitizer and of Nsight Compute;
 # after every part all that it holds is in OUT/rows.tar.gz too, for machines that give back few files. Ends with 1 if anything
 # failed, after everything has run, and says last what failed and what was skipped. A command that takes longer than
-# GPU_CHECK_SECONDS (by default 500) is stopped and has failed; the rows that it had are there.
+# GPU_CHECK_SECONDS (by default 500) is stopped and has failed; the rows that it had are there. (One that fails before its first row
+# leaves those of an earlier call: give each call an OUT of its own.)
 #
 # The parts, in their order, what is measured against a target first; all of them unless some are named, where time on the
 # machine is short. The minutes are estimates: no part has been timed yet. A part with a * goes through GPU_CHECK_PRECISIONS (by

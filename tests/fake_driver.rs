@@ -112,6 +112,11 @@ fn a_gpu_with_too_little_shared_memory_for_comparing_says_what_would_do() {
     fails_on("shared=101376", &arguments, &["99.0 KiB of shared memory a block", "103.8 KiB", "--device cpu"]);
     let output = run(driver().path(), "shared=166912", &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
+    // Before anything is trained.
+    let quick = dir.path().join("quick");
+    let arguments = ["quickstart", "--device", "cuda", "--out", quick.to_str().unwrap()];
+    fails_on("shared=101376", &arguments, &["99.0 KiB of shared memory a block", "--device cpu"]);
+    assert!(!quick.join("runs").exists());
 }
 
 #[test]

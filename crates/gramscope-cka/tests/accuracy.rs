@@ -107,7 +107,7 @@ fn columns_that_are_copies_of_each_other() {
     check("two columns, 256 times", vec![copies, Layer::from_fn(32, 1, |i, _| place(y, i) as f64)]);
 }
 
-/// Where the bandwidth is large (Alvarez 2023), K_ij = 1 - d_ij^2 / (2 t^2 M) to d^4 / t^4, which centring makes what it makes of inner products.
+/// Where the bandwidth is large (Alvarez, "Gaussian RBF CKA in the large bandwidth limit"), K_ij = 1 - d_ij^2 / (2 t^2 M) to d^4 / t^4, which centring makes what it makes of inner products.
 #[test]
 fn a_wide_rbf_kernel_is_the_linear_one() {
     for n in [4, 5, 33, 64] {

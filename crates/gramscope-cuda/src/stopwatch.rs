@@ -7,7 +7,7 @@ use crate::error::Error;
 
 /// Bytes that are written, over and over, while the host enqueues what is measured, or an eighth of what is free.
 const BYTES: usize = 64 << 20;
-/// How often: together at least 200 us on the fastest devices, in which a host enqueues dozens of launches.
+/// How often: a gibibyte in all, counted at 200 us on the fastest devices, in which a host enqueues dozens of launches.
 const TIMES: usize = 16;
 
 /// Measures what a device takes for work that it would do faster than the host can enqueue it: while the host does, the device is busy

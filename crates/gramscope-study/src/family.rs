@@ -15,10 +15,9 @@ use crate::results::PairInfo;
 use crate::{Error, Result, plot};
 
 /// Trains what `plan` lists and is not finished yet, each run below `dir`, and draws the family; returns the runs in the plan's order.
-/// The first of `processors` will compare them, and is asked first whether it can.
 ///
 /// # Errors
-/// A GPU that cannot compare; what [`sweep`] says; a run that failed, after the others have been trained, or that another process is training.
+/// What [`sweep`] says; a run that failed, after the others have been trained, or that another process is training.
 pub(crate) fn train(
     plan: &Plan,
     dir: &Path,
@@ -26,9 +25,6 @@ pub(crate) fn train(
     stop: &AtomicBool,
     progress: &mut sweep::Progress<'_>,
 ) -> Result<Vec<Run>> {
-    if let Some(gpu) = processors.first().and_then(Processor::gpu) {
-        gpu.check_shared_memory().map_err(gramscope_nn::Error::from)?;
-    }
     let summary = sweep(plan, dir, processors, stop, progress)?;
     if let Some((name, reason)) = summary.first_failure() {
         return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));

@@ -30,4 +30,4 @@ mod tree;
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
 pub use error::{Error, Result};
-pub use tree::runs;
+pub use tree::{check_distinct, runs};

@@ -25,7 +25,8 @@ pub fn check(dir: &Path) -> Result<()> {
 /// Those of [`check`], of every directory that [`write()`] would write to.
 pub fn check_pairs<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Result<()> {
     check(dir)?;
-    directories(dir, pairs).iter().try_for_each(|directory| check(directory))
+    // What is not there yet holds nothing, and whether it can be made has just been seen.
+    directories(dir, pairs).iter().filter(|directory| directory.exists()).try_for_each(|directory| check(directory))
 }
 
 /// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory and cannot become one, or where one

@@ -47,7 +47,10 @@ pub fn runs(names: &[PathBuf]) -> Result<Vec<Run>> {
 }
 
 /// Fails where one of `runs` is there twice: it would count as two seeds, of which one tells nothing new.
-pub(crate) fn check_distinct(runs: &[Run]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Incomparable`] with its name, [`Error::Io`] where its directory cannot be found.
+pub fn check_distinct(runs: &[Run]) -> Result<()> {
     let mut taken = HashSet::new();
     for run in runs {
         let place = fs::canonicalize(run.dir()).map_err(Error::io("read", run.dir()))?;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use gramscope_cka::{Comparison, DeviceMemory, Options, Similarity};
 use gramscope_cuda::{Device, PINNED_BYTES};
+use gramscope_nn::Processor;
 use regex::Regex;
 
 use batches::Batches;
@@ -30,9 +31,9 @@ pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
 pub(crate) use model::{Model, with_view};
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 
-use crate::Error;
 use crate::activations::ActivationFile;
 use crate::results::{DataInfo, PairInfo, PairResult, Undefined, Versions};
+use crate::{Error, Result};
 
 /// What comparisons of runs and of files share.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ pub struct CompareOptions {
 
 impl CompareOptions {
     /// The comparison of models with so many layers each, where it is to be made, within the `memory` there may be on a GPU.
-    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)], memory: DeviceMemory) -> Result<Comparison, Error> {
+    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)], memory: DeviceMemory) -> Result<Comparison> {
         let mut comparison = Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)?;
         comparison.plan_device_memory(memory);
         Ok(comparison)
@@ -136,6 +137,15 @@ impl ModelInfo {
             batch_statistics: false,
         }
     }
+}
+
+/// Fails where `processor` cannot compare networks, so that this is known before they are trained.
+///
+/// # Errors
+/// What a GPU lacks.
+pub(crate) fn check_processor(processor: &Processor) -> Result<()> {
+    let Some(gpu) = processor.gpu() else { return Ok(()) };
+    Ok(gpu.check_shared_memory().map_err(gramscope_nn::Error::from)?)
 }
 
 /// The result of one pair.

@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub(crate) use pairs::groups;
-pub use pairs::{PAIRS, check_runs, over_pairs};
+pub use pairs::{PAIRS, over_pairs};
 use serde::{Deserialize, Serialize};
 
 use crate::plot::{self, is_within};

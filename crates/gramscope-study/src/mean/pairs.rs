@@ -21,17 +21,9 @@ pub const PAIRS: &str = "mean";
 /// # Errors
 /// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs, or a run is there twice.
 pub fn over_pairs(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Mean)>> {
-    check_runs(runs)?;
+    tree::check_distinct(runs)?;
     let groups = groups(runs, results, directories)?.into_iter().filter(|(_, maps)| maps.len() > 1);
     groups.map(|(name, maps)| Ok((name, of_maps(&maps)?))).collect()
-}
-
-/// Fails where [`over_pairs`] would, whatever comes out of a comparison of `runs`.
-///
-/// # Errors
-/// [`Error::Incomparable`] where a run is there twice.
-pub fn check_runs(runs: &[Run]) -> Result<()> {
-    tree::check_distinct(runs)
 }
 
 /// Maps of the same layers with the files that their numbers lie in.

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
             let names = compare::pair_names(runs, &pairs)?;
             output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
             if arguments.mean {
-                mean::check_runs(runs)?;
+                gramscope_study::check_distinct(runs)?;
             }
         }
     }
