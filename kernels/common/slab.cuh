@@ -137,23 +137,22 @@ __device__ __forceinline__ Shift shift_by(const Quad& shift, float largest) {
     return result;
 }
 
-// Exponents of the rows of three slabs running, and of two flushes: what is being written is never what is being read.
-// Lies in shared memory.
+// Exponents of the rows of three slabs running, and of the last flush: what is being written is never what is being read.
+// Lies in shared memory, of which three buffers of TILE rows twice leave little on a GPU of 99 KiB: 16 bits each.
 struct Exponents {
-    int* base;
+    int16_t* base;
     int rows;
 
     // value = converted 2^exponent.
-    __device__ __forceinline__ int* of_slab(int slab) const { return base + slab % 3 * rows; }
+    __device__ __forceinline__ int16_t* of_slab(int slab) const { return base + slab % 3 * rows; }
     // Of the partial sums in global memory.
-    __device__ __forceinline__ int* of_flush(int flush) const { return base + (3 + flush % 2) * rows; }
+    __device__ __forceinline__ int16_t* of_flush() const { return base + 3 * rows; }
     // The last slab in which some row's exponent grew, of the even ones and of the odd ones.
-    __device__ __forceinline__ int* changed(int slab) const { return base + 5 * rows + slab % 2; }
-    // Sums over chains of the squares of a row's squared length, in 2^(4 exponent): how large its products could have
-    // been.
-    __device__ __forceinline__ float* reach() const { return reinterpret_cast<float*>(base + 5 * rows + 4); }
-    // What of the row's squared length, in 2^(2 exponent), has been counted since the last flush.
-    __device__ __forceinline__ float* counted() const { return reach() + rows; }
+    __device__ __forceinline__ int* changed(int slab) const {
+        return reinterpret_cast<int*>(base + 4 * rows) + slab % 2;
+    }
+    // Where the shared memory behind them begins.
+    __device__ __forceinline__ void* end() const { return changed(0) + 2; }
 };
 
 // Slabs are counted from 3, so that the slab before the first has a place too.
@@ -162,8 +161,6 @@ constexpr int FIRST_SLAB = 3;
 __device__ __forceinline__ void clear_exponents(const Exponents& exponents) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
         exponents.of_slab(FIRST_SLAB - 1)[row] = EXPONENT_OF_NOTHING;
-        exponents.reach()[row] = 0.0f;
-        exponents.counted()[row] = 0.0f;
     }
     if (thread_of_block() < 2) *exponents.changed(thread_of_block()) = 0;
 }
@@ -224,8 +221,8 @@ template <bool LOW, class Rows>
 __device__ __forceinline__ void convert(unsigned char* buffer, const Rows& rows, const Exponents& exponents, int slab,
                                         const Shift& shift) {
     int quad = lane_of_warp() % QUADS, which = lane_of_warp() / QUADS;
-    const int* before = exponents.of_slab(slab - 1);
-    int* after = exponents.of_slab(slab);
+    const int16_t* before = exponents.of_slab(slab - 1);
+    int16_t* after = exponents.of_slab(slab);
     // Four rows a pass. Those of half a warp lie four apart, so that their chunks are in different banks.
     int first = warp_of_block() * ROWS_PER_GROUP + which % 2 * 4 + which / 2;
 #pragma unroll 1
@@ -240,7 +237,7 @@ __device__ __forceinline__ void convert(unsigned char* buffer, const Rows& rows,
         if (quad == 0) {
             // Every writer of `changed` writes the same value.
             if (exponent != before[row]) *exponents.changed(slab) = slab;
-            after[row] = exponent;
+            after[row] = static_cast<int16_t>(exponent);
         }
     }
 }
@@ -312,12 +309,12 @@ __device__ __forceinline__ void add_careful(float (&tile)[8], const Fragments& a
 }
 
 // What a row was multiplied by when its exponent grew.
-__device__ __forceinline__ float growth(const int* before, const int* after, int row) {
+__device__ __forceinline__ float growth(const int16_t* before, const int16_t* after, int row) {
     return power_of_two(before[row] - after[row]);
 }
 
 // Multiplies a tile's entries by powers of two of their rows and columns.
-__device__ __forceinline__ void scale_tile(float (&tile)[8], const int* before, const int* after, int first_row,
+__device__ __forceinline__ void scale_tile(float (&tile)[8], const int16_t* before, const int16_t* after, int first_row,
                                            int first_column) {
     int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
     float upper = growth(before, after, first_row + g), lower = growth(before, after, first_row + g + 8);
@@ -364,13 +361,12 @@ __device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, con
 // strip, column strip) if the warp has a tile in this of its `Work::SLOTS` slots, `work.partial_of(row strip, column
 // strip)` is where it goes, and `work.first_rows(row strip, column strip)` the rows of the buffer that its strips begin at.
 template <class Work>
-__device__ __forceinline__ void flush_tiles(Work& work, int slab, int flush) {
-    // Two flushes have places, in turn: the one before has that of the one after.
-    const int *before = work.exponents.of_flush(flush + 1), *now = work.exponents.of_slab(slab);
+__device__ __forceinline__ void flush_tiles(Work& work, int slab, bool first_flush) {
+    const int16_t *before = work.exponents.of_flush(), *now = work.exponents.of_slab(slab);
 #pragma unroll
     for (int first = 0; first < Work::SLOTS; first += FLUSHED_TOGETHER) {
         float stored[FLUSHED_TOGETHER][8] = {};
-        if (flush > 0) {
+        if (!first_flush) {
 #pragma unroll
             for (int i = 0; i < FLUSHED_TOGETHER; ++i) {
                 work.with_tile(first + i,
@@ -381,52 +377,67 @@ __device__ __forceinline__ void flush_tiles(Work& work, int slab, int flush) {
         for (int i = 0; i < FLUSHED_TOGETHER; ++i) {
             work.with_tile(first + i, [&](float (&tile)[8], int r, int c) {
                 Place rows = work.first_rows(r, c);
-                if (flush > 0) scale_tile(stored[i], before, now, rows.row, rows.column);
+                if (!first_flush) scale_tile(stored[i], before, now, rows.row, rows.column);
                 flush_tile(tile, work.partial_of(r, c), stored[i]);
             });
         }
     }
 }
 
-// Calls visit(row, entry of the tile) for this lane's entry of the diagonal in either half of a tile on the diagonal, if it
-// has one there: the same lane has the same at any time.
+// How large the products of the two rows whose diagonal entries a lane holds could have been, had nothing cancelled.
+struct Reach {
+    float sums[2];     // over chains, of the squares of what a chain has added to the row's squared length: in 2^(4 exponent)
+    float counted[2];  // what of the squared length, in 2^(2 exponent), has been counted since the last flush
+};
+
+// Calls visit(which of the two, row, entry of the tile) for this lane's entry of the diagonal in either half of a tile on the
+// diagonal, if it has one there: the same lane has the same at any time.
 template <class Visit>
 __device__ __forceinline__ void for_diagonal(const float (&tile)[8], int first_row, const Visit& visit) {
     int g = lane_of_warp() / 4, q = lane_of_warp() % 4;
     if (q != g / 2) return;
-    visit(first_row + g, g % 2 == 0 ? tile[0] : tile[1]);
-    visit(first_row + g + 8, g % 2 == 0 ? tile[6] : tile[7]);
+    visit(0, first_row + g, g % 2 == 0 ? tile[0] : tile[1]);
+    visit(1, first_row + g + 8, g % 2 == 0 ? tile[6] : tile[7]);
 }
 
 // At the end of a chain: adds the square of what it has added to the diagonal to the reach of the tile's rows.
-__device__ __forceinline__ void add_reach(const float (&tile)[8], const Exponents& exponents, int first_row) {
-    for_diagonal(tile, first_row, [&](int row, float diagonal) {
-        float added = diagonal - exponents.counted()[row];
-        exponents.reach()[row] += added * added;
-        exponents.counted()[row] = diagonal;
+__device__ __forceinline__ void add_reach(Reach& reach, const float (&tile)[8]) {
+    for_diagonal(tile, 0, [&](int which, int, float diagonal) {
+        float added = diagonal - reach.counted[which];
+        reach.sums[which] += added * added;
+        reach.counted[which] = diagonal;
     });
 }
 
 // When rows' exponents have grown.
-__device__ __forceinline__ void scale_reach(const float (&tile)[8], const Exponents& exponents, const int* before,
-                                            const int* after, int first_row) {
-    for_diagonal(tile, first_row, [&](int row, float) {
+__device__ __forceinline__ void scale_reach(Reach& reach, const float (&tile)[8], const int16_t* before,
+                                            const int16_t* after, int first_row) {
+    for_diagonal(tile, first_row, [&](int which, int row, float) {
         float square = growth(before, after, row);
         square *= square;
-        exponents.counted()[row] *= square;
-        exponents.reach()[row] *= square * square;
+        reach.counted[which] *= square;
+        reach.sums[which] *= square * square;
     });
 }
 
 // After a flush, the tile being zero again.
-__device__ __forceinline__ void count_anew(const float (&tile)[8], const Exponents& exponents, int first_row) {
-    for_diagonal(tile, first_row, [&](int row, float) { exponents.counted()[row] = 0.0f; });
+__device__ __forceinline__ void count_anew(Reach& reach, const float (&tile)[8]) {
+    for_diagonal(tile, 0, [&](int which, int, float) { reach.counted[which] = 0.0f; });
 }
 
-// Remembers under which exponents a flush has left the partial sums.
-__device__ __forceinline__ void keep_exponents(const Exponents& exponents, int slab, int flush) {
+__device__ __forceinline__ void clear_reach(Reach& reach, const float (&tile)[8]) {
+    for_diagonal(tile, 0, [&](int which, int, float) { reach.sums[which] = reach.counted[which] = 0.0f; });
+}
+
+__device__ __forceinline__ void write_reach(float* out, const Reach& reach, const float (&tile)[8], int first_row) {
+    for_diagonal(tile, first_row, [&](int which, int row, float) { out[row] = reach.sums[which]; });
+}
+
+// In the turn after a flush, when no warp reads any more what the one before has left: remembers under which exponents it has
+// left the partial sums.
+__device__ __forceinline__ void keep_exponents(const Exponents& exponents, int flushed) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
-        exponents.of_flush(flush)[row] = exponents.of_slab(slab)[row];
+        exponents.of_flush()[row] = exponents.of_slab(flushed)[row];
     }
 }
 
@@ -435,12 +446,6 @@ __device__ __forceinline__ void write_exponents(int* out, const Exponents& expon
     for (int row = thread_of_block(); row < count; row += SLAB_THREADS) {
         out[row] = exponents.of_slab(FIRST_SLAB + slabs - 1)[first + row];
     }
-}
-
-// The same for their reaches, which the last turn has brought up to date.
-__device__ __forceinline__ void write_reaches(float* out, const Exponents& exponents, int count) {
-    __syncthreads();
-    for (int row = thread_of_block(); row < count; row += SLAB_THREADS) out[row] = exponents.reach()[row];
 }
 
 // Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s,
@@ -464,6 +469,8 @@ __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
         int copied = slab + buffers - 1;
         if (copied < last) work.copy(copied);
         copies_commit();
+        int done = slab - FIRST_SLAB;
+        if (done > 0 && done % FLUSH_SLABS == 0) keep_exponents(work.exponents, slab - 1);
         if (prepares_first) work.prepare(slab, last);
         if (slab >= FIRST_SLAB) work.multiply(slab, last);
         if (!prepares_first) work.prepare(slab, last);

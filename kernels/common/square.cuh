@@ -16,6 +16,7 @@ struct Square {
 
     TwoMatricesRows<T> rows;
     Exponents exponents;
+    Reach reach;  // of this warp's tile on the diagonal, if it has one
     const float *shifts, *largest;
     float* partials;  // this split's
     int64_t features, first_slab;
@@ -40,7 +41,7 @@ struct Square {
 
     // Streams part `split` of the `splits` that the features are in; returns its number of slabs.
     __device__ __forceinline__ int run(int split, int splits) {
-        exponents = {reinterpret_cast<int*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
+        exponents = {reinterpret_cast<int16_t*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
         Part part = part_of((features + SLAB - 1) / SLAB, split, splits);
         first_slab = part.first;
         int slabs = static_cast<int>(part.last - part.first);
@@ -50,6 +51,7 @@ struct Square {
             for (int index = 0; index < 8; ++index) tiles[tile][index] = 0.0f;
         }
         clear_exponents(exponents);
+        if (SHIFTED) on_diagonal([&](float (&tile)[8], int) { clear_reach(reach, tile); });
         stream_slabs(*this, slabs);
         return slabs;
     }
@@ -89,7 +91,7 @@ struct Square {
         int done = slab - FIRST_SLAB + 1;
         bool ends = slab + 1 == last;
         if (SHIFTED && (done % CHAIN_SLABS == 0 || ends)) end_chain();
-        if (done % FLUSH_SLABS == 0 || ends) flush(slab, (done - 1) / FLUSH_SLABS);
+        if (done % FLUSH_SLABS == 0 || ends) flush(slab, done <= FLUSH_SLABS);
     }
 
     // Whether this warp has a tile in this column of strips; the same in all lanes.
@@ -142,22 +144,26 @@ struct Square {
     }
 
     __device__ __forceinline__ void rescale(int slab) {
-        const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
+        const int16_t *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
 #pragma unroll
         for (int column = 0; column < TILE_STRIPS; ++column) {
             scale_tile(tiles[column], before, after, warp_of_block() * STRIP, TILE + column * STRIP);
         }
         if (!SHIFTED) return;
-        on_diagonal([&](float (&tile)[8], int row) { scale_reach(tile, exponents, before, after, row); });
+        on_diagonal([&](float (&tile)[8], int row) { scale_reach(reach, tile, before, after, row); });
     }
 
     __device__ __forceinline__ void end_chain() {
-        on_diagonal([&](float (&tile)[8], int row) { add_reach(tile, exponents, row); });
+        on_diagonal([&](float (&tile)[8], int) { add_reach(reach, tile); });
     }
 
-    __device__ __forceinline__ void flush(int slab, int count) {
-        flush_tiles(*this, slab, count);
-        if (SHIFTED) on_diagonal([&](float (&tile)[8], int row) { count_anew(tile, exponents, row); });
-        keep_exponents(exponents, slab, count);
+    __device__ __forceinline__ void flush(int slab, bool first_flush) {
+        flush_tiles(*this, slab, first_flush);
+        if (SHIFTED) on_diagonal([&](float (&tile)[8], int) { count_anew(reach, tile); });
+    }
+
+    // After the last slab, of a tile on the diagonal: reaches of its rows, from its first.
+    __device__ __forceinline__ void write_reaches(float* out) {
+        on_diagonal([&](float (&tile)[8], int row) { write_reach(out, reach, tile, row); });
     }
 };

@@ -190,6 +190,7 @@ struct Fused {
     MatrixRows<T> rows;
     int ring;  // buffers
     Exponents exponents;
+    Reach* reaches;      // [strips][8], in shared memory: registers are scarce
     Measured* measured;  // [2][SLAB_WARPS]
     float* shifts;       // this layer's, as the next two
     int* first_bad;
@@ -300,7 +301,7 @@ struct Fused {
         int done = slab - FIRST_SLAB + 1;
         bool ends = slab + 1 == last;
         if (done % CHAIN_SLABS == 0 || ends) end_chain();
-        if (done % FLUSH_SLABS == 0 || ends) flush(slab, (done - 1) / FLUSH_SLABS);
+        if (done % FLUSH_SLABS == 0 || ends) flush(slab, done <= FLUSH_SLABS);
     }
 
     // The slots that a warp may have tiles in, two a column as long as the shorter strip may reach.
@@ -355,25 +356,31 @@ struct Fused {
     }
 
     __device__ __forceinline__ void rescale(int slab) {
-        const int *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
+        const int16_t *before = exponents.of_slab(slab - 1), *after = exponents.of_slab(slab);
         for_tiles([&](float (&tile)[8], int r, int c) {
             scale_tile(tile, before, after, r * STRIP, c * STRIP);
-            if (r == c) scale_reach(tile, exponents, before, after, r * STRIP);
+            if (r == c) scale_reach(reach_of(r), tile, before, after, r * STRIP);
+        });
+    }
+
+    // This lane's of a strip.
+    __device__ __forceinline__ Reach& reach_of(int strip) const { return reaches[strip * 8 + lane_of_warp() / 4]; }
+
+    // Calls visit(tile, its strip) for each of this warp's tiles on the diagonal.
+    template <class Visit>
+    __device__ __forceinline__ void on_diagonal(const Visit& visit) {
+        for_tiles([&](float (&tile)[8], int r, int c) {
+            if (r == c) visit(tile, r);
         });
     }
 
     __device__ __forceinline__ void end_chain() {
-        for_tiles([&](float (&tile)[8], int r, int c) {
-            if (r == c) add_reach(tile, exponents, r * STRIP);
-        });
+        on_diagonal([&](float (&tile)[8], int strip) { add_reach(reach_of(strip), tile); });
     }
 
-    __device__ __forceinline__ void flush(int slab, int count) {
-        flush_tiles(*this, slab, count);
-        for_tiles([&](float (&tile)[8], int r, int c) {
-            if (r == c) count_anew(tile, exponents, r * STRIP);
-        });
-        keep_exponents(exponents, slab, count);
+    __device__ __forceinline__ void flush(int slab, bool first_flush) {
+        flush_tiles(*this, slab, first_flush);
+        on_diagonal([&](float (&tile)[8], int strip) { count_anew(reach_of(strip), tile); });
     }
 };
 
@@ -387,7 +394,8 @@ __device__ void fused(float* partials, int* exponents, float* reaches, float* sh
     work.rows = {layer.x, n, layer.features};
     work.ring = shape.buffers;
     work.measured = reinterpret_cast<Measured*>(shared_memory() + shape.buffers * count * ROW_BYTES);
-    work.exponents = {reinterpret_cast<int*>(work.measured + 2 * SLAB_WARPS), count};
+    work.exponents = {reinterpret_cast<int16_t*>(work.measured + 2 * SLAB_WARPS), count};
+    work.reaches = static_cast<Reach*>(work.exponents.end());
     work.shifts = shifts + layers.first_column[layer.index];
     work.first_bad = first_bad + layer.index;
     Part part =
@@ -404,11 +412,14 @@ __device__ void fused(float* partials, int* exponents, float* reaches, float* sh
         for (int index = 0; index < 8; ++index) work.triangle.tiles[tile][index] = 0.0f;
     }
     clear_exponents(work.exponents);
+    work.on_diagonal([&](float (&tile)[8], int strip) { clear_reach(work.reach_of(strip), tile); });
     int slabs = part.last - part.first;
     stream_slabs(work, slabs);
     int64_t own = static_cast<int64_t>(blockIdx.y) * count;
     write_exponents(exponents + own, work.exponents, slabs, 0, count);
-    write_reaches(reaches + own, work.exponents, count);
+    work.on_diagonal([&](float (&tile)[8], int strip) {
+        write_reach(reaches + own, work.reach_of(strip), tile, strip * STRIP);
+    });
 }
 
 // --- tiled -----------------------------------------------------------------------------------------------------------
@@ -435,7 +446,7 @@ __device__ void tiled(float* partials, int* exponents, float* reaches, const Lay
     int64_t own = padded * blockIdx.y + first;
     // Row by row the exponents are the same in all tiles.
     if (tile.column == 0) write_exponents(exponents + own, work.exponents, slabs, 0, count);
-    if (tile.column == tile.row) write_reaches(reaches + own, work.exponents, count);
+    if (tile.column == tile.row) work.write_reaches(reaches + own);
 }
 
 // --- entries ---------------------------------------------------------------------------------------------------------

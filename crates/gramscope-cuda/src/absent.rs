@@ -50,14 +50,6 @@ impl Device {
         match self.0 {}
     }
 
-    /// Whether layers can be compared on it.
-    ///
-    /// # Errors
-    /// None.
-    pub fn check_shared_memory(&self) -> Result<(), Error> {
-        match self.0 {}
-    }
-
     /// (free, total) device memory, in bytes.
     ///
     /// # Errors

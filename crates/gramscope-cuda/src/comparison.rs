@@ -109,14 +109,13 @@ impl DeviceComparison {
     /// A comparison of models with `layers[m]` layers each, of the `pairs` of models.
     ///
     /// # Errors
-    /// [`Error::SharedMemory`], [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn new(
         device: Arc<Device>,
         layers: &[usize],
         pairs: &[(usize, usize)],
         settings: Settings,
     ) -> Result<Self, Error> {
-        device.check_shared_memory()?;
         let mut starts = vec![0];
         starts.extend(layers.iter().scan(0, |end, &layers| {
             *end += layers;

@@ -12,7 +12,6 @@ use crate::choices::Choices;
 use crate::cudnn::Cudnn;
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 use crate::functions::Functions;
-use crate::plan;
 
 /// The names under which Linux drivers install their library.
 const DRIVER_LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -147,18 +146,6 @@ impl Device {
     /// The kernels.
     pub(crate) fn functions(&self) -> &Functions {
         &self.functions
-    }
-
-    /// Fails where a block's shared memory does not suffice for comparing layers.
-    ///
-    /// # Errors
-    /// [`Error::SharedMemory`].
-    pub fn check_shared_memory(&self) -> Result<(), Error> {
-        let (found, needed) = (self.properties().shared_bytes.into(), plan::COMPARING_BYTES as u64);
-        match found < needed {
-            true => Err(Error::SharedMemory { name: self.name().to_owned(), found, needed }),
-            false => Ok(()),
-        }
     }
 
     /// (free, total) device memory, in bytes. Waits for everything on the stream: what has been dropped is given back then.

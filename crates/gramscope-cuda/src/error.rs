@@ -100,19 +100,6 @@ pub enum Error {
         /// Its compute capability.
         capability: Version,
     },
-    /// A device on which networks run, but too small for comparing them.
-    #[error(
-        "{name} has {found} of shared memory a block, and comparing layers takes {needed}: compare on the CPU (--device cpu); \
-         networks can be trained here", found = Bytes(*found), needed = Bytes(*needed)
-    )]
-    SharedMemory {
-        /// The device's name.
-        name: String,
-        /// The bytes that it has.
-        found: u64,
-        /// The bytes that are needed.
-        needed: u64,
-    },
     /// Device memory does not suffice.
     #[error(
         "{what} needs {needed} of device memory, and {free} is free; smaller batches or fewer layers \

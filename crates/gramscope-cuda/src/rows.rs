@@ -118,8 +118,9 @@ impl Workspace {
         let n = examples as u64;
         let alone = plan::gram_fused(examples, features, device);
         let alone = alone.or_else(|| plan::gram_tiled(examples, features, device));
-        // Layers share what keeps the device busy, and each has a part at least; none has more than alone.
-        let splits = |busy: usize, alone: usize| (busy + together - 1).min(together * alone);
+        // Layers share what keeps the device busy, and each has a part at least; none has more than alone, which a long one has
+        // though the device be busy.
+        let splits = |busy: usize, alone: usize| (busy.max(alone) + together - 1).min(together * alone);
         let products = alone.map_or(0, |alone| {
             let lengths = plan::gram_lengths(examples, splits(device.multiprocessors, alone.splits));
             (lengths.partials + 2 * lengths.exponents) * size_of::<f32>()

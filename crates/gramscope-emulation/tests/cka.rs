@@ -3,7 +3,7 @@
 
 mod support;
 
-use gramscope_cuda::plan::Device;
+use gramscope_cuda::plan::{self, Device};
 use gramscope_reference::Matrix;
 use gramscope_reference::cka::{Estimator, Kernel, minibatch};
 use half::{bf16, f16};
@@ -241,20 +241,24 @@ fn layers_that_take_few_values() {
     }
 }
 
-/// Labels over all positions of a map, one-hot words: all terms of a sum are equal, and round in one direction, another one for each value
+/// Labels over all positions of a map, one-hot words, and one of the labels.
+fn labels(n: usize, p: usize, turn: usize) -> [Matrix; 3] {
+    let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
+    let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
+    [
+        Matrix::from_fn(n, p, |i, _| scale * of(i) as f64),
+        Matrix::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
+        Matrix::from_fn(n, 1, |i, _| f64::from(u8::from(of(i) == 0))),
+    ]
+}
+
+/// All terms of a sum are equal, and round in one direction, another one for each value
 /// that the sum can have.
 #[test]
 fn columns_that_are_copies_of_each_other() {
     for (n, p, turns) in [(32, 512, 4), (64, 4096, 2), (256, 2048, 1), (257, 1000, 1)] {
         for turn in 0..turns {
-            let (classes, scale) = (3 + turn % 4, 0.0517 * (turn as f64 * 2.3 + 1.0));
-            let of = |i: usize| (i * 7919 + i * i * (turn + 3)) % 104_729 % classes;
-            let layers = [
-                Matrix::from_fn(n, p, |i, _| scale * of(i) as f64),
-                Matrix::from_fn(n, p, |i, f| if f % classes == of(i) { scale } else { 0.0 }),
-                Matrix::from_fn(n, 1, |i, _| f64::from(u8::from(of(i) == 0))),
-            ];
-            check::<f32>(&layers, Run::default());
+            check::<f32>(&labels(n, p, turn), Run::default());
         }
     }
     let [a, b, y] =
@@ -265,6 +269,17 @@ fn columns_that_are_copies_of_each_other() {
     let place = |digits: &[u8], i: usize| usize::from(digits[i] - b'0');
     let copies = Matrix::from_fn(32, 4096, |i, f| if f % 2 == 0 { others[place(a, i)] } else { values[place(b, i)] });
     check::<f32>(&[copies, Matrix::from_fn(32, 1, |i, _| place(y, i) as f64)], Run::default());
+}
+
+/// The same, as many of them as a block adds up at most: 64 chains of 64 slabs.
+#[test]
+fn copies_in_the_longest_split() {
+    const P: usize = 64 * 64 * 32;
+    let device = Device { multiprocessors: 1, ..SMALL };
+    assert_eq!(plan::gram_fused(33, P, device).unwrap().splits, 1);
+    let run = Run { device, ..Run::default() };
+    let error = largest_error::<f32>(&[labels(33, P, 1).to_vec()], None, run);
+    assert!(error <= EXACT, "{error:e}");
 }
 
 #[test]

@@ -3,12 +3,12 @@
 
 mod support;
 
-use gramscope_cuda::plan::Device;
+use gramscope_cuda::plan::{self, Device};
 use gramscope_reference::{Matrix, gram, hsic};
 use half::{bf16, f16};
 use support::chain::{Columns, Input, Products, Run, columns, distances, gram_double, gram_mma, gram_naive};
 use support::inputs::{self, normal, rectified};
-use support::{Element, ROOMY, SMALL, largest_error, rounded};
+use support::{Element, ROOMY, SMALL, TIGHT, largest_error, rounded};
 
 /// Products of 22-bit halves, each off by 2^-23 of a row's length at most in either factor, on average far less; float32 sums;
 /// and the tensor cores' truncation, 2^-24 a step and biased: 192 steps a chain. What is common to all entries cancels in CKA
@@ -154,11 +154,24 @@ fn activations_at_any_address() {
 }
 
 #[test]
-fn longer_rings_give_the_same_bits() {
+fn longer_and_shorter_rings_give_the_same_bits() {
     let x = rectified(96, 700, 13);
     for tiled in [false, true] {
         let run = Run { tiled, ..Run::default() };
-        assert_eq!(by_tensor_cores::<f32>(&x, run), by_tensor_cores::<f32>(&x, Run { device: ROOMY, ..run }));
+        let found = by_tensor_cores::<f32>(&x, run);
+        for device in [ROOMY, TIGHT] {
+            assert_eq!(by_tensor_cores::<f32>(&x, Run { device, ..run }), found, "{device:?}, tiled {tiled}");
+        }
+    }
+}
+
+#[test]
+fn more_examples_than_a_small_block_holds() {
+    // 176 rows still fit into four buffers of 99 KiB.
+    for (n, p) in [(176, 100), (177, 100), (256, 65)] {
+        let run = Run { device: TIGHT, ..Run::default() };
+        assert_eq!(plan::gram_fused(n, p, TIGHT).is_some(), n <= 176);
+        check::<f32>(&rectified(n, p, 5), run);
     }
 }
 

@@ -8,7 +8,7 @@ use gramscope_nn::Processor;
 use gramscope_train::settings::ConfigError;
 use gramscope_train::sweep::{Plan, SweepEvent};
 
-use crate::compare::{CompareOptions, Progress, RunOptions, check_processor, compare_runs};
+use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
 use crate::family::{self, members};
 use crate::{Error, Result, output, plot, report};
 
@@ -74,8 +74,6 @@ pub fn quickstart(
     stop: &AtomicBool,
     progress: &mut (dyn FnMut(QuickstartEvent<'_>) + Send),
 ) -> Result<Quickstart> {
-    // What would fail after the training fails now.
-    check_processor(processor)?;
     let results_dir = dir.join("cka");
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
     let least = options.cka.estimator.minimum_examples();

@@ -95,6 +95,7 @@ pub const RADIX_PASSES: usize = 8;
 const REDUCTION_BYTES: usize = ENTRY_THREADS / WARP * size_of::<f64>() + 16;
 const REDUCE_GROUPS: usize = constant("REDUCE_GROUPS");
 const ROW_BYTES: usize = constant("ROW_BYTES");
+const FLUSH_SLABS: usize = constant("FLUSH_SLABS");
 const FUSED_MIN_BUFFERS: usize = constant("FUSED_MIN_BUFFERS");
 const TILED_MIN_BUFFERS: usize = constant("TILED_MIN_BUFFERS");
 const MAX_BUFFERS: usize = constant("MAX_BUFFERS");
@@ -272,9 +273,11 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let rows = strips(examples) * STRIP;
     // Column statistics of two slabs (a sum, a minimum and a maximum a warp and column).
     let statistics = 2 * (SLAB_THREADS / WARP) * 3 * SLAB * size_of::<f32>();
-    let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows);
+    let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows) + reach_bytes(rows);
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
-    let splits = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
+    let busy = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
+    let fewest = fewest_splits(features.div_ceil(SLAB));
+    let splits = if fewest > busy { fewest.next_multiple_of(device.multiprocessors) } else { busy };
     let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
     (examples <= FUSED_ROWS).then(|| Split {
         geometry: Geometry::new([1, splits, 1], SLAB_THREADS, shared(buffers)),
@@ -393,13 +396,24 @@ pub fn eigen_deflate(examples: usize, layers: usize) -> Geometry {
 /// about one (counted, benches/NOTES.md).
 const COST_OF_SUMS: usize = 3;
 
+/// Times at most that the sums of a split leave the registers. They join those in global memory by float32 additions, which round
+/// all one way at worst, as where columns are copies of each other: the CKA of such layers is off by 2e-7 after two of them, and by
+/// 3.5e-7 after 64 (emulated).
+const MOST_FLUSHES: usize = 64;
+
+/// Parts that so many slabs are split into at least, whatever the device: splits are added up in float64.
+fn fewest_splits(slabs: usize) -> usize {
+    slabs.div_ceil(FLUSH_SLABS * MOST_FLUSHES).max(1)
+}
+
 /// Into how many parts the features of so many tiles are split, where a multiprocessor takes a block at a time: blocks run in waves,
 /// and the last should not be nearly empty. The least number of those that take at most a twentieth longer than the best.
 fn splits_in_waves(tiles: usize, slabs: usize, multiprocessors: usize) -> usize {
     let cost = |splits: usize| (tiles * splits).div_ceil(multiprocessors) * (slabs.div_ceil(splits) + COST_OF_SUMS);
-    let most = slabs.min(multiprocessors);
-    let best = (1..=most).map(cost).min().unwrap_or(0);
-    (1..=most).find(|&splits| 20 * cost(splits) <= 21 * best).unwrap_or(1)
+    let fewest = fewest_splits(slabs);
+    let most = slabs.min(fewest.next_multiple_of(multiprocessors));
+    let best = (fewest..=most).map(cost).min().unwrap_or(0);
+    (fewest..=most).find(|&splits| 20 * cost(splits) <= 21 * best).unwrap_or(fewest)
 }
 
 /// Tiles of [`TILE`] a side, split over features so that multiprocessors are busy.
@@ -411,15 +425,21 @@ fn tiled(tiles: usize, features: usize, extra_rows: usize, device: Device) -> Op
     Some((splits, buffers, Geometry::new([tiles, splits, 1], SLAB_THREADS, shared(buffers))))
 }
 
-/// Bytes of shared memory a block without which nothing is compared: what the kernel takes that needs the most of it.
-pub const COMPARING_BYTES: usize = {
-    let rows = 2 * TILE;
-    TILED_MIN_BUFFERS * (rows + TILED_EXTRA_ROWS) * ROW_BYTES + exponent_bytes(rows)
-};
+/// Shared memory a block of the GPUs of compute capability 8.0 or more that have least of it: GeForce and their like.
+const LEAST_SHARED_BYTES: usize = 99 << 10;
+const _: () = assert!(
+    TILED_MIN_BUFFERS * (2 * TILE + TILED_EXTRA_ROWS) * ROW_BYTES + exponent_bytes(2 * TILE) <= LEAST_SHARED_BYTES,
+    "layers cannot be compared on every GPU that is supported"
+);
 
-/// Exponents of three slabs and of two flushes, reaches, what of them has been counted; the slab of the last change, twice.
+/// Exponents of three slabs and of a flush; the slab of the last change, twice.
 const fn exponent_bytes(rows: usize) -> usize {
-    7 * rows * size_of::<i32>() + 16
+    4 * rows * size_of::<i16>() + 2 * size_of::<i32>()
+}
+
+/// What a row's products could have come to, and what of that has been counted.
+const fn reach_bytes(rows: usize) -> usize {
+    2 * rows * size_of::<f32>()
 }
 
 /// The value of `constexpr int NAME = DIGITS;` in constants.cuh; an error of compilation where there is none.
@@ -526,6 +546,27 @@ mod tests {
             let strips = layers.div_ceil(STRIP) as u128;
             assert_eq!(split.partials as u128, split.splits as u128 * (strips * (strips + 1) / 2) * 256);
             fits(split.geometry);
+        }
+    }
+
+    /// A chain of additions in float32 has an end, however many features there are: a split leaves the registers 64 times at most.
+    #[test]
+    fn no_split_is_too_long() {
+        const LONGEST: usize = 64 * 64;
+        for multiprocessors in [1, 7, 108, 132] {
+            let device = Device { multiprocessors, shared_bytes: 227 << 10 };
+            for features in [1, LONGEST * SLAB, LONGEST * SLAB + 1, 3_000_000, LONGEST * SLAB * 132 + 1, 1 << 31] {
+                let slabs = features.div_ceil(SLAB);
+                for (examples, layers) in [(4, 1), (256, 60), (257, 500), (1_000, 6_000)] {
+                    let hsic = hsic_mma(layers, layers, features, true, device);
+                    for split in [gram_fused(examples, features, device), gram_tiled(examples, features, device), hsic]
+                    {
+                        let Some(Split { splits, .. }) = split else { continue };
+                        let longest = slabs.div_ceil(splits);
+                        assert!((1..=LONGEST).contains(&longest), "{features} features in {splits}: {longest} slabs");
+                    }
+                }
+            }
         }
     }
 

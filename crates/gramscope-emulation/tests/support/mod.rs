@@ -10,10 +10,12 @@ use gramscope_reference::Matrix;
 use half::{bf16, f16};
 
 /// A device with few multiprocessors, so that small inputs have several splits and a split several slabs; its shared memory
-/// is an A100's, so that the rings are at their smallest.
+/// is an A100's.
 pub const SMALL: Device = Device { multiprocessors: 3, shared_bytes: 163 << 10 };
 /// The same with an H100's shared memory: longer rings.
 pub const ROOMY: Device = Device { multiprocessors: 3, shared_bytes: 227 << 10 };
+/// The same with a GeForce's: rings at their shortest, and fewer examples in one block.
+pub const TIGHT: Device = Device { multiprocessors: 3, shared_bytes: 99 << 10 };
 
 /// A type that activations are stored in.
 pub trait Element: Plain + PartialEq + std::fmt::Debug {

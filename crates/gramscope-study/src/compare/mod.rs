@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use gramscope_cka::{Comparison, DeviceMemory, Options, Similarity};
 use gramscope_cuda::{Device, PINNED_BYTES};
-use gramscope_nn::Processor;
 use regex::Regex;
 
 use batches::Batches;
@@ -137,15 +136,6 @@ impl ModelInfo {
             batch_statistics: false,
         }
     }
-}
-
-/// Fails where `processor` cannot compare networks, so that this is known before they are trained.
-///
-/// # Errors
-/// What a GPU lacks.
-pub(crate) fn check_processor(processor: &Processor) -> Result<()> {
-    let Some(gpu) = processor.gpu() else { return Ok(()) };
-    Ok(gpu.check_shared_memory().map_err(gramscope_nn::Error::from)?)
 }
 
 /// The result of one pair.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use plan::{Measures, ProbeMeasure, StudyPlan};
 pub use scale::Scale;
 
-use crate::compare::{MemoryLimits, Progress, check_processor};
+use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
 use crate::{Error, Result, family, plot, report};
@@ -121,9 +121,6 @@ pub fn study(
 ) -> Result<Outcome> {
     let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
     claim(dir, plan, &sized)?;
-    if plan.measure.compares() {
-        check_processor(&processors[0])?;
-    }
     let training = &mut |event: SweepEvent<'_>| progress(StudyEvent::Training(event));
     let runs = family::train(&sized.networks, &dir.join(RUNS), processors, stop, training)?;
     let (scale, passes, memory, processor) = (options.scale, sized.passes, options.memory, &processors[0]);

@@ -67,13 +67,6 @@ pub struct Measures {
     pub epochs: bool,
 }
 
-impl Measures {
-    /// Whether layers are compared with CKA where the networks run.
-    pub(super) fn compares(&self) -> bool {
-        self.cka.is_some() || self.epochs
-    }
-}
-
 /// How linear probes are trained; what is not here is as the paper has it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
