@@ -52,12 +52,11 @@ impl Plan {
             return Err(ConfigError::NoFamily);
         }
         let lists = lists(&family)?;
-        let varied: Vec<&str> = lists.iter().filter(|(_, values)| values.len() > 1).map(|&(key, _)| key).collect();
         let count: usize = lists.iter().map(|(_, values)| values.len()).product();
         let runs = (0..count).map(|index| {
             let table = chosen(&shared, &lists, index);
             let train: TrainSettings = typed(&table, "family", &TrainSettings::KEYS)?;
-            let name = directory_name(&train, &table, &varied);
+            let name = directory_name(&train, &table, &lists);
             let config = RunConfig::new(data.clone(), train);
             match config.validate() {
                 Ok(()) => Ok((name, config)),
@@ -158,10 +157,11 @@ fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], Conf
     Ok(values)
 }
 
-/// Such as `resnet14-w1-s0`, with every other setting that varies: `resnet14-w1-s0-fraction0.25`.
-fn directory_name(train: &TrainSettings, table: &Table, varied: &[&str]) -> String {
+/// Such as `resnet14-w1-s0`, with every other setting that is listed, also where the list has one value: `resnet14-w1-s0-fraction0.25`.
+/// A run keeps its name, and what it has trained, when a list grows.
+fn directory_name(train: &TrainSettings, table: &Table, lists: &[(&str, &[Value])]) -> String {
     let mut name = format!("resnet{}-w{}-s{}", train.depth, train.width, train.seed);
-    for key in varied.iter().filter(|key| !["depth", "width", "seed"].contains(key)) {
+    for (key, _) in lists.iter().filter(|(key, _)| !["depth", "width", "seed"].contains(key)) {
         let value = match &table[*key] {
             // A path: of two runs that are started from, the names tell enough.
             Value::String(path) => {
@@ -197,6 +197,18 @@ mod tests {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), names.len());
+    }
+
+    /// Otherwise the runs that are there would be trained again under other names.
+    #[test]
+    fn a_run_keeps_its_name_when_a_list_grows() {
+        let names = |fractions: &str| {
+            let plan = Plan::parse(&format!("[family]\ndepth = [8]\nfraction = [{fractions}]\n")).unwrap();
+            plan.runs().iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let (before, after) = (names("0.25"), names("0.25, 1.0"));
+        assert_eq!(before, ["resnet8-w1-s0-fraction0.25"]);
+        assert_eq!(after, ["resnet8-w1-s0-fraction0.25", "resnet8-w1-s0-fraction1.0"]);
     }
 
     #[test]

@@ -31,7 +31,9 @@ Examples:
   gramscope sweep family.toml --out family
   gramscope sweep family.toml --out family --device cuda:0,1 --jobs 4
 
-DIR holds a run directory for each of them, and curves.png and accuracy.png (test accuracy against depth and width).";
+DIR holds a run directory for each of them, named by depth, width, seed and what else [family] lists
+(resnet14-w1-s0-fraction0.25), and curves.png and accuracy.png (test accuracy against depth and width). Lists may grow: what is
+trained stays.";
 
 pub(crate) const STUDY_HELP: &str = "\
 Examples:
