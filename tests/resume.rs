@@ -229,6 +229,48 @@ fn only_a_whole_family_is_drawn() {
     assert!(contents(&out) == before, "the family differs");
 }
 
+/// Leaves of the run in `dir` what one leaves that fails before its first checkpoint.
+fn unstart(dir: &Path) {
+    let left = |file: &PathBuf| file != Path::new("config.toml");
+    files(dir).iter().filter(|file| left(file)).for_each(|file| fs::remove_file(dir.join(file)).unwrap());
+}
+
+/// Whatever begins runs begins those anew that failed before their first checkpoint, without being told to; with other settings they
+/// are somebody's.
+#[test]
+fn a_run_that_failed_before_its_first_checkpoint_is_begun_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let out = |case: &str| place(&root, case).to_str().unwrap().to_owned();
+    let run = |seed: &str| {
+        let settings = ["--train-images", "40", "--test-images", "20", "--image-side", "8", "--depth", "8", "--width"];
+        let rest = ["0.25", "--epochs", "1", "--batch-size", "20", "--seed", seed, "--out", &out("train")];
+        ["train"].iter().chain(&settings).chain(&rest).map(|&text| text.to_owned()).collect::<Vec<_>>()
+    };
+    let head = "[data]\ntrain_images = 40\ntest_images = 20\nimage_side = 8\n[train]\nepochs = 1\nbatch_size = 20\n";
+    let (family, study) = (root.path().join("family.toml"), root.path().join("study.toml"));
+    fs::write(&family, format!("{head}[family]\ndepth = [8]\nwidth = [0.25]\n")).unwrap();
+    let rest = "[[family]]\ndepth = [8]\nwidth = [0.25]\n[measure]\nsparsity = true\n";
+    fs::write(&study, format!("title = \"t\"\n{head}{rest}")).unwrap();
+    let texts = |arguments: &[&str]| arguments.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let quick = ["--train-images", "40", "--test-images", "20", "--epochs", "1"];
+    for (arguments, dir) in [
+        (run("1"), PathBuf::from(out("train"))),
+        (texts(&["sweep", family.to_str().unwrap(), "--out", &out("sweep")]), place(&root, "sweep")),
+        (texts(&["study", study.to_str().unwrap(), "--out", &out("study")]), place(&root, "study")),
+        ([texts(&["quickstart", "--out", &out("quickstart")]), texts(&quick)].concat(), place(&root, "quickstart")),
+    ] {
+        succeeds(&arguments);
+        let before = contents(&dir);
+        let runs: Vec<PathBuf> = files(&dir).into_iter().filter(|file| file.ends_with("config.toml")).collect();
+        assert!(!runs.is_empty());
+        runs.iter().for_each(|config| unstart(dir.join(config).parent().unwrap()));
+        succeeds(&arguments);
+        assert!(contents(&dir) == before, "{arguments:?}");
+    }
+    unstart(&place(&root, "train"));
+    fails(run("2"), 1, &["seed (--seed) is 1 there and 2 here", "choose another --out"]);
+}
+
 #[test]
 fn verify_names_what_was_damaged_and_resuming_mends_it() {
     let root = tempfile::tempdir().unwrap();

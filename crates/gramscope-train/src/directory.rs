@@ -17,7 +17,7 @@ const CHECKPOINT_SUFFIX: &str = ".safetensors";
 /// How a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// In a directory that is empty or does not exist.
+    /// In a directory that is empty or does not exist, or holds a run of the same settings that has written no checkpoint yet.
     Fresh,
     /// From the last checkpoint in the directory; like [`Self::Fresh`] where there is none.
     Resume,
@@ -83,6 +83,31 @@ impl RunDirectory {
             paths.extend(self.kept_epochs()?.into_iter().map(|epoch| self.kept(epoch)));
         }
         Ok(paths)
+    }
+
+    /// Whether a run has begun here and there is nothing of it to go on from: it was stopped, or failed, before its first
+    /// checkpoint. Files of others make it somebody's, so that it is none.
+    fn is_unstarted(&self) -> Result<bool> {
+        let checkpoints = self.checkpoints();
+        for dir in [self.root(), &checkpoints] {
+            let entries = match fs::read_dir(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(Error::io("list", dir))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(Error::io("list", dir))?;
+                let path = entry.path();
+                let is_empty = || entry.metadata().is_ok_and(|metadata| metadata.len() == 0);
+                let is_unstarteds = path == self.config()
+                    || path == checkpoints
+                    || path == self.metrics() && is_empty()
+                    || atomic::is_temporary(&entry.file_name());
+                if !is_unstarteds {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The checkpoint that is kept of `epoch`.
@@ -153,37 +178,32 @@ pub(crate) struct Claim {
 
 /// Makes `dir` the directory of a run with these settings, or goes on with the one that is there.
 ///
-/// Nothing that exists is changed unless it is a run of the same settings and backend that is to be resumed and that no other
-/// process is training.
+/// Nothing that exists is changed unless it is a run of the same settings that no other process is training, and is to be resumed
+/// with the same backend or has nothing to be resumed from.
 pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Claim> {
     let directory = RunDirectory::new(dir);
-    let asked = config.backend;
-    let begun = match (contents(dir)?, start) {
-        (Contents::Nothing, _) => {
-            let text = config.to_toml()?;
-            fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
-            let path = directory.config();
-            match atomic::write_new(&path, text.as_bytes()) {
-                Ok(true) => asked,
-                // Another process was faster; it may even have cleared this one's temporary file away.
-                Ok(false) => return Err(Error::Busy { dir: dir.to_path_buf() }),
-                Err(reason) if reason.kind() == io::ErrorKind::NotFound && path.exists() => {
-                    return Err(Error::Busy { dir: dir.to_path_buf() });
-                }
-                Err(reason) => return Err(Error::io("write", &path)(reason)),
+    match contents(dir)? {
+        Contents::Nothing => create(&directory, config)?,
+        Contents::Run(stored) => {
+            if start == Start::Fresh && !directory.is_unstarted()? {
+                return Err(Error::Occupied { dir: dir.to_path_buf() });
             }
-        }
-        (Contents::Run(_), Start::Fresh) => return Err(Error::Occupied { dir: dir.to_path_buf() }),
-        (Contents::Run(stored), Start::Resume) => {
             check_same(dir, &stored, config)?;
-            stored.backend
         }
-        (Contents::Other, _) => return Err(Error::Foreign { dir: dir.to_path_buf() }),
-    };
-    let lock = lock(&directory)?;
-    // After the lock: a run that another process is training needs no advice but to wait.
+        Contents::Other => return Err(Error::Foreign { dir: dir.to_path_buf() }),
+    }
+    let mut lock = lock(&directory)?;
+    // After the lock: a run that another process is training needs no advice but to wait, and may have changed until now.
+    let is_unstarted = directory.is_unstarted()?;
+    if start == Start::Fresh && !is_unstarted {
+        return Err(Error::Occupied { dir: dir.to_path_buf() });
+    }
+    let (begun, asked) = (RunConfig::read(&directory.config())?.backend, config.backend);
     if begun != asked {
-        return Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked });
+        if !is_unstarted {
+            return Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked });
+        }
+        lock = replace(&directory, config)?;
     }
     let checkpoints = directory.checkpoints();
     fs::create_dir_all(&checkpoints).map_err(Error::io("make the directory", &checkpoints))?;
@@ -193,14 +213,40 @@ pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Clai
     Ok(Claim { directory, _lock: lock })
 }
 
-/// Locks config.toml, which is never replaced while the run exists. The system lets go of it when the process ends,
+/// Makes the directory of a new run.
+fn create(directory: &RunDirectory, config: &RunConfig) -> Result<()> {
+    let (dir, path) = (directory.root(), directory.config());
+    let text = config.to_toml()?;
+    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))?;
+    match atomic::write_new(&path, text.as_bytes()) {
+        Ok(true) => Ok(()),
+        // Another process was faster; it may even have cleared this one's temporary file away.
+        Ok(false) => Err(Error::Busy { dir: dir.to_path_buf() }),
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound && path.exists() => {
+            Err(Error::Busy { dir: dir.to_path_buf() })
+        }
+        Err(reason) => Err(Error::io("write", &path)(reason)),
+    }
+}
+
+/// Replaces the config.toml of a run that has trained nothing yet, and locks it.
+fn replace(directory: &RunDirectory, config: &RunConfig) -> Result<File> {
+    let path = directory.config();
+    atomic::write(&path, config.to_toml()?.as_bytes()).map_err(Error::io("write", &path))?;
+    lock(directory)
+}
+
+/// Locks config.toml, which is never replaced once there is a checkpoint. The system lets go of it when the process ends,
 /// however it ends.
 fn lock(directory: &RunDirectory) -> Result<File> {
     let path = directory.config();
     let file = File::open(&path).map_err(Error::io("read", &path))?;
+    let busy = || Error::Busy { dir: directory.root().to_path_buf() };
     match file.try_lock() {
+        // Another process has replaced it since it was opened.
+        Ok(()) if !is_at(&file, &path).map_err(Error::io("read", &path))? => return Err(busy()),
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::Busy { dir: directory.root().to_path_buf() }),
+        Err(TryLockError::WouldBlock) => return Err(busy()),
         Err(TryLockError::Error(reason)) => {
             tracing::warn!(
                 "cannot lock {} ({reason}); make sure that no other process trains this run",
@@ -209,6 +255,21 @@ fn lock(directory: &RunDirectory) -> Result<File> {
         }
     }
     Ok(file)
+}
+
+/// Whether `path` names this open file; not known, and believed, where files have no numbers.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (opened, named) = (file.metadata()?, fs::metadata(path)?);
+        Ok((opened.dev(), opened.ino()) == (named.dev(), named.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
@@ -230,8 +291,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("family").join("run");
         let claimed = claim(&dir, &config(1), Start::Fresh).unwrap();
-        assert!(matches!(claim(&dir, &config(1), Start::Fresh), Err(Error::Occupied { .. })));
-        assert!(matches!(claim(&dir, &config(1), Start::Resume), Err(Error::Busy { .. })));
+        for start in [Start::Fresh, Start::Resume] {
+            assert!(matches!(claim(&dir, &config(1), start), Err(Error::Busy { .. })));
+        }
         drop(claimed);
         let error = claim(&dir, &config(2), Start::Resume).unwrap_err().to_string();
         assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
@@ -250,6 +312,7 @@ mod tests {
         for (begun, asked) in pairs {
             let dir = root.path().join(begun.to_string());
             let claimed = claim(&dir, &config(1).with_backend(begun), Start::Fresh).unwrap();
+            fs::write(claimed.directory.latest(), "a checkpoint").unwrap();
             let other = || claim(&dir, &config(1).with_backend(asked), Start::Resume).unwrap_err();
             assert!(matches!(other(), Error::Busy { .. }));
             drop(claimed);
@@ -258,6 +321,45 @@ mod tests {
             assert!(error.contains(asked.flags()) && error.contains(&advice), "{error}");
             claim(&dir, &config(1).with_backend(begun), Start::Resume).unwrap();
         }
+    }
+
+    /// What has failed before its first checkpoint is begun anew, on whatever is there now; what holds anything else is somebody's.
+    #[test]
+    fn a_run_that_never_started_is_in_nobodys_way() {
+        let root = tempfile::tempdir().unwrap();
+        let begin = |dir: &Path, seed, backend| claim(dir, &config(seed).with_backend(backend), Start::Fresh);
+        for (number, backend) in [Backend::Cpu, Backend::CudaBf16].into_iter().enumerate() {
+            let dir = root.path().join(number.to_string());
+            let claimed = begin(&dir, 1, Backend::CudaBf16).unwrap();
+            fs::write(claimed.directory.metrics(), "").unwrap();
+            fs::write(claimed.directory.checkpoints().join(".latest.1.gramscope-tmp"), "half").unwrap();
+            drop(claimed);
+            let error = begin(&dir, 2, backend).unwrap_err().to_string();
+            assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
+            let claimed = begin(&dir, 1, backend).unwrap();
+            assert_eq!(RunConfig::read(&claimed.directory.config()).unwrap().backend, backend);
+            assert!(matches!(begin(&dir, 1, backend), Err(Error::Busy { .. })));
+            drop(claimed);
+        }
+        for file in ["notes.txt", "metrics.jsonl", "checkpoints/interrupted.safetensors"] {
+            let dir = root.path().join(file.replace('/', "-"));
+            drop(begin(&dir, 1, Backend::Cpu).unwrap());
+            fs::write(dir.join(file), "irreplaceable").unwrap();
+            assert!(matches!(begin(&dir, 1, Backend::Cpu), Err(Error::Occupied { .. })), "{file}");
+        }
+    }
+
+    /// A process that was slow to lock a config.toml has it no more when another has replaced it.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_known_by_more_than_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CONFIG);
+        atomic::write(&path, b"old").unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(is_at(&file, &path).unwrap());
+        atomic::write(&path, b"new").unwrap();
+        assert!(!is_at(&file, &path).unwrap());
     }
 
     #[test]

@@ -194,7 +194,7 @@ pub enum Error {
     },
     /// The loss of a training step is NaN or infinite.
     #[error(
-        "the loss became {loss} in epoch {epoch}, by step {step}; the last checkpoint is kept; train again with a smaller \
+        "the loss became {loss} in epoch {epoch}, by step {step}; checkpoints of the epochs before are kept; train again with a smaller \
          learning_rate (--learning-rate)"
     )]
     Diverged {
@@ -207,7 +207,7 @@ pub enum Error {
     },
     /// The network's outputs for the test images are NaN or infinite.
     #[error(
-        "the test loss became {loss} after epoch {epoch}; the last checkpoint is kept; train again with a smaller \
+        "the test loss became {loss} after epoch {epoch}; checkpoints of the epochs before are kept; train again with a smaller \
          learning_rate (--learning-rate)"
     )]
     DivergedInTest {
