@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Weighted layers that are not in a block: the stem and the linear layer.
 const DEPTH_OUTSIDE: usize = 2;
@@ -230,6 +230,34 @@ impl ResNetConfig {
         self.topology().parameter_count()
     }
 
+    /// Fails where there is less memory than the network and the largest layer of a batch of so many images take.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn check_evaluation_memory(&self, images: usize) -> Result<()> {
+        let topology = self.topology();
+        let needed = bytes(1, &topology, images, topology.largest_output());
+        memory::check(|| self.in_words("evaluating", images), needed, "width, depth or the batch size")
+    }
+
+    /// Fails where there is less memory than training with batches of so many images takes: the network, its gradients and
+    /// velocities, and the activations that the backward pass needs. With none these are elsewhere, on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
+    pub fn check_training_memory(&self, images: usize) -> Result<()> {
+        let topology = self.topology();
+        let needed = bytes(3, &topology, images, topology.kept_in_training());
+        memory::check(|| self.in_words("training", images), needed, "width, depth or the batch size")
+    }
+
+    /// What is done with it, for a message.
+    fn in_words(&self, done: &str, images: usize) -> String {
+        let Self { depth, width, .. } = self;
+        let batches = if images > 0 { format!(" in batches of {images} images") } else { String::new() };
+        format!("{done} a network of depth {depth} and width {width}{batches}")
+    }
+
     /// The names of the blocks in order, such as `stage2.block1`.
     pub fn block_names(&self) -> Vec<String> {
         self.topology().blocks.iter().map(BlockPlan::prefix).collect()
@@ -287,10 +315,34 @@ impl ResNetConfig {
     }
 }
 
+/// The bytes of so many copies of the parameters, and of so many values of each image.
+fn bytes(copies: u64, topology: &Topology, images: usize, values: usize) -> u64 {
+    let parameters = copies.saturating_mul(topology.parameter_count() as u64);
+    let activations = (images as u64).saturating_mul(values as u64);
+    parameters.saturating_add(activations).saturating_mul(size_of::<f32>() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_no_machine_has_the_memory_for_is_refused() {
+        let wide = ResNetConfig { width: 1024.0, ..config(8, true) };
+        for checked in [
+            wide.check_evaluation_memory(1),
+            wide.check_training_memory(0),
+            config(8, true).check_training_memory(1 << 40),
+        ] {
+            if memory::available().is_some() {
+                let message = checked.unwrap_err().to_string();
+                assert!(message.contains("depth 8") && message.contains("lower width, depth"), "{message}");
+            }
+        }
+        config(8, true).check_evaluation_memory(1).unwrap();
+        config(8, true).check_training_memory(1).unwrap();
+    }
 
     fn config(depth: usize, residual: bool) -> ResNetConfig {
         ResNetConfig { depth, residual, ..ResNetConfig::default() }

@@ -1,5 +1,7 @@
 //! What can go wrong in this crate.
 
+use crate::memory::in_words;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -39,6 +41,21 @@ pub enum Error {
     /// The images have no pixels.
     #[error("the image side is 0; give at least 1 pixel")]
     ImageSide,
+    /// There is less memory than a network takes.
+    #[error(
+        "{what} takes at least {} of memory, and there are {}; lower {lower}",
+        in_words(*.needed), in_words(*.available)
+    )]
+    Memory {
+        /// What does not fit.
+        what: String,
+        /// The bytes that it takes at least.
+        needed: u64,
+        /// The bytes that there are.
+        available: u64,
+        /// The settings that make it less.
+        lower: &'static str,
+    },
     /// A tensor of a state to be loaded is missing.
     #[error("the state has no tensor {name}; it is not one of this network (depth, width and residual must agree)")]
     MissingState {

@@ -5,6 +5,7 @@
 //! are in [`ops`], the random numbers of initial weights and of everything else that is random in [`random`].
 
 pub mod device;
+pub mod memory;
 pub mod ops;
 pub mod random;
 pub mod threads;

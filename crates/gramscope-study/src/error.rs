@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gramscope_nn::memory::in_words;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -84,12 +86,6 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-}
-
-/// So many bytes, for people; rounded up.
-fn in_words(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    if bytes < 10 * MIB { format!("{} KiB", bytes.div_ceil(1 << 10)) } else { format!("{} MiB", bytes.div_ceil(MIB)) }
 }
 
 impl Error {

@@ -60,7 +60,7 @@ impl ResNet {
     /// variances 1. A parameter's values depend on the seed, its place among the parameters and its shape alone.
     ///
     /// # Errors
-    /// Those of [`ResNetConfig::validate`], and [`Error::Candle`] when the device has no memory for it.
+    /// Those of [`ResNetConfig::validate`]; [`Error::Memory`], and [`Error::Candle`] when the device has no memory for it.
     pub fn new(config: &ResNetConfig, seed: u64, device: &Device) -> Result<Self> {
         config.validate()?;
         Self::build(config, &config.topology(), device)?.with_initial_weights(seed)
@@ -91,6 +91,7 @@ impl ResNet {
 
     /// The network of `topology`, for images as `config` says, with weights of 0.
     fn build(config: &ResNetConfig, topology: &Topology, device: &Device) -> Result<Self> {
+        config.check_evaluation_memory(0)?;
         let mut builder = Builder::new(device);
         let stem = Stem {
             unit: builder.unit("stem.conv", "stem.bn", topology.stem.convolution)?,

@@ -128,6 +128,8 @@ pub fn probe(
     let network = run.network(&HOST)?;
     check_side(&images.dataset, &run.name(), &network)?;
     let config = network.config();
+    let together = options.batch_size.min(images.train.len());
+    config.check_evaluation_memory(if processor.gpu().is_some() { 0 } else { together })?;
     let (before, after) = (config.branch_end(), if config.residual { "add" } else { config.block_end() });
     let default = Regex::new(&format!(r"\.({before}|{after})$")).expect("names of layers are plain words");
     let stages = network.layers().iter().map(|layer| layer.stage).collect();

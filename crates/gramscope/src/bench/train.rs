@@ -170,6 +170,7 @@ struct OnCpu {
 impl OnCpu {
     fn new(subject: &Subject) -> anyhow::Result<Self> {
         let side = subject.config.image_side;
+        subject.config.check_training_memory(subject.batch_size)?;
         let network = ResNet::new(&subject.config, 0, &Device::Cpu)?;
         Ok(Self {
             optimiser: Sgd::for_network(&network, SGD)?,
@@ -204,6 +205,7 @@ struct OnGpu {
 impl OnGpu {
     fn new(subject: &Subject, device: Arc<gramscope_cuda::Device>, arithmetic: Arithmetic) -> anyhow::Result<Self> {
         let Subject { config, batch_size, .. } = subject;
+        config.check_training_memory(0)?;
         let host = ResNet::new(config, 0, &Device::Cpu)?;
         let mut network = DeviceNetwork::new(&host, device.clone(), arithmetic)?;
         network.learn(&Sgd::for_network(&host, SGD)?)?;
