@@ -268,7 +268,7 @@ fn a_run_that_failed_before_its_first_checkpoint_is_begun_anew() {
         assert!(contents(&dir) == before, "{arguments:?}");
     }
     unstart(&place(&root, "train"));
-    fails(run("2"), 1, &["seed (--seed) is 1 there and 2 here", "choose another --out"]);
+    fails(run("2"), 1, &["seed is 1 there and 2 here", "(--seed, --out)"]);
 }
 
 #[test]

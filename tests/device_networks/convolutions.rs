@@ -120,7 +120,7 @@ fn whose_convolutions_they_are_is_on_record() {
     assert!(config.contains("backend = \"cuda-f32-cudnn\""), "{config}");
     fs::remove_file(trained.join("predictions.safetensors")).unwrap();
     let (finished, said) = sweeps.sweep("runs", &["--device", "cuda"]);
-    assert!(!finished && said.contains("go on with --device cuda --precision f32 --convolutions cudnn"), "{said}");
+    assert!(!finished && said.contains("(--device cuda --precision f32 --convolutions cudnn, --out)"), "{said}");
     assert!(sweeps.sweep("runs", &CUDNN).0);
 
     let out = sweeps.path("cka");

@@ -78,7 +78,7 @@ fn what_computed_is_on_record_and_is_not_mixed() {
     fs::remove_file(&predictions).unwrap();
     for device in [["cpu", "--precision", "f32"], ["cuda", "--precision", "tf32"]] {
         let (finished, said) = again(&device);
-        assert!(!finished && said.contains("go on with --device cuda --precision bf16"), "{said}");
+        assert!(!finished && said.contains("(--device cuda --precision bf16, --out)"), "{said}");
         assert!(!predictions.exists());
     }
     assert!(again(&["cuda", "--precision", "bf16"]).0 && predictions.exists());

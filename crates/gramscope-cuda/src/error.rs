@@ -63,7 +63,7 @@ impl fmt::Display for Dimensions {
 #[non_exhaustive]
 pub enum Error {
     /// The feature `cuda` is off.
-    #[error("this gramscope was built without CUDA; build it with --features cuda, or use the CPU (--device cpu)")]
+    #[error("this gramscope was built without CUDA; build it with --features cuda, or use the CPU")]
     NotBuilt,
     /// No libcuda on this machine.
     #[error("this machine has no NVIDIA driver (no libcuda.so.1 was found); install one, or use the CPU")]
@@ -116,7 +116,7 @@ pub enum Error {
     /// What is wanted does not fit into the device memory it may take, in however many parts.
     #[error(
         "{what} need at least {needed} of device memory and may take {limit}, of which {free} is free; smaller \
-         batches, fewer examples or fewer layers need less, and a larger --memory-limit allows more",
+         batches, fewer examples or fewer layers need less, and a larger limit allows more",
         needed = Bytes(*needed), limit = Bytes(*limit), free = Bytes(*free)
     )]
     MemoryLimit {

@@ -74,19 +74,6 @@ impl Backend {
     pub fn is_cpu(&self) -> bool {
         *self == Self::Cpu
     }
-
-    /// The flags of the command line that ask for it.
-    pub fn flags(self) -> &'static str {
-        match self {
-            Self::Cpu => "--device cpu",
-            Self::CudaF32 => "--device cuda --precision f32",
-            Self::CudaTf32 => "--device cuda --precision tf32",
-            Self::CudaBf16 => "--device cuda --precision bf16",
-            Self::CudaF32Cudnn => "--device cuda --precision f32 --convolutions cudnn",
-            Self::CudaTf32Cudnn => "--device cuda --precision tf32 --convolutions cudnn",
-            Self::CudaBf16Cudnn => "--device cuda --precision bf16 --convolutions cudnn",
-        }
-    }
 }
 
 impl fmt::Display for Backend {

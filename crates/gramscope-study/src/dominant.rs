@@ -13,7 +13,7 @@ use crate::output::check_place;
 use crate::pcs::{EXAMPLES, PcsData, all_at_once, components, each_layer};
 use crate::results::{DroppedDominant, Versions};
 use crate::stored::Files;
-use crate::{Error, Result, plot};
+use crate::{Error, Fewer, Result, plot};
 
 /// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
 /// Which sign is which means nothing.
@@ -121,7 +121,7 @@ impl Ranking {
             rows: 0,
             largest_layer: 0,
             other: data.bytes() + model.bytes() + forward,
-            lower: "lower --examples",
+            lower: &[Fewer::Examples],
         };
         needs.within(memory.host)?;
         let images = all_at_once(model, data, memory.device)?;

@@ -1,7 +1,9 @@
 //! What can go wrong in an experiment.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gramscope_nn::memory::in_words;
 
@@ -36,7 +38,7 @@ pub enum Error {
     /// An activation holds NaN or an infinity.
     #[error(
         "layer {layer} of {model} holds NaN or infinity in batch {batch} (example {example} of the batch); mend the \
-         activation, or leave the layer out with --layers"
+         activation, or leave the layer out"
     )]
     NonFinite {
         /// The run or file.
@@ -50,8 +52,8 @@ pub enum Error {
     },
     /// What is wanted does not fit into the memory it may take.
     #[error(
-        "{what} need {} of memory and may take {}; {lower}, or raise --memory-limit",
-        in_words(*.needed), in_words(*.limit)
+        "{what} need {} of memory and may take {}; choose {}, or allow more",
+        in_words(*.needed), in_words(*.limit), .lower.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
     )]
     Memory {
         /// What does not fit.
@@ -60,8 +62,8 @@ pub enum Error {
         needed: u64,
         /// The bytes that it may take.
         limit: u64,
-        /// What lowers what is needed, for who can do it.
-        lower: &'static str,
+        /// What there can be less of, so that less is needed.
+        lower: &'static [Fewer],
     },
     /// Another error of the comparison itself, with the names of what it happened to.
     #[error("{subject}: {reason}")]
@@ -70,6 +72,14 @@ pub enum Error {
         subject: String,
         /// What went wrong.
         reason: gramscope_cka::Error,
+    },
+    /// A network that was to be measured could not be trained.
+    #[error("{run} could not be trained: {reason}")]
+    Untrained {
+        /// The run's name.
+        run: String,
+        /// Why.
+        reason: Arc<gramscope_train::Error>,
     },
     /// The work was asked to stop.
     #[error("stopped before the work was complete; the same command begins it again")]
@@ -86,6 +96,27 @@ pub enum Error {
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// What there can be less of where memory does not suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fewer {
+    /// Examples in a batch.
+    InBatch,
+    /// Examples in all.
+    Examples,
+    /// Layers.
+    Layers,
+}
+
+impl fmt::Display for Fewer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::InBatch => "smaller batches",
+            Self::Examples => "fewer examples",
+            Self::Layers => "fewer layers",
+        })
+    }
 }
 
 impl Error {

@@ -27,7 +27,7 @@ pub(crate) fn train(
 ) -> Result<Vec<Run>> {
     let summary = sweep(plan, dir, processors, stop, progress)?;
     if let Some((name, reason)) = summary.first_failure() {
-        return Err(Error::Incomparable(format!("{name} could not be trained: {reason}")));
+        return Err(Error::Untrained { run: name.to_owned(), reason: reason.clone() });
     }
     if let Some(name) = summary.first_elsewhere() {
         let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");

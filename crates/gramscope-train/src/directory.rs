@@ -296,7 +296,7 @@ mod tests {
         }
         drop(claimed);
         let error = claim(&dir, &config(2), Start::Resume).unwrap_err().to_string();
-        assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
+        assert!(error.contains("seed is 1 there and 2 here"), "{error}");
         claim(&dir, &config(1), Start::Resume).unwrap();
         assert_eq!(RunDirectory::new(&dir).name(), "run");
     }
@@ -317,8 +317,8 @@ mod tests {
             assert!(matches!(other(), Error::Busy { .. }));
             drop(claimed);
             let error = other().to_string();
-            let advice = format!("go on with {}", begun.flags());
-            assert!(error.contains(asked.flags()) && error.contains(&advice), "{error}");
+            let advice = format!("go on with {begun}");
+            assert!(error.contains(&asked.to_string()) && error.contains(&advice), "{error}");
             claim(&dir, &config(1).with_backend(begun), Start::Resume).unwrap();
         }
     }
@@ -335,7 +335,7 @@ mod tests {
             fs::write(claimed.directory.checkpoints().join(".latest.1.gramscope-tmp"), "half").unwrap();
             drop(claimed);
             let error = begin(&dir, 2, backend).unwrap_err().to_string();
-            assert!(error.contains("seed (--seed) is 1 there and 2 here"), "{error}");
+            assert!(error.contains("seed is 1 there and 2 here"), "{error}");
             let claimed = begin(&dir, 1, backend).unwrap();
             assert_eq!(RunConfig::read(&claimed.directory.config()).unwrap().backend, backend);
             assert!(matches!(begin(&dir, 1, backend), Err(Error::Busy { .. })));

@@ -40,14 +40,14 @@ pub enum Error {
         problem: ConfigError,
     },
     /// The directory of a fresh run holds a run.
-    #[error("{} already holds a run; pass --resume to go on with it, or choose another --out", .dir.display())]
+    #[error("{} already holds a run; go on with it, or choose another directory", .dir.display())]
     Occupied {
         /// The directory.
         dir: PathBuf,
     },
     /// The directory of a run holds something else.
     #[error(
-        "{} is not empty and holds no run (no {}); choose another --out",
+        "{} is not empty and holds no run (no {}); choose another directory",
         .dir.display(), crate::directory::CONFIG
     )]
     Foreign {
@@ -55,7 +55,7 @@ pub enum Error {
         dir: PathBuf,
     },
     /// The directory of a sweep is a run's.
-    #[error("{} holds a run, so no family can be put there; choose another --out", .dir.display())]
+    #[error("{} holds a run, so no family can be put there; choose another directory", .dir.display())]
     SweepInRun {
         /// The directory.
         dir: PathBuf,
@@ -68,7 +68,7 @@ pub enum Error {
     },
     /// The run in the directory was started with other settings.
     #[error(
-        "{} holds a run with other settings: {difference}; give the same settings, or choose another --out",
+        "{} holds a run with other settings: {difference}; give the same settings, or choose another directory",
         .dir.display()
     )]
     OtherSettings {
@@ -80,8 +80,8 @@ pub enum Error {
     /// The run in the directory was begun on another kind of processor, or in another arithmetic.
     #[error(
         "{} was begun with {begun}, and going on with {asked} would mix the two in one run; go on with {begun}, or choose \
-         another --out",
-        .dir.display(), begun = .begun.flags(), asked = .asked.flags()
+         another directory",
+        .dir.display()
     )]
     OtherBackend {
         /// The directory.
@@ -94,7 +94,7 @@ pub enum Error {
     /// The images are not those that the run was started with.
     #[error(
         "the images are not those that {} was written with, so going on would mix two data sets; restore the data, or \
-         train into another --out",
+         train into another directory",
         .checkpoint.display()
     )]
     OtherData {
@@ -102,7 +102,7 @@ pub enum Error {
         checkpoint: PathBuf,
     },
     /// A directory that is not a run's.
-    #[error("{} is not a run directory: {missing}; give the --out directory of a train command", .dir.display())]
+    #[error("{} is not a run directory: {missing}; give the directory of a run that was trained", .dir.display())]
     NotARun {
         /// The directory.
         dir: PathBuf,
@@ -119,7 +119,7 @@ pub enum Error {
     },
     /// A run that has not come to its end.
     #[error(
-        "there are no predictions {}; they are written when the run ends, so finish it with train --resume or sweep",
+        "there are no predictions {}; they are written when the run ends, so finish its training first",
         .path.display()
     )]
     NoPredictions {
@@ -153,7 +153,7 @@ pub enum Error {
         problem: String,
     },
     /// The run that another is to start from cannot be used for that.
-    #[error("init_from (--init-from) {}: {problem}", .dir.display())]
+    #[error("init_from {}: {problem}", .dir.display())]
     InitialRun {
         /// Its directory.
         dir: PathBuf,
@@ -163,7 +163,7 @@ pub enum Error {
     /// There are fewer training images than one batch has.
     #[error(
         "{images} training images are fewer than one batch of {batch_size}, and a short batch is dropped; lower \
-         batch_size (--batch-size) to at most {images}, or train on more images"
+         batch_size to at most {images}, or train on more images"
     )]
     TooFewImages {
         /// Training images.
@@ -183,7 +183,7 @@ pub enum Error {
         found: usize,
     },
     /// The run was asked to stop, and has stopped where it can go on.
-    #[error("{} was stopped after {steps} steps of epoch {epoch}, and nothing is lost: the same command goes on (train: with --resume)", .dir.display())]
+    #[error("{} was stopped after {steps} steps of epoch {epoch}, and nothing is lost: begun again, it goes on from there", .dir.display())]
     Interrupted {
         /// The run's directory.
         dir: PathBuf,
@@ -195,7 +195,7 @@ pub enum Error {
     /// The loss of a training step is NaN or infinite.
     #[error(
         "the loss became {loss} in epoch {epoch}, by step {step}; checkpoints of the epochs before are kept; train again with a smaller \
-         learning_rate (--learning-rate)"
+         learning_rate"
     )]
     Diverged {
         /// The epoch, from 1.
@@ -208,7 +208,7 @@ pub enum Error {
     /// The network's outputs for the test images are NaN or infinite.
     #[error(
         "the test loss became {loss} after epoch {epoch}; checkpoints of the epochs before are kept; train again with a smaller \
-         learning_rate (--learning-rate)"
+         learning_rate"
     )]
     DivergedInTest {
         /// The epoch, from 1.

@@ -100,7 +100,7 @@ fn wrong_epoch(path: &Path, line: usize, metrics: &EpochMetrics) -> Error {
     Error::Metrics { path: path.to_path_buf(), problem }
 }
 
-const RESTORE: &str = "restore the file, or train into another --out";
+const RESTORE: &str = "restore the file, or train into another directory";
 
 /// Each line with what it says.
 fn lines(path: &Path) -> Result<Vec<(String, EpochMetrics)>> {

@@ -74,7 +74,7 @@ impl Run {
         Err(no_checkpoint(
             path,
             &match kept.as_slice() {
-                [] => "no epoch of this run was kept: train with --checkpoint-every".to_owned(),
+                [] => "no epoch of this run was kept: set checkpoint_every before training".to_owned(),
                 kept => format!("the epochs that were kept are {}", kept.join(", ")),
             },
         ))

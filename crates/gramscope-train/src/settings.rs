@@ -187,7 +187,7 @@ impl TrainSettings {
                 "init_stages",
                 self.init_stages.is_none_or(|stages| stages <= self.family.stages() && self.init_from.is_some()),
                 self.init_stages.map_or("not set".to_owned(), |stages| stages.to_string()),
-                "must be from 0 (the stem alone) to the network's number of stages, and needs init_from (--init-from)",
+                "must be from 0 (the stem alone) to the network's number of stages, and needs init_from",
             ),
             (
                 "first_pc_penalty",
@@ -354,7 +354,7 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, stored, asked } = self;
-        write!(f, "{} is {stored} there and {asked} here", named(key))
+        write!(f, "{key} is {stored} there and {asked} here")
     }
 }
 
@@ -363,7 +363,7 @@ impl fmt::Display for Difference {
 #[non_exhaustive]
 pub enum ConfigError {
     /// A setting out of range.
-    #[error("{} is {value}; it {rule}", named(.key))]
+    #[error("{key} is {value}; it {rule}")]
     Setting {
         /// Its key.
         key: &'static str,
@@ -465,16 +465,6 @@ pub enum ConfigError {
     /// A plan's data that cannot be.
     #[error("{0}")]
     Data(DataError),
-}
-
-/// A setting as a message names it: its key, and the flag that sets it.
-fn named(key: &str) -> String {
-    let flag = match key {
-        "residual" | "flip" => format!("--no-{key}"),
-        "name" | "dir" => "--data".to_owned(),
-        _ => format!("--{}", key.replace('_', "-")),
-    };
-    format!("{key} ({flag})")
 }
 
 fn place(table: &Option<&'static str>) -> String {

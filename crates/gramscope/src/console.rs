@@ -87,8 +87,7 @@ impl Console {
     }
 
     /// The one message of a command that failed.
-    pub(crate) fn error(&self, error: &anyhow::Error) {
-        let text = format!("{error:#}");
+    pub(crate) fn error(&self, text: &str) {
         match self.mode {
             Mode::Json => self.stderr(&json_line("error", json!({ "message": text }))),
             _ => self.stderr(&format!("error: {text}")),

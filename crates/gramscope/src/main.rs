@@ -1,6 +1,7 @@
 //! The command line of Gramscope: reads arguments, calls the crates, shows progress, and turns every error into one
 //! message and an exit code.
 
+mod advice;
 mod arguments;
 mod bench;
 mod commands;
@@ -16,8 +17,9 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
+use advice::Flags;
 use arguments::{Arguments, Command};
 use console::Console;
 use interrupt::Interrupt;
@@ -28,19 +30,21 @@ use interrupt::Interrupt;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let flags = Flags::of_command(&matches);
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new(arguments.quiet, arguments.json_logs());
     let interrupt = match Interrupt::listen(arguments.command.goes_on_later()) {
         Ok(interrupt) => interrupt,
         Err(error) => {
-            console.error(&anyhow::Error::new(error).context("cannot listen for signals"));
+            console.error(&format!("cannot listen for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match run_on(env::args_os(), arguments.command, &interrupt, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console.error(&error);
+            console.error(&format!("{error:#}{}", flags.advice(&error)));
             interrupt.exit_code().unwrap_or(ExitCode::FAILURE)
         }
     }

@@ -65,7 +65,7 @@ pub(crate) fn write_activations(
     let mut about = vec![("layout", "NHWC".to_owned()), ("model", name.clone()), ("split", "test".to_owned())];
     let backend = model.processor().backend();
     if !backend.is_cpu() {
-        about.push(("computed with", backend.flags().to_owned()));
+        about.push(("computed with", backend.to_string()));
     }
     let mut writer = ActivationWriter::create(path, &layers, indices.len(), &about)?;
     let feed = Feed::new(data, std::slice::from_ref(model), None)?;

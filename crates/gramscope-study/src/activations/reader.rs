@@ -136,7 +136,7 @@ impl ActivationFile {
         buffer.try_reserve(wanted.values).map_err(|_| {
             let bytes = wanted.values.saturating_mul(size_of::<T>());
             let problem =
-                format!("a batch of layer {:?} takes {bytes} bytes of memory; lower --batch-size", layer.name);
+                format!("a batch of layer {:?} takes {bytes} bytes of memory; choose smaller batches", layer.name);
             Error::file(&self.path, problem)
         })?;
         buffer.resize(wanted.values, T::zeroed());

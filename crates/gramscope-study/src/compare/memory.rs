@@ -3,7 +3,7 @@
 use gramscope_cka::Comparison;
 
 use super::Model;
-use crate::{Error, Result};
+use crate::{Error, Fewer, Result};
 
 /// Bytes of the process, and of reading, drawing and writing what does not grow.
 const PROCESS: u64 = 96 << 20;
@@ -39,8 +39,8 @@ pub(crate) struct Needs {
     pub(crate) largest_layer: u64,
     /// Bytes of everything else.
     pub(crate) other: u64,
-    /// What makes it less, for its user: "lower --batch-size".
-    pub(crate) lower: &'static str,
+    /// What there can be less of.
+    pub(crate) lower: &'static [Fewer],
 }
 
 /// What may be taken for what; no limit is a limit that is never met.
@@ -87,8 +87,8 @@ pub(crate) struct BatchNeeds {
     pub(crate) entries: u64,
     /// Bytes of everything else.
     pub(crate) other: u64,
-    /// What makes it less, for its user.
-    pub(crate) lower: &'static str,
+    /// What there can be less of.
+    pub(crate) lower: &'static [Fewer],
 }
 
 impl BatchNeeds {
@@ -138,7 +138,7 @@ mod tests {
             rows: 2000,
             largest_layer: 100 * MIB,
             other: 0,
-            lower: "lower --batch-size",
+            lower: &[Fewer::InBatch],
         }
     }
 
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn batches_have_as_many_examples_as_fit() {
-        let lower = "choose fewer of them";
+        let lower = &[Fewer::Examples];
         let needs = BatchNeeds { what: "images".to_owned(), example: MIB, entries: 0, other: 4 * MIB, lower };
         let within = |mib: u64| needs.within(Some(PROCESS + mib * MIB), 64);
         assert_eq!(needs.within(None, 64).unwrap(), 64);
@@ -167,7 +167,8 @@ mod tests {
         }
         let message = within(4).unwrap_err().to_string();
         assert!(
-            message.contains("images need 101 MiB") && message.contains("100 MiB; choose fewer of them, or raise"),
+            message.contains("images need 101 MiB")
+                && message.contains("100 MiB; choose fewer examples, or allow more"),
             "{message}"
         );
         let huge = BatchNeeds { example: u64::MAX, entries: u64::MAX, ..needs };
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_what_was_needed_and_what_would_help() {
         let message = needs().within(Some(50 * MIB)).unwrap_err().to_string();
-        for part in ["batches of 256", "50 MiB", "--batch-size", "--memory-limit"] {
+        for part in ["batches of 256", "50 MiB", "smaller batches, or allow more"] {
             assert!(message.contains(part), "{part} is missing from: {message}");
         }
         let huge = Needs { entries: u64::MAX, row: u64::MAX, largest_layer: u64::MAX, ..needs() };

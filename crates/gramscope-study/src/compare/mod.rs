@@ -32,7 +32,7 @@ pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 
 use crate::activations::ActivationFile;
 use crate::results::{DataInfo, PairInfo, PairResult, Undefined, Versions};
-use crate::{Error, Result};
+use crate::{Error, Fewer, Result};
 
 /// What comparisons of runs and of files share.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl CompareOptions {
             rows: layers.iter().map(|&layers| layers as u64).sum(),
             largest_layer,
             other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
-            lower: "lower --batch-size, choose fewer layers with --layers",
+            lower: &[Fewer::InBatch, Fewer::Layers],
         }
     }
 }

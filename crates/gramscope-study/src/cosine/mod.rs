@@ -35,7 +35,7 @@ use crate::compare::{
 };
 use crate::pcs::{EXAMPLES, PcsData};
 use crate::results::Versions;
-use crate::{Result, plot};
+use crate::{Fewer, Result, plot};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -62,7 +62,7 @@ impl CosineOptions {
         let wanted = (BATCH_BYTES / example.max(1)).clamp(1, MOST_EXAMPLES as u64) as usize;
         let entries = 2 * (layers as u64).pow(2);
         let what = "the activations of an example in all layers of one shape".to_owned();
-        let lower = "choose fewer layers with --layers";
+        let lower = &[Fewer::Layers];
         BatchNeeds { what, example, entries, other, lower }.within(self.memory.host, wanted)
     }
 }

@@ -115,7 +115,7 @@ pub fn over_epochs(
     let mut epochs: Vec<usize> = run.kept_epochs()?.into_iter().filter(|&epoch| epoch < last).collect();
     if epochs.is_empty() {
         return Err(Error::Incomparable(format!(
-            "{} kept no epoch before its last; train with --checkpoint-every N",
+            "{} kept no epoch before its last; set checkpoint_every before training",
             run.name()
         )));
     }

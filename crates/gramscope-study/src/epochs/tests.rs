@@ -81,9 +81,9 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
 fn a_run_without_kept_epochs_says_how_to_keep_them() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(&dir.path().join("run"), None);
-    assert!(over(&run).unwrap_err().to_string().contains("--checkpoint-every"));
+    assert!(over(&run).unwrap_err().to_string().contains("checkpoint_every"));
     let missing = Run::named(&dir.path().join("run@3")).unwrap_err().to_string();
-    assert!(missing.contains("--checkpoint-every"), "{missing}");
+    assert!(missing.contains("checkpoint_every"), "{missing}");
     let last_only = trained(&dir.path().join("last"), Some(4));
     assert!(over(&last_only).unwrap_err().to_string().contains("before its last"));
     let missing = Run::named(&dir.path().join("last@3")).unwrap_err().to_string();

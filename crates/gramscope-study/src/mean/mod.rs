@@ -205,7 +205,7 @@ fn check_alike(one: &PairInfo, other: &PairInfo) -> Result<()> {
     } else if (&one.layers_x, &one.layers_y) != (&other.layers_x, &other.layers_y) {
         "their layers are not the same"
     } else if (&one.estimator, &one.kernel, &one.gram) != (&other.estimator, &other.kernel, &other.gram) {
-        "they were computed with different estimators, kernels or accuracies (--gram)"
+        "they were computed with different estimators, kernels or accuracies"
     } else if one.batch_size != other.batch_size {
         "their minibatches are not of one size"
     } else if one.data.source() != other.data.source() {

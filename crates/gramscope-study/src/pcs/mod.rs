@@ -25,7 +25,7 @@ use crate::compare::{
     Batch, Feed, Limit, MemoryLimits, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole,
 };
 use crate::results::Versions;
-use crate::{Error, Result};
+use crate::{Error, Fewer, Result};
 
 /// Examples that are used unless told otherwise.
 pub(crate) const EXAMPLES: usize = 1024;
@@ -74,7 +74,7 @@ impl PcsOptions {
             rows: layers as u64,
             largest_layer,
             other: other.saturating_add(if on_device { PINNED_BYTES } else { 0 }),
-            lower: "lower --examples, choose fewer layers with --layers",
+            lower: &[Fewer::Examples, Fewer::Layers],
         };
         let mut components = components(self.device.clone(), model, examples, self.estimator)?;
         let shares = needs.within(self.memory.host)?;

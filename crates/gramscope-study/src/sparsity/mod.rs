@@ -20,7 +20,7 @@ pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, sav
 use crate::compare::{BatchNeeds, Feed, Limit, MemoryLimits, Model, Progress, TestImages, forward_bytes, in_layer};
 use crate::pcs::PcsData;
 use crate::results::Versions;
-use crate::{Error, Result, plot};
+use crate::{Error, Fewer, Result, plot};
 
 /// Images that go through the network together, where there is memory for them.
 const BATCH: usize = 250;
@@ -60,7 +60,7 @@ pub fn sparsity(
         example: forward_bytes(std::slice::from_ref(&model), 1, false),
         entries: 0,
         other: data.bytes() + model.bytes(),
-        lower: "lower --examples",
+        lower: &[Fewer::Examples],
     };
     let feed = Feed::new(&data, std::slice::from_ref(&model), options.memory.device)?;
     let size = feed.most_at_once(&model, 1, needs.within(options.memory.host, BATCH)?)?;

@@ -42,7 +42,7 @@ pub enum SweepEvent<'a> {
         /// Its name.
         name: &'a str,
         /// Why.
-        reason: &'a str,
+        reason: &'a Error,
     },
 }
 
@@ -52,7 +52,7 @@ pub enum Outcome {
     /// Trained, now or earlier: its last epoch.
     Done(EpochMetrics),
     /// Not trained to its end, and why.
-    Failed(String),
+    Failed(Arc<Error>),
     /// Another process is training it.
     Elsewhere,
 }
@@ -66,9 +66,9 @@ pub struct SweepSummary {
 
 impl SweepSummary {
     /// The first run that failed, and why.
-    pub fn first_failure(&self) -> Option<(&str, &str)> {
+    pub fn first_failure(&self) -> Option<(&str, &Arc<Error>)> {
         self.runs.iter().find_map(|(name, outcome)| match outcome {
-            Outcome::Failed(reason) => Some((name.as_str(), reason.as_str())),
+            Outcome::Failed(reason) => Some((name.as_str(), reason)),
             Outcome::Done(_) | Outcome::Elsewhere => None,
         })
     }
@@ -185,9 +185,8 @@ impl Family<'_> {
             Err(Error::Busy { .. }) => Ok(Outcome::Elsewhere),
             Err(interrupted @ Error::Interrupted { .. }) => Err(interrupted),
             Err(error) => {
-                let reason = error.to_string();
-                self.tell(SweepEvent::Failed { name, reason: &reason });
-                Ok(Outcome::Failed(reason))
+                self.tell(SweepEvent::Failed { name, reason: &error });
+                Ok(Outcome::Failed(Arc::new(error)))
             }
         }
     }

@@ -39,7 +39,7 @@ fn a_run_that_diverges_does_not_stop_the_others_and_nothing_is_trained_twice() {
             .zip(failed)
             .map(|((name, _), failed)| format!("{name} {}", if failed { "failed" } else { "trained" }));
         assert_eq!(told, expected.collect());
-        assert!(summary.first_failure().unwrap().1.contains("learning_rate"));
+        assert!(summary.first_failure().unwrap().1.to_string().contains("learning_rate"));
         let mut epochs = 0;
         sweep_on(processors, &family, &never, |event| {
             epochs += usize::from(matches!(event, SweepEvent::Training { event: Event::Epoch(_), .. }));

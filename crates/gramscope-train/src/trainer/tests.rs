@@ -399,5 +399,5 @@ fn a_run_starts_where_another_ended() {
     fs::remove_file(donor.dir().join("predictions.safetensors")).unwrap();
     assert!(error(&settings, classes).contains("not finished"));
     let missing = TrainSettings { init_from: Some(root.path().join("missing")), ..settings };
-    assert!(error(&missing, classes).contains("--init-from"), "{}", error(&missing, classes));
+    assert!(error(&missing, classes).contains("init_from"), "{}", error(&missing, classes));
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::bail;
 use gramscope_study::plot;
 use gramscope_train::sweep::{self, Outcome, Plan, SweepEvent, SweepSummary};
 use gramscope_train::{Event, Run};
@@ -31,7 +30,8 @@ pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &C
         draw(&arguments.out, &summary)?;
     }
     if let Some((name, reason)) = summary.first_failure() {
-        bail!("{}: {reason}", arguments.out.join(name).display());
+        let run = arguments.out.join(name).display().to_string();
+        return Err(anyhow::Error::new(reason.clone()).context(run));
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ impl<'a> SweepProgress<'a> {
             }
             SweepEvent::Failed { name, reason } => {
                 self.training.remove(name);
-                let fields = json!({ "run": name, "reason": reason });
+                let fields = json!({ "run": name, "reason": reason.to_string() });
                 self.console.note("failed", &format!("{name} failed: {reason}"), fields);
             }
         }
