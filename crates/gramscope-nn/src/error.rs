@@ -122,6 +122,17 @@ pub enum Error {
     /// A network on a device was asked for a training step before it was made ready for training.
     #[error("the network on the device was not made ready to be trained")]
     NotTraining,
+    /// A pass of training ran without a place for the loss and the gradients.
+    #[error("a training step has no place for its gradients; this is a defect of Gramscope, please report it")]
+    NoTargets,
+    /// A penalised training step ran with a program or memory of one that is not.
+    #[error(
+        "a training step has a penalty and nothing to compute it with; this is a defect of Gramscope, please report it"
+    )]
+    NoPenalty,
+    /// A program ran over a batch that no memory was taken for.
+    #[error("a batch has no memory to run in; this is a defect of Gramscope, please report it")]
+    NotReserved,
     /// Two values of a program that are needed at once share memory.
     #[error(
         "the values {values:?} of a network's program share memory; this is a defect of Gramscope, please report it"

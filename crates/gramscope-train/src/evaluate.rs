@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use gramscope_nn::ResNet;
+use gramscope_nn::ops::loss::ImageLoss;
 
 use crate::batches;
 use crate::data::Split;
@@ -56,33 +57,11 @@ impl Evaluation {
     pub(crate) fn new(logits: Vec<f32>, labels: &[u32], classes: usize) -> Self {
         let (mut loss, mut correct) = (0.0, 0);
         for (row, &label) in logits.chunks_exact(classes).zip(labels) {
-            loss += cross_entropy(row, label as usize);
-            // The first of equal logits counts, as everywhere.
-            let largest = row.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-            correct += usize::from(largest.is_some_and(|(class, _)| class == label as usize));
+            let image = ImageLoss::new(row, label as usize);
+            loss += image.loss();
+            correct += usize::from(image.is_correct());
         }
         let images = labels.len() as f64;
         Self { loss: loss / images, accuracy: correct as f64 / images, logits }
-    }
-}
-
-/// -log softmax(logits)_label, in float64.
-fn cross_entropy(logits: &[f32], label: usize) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
-    sum.ln() - f64::from(logits[label] - largest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cross_entropy;
-
-    #[test]
-    fn equal_logits_cost_the_logarithm_of_the_classes() {
-        for logit in [-1e30_f32, 0.0, 1e30] {
-            let difference = cross_entropy(&[logit; 10], 3) - 10.0_f64.ln();
-            assert!(difference.abs() <= 4.0 * f64::EPSILON * 10.0_f64.ln(), "off by {difference}");
-        }
-        assert!(cross_entropy(&[f32::NAN, 0.0], 1).is_nan());
     }
 }

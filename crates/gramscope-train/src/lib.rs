@@ -19,6 +19,7 @@ mod directory;
 mod error;
 mod fault;
 mod metrics;
+mod nearest;
 mod predictions;
 mod run;
 mod sealed;

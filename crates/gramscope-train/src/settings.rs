@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use crate::data::{DataConfig, DataError};
 use crate::error::{Error, Result};
+use crate::nearest::nearest;
 
 /// The format of config.toml that this program writes and reads.
 pub const CONFIG_VERSION: u32 = 1;
@@ -511,15 +512,8 @@ pub(crate) fn check_keys(
     name: Option<&'static str>,
     known: &'static [&'static str],
 ) -> Result<(), ConfigError> {
-    const LIKELY: f64 = 0.75;
     let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
-    let plain = key.to_lowercase().replace('-', "_");
-    let nearest = known
-        .iter()
-        .map(|&candidate| (strsim::jaro(&plain, candidate), candidate))
-        .filter(|&(likeness, _)| likeness >= LIKELY)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate);
+    let nearest = nearest(key, known.iter().copied());
     Err(ConfigError::UnknownKey { table: name, key: key.clone(), nearest, known })
 }
 

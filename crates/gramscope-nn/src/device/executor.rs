@@ -135,7 +135,7 @@ impl<T: Stored> Executor<T> {
     ) -> Result<usize, E> {
         let count = images.count(self.image_length(), targets.is_some())?;
         self.reserve(count, &state.layout)?;
-        let memory = self.memory.as_mut().ok_or(Error::NotTraining)?;
+        let memory = self.memory.as_mut().ok_or(Error::NotReserved)?;
         let places = Places { program: &self.program, slots: &self.slots, images: count };
         images.place(&self.device, memory, places)?;
         let launcher = self.device.launcher();

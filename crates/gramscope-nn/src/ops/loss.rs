@@ -107,7 +107,9 @@ pub struct ImageLoss<'a> {
     label: usize,
     /// The place of the first largest logit.
     largest: usize,
-    /// log(sum exp).
+    /// That logit, which is subtracted from the others.
+    top: f64,
+    /// log(sum exp) of what that leaves. It is not added to the largest logit: beside a huge one nothing would be left of it.
     logarithm: f64,
 }
 
@@ -121,7 +123,7 @@ impl<'a> ImageLoss<'a> {
             (1..logits.len()).fold(0, |largest, class| if logits[class] > logits[largest] { class } else { largest });
         let top = f64::from(logits[largest]);
         let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - top).exp()).sum();
-        Self { logits, label, largest, logarithm: top + sum.ln() }
+        Self { logits, label, largest, top, logarithm: sum.ln() }
     }
 
     /// Its cross-entropy.
@@ -129,7 +131,7 @@ impl<'a> ImageLoss<'a> {
     /// # Panics
     /// If the label is not a class.
     pub fn loss(&self) -> f64 {
-        self.logarithm - f64::from(self.logits[self.label])
+        self.logarithm - (f64::from(self.logits[self.label]) - self.top)
     }
 
     /// Whether its largest logit (the first, of equals) is its label's.
@@ -141,7 +143,7 @@ impl<'a> ImageLoss<'a> {
     pub fn gradient(self, share: f64) -> impl Iterator<Item = f32> + 'a {
         self.logits.iter().enumerate().map(move |(class, logit)| {
             let target = if class == self.label { 1.0 } else { 0.0 };
-            let gradient = (f64::from(*logit) - self.logarithm).exp() - target;
+            let gradient = (f64::from(*logit) - self.top - self.logarithm).exp() - target;
             if gradient.abs() < NEGLIGIBLE { 0.0 } else { (gradient * share) as f32 }
         })
     }
@@ -189,6 +191,26 @@ impl<'a> Examples<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever their size.
+    #[test]
+    fn equal_logits_cost_the_logarithm_of_the_classes() {
+        for logit in [-1e30_f32, 0.0, 1e30] {
+            let logits = [logit; 10];
+            let image = ImageLoss::new(&logits, 3);
+            let difference = image.loss() - 10.0_f64.ln();
+            assert!(difference.abs() <= 4.0 * f64::EPSILON * 10.0_f64.ln(), "off by {difference}");
+            let gradient: Vec<f32> = image.gradient(1.0).collect();
+            assert!(
+                gradient
+                    .iter()
+                    .zip(0..)
+                    .all(|(found, class)| (found - if class == 3 { -0.9 } else { 0.1 }).abs() < 1e-7),
+                "{gradient:?}"
+            );
+        }
+        assert!(ImageLoss::new(&[f32::NAN, 0.0], 1).loss().is_nan());
+    }
 
     #[test]
     fn a_gradient_is_the_softmaxs_or_0_where_it_is_negligible() {

@@ -7,6 +7,7 @@ use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, builtin, cifar, folder};
+use crate::nearest::nearest;
 
 /// The kinds of data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,14 +78,16 @@ impl DataConfig {
     /// [`DataError::UnknownName`] when there is no such directory, [`DataError::UnknownLayout`] when it holds nothing
     /// known; the message lists what was looked for.
     pub fn resolve_argument(argument: &str) -> Result<Self, DataError> {
-        for name in [DataName::Builtin, DataName::Cifar10, DataName::Cifar100] {
+        let named = [DataName::Builtin, DataName::Cifar10, DataName::Cifar100];
+        for name in named {
             if argument == name.as_str() {
                 return Self { name, ..Self::default() }.resolved();
             }
         }
         let dir = Path::new(argument);
         if !dir.is_dir() {
-            return Err(DataError::UnknownName { argument: argument.to_owned(), nearest: nearest_name(argument) });
+            let nearest = nearest(argument, named.into_iter().map(DataName::as_str));
+            return Err(DataError::UnknownName { argument: argument.to_owned(), nearest });
         }
         let name = recognise(dir)?;
         Self { name, dir: Some(dir.to_path_buf()), ..Self::default() }.resolved()
@@ -167,18 +170,6 @@ pub(crate) fn cache() -> Result<PathBuf, DataError> {
 
 fn setting(key: &'static str, problem: String) -> DataError {
     DataError::Setting { key, problem }
-}
-
-/// The known name that `argument` was most likely meant to be.
-fn nearest_name(argument: &str) -> Option<&'static str> {
-    const LIKELY: f64 = 0.8;
-    let plain = argument.to_lowercase().replace(['-', '_'], "");
-    [DataName::Builtin, DataName::Cifar10, DataName::Cifar100]
-        .map(|name| (strsim::jaro(&plain, name.as_str()), name.as_str()))
-        .into_iter()
-        .filter(|&(likeness, _)| likeness >= LIKELY)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
 }
 
 /// Tells by its files which kind of data set `dir` holds.

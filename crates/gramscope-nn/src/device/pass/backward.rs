@@ -15,7 +15,7 @@ impl<T: Stored> Pass<'_, T> {
         let Weights { weight, bias } = self.state.layout.logits.clone();
         let Head { pooled, dpooled, dlogits, .. } = &mut self.memory.head;
         let (x, dy) = (pooled.as_view(), dlogits.as_view());
-        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NoTargets)?.gradients;
         let (mut before, mut behind) = gradients.split_at_mut(bias.start);
         let dweight = &mut before.slice_mut(weight.clone());
         let dbias = &mut behind.slice_mut(..bias.len());
@@ -52,7 +52,7 @@ impl<T: Stored> Pass<'_, T> {
         let parameters = &self.state.parameters;
         let (gamma, beta) = (parameters.slice(norm.gamma.clone()), parameters.slice(norm.beta.clone()));
         let statistics = self.memory.statistics.slice(norm.statistics.clone());
-        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NoTargets)?.gradients;
         let (mut before, mut behind) = gradients.split_at_mut(norm.beta.start);
         let added = [added.map(|added| added.y), added.map(|added| added.daddend)];
         let ([x, dy, mut dx], [y, mut daddend]) = self.places.of_those(&mut self.memory.values, [x, dy, dx], added)?;
@@ -95,7 +95,7 @@ impl<T: Stored> Pass<'_, T> {
         let shape = self.shape(convolution);
         let Weights { weight, bias } = self.state.layout.convolutions[convolution].clone();
         let [x, dy] = self.places.of(&mut self.memory.values, [x, dy])?;
-        let gradients = &mut self.targets.as_mut().ok_or(Error::NotTraining)?.gradients;
+        let gradients = &mut self.targets.as_mut().ok_or(Error::NoTargets)?.gradients;
         let (mut before, mut behind) = gradients.split_at_mut(bias.start);
         let dweight = &mut before.slice_mut(weight);
         let dbias = &mut behind.slice_mut(..bias.len());

@@ -124,7 +124,7 @@ impl<T: Stored> Pass<'_, T> {
 
     /// Adds the loss to the totals, and leaves its gradient.
     pub(super) fn loss(&mut self) -> Result<()> {
-        let totals = &mut self.targets.as_mut().ok_or(crate::Error::NotTraining)?.totals.as_view_mut();
+        let totals = &mut self.targets.as_mut().ok_or(crate::Error::NoTargets)?.totals.as_view_mut();
         let Head { logits, dlogits, .. } = &mut self.memory.head;
         let (logits, dlogits) = (logits.as_view(), &mut dlogits.as_view_mut());
         let labels = self.memory.labels.as_view();
