@@ -20,8 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::{Feed, Limit, Model, Progress, TestImages};
 use crate::output::check_place;
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::stored::ListFiles;
 use crate::{Error, HOST, Result, plot};
 
@@ -78,7 +77,7 @@ pub struct AblateInfo {
     /// Test images.
     pub examples: usize,
     /// Where they came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
 }
@@ -116,49 +115,19 @@ pub fn ablate(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<AblateResult> {
-    let name = run.name();
-    if !run.config().train.residual {
-        return Err(Error::Incomparable(format!(
-            "{}: this network was trained without residual connections: without its convolutions nothing would be left of a \
-             block, so none can be deleted",
-            run.dir().display()
-        )));
-    }
+    check_shortcuts(run)?;
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
     let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
-    let network = &model.network;
-    let (classes, found) = (network.config().classes, data.classes().len());
-    if classes != found {
-        return Err(Error::Incomparable(format!(
-            "{name} tells {classes} classes apart and the images have {found}; choose others with --data"
-        )));
-    }
-    let names = network.config().block_names();
-    let alone = alone(options, &name, &names)?;
-    let endings = endings(network.config());
-    let only = |chosen: std::ops::Range<usize>| -> Vec<bool> {
-        (0..names.len()).map(|block| chosen.contains(&block)).collect()
-    };
+    check_classes(&model, &data)?;
+    let network = model.network.config();
+    let (name, names) = (run.name(), network.block_names());
+    let (endings, alone) = (endings(network), alone(options, &name, &names)?);
+    let deleted = |chosen: std::ops::Range<usize>| (0..names.len()).map(move |block| chosen.contains(&block)).collect();
     let choices = endings.iter().map(|ending| ending.blocks.clone()).chain(alone.iter().map(|&b| b..b + 1));
-    let variants: Vec<Vec<bool>> = choices.map(only).collect();
 
-    let feed = Feed::new(&data, std::slice::from_ref(&model), None)?;
-    let mut correct = vec![0.0; variants.len()];
-    let indices: Vec<usize> = (0..data.len()).collect();
-    let batches = indices.len().div_ceil(evaluate::BATCH);
-    for (batch, indices) in indices.chunks(evaluate::BATCH).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        let images = feed.batch(indices)?;
-        let labels = batches::labels(data.split().labels(), indices, &HOST)?;
-        for (correct, logits) in correct.iter_mut().zip(model.forward_without(&images, &variants)?) {
-            *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
-        }
-        progress(Progress { done: batch + 1, total: batches, batch: batch + 1, batches, subject: &name });
-    }
-    let accuracies: Vec<f64> = correct.into_iter().map(|correct| correct / data.len() as f64).collect();
+    let accuracies = accuracies(&model, &data, &choices.map(deleted).collect::<Vec<_>>(), stop, progress)?;
+
     let (of_endings, of_alone) = accuracies.split_at(endings.len());
     let stages = endings.iter().zip(of_endings);
     let stages =
@@ -167,13 +136,60 @@ pub fn ablate(
     let alone = alone.map(|(&block, &accuracy)| AblatedBlock { block: names[block].clone(), accuracy });
     let (source, dir) = data.source();
     let info = AblateInfo {
-        model: name.clone(),
+        model: name,
         alone: alone.collect(),
         examples: data.len(),
-        data: PcsData::Images { name: source, dir },
+        data: ExampleSource::Images { name: source, dir },
         versions: Versions::on(model.processor()),
     };
     Ok(AblateResult { stages: stages.collect(), info })
+}
+
+fn check_shortcuts(run: &Run) -> Result<()> {
+    if run.config().train.residual {
+        return Ok(());
+    }
+    Err(Error::Incomparable(format!(
+        "{}: this network was trained without residual connections: without its convolutions nothing would be left of a block, so \
+         none can be deleted",
+        run.dir().display()
+    )))
+}
+
+fn check_classes(model: &Model, data: &TestImages) -> Result<()> {
+    let (name, classes, found) = (&model.info.name, model.network.config().classes, data.classes().len());
+    if classes == found {
+        return Ok(());
+    }
+    Err(Error::Incomparable(format!(
+        "{name} tells {classes} classes apart and the images have {found}; choose others with --data"
+    )))
+}
+
+/// Accuracy of `model` on `data` without the blocks that each of `choices` marks.
+fn accuracies(
+    model: &Model,
+    data: &TestImages,
+    choices: &[Vec<bool>],
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<f64>> {
+    let feed = Feed::new(data, std::slice::from_ref(model), None)?;
+    let mut correct = vec![0.0; choices.len()];
+    let indices: Vec<usize> = (0..data.len()).collect();
+    let batches = indices.len().div_ceil(evaluate::BATCH);
+    for (batch, indices) in indices.chunks(evaluate::BATCH).enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let images = feed.batch(indices)?;
+        let labels = batches::labels(data.split().labels(), indices, &HOST)?;
+        for (correct, logits) in correct.iter_mut().zip(model.forward_without(&images, choices)?) {
+            *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
+        }
+        progress(Progress { done: batch + 1, total: batches, batch: batch + 1, batches, subject: &model.info.name });
+    }
+    Ok(correct.into_iter().map(|correct| correct / data.len() as f64).collect())
 }
 
 /// The last blocks of a stage, counted through the network.
@@ -262,7 +278,7 @@ pub(crate) mod tests {
             accuracies.iter().enumerate().map(entry)
         });
         let alone = vec![AblatedBlock { block: "stage2.block1".to_owned(), accuracy: 0.4 }];
-        let data = PcsData::Images { name: "builtin".to_owned(), dir: None };
+        let data = ExampleSource::Images { name: "builtin".to_owned(), dir: None };
         let info = AblateInfo { model: model.to_owned(), alone, examples: 40, data, versions: Versions::current() };
         AblateResult { info, stages: entries.collect() }
     }

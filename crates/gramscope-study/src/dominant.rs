@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::{Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes};
 use crate::output::check_place;
-use crate::pcs::{EXAMPLES, PcsData, all_at_once, components, each_layer};
-use crate::results::{DroppedDominant, Versions};
+use crate::pcs::{EXAMPLES, all_at_once, components, each_layer};
+use crate::results::{DroppedDominant, ExampleSource, Versions};
 use crate::stored::Files;
 use crate::{Error, Fewer, Result, plot};
 
@@ -73,7 +73,7 @@ pub struct DominantInfo {
     /// The examples, largest absolute projection first.
     pub dominant: Vec<DominantExample>,
     /// Where the images came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
 }
@@ -237,7 +237,7 @@ pub fn dominant(
         variance_explained: component.variance_explained,
         second_over_first: component.second_over_first,
         dominant: chosen.iter().map(example).collect(),
-        data: PcsData::Images { name, dir },
+        data: ExampleSource::Images { name, dir },
         versions: Versions::on(model.processor()),
     };
     Ok(Dominant { info, projections, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })

@@ -212,6 +212,25 @@ impl DataInfo {
     }
 }
 
+/// Where examples came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "source")]
+pub enum ExampleSource {
+    /// Test images fed to a network.
+    Images {
+        /// Name of the data set.
+        name: String,
+        /// Where it lies, for a data set of the user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<PathBuf>,
+    },
+    /// Stored activations.
+    Activations {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
 /// What computed a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gramscope_cka::DeviceMemory;
+use gramscope_cka::{Comparison, DeviceMemory};
 use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
@@ -10,7 +10,9 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
-use super::{Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result};
+use super::{
+    Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result,
+};
 use crate::family;
 use crate::output::names;
 use crate::pcs::EXAMPLES;
@@ -142,79 +144,25 @@ pub fn compare_runs(
     let options = &CompareOptions { device: processor.gpu().cloned(), ..options.clone() };
     let pairs = run_options.pairs.among(runs)?;
     let passes = passes(run_options)?;
-    let limit = match (options.examples, run_options.drop_dominant) {
-        (Some(examples), _) => Limit::Exactly(examples),
-        (None, Some(_)) => Limit::AtMost(EXAMPLES),
-        (None, None) => Limit::None,
-    };
-    let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
-    let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
-    let dropped = match run_options.drop_dominant {
-        Some(fraction) => {
-            let of = (fraction, run_options.dominant_layer.as_deref());
-            Some(DroppedDominant::of_runs(runs, of, &data, processor, options.memory, progress)?)
-        }
-        None => None,
-    };
+    let (data, dropped) = test_images(runs, options, run_options, processor, progress)?;
     let kept = kept(data.len(), dropped.as_ref());
     let batches = Batches::cut(kept.len(), options)?;
     let models = Model::open_all(runs, options.layers.as_ref(), &data, processor)?;
     if options.cka.takes_together(options.batch_size) {
         models.iter().for_each(Model::hand_out_together);
     }
-
-    let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
-    // What is on a GPU already is not uploaded, unless the host normalises it first.
-    let stays = !options.cka.normalise_examples && models.iter().all(|model| model.gpu().is_some());
-    let networks = models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(&models, options.batch_size, stays);
-    let shares =
-        options.needs(batches.largest(), &layers, &pairs, 0, data.bytes() + networks).within(options.memory.host)?;
-
-    let feed = Feed::new(&data, &models, options.memory.device)?;
-    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
-    let largest_upload = if stays { 0 } else { (features * options.batch_size * size_of::<f32>()) as u64 };
-    let limit = options.memory.device;
-    let memory = feed.device_memory(&models, options.batch_size);
-    let mut comparison = options.begin(&layers, &pairs, DeviceMemory { limit, features, largest_upload, ..memory })?;
-    comparison.limit_panels(shares.panels);
-    let orders = Philox::new(run_options.seed, Stream::Evaluation);
-    // The network that was run last, which still has the memory of its activations.
-    let mut turn = None;
-    let mut done = 0;
+    let (feed, mut comparison) = begin(options, &pairs, &batches, &data, &models)?;
     let all_batches = run_options.passes * batches.ranges.len();
+    let mut turns = Turns { models: &models, last: None, all_batches, done: 0, stop };
+    let orders = Philox::new(run_options.seed, Stream::Evaluation);
     for pass in passes {
         let order: Vec<usize> =
             orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
         let order = feed.in_order(&order)?;
         for range in &batches.ranges {
-            let batch = comparison.batches();
-            let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
+            let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
             let images = feed.batch_of(&order, range.clone())?;
-            comparison.begin_batch(range.len()).map_err(in_whole)?;
-            let total = all_batches * comparison.observations();
-            loop {
-                for (index, model) in models.iter().enumerate() {
-                    if stop.load(Ordering::Relaxed) {
-                        return Err(Error::Interrupted);
-                    }
-                    let wanted = comparison.wanted(index).len();
-                    if wanted == 0 {
-                        continue;
-                    }
-                    let _range = gramscope_cuda::range(&model.info.name);
-                    if let Some(before) = turn.replace(index).filter(|&before| before != index) {
-                        model.take_memory_of(&models[before]);
-                    }
-                    model.observe(index, &images, batch, &mut comparison)?;
-                    done += wanted;
-                    let subject = &model.info.name;
-                    progress(Progress { done, total, batch: batch + 1, batches: all_batches, subject });
-                }
-                if !comparison.next_round().map_err(in_whole)? {
-                    break;
-                }
-            }
-            comparison.end_batch().map_err(in_models(models.iter().map(|model| &model.info)))?;
+            turns.observe(&images, range.len(), &mut comparison, progress)?;
         }
     }
 
@@ -228,6 +176,114 @@ pub fn compare_runs(
         result
     });
     Ok(results.collect())
+}
+
+/// The images that are looked at, and which of them are left out.
+fn test_images(
+    runs: &[Run],
+    options: &CompareOptions,
+    run_options: &RunOptions,
+    processor: &Processor,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(TestImages, Option<DroppedDominant>)> {
+    let limit = match (options.examples, run_options.drop_dominant) {
+        (Some(examples), _) => Limit::Exactly(examples),
+        (None, Some(_)) => Limit::AtMost(EXAMPLES),
+        (None, None) => Limit::None,
+    };
+    let data = TestImages::of_runs(runs, run_options.data.as_ref(), limit)?;
+    let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
+    let Some(fraction) = run_options.drop_dominant else { return Ok((data, None)) };
+    let of = (fraction, run_options.dominant_layer.as_deref());
+    let dropped = DroppedDominant::of_runs(runs, of, &data, processor, options.memory, progress)?;
+    Ok((data, Some(dropped)))
+}
+
+/// What feeds `models` with `data`, and their comparison before its first batch, within the memory that they may take.
+fn begin<'a>(
+    options: &CompareOptions,
+    pairs: &[(usize, usize)],
+    batches: &Batches,
+    data: &'a TestImages,
+    models: &[Model],
+) -> Result<(Feed<'a>, Comparison)> {
+    let layers: Vec<usize> = models.iter().map(|model| model.info.layers.len()).collect();
+    // What is on a GPU already is not uploaded, unless the host normalises it first.
+    let stays = !options.cka.normalise_examples && models.iter().all(|model| model.gpu().is_some());
+    let networks = models.iter().map(Model::bytes).sum::<u64>() + forward_bytes(models, options.batch_size, stays);
+    let needs = options.needs(batches.largest(), &layers, pairs, 0, data.bytes() + networks);
+    let shares = needs.within(options.memory.host)?;
+
+    let limit = options.memory.device;
+    let feed = Feed::new(data, models, limit)?;
+    let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
+    let largest_upload = if stays { 0 } else { (features * options.batch_size * size_of::<f32>()) as u64 };
+    let memory = feed.device_memory(models, options.batch_size);
+    let mut comparison = options.begin(&layers, pairs, DeviceMemory { limit, features, largest_upload, ..memory })?;
+    comparison.limit_panels(shares.panels);
+    Ok((feed, comparison))
+}
+
+/// Networks that take turns with each batch.
+struct Turns<'a> {
+    models: &'a [Model],
+    /// The network that was run last, which still has the memory of its activations.
+    last: Option<usize>,
+    /// Of all passes.
+    all_batches: usize,
+    /// Activations that were observed.
+    done: usize,
+    stop: &'a AtomicBool,
+}
+
+impl Turns<'_> {
+    /// Runs every network over a batch of so many images, again and again where not all layers fit into memory at once.
+    fn observe(
+        &mut self,
+        images: &Batch,
+        examples: usize,
+        comparison: &mut Comparison,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<()> {
+        comparison.begin_batch(examples).map_err(in_whole)?;
+        loop {
+            for index in 0..self.models.len() {
+                self.observe_model(index, images, comparison, progress)?;
+            }
+            if !comparison.next_round().map_err(in_whole)? {
+                break;
+            }
+        }
+        comparison.end_batch().map_err(in_models(self.models.iter().map(|model| &model.info)))
+    }
+
+    /// The turn of a network, if there are layers of it that the comparison wants.
+    fn observe_model(
+        &mut self,
+        index: usize,
+        images: &Batch,
+        comparison: &mut Comparison,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let wanted = comparison.wanted(index).len();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let model = &self.models[index];
+        let _range = gramscope_cuda::range(&model.info.name);
+        if let Some(before) = self.last.replace(index).filter(|&before| before != index) {
+            model.take_memory_of(&self.models[before]);
+        }
+        let batch = comparison.batches();
+        model.observe(index, images, batch, comparison)?;
+        self.done += wanted;
+        let (total, batches) = (self.all_batches * comparison.observations(), self.all_batches);
+        progress(Progress { done: self.done, total, batch: batch + 1, batches, subject: &model.info.name });
+        Ok(())
+    }
 }
 
 /// The images that are not left out, ascending.

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::output::check_place;
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::stored::{Array, Files};
 
 /// File of the numbers.
@@ -85,7 +84,7 @@ pub struct CosineInfo {
     /// Layers that are zero for every example: NaN everywhere.
     pub undefined: Vec<String>,
     /// Where the examples came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
 }

@@ -33,8 +33,8 @@ use crate::activations::{ActivationFile, Rows};
 use crate::compare::{
     BatchNeeds, Feed, Limit, MemoryLimits, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer,
 };
-use crate::pcs::{EXAMPLES, PcsData};
-use crate::results::Versions;
+use crate::pcs::EXAMPLES;
+use crate::results::{ExampleSource, Versions};
 use crate::{Fewer, Result, plot};
 
 /// The most examples of a batch: enough for the network to be fast.
@@ -101,7 +101,7 @@ pub fn cosine_of_run(
         })?;
     }
     let (source, dir) = data.source();
-    let (data, examples) = (PcsData::Images { name: source, dir }, data.len());
+    let (data, examples) = (ExampleSource::Images { name: source, dir }, data.len());
     let versions = Versions::on(model.processor());
     Ok(result(model.info, shapes, cosines, examples, data, versions))
 }
@@ -140,7 +140,7 @@ pub fn cosine_of_file(
             progress(Progress { done, total, batch: batch + 1, batches, subject: &model.name });
         }
     }
-    let data = PcsData::Activations { file: path.to_owned() };
+    let data = ExampleSource::Activations { file: path.to_owned() };
     Ok(result(model, shapes, cosines, examples, data, Versions::current()))
 }
 
@@ -149,7 +149,7 @@ fn result(
     shapes: Vec<Vec<usize>>,
     cosines: Cosines,
     examples: usize,
-    data: PcsData,
+    data: ExampleSource,
     versions: Versions,
 ) -> CosineResult {
     let (cosine, count) = cosines.finish();

@@ -23,7 +23,7 @@ pub(crate) fn made(model: &str) -> CosineResult {
             shapes: vec![vec![4, 4, 2], vec![4, 4, 2], vec![2]],
             examples: 8,
             undefined: Vec::new(),
-            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            data: ExampleSource::Images { name: "builtin".to_owned(), dir: None },
             versions: Versions::current(),
         },
         cosine: vec![1.0, -0.25, nan, -0.25, 1.0, nan, nan, nan, 1.0],

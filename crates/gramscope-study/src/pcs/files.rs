@@ -1,12 +1,12 @@
 //! pcs.npz, pcs.json and pcs.png.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gramscope_cka::ComponentSimilarity;
 use serde::{Deserialize, Serialize};
 
 use crate::output::check_place;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::stored::{Array, Files, positions};
 use crate::{Result, plot};
 
@@ -60,28 +60,9 @@ pub struct PcsInfo {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub batch_statistics: bool,
     /// Where the examples came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
-}
-
-/// Where examples came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "source")]
-pub enum PcsData {
-    /// Test images fed to a network.
-    Images {
-        /// Name of the data set.
-        name: String,
-        /// Where it lies, for a data set of the user's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        dir: Option<PathBuf>,
-    },
-    /// Stored activations.
-    Activations {
-        /// The file.
-        file: PathBuf,
-    },
 }
 
 /// Fails where results cannot go to `dir`, so that this is known before anything is computed.

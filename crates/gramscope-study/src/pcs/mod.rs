@@ -18,13 +18,13 @@ use gramscope_train::data::DataConfig;
 use regex::Regex;
 
 pub(crate) use files::FILES;
-pub use files::{INFO, NUMBERS, PICTURE, PcsData, PcsInfo, PcsResult, check, load, load_info, save, write};
+pub use files::{INFO, NUMBERS, PICTURE, PcsInfo, PcsResult, check, load, load_info, save, write};
 
 use crate::activations::{ActivationFile, Rows};
 use crate::compare::{
     Batch, Feed, Limit, MemoryLimits, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole,
 };
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::{Error, Fewer, Result};
 
 /// Examples that are used unless told otherwise.
@@ -125,7 +125,7 @@ pub fn pcs_of_run(
     let similarity = components.finish().map_err(in_whole)?;
     let (name, dir) = data.source();
     let versions = Versions::on(model.processor());
-    Ok(result(model.info, similarity, options, PcsData::Images { name, dir }, versions))
+    Ok(result(model.info, similarity, options, ExampleSource::Images { name, dir }, versions))
 }
 
 /// The first principal components of the layers of the activation file `path` over its first examples.
@@ -158,7 +158,7 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
         }
     }
     let similarity = components.finish().map_err(in_some_layer(&subject, &info, None))?;
-    let (data, gpu) = (PcsData::Activations { file: path.to_owned() }, options.device.as_deref());
+    let (data, gpu) = (ExampleSource::Activations { file: path.to_owned() }, options.device.as_deref());
     Ok(result(info, similarity, options, data, Versions::with_gpu(gpu)))
 }
 
@@ -225,7 +225,7 @@ fn result(
     model: ModelInfo,
     similarity: ComponentSimilarity,
     options: &PcsOptions,
-    data: PcsData,
+    data: ExampleSource,
     versions: Versions,
 ) -> PcsResult {
     let names = |layers: &[usize]| layers.iter().map(|&layer| model.layers[layer].clone()).collect();

@@ -20,7 +20,7 @@ pub(crate) fn made(model: &str) -> PcsResult {
             undefined: names(&["b \"quoted\""]),
             undefined_cka: names(&["b \"quoted\""]),
             undefined_cka_without_first: names(&["a.two", "b \"quoted\""]),
-            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            data: ExampleSource::Images { name: "builtin".to_owned(), dir: None },
             versions: Versions::current(),
         },
         similarity: ComponentSimilarity {

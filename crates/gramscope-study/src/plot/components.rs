@@ -9,7 +9,8 @@ use super::canvas::{Anchor, Canvas, INK, QUIET, shorten};
 use super::cells::{self, BAR_WIDTH, Layers, Square};
 use super::chart::{self, Panel, Series};
 use super::{colour, layers};
-use crate::pcs::{CLOSE_EIGENVALUES, PcsData, PcsResult};
+use crate::pcs::{CLOSE_EIGENVALUES, PcsResult};
+use crate::results::ExampleSource;
 use crate::{Error, Result};
 
 /// Pixels of a map's side.
@@ -76,8 +77,8 @@ fn draw(result: &PcsResult, path: &Path) -> Result<Canvas> {
 fn heading(canvas: &mut Canvas, result: &PcsResult, room: usize) {
     let (info, found) = (&result.info, &result.similarity);
     let noun = match &info.data {
-        PcsData::Images { name, .. } => format!("{name} test images"),
-        PcsData::Activations { .. } => "stored examples".to_owned(),
+        ExampleSource::Images { name, .. } => format!("{name} test images"),
+        ExampleSource::Activations { .. } => "stored examples".to_owned(),
     };
     let undefined = [&found.undefined, &found.undefined_cka, &found.undefined_without_first];
     let grey = if undefined.iter().all(|layers| layers.is_empty()) { "" } else { "; grey: undefined" };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::heatmap::{Picture, range};
 use crate::cosine::CosineResult;
-use crate::pcs::PcsData;
+use crate::results::ExampleSource;
 use crate::{Error, Result};
 
 /// Draws `result` as a PNG at `path`, replacing what is there: as [`super::heatmap`] draws CKA, but on a scale from -1 in
@@ -20,8 +20,8 @@ pub fn cosines(result: &CosineResult, path: &Path) -> Result<()> {
         return Err(Error::file(path, format!("a map of {layers} layers cannot be drawn from {values} values")));
     }
     let noun = match &info.data {
-        PcsData::Images { name, .. } => format!("{name} test images"),
-        PcsData::Activations { .. } => "stored examples".to_owned(),
+        ExampleSource::Images { name, .. } => format!("{name} test images"),
+        ExampleSource::Activations { .. } => "stored examples".to_owned(),
     };
     let picture = Picture {
         heading: info.model.clone(),

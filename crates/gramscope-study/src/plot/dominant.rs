@@ -87,8 +87,7 @@ mod tests {
 
     use super::*;
     use crate::dominant::DominantInfo;
-    use crate::pcs::PcsData;
-    use crate::results::Versions;
+    use crate::results::{ExampleSource, Versions};
 
     #[test]
     fn images_of_either_sign_stand_together_in_their_order() {
@@ -107,7 +106,7 @@ mod tests {
             variance_explained: 0.5,
             second_over_first: 0.1,
             dominant: projections.iter().enumerate().map(example).collect(),
-            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            data: ExampleSource::Images { name: "builtin".to_owned(), dir: None },
             versions: Versions::current(),
         };
         // Images of 2 x 2 pixels in one colour each.

@@ -5,8 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::output::check_place;
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::stored::ListFiles;
 use crate::{Error, Result, plot};
 
@@ -90,7 +89,7 @@ pub struct ProbeInfo {
     /// Probes whose loss was no finite number.
     pub diverged: Vec<Diverged>,
     /// Where the images came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
 }

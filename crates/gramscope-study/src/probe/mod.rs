@@ -35,8 +35,7 @@ pub(crate) use files::FILES;
 pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
 
 use crate::compare::{Batch, Feed, Model, Progress, check_side};
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::{Error, HOST, Result};
 use linear_probe::Step;
 use on_host::OnHost;
@@ -157,7 +156,7 @@ pub fn probe(
         train_images,
         test_images,
         diverged: diverged(&courses, &model.info.layers, options.epochs, options.steps(train_images)),
-        data: PcsData::Images { name: dataset.name.clone(), dir: images.dir.clone() },
+        data: ExampleSource::Images { name: dataset.name.clone(), dir: images.dir.clone() },
         versions: Versions::on(model.processor()),
     };
     Ok(ProbeResult { layers: layers.collect(), info })

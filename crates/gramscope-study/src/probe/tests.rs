@@ -26,7 +26,7 @@ pub(crate) fn made(model: &str) -> ProbeResult {
             train_images: 60,
             test_images: 40,
             diverged: vec![Diverged { layer: diverged.to_owned(), epoch: 1, batch: 3 }],
-            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            data: ExampleSource::Images { name: "builtin".to_owned(), dir: None },
             versions: Versions::current(),
         },
         layers: vec![

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::output::check_place;
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::stored::{Array, Files};
 
 /// File of the numbers.
@@ -61,7 +60,7 @@ pub struct SparsityInfo {
     /// Test images, the first of the data in order.
     pub examples: usize,
     /// Where they came from.
-    pub data: PcsData,
+    pub data: ExampleSource,
     /// What computed this.
     pub versions: Versions,
 }

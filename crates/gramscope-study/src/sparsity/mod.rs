@@ -18,8 +18,7 @@ pub(crate) use files::FILES;
 pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, save};
 
 use crate::compare::{BatchNeeds, Feed, Limit, MemoryLimits, Model, Progress, TestImages, forward_bytes, in_layer};
-use crate::pcs::PcsData;
-use crate::results::Versions;
+use crate::results::{ExampleSource, Versions};
 use crate::{Error, Fewer, Result, plot};
 
 /// Images that go through the network together, where there is memory for them.
@@ -81,7 +80,7 @@ pub fn sparsity(
     let info = SparsityInfo {
         units: layers.iter().map(|units| units.zeros.len()).collect(),
         examples: data.len(),
-        data: PcsData::Images { name: source, dir },
+        data: ExampleSource::Images { name: source, dir },
         versions: Versions::on(model.processor()),
         model: model.info.name,
         layers: model.info.layers,

@@ -19,7 +19,7 @@ pub(crate) fn made(model: &str) -> Sparsity {
             stages: vec![0, 1, 1],
             units: vec![2, 2, 1],
             examples: 8,
-            data: PcsData::Images { name: "builtin".to_owned(), dir: None },
+            data: ExampleSource::Images { name: "builtin".to_owned(), dir: None },
             versions: Versions::current(),
         },
         zeros: vec![0.375, 0.75, 0.0],

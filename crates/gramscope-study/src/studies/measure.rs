@@ -51,8 +51,8 @@ pub(super) struct Network {
     pub(super) pictures: Vec<PathBuf>,
 }
 
-/// What measuring takes.
-pub(super) struct Bench<'a> {
+/// A measurement of networks: of which, how large, and where its results lie.
+pub(super) struct Experiment<'a> {
     pub(super) runs: &'a [Run],
     pub(super) scale: Scale,
     /// Over the test images, for CKA.
@@ -66,7 +66,7 @@ pub(super) struct Bench<'a> {
     pub(super) progress: &'a mut dyn FnMut(StudyEvent<'_>),
 }
 
-impl Bench<'_> {
+impl Experiment<'_> {
     /// Measures `what` of the runs.
     pub(super) fn measure(mut self, what: &Measures) -> Result<Measured> {
         let mut measured = Measured::default();

@@ -11,7 +11,7 @@ mod findings;
 mod measure;
 mod plan;
 mod scale;
-mod sized;
+mod scaled;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
 use crate::{Error, Result, family, plot, report};
-use measure::Bench;
-use sized::Sized;
+use measure::Experiment;
+use scaled::ScaledStudy;
 
 /// File that says which study a directory holds.
 pub const PLAN: &str = "study.toml";
@@ -119,13 +119,13 @@ pub fn study(
     stop: &AtomicBool,
     progress: &mut (dyn FnMut(StudyEvent<'_>) + Send),
 ) -> Result<Outcome> {
-    let sized = Sized::new(plan, options.scale, options.data.as_ref())?;
-    claim(dir, plan, &sized)?;
+    let scaled = ScaledStudy::new(plan, options.scale, options.data.as_ref())?;
+    claim(dir, plan, &scaled)?;
     let training = &mut |event: SweepEvent<'_>| progress(StudyEvent::Training(event));
-    let runs = family::train(&sized.networks, &dir.join(RUNS), processors, stop, training)?;
-    let (scale, passes, memory, processor) = (options.scale, sized.passes, options.memory, &processors[0]);
-    let bench = Bench { runs: &runs, scale, passes, memory, dir, processor, stop, progress };
-    let measured = bench.measure(&plan.measure)?;
+    let runs = family::train(&scaled.networks, &dir.join(RUNS), processors, stop, training)?;
+    let (scale, passes, memory, processor) = (options.scale, scaled.passes, options.memory, &processors[0]);
+    let experiment = Experiment { runs: &runs, scale, passes, memory, dir, processor, stop, progress };
+    let measured = experiment.measure(&plan.measure)?;
 
     let info = StudyInfo {
         name: plan.name.clone(),
@@ -133,7 +133,7 @@ pub fn study(
         figure: plan.figure.clone(),
         reported: plan.reported.clone(),
         scale: options.scale,
-        size: sized.describe(),
+        size: scaled.describe(),
         runs: runs.iter().map(Run::name).collect(),
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
@@ -160,9 +160,9 @@ pub fn load(dir: &Path) -> Result<StudyInfo> {
 }
 
 /// Makes `dir` this study's, or finds that it is.
-fn claim(dir: &Path, plan: &StudyPlan, sized: &Sized) -> Result<()> {
+fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
     let path = dir.join(PLAN);
-    let text = describe(plan, sized)?;
+    let text = describe(plan, scaled)?;
     match fs::read_to_string(&path) {
         Ok(found) if found == text => return prepare(dir),
         Ok(_) => {
@@ -189,13 +189,13 @@ fn claim(dir: &Path, plan: &StudyPlan, sized: &Sized) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Incomparable`] where TOML has no way to write a value, such as a path that is not Unicode.
-fn describe(plan: &StudyPlan, sized: &Sized) -> Result<String> {
+fn describe(plan: &StudyPlan, scaled: &ScaledStudy) -> Result<String> {
     let unwritable = |reason: toml::ser::Error| Error::Incomparable(format!("{PLAN} cannot be written: {reason}"));
-    let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, sized.describe());
-    for (name, config) in sized.runs() {
+    let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, scaled.describe());
+    for (name, config) in scaled.runs() {
         text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).map_err(unwritable)?);
     }
-    text += &format!("\n[data]\n{}", toml::to_string(sized.data()).map_err(unwritable)?);
+    text += &format!("\n[data]\n{}", toml::to_string(scaled.data()).map_err(unwritable)?);
     text += &format!("\n[measure]\n{}", toml::to_string(&plan.measure).map_err(unwritable)?);
     Ok(text)
 }

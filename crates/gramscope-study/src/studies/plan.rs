@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::studies::scale::Scale;
-    use crate::studies::sized::Sized;
+    use crate::studies::scaled::ScaledStudy;
 
     #[test]
     fn every_shipped_study_is_whole_at_any_scale() {
@@ -177,9 +177,9 @@ mod tests {
             let repeats = plan.name.starts_with("fig");
             assert!(!repeats || plan.figure.is_some() && plan.reported.is_some(), "{}", plan.name);
             for scale in [1.0, 0.3, 0.05, 0.02] {
-                let sized = Sized::new(&plan, Scale::new(scale).unwrap(), None);
-                let sized = sized.unwrap_or_else(|problem| panic!("{} at {scale}: {problem}", plan.name));
-                assert!(!sized.runs().is_empty());
+                let scaled = ScaledStudy::new(&plan, Scale::new(scale).unwrap(), None);
+                let scaled = scaled.unwrap_or_else(|problem| panic!("{} at {scale}: {problem}", plan.name));
+                assert!(!scaled.runs().is_empty());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! `gramscope cka`: layers against layers, of runs or of stored activations.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -28,33 +29,10 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         [] => device::gpu(arguments.device.device, console)?,
         _ => processor.gpu().cloned(),
     };
-    let memory = memory::limits(arguments.memory.memory_limit, gpu.is_some());
-    let options = CompareOptions {
-        cka: Options {
-            estimator: arguments.estimator,
-            kernel: arguments.kernel,
-            gram: arguments.gram,
-            normalise_examples: arguments.normalise_examples,
-        },
-        batch_size: arguments.batch_size,
-        keep_partial: arguments.keep_partial,
-        examples: arguments.examples,
-        layers: arguments.layers.clone(),
-        device: gpu,
-        memory,
-    };
+    let options = options(arguments, gpu);
     let runs = super::opened(&arguments.runs, arguments.batch_statistics)?;
     let pairs = pairs(arguments.pairs);
-    match runs.as_slice() {
-        [] => output::check(&arguments.out)?,
-        runs => {
-            let names = compare::pair_names(runs, &pairs)?;
-            output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
-            if arguments.mean {
-                gramscope_study::check_distinct(runs)?;
-            }
-        }
-    }
+    check_place(arguments, &runs, &pairs)?;
     let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
         [] => compare_runs(&runs, pairs, arguments, &options, &processor, progress),
         [x] => Ok(vec![compare::compare_files(x, None, &options, progress)?]),
@@ -69,6 +47,36 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     }
     if arguments.mean {
         write_means(&runs, &results, &directories, &arguments.out, console)?;
+    }
+    Ok(())
+}
+
+fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -> CompareOptions {
+    CompareOptions {
+        cka: Options {
+            estimator: arguments.estimator,
+            kernel: arguments.kernel,
+            gram: arguments.gram,
+            normalise_examples: arguments.normalise_examples,
+        },
+        batch_size: arguments.batch_size,
+        keep_partial: arguments.keep_partial,
+        examples: arguments.examples,
+        layers: arguments.layers.clone(),
+        memory: memory::limits(arguments.memory.memory_limit, gpu.is_some()),
+        device: gpu,
+    }
+}
+
+/// Fails where the results cannot go where they are to go, before anything is computed.
+fn check_place(arguments: &CkaArguments, runs: &[Run], pairs: &Pairs) -> anyhow::Result<()> {
+    if runs.is_empty() {
+        return Ok(output::check(&arguments.out)?);
+    }
+    let names = compare::pair_names(runs, pairs)?;
+    output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
+    if arguments.mean {
+        gramscope_study::check_distinct(runs)?;
     }
     Ok(())
 }

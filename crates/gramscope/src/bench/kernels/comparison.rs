@@ -12,7 +12,7 @@ use gramscope_nn::{Family, ResNetConfig};
 use gramscope_reference::{Matrix, gram};
 use half::{bf16, f16};
 
-use super::{Bench, Subject, Times, WHAT, copies, pattern, time, time_naive};
+use super::{KernelBench, Subject, Times, WHAT, copies, pattern, time, time_naive};
 use crate::bench::Rows;
 
 /// Examples a batch.
@@ -55,7 +55,7 @@ pub(super) fn features() -> BTreeSet<usize> {
     layers.map(|layer| layer.shape.iter().product()).chain([JUDGED]).collect()
 }
 
-impl Bench<'_> {
+impl KernelBench<'_> {
     /// Every kernel.
     pub(super) fn comparison(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         for features in features() {
@@ -96,20 +96,21 @@ impl Bench<'_> {
         }
         let mut layer = Layers::new(self.device, name, element, [1, features])?;
         let read = (EXAMPLES * features * element) as f64;
-        // The other kernels take the shifts of the columns.
-        let shift_us = time(self.device, &mut |round| layer.shift(round))?;
         let subject = Subject {
             kernel: "gram",
             variant: "shift",
             stored: name,
             shape: &shape,
-            bytes: read + 8.0 * features as f64,
+            bytes: read,
             partial_bytes: 0.0,
             flops: 0.0,
             products: None,
         };
+        // The other kernels take the shifts of the columns.
+        let us = time(self.device, &mut |round| layer.shift(round))?;
         if wants_shift {
-            self.write(rows, &subject, Times { us: shift_us, ..Times::default() })?;
+            let subject = Subject { bytes: read + 8.0 * features as f64, ..subject };
+            self.write(rows, &subject, Times { us, ..Times::default() })?;
         }
         if !wants_double && products.is_empty() {
             return Ok(());
@@ -118,33 +119,56 @@ impl Bench<'_> {
         let mut k = self.device.zeros::<f64>(WHAT, EXAMPLES * EXAMPLES)?;
         let naive_us = time_naive(self.device, all, &mut |round| layer.naive(&mut k, round))?;
         if wants_double {
-            let plan = self.device.plan();
-            let mut partials = self.device.zeros::<f64>(WHAT, plan::gram_double(EXAMPLES, features, plan).partials)?;
-            let us = time(self.device, &mut |round| layer.double(&mut partials, round))?;
-            let subject = Subject {
-                variant: "double",
-                bytes: read,
-                partial_bytes: (partials.len() * size_of::<f64>()) as f64,
-                flops: 2.0 * triangle(EXAMPLES, plan::DOUBLE_TILE) * features as f64,
-                ..subject
-            };
-            self.write(rows, &subject, Times { us, naive_us, ..Times::default() })?;
+            self.gram_double(rows, &mut layer, &subject, naive_us)?;
         }
-        if products.is_empty() {
+        self.gram_products(rows, &mut layer, &subject, &products, naive_us)
+    }
+
+    /// The float64 products of `subject`'s layer.
+    fn gram_double(
+        &self,
+        rows: &mut Rows<'_>,
+        layer: &mut Layers<'_>,
+        subject: &Subject<'_>,
+        naive_us: Option<f64>,
+    ) -> anyhow::Result<()> {
+        let (features, plan) = (subject.shape[1], self.device.plan());
+        let mut partials = self.device.zeros::<f64>(WHAT, plan::gram_double(EXAMPLES, features, plan).partials)?;
+        let us = time(self.device, &mut |round| layer.double(&mut partials, round))?;
+        let subject = Subject {
+            variant: "double",
+            partial_bytes: (partials.len() * size_of::<f64>()) as f64,
+            flops: 2.0 * triangle(EXAMPLES, plan::DOUBLE_TILE) * features as f64,
+            ..*subject
+        };
+        self.write(rows, &subject, Times { us, naive_us, ..Times::default() })
+    }
+
+    /// Those of the `variants` on tensor cores, beside cuBLAS.
+    fn gram_products(
+        &self,
+        rows: &mut Rows<'_>,
+        layer: &mut Layers<'_>,
+        subject: &Subject<'_>,
+        variants: &[&str],
+        naive_us: Option<f64>,
+    ) -> anyhow::Result<()> {
+        if variants.is_empty() {
             return Ok(());
         }
+        let features = subject.shape[1];
+        let shape = [EXAMPLES, features];
         let [exact_us, fast_us] = [false, true].map(|tf32| self.cublas_us(|round| layer.one(round), shape, tf32));
         let (exact_us, fast_us) = (exact_us?, fast_us?);
-        for (variant, fused, exact, terms) in GRAMS.into_iter().filter(|(variant, ..)| products.contains(variant)) {
+        for (variant, fused, exact, terms) in GRAMS.into_iter().filter(|(variant, ..)| variants.contains(variant)) {
             let Some(mut sums) = Sums::new(self.device, [1, features], fused)? else { continue };
             let us = time(self.device, &mut |round| layer.products(&mut sums, exact, round))?;
             let subject = Subject {
                 variant,
-                bytes: read,
                 partial_bytes: sums.bytes(),
                 flops: terms * 2.0 * triangle(EXAMPLES, plan::STRIP) * features as f64,
                 products: Some(Products::Bf16),
-                ..subject
+                ..*subject
             };
             let cublas_us = if exact { exact_us } else { fast_us };
             self.write(rows, &subject, Times { us, naive_us, cublas_us, ..Times::default() })?;

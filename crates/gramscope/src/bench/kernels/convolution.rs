@@ -4,7 +4,7 @@ use gramscope_cuda::ceilings::Products;
 use gramscope_cuda::{Arithmetic, Convolution, Device, Error, Factors, Product, Scratch, Slice};
 use half::bf16;
 
-use super::{Bench, Rotating, Subject, Times, WHAT, time, time_naive};
+use super::{KernelBench, Rotating, Subject, Times, WHAT, time, time_naive};
 use crate::bench::Rows;
 use crate::stored::Stored;
 
@@ -33,7 +33,7 @@ const PRODUCTS: [(&str, Product); 3] = [
     ("weight gradient", Product::WeightGradient),
 ];
 
-impl Bench<'_> {
+impl KernelBench<'_> {
     /// Convolutions in every arithmetic.
     pub(super) fn convolutions(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         for shape in CONVOLUTIONS {

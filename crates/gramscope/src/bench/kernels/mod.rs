@@ -97,7 +97,7 @@ struct Times {
 }
 
 /// Where measurements are made, and which.
-struct Bench<'a> {
+struct KernelBench<'a> {
     device: &'a Arc<Device>,
     /// The same GPU, with cuDNN's convolutions.
     cudnn: Option<Device>,
@@ -131,7 +131,7 @@ pub(crate) fn run(device: &Arc<Device>, only: Option<&Regex>, rows: &mut Rows<'_
         }
     };
     let (matched, left_out) = (Cell::new(false), RefCell::new(Vec::new()));
-    let bench = Bench { device, cudnn, ceilings, cublas, only, matched, left_out };
+    let bench = KernelBench { device, cudnn, ceilings, cublas, only, matched, left_out };
     bench.comparison(rows)?;
     bench.probes(rows)?;
     bench.convolutions(rows)?;
@@ -154,7 +154,7 @@ fn with_cudnn(device: &Device) -> anyhow::Result<Device> {
     Ok(device.fork()?.with_cudnn(Arc::new(KeptChoices::in_cache()?))?)
 }
 
-impl Bench<'_> {
+impl KernelBench<'_> {
     fn wants(&self, kernel: &str, variant: &str, stored: &str, shape: &[usize]) -> bool {
         let wants = self.only.is_none_or(|only| only.is_match(&format!("{kernel} {variant} {stored} {shape:?}")));
         self.matched.set(self.matched.get() || wants);

@@ -4,7 +4,7 @@ use gramscope_cuda::{DeviceProbes, Error, ProbeBatch, ProbeInput, ProbeOutcome, 
 use half::bf16;
 
 use super::comparison::{EXAMPLES, features};
-use super::{Bench, Rotating, Subject, Times, WHAT, time, time_naive};
+use super::{KernelBench, Rotating, Subject, Times, WHAT, time, time_naive};
 use crate::bench::Rows;
 use crate::stored::Stored;
 
@@ -12,7 +12,7 @@ use crate::stored::Stored;
 const CLASSES: usize = 10;
 const STEP: ProbeStep = ProbeStep { learning_rate: 1e-3, momentum: 0.9 };
 
-impl Bench<'_> {
+impl KernelBench<'_> {
     /// Probes on activations of both types.
     pub(super) fn probes(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         for features in features() {

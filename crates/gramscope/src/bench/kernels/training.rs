@@ -5,7 +5,7 @@ use gramscope_cuda::shapes::BatchPlace;
 use gramscope_cuda::{Device, EigenSummary, Error, FirstComponent, Seen, Slice};
 use half::bf16;
 
-use super::{Bench, Rotating, Subject, Times, WHAT, time, time_naive};
+use super::{KernelBench, Rotating, Subject, Times, WHAT, time, time_naive};
 use crate::bench::Rows;
 use crate::stored::Stored;
 
@@ -27,7 +27,7 @@ const PARAMETERS: [[usize; 1]; 3] = [[270_000], [25_600_000], [56_000_000]];
 /// Images of a batch, and of the data set that they are drawn from, and their side.
 const IMAGES: [usize; 3] = [128, 50_000, 32];
 
-impl Bench<'_> {
+impl KernelBench<'_> {
     /// Every kernel but those of convolutions.
     pub(super) fn training(&self, rows: &mut Rows<'_>) -> anyhow::Result<()> {
         self.stored_as::<f32>(rows)?;

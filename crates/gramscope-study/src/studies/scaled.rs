@@ -15,7 +15,7 @@ const PASSES: usize = 10;
 
 /// A study's families and settings at a scale.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sized {
+pub(crate) struct ScaledStudy {
     /// The networks of all families.
     pub(crate) networks: Plan,
     /// Passes over the test images for CKA.
@@ -24,7 +24,7 @@ pub(crate) struct Sized {
     data: DataConfig,
 }
 
-impl Sized {
+impl ScaledStudy {
     /// `plan` at `scale`, on its own data or on `other`.
     ///
     /// # Errors
@@ -46,9 +46,9 @@ impl Sized {
             families.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
         }
         let networks = Plan::joined(families).map_err(|problem| wrong(problem.to_string()))?;
-        let sized = Self { networks, passes: scale.share_of(PASSES), scale, data };
-        sized.check().map_err(wrong)?;
-        Ok(sized)
+        let study = Self { networks, passes: scale.share_of(PASSES), scale, data };
+        study.check().map_err(wrong)?;
+        Ok(study)
     }
 
     /// Every network of every family: the name of its directory and its settings.
@@ -182,18 +182,18 @@ mod tests {
         toml::from_str(&format!("title = \"t\"\n{text}[measure]\ncka = \"within\"\n")).unwrap()
     }
 
-    fn sized(text: &str, scale: f64) -> Result<Sized> {
-        Sized::new(&plan(text), Scale::new(scale).unwrap(), None)
+    fn study(text: &str, scale: f64) -> Result<ScaledStudy> {
+        ScaledStudy::new(&plan(text), Scale::new(scale).unwrap(), None)
     }
 
     #[test]
     fn at_full_size_a_study_is_what_it_says() {
         let text = "[data]\nname = \"cifar10\"\n[[family]]\ndepth = [14, 38]\nwidth = [1, 10]\nseed = [0, 1, 2]\n";
-        let sized = sized(text, 1.0).unwrap();
-        assert_eq!(sized.runs().len(), 12);
-        assert!(sized.runs().iter().all(|(_, config)| config.train.epochs == 300 && config.train.batch_size == 128));
-        assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(50_000), Some(10_000), 10));
-        assert!(!sized.describe().contains("times"), "{}", sized.describe());
+        let study = study(text, 1.0).unwrap();
+        assert_eq!(study.runs().len(), 12);
+        assert!(study.runs().iter().all(|(_, config)| config.train.epochs == 300 && config.train.batch_size == 128));
+        assert_eq!((study.data.train_images, study.data.test_images, study.passes), (Some(50_000), Some(10_000), 10));
+        assert!(!study.describe().contains("times"), "{}", study.describe());
     }
 
     /// Whether the family is named for all or in one list of networks, it says how depths shrink: 6 blocks to 2.
@@ -204,22 +204,22 @@ mod tests {
             "[train]\ndepth = 50\n[[family]]\nfamily = [\"imagenet\"]\nseed = [0]\n",
             "[train]\nfamily = \"imagenet\"\n[[family]]\ndepth = [50]\nseed = [0]\n",
         ] {
-            let sized = sized(&format!("[data]\nname = \"cifar10\"\n{text}"), 0.05).unwrap();
-            assert_eq!(sized.runs()[0].1.train.depth, 38, "{text}");
+            let study = study(&format!("[data]\nname = \"cifar10\"\n{text}"), 0.05).unwrap();
+            assert_eq!(study.runs()[0].1.train.depth, 38, "{text}");
         }
     }
 
     #[test]
     fn a_smaller_one_has_less_of_everything() {
         let text = "[data]\nname = \"cifar10\"\n[[family]]\ndepth = [32, 38, 164]\nwidth = [1]\nseed = [0, 1, 2]\n";
-        let sized = sized(text, 0.05).unwrap();
-        let names: Vec<&str> = sized.runs().iter().map(|(name, _)| name.as_str()).collect();
+        let study = study(text, 0.05).unwrap();
+        let names: Vec<&str> = study.runs().iter().map(|(name, _)| name.as_str()).collect();
         // Two depths become one, and two of the three seeds stay.
         assert_eq!(names, ["resnet14-w0.25-s0", "resnet14-w0.25-s1", "resnet62-w0.25-s0", "resnet62-w0.25-s1"]);
-        assert_eq!((sized.data.train_images, sized.data.test_images, sized.passes), (Some(2500), Some(1024), 1));
-        let (_, config) = &sized.runs()[0];
+        assert_eq!((study.data.train_images, study.data.test_images, study.passes), (Some(2500), Some(1024), 1));
+        let (_, config) = &study.runs()[0];
         assert_eq!((config.train.epochs, config.train.batch_size), (15, 32));
-        let said = sized.describe();
+        let said = study.describe();
         for part in ["scale 0.05", "cifar10", "2500 training images", "15 epochs", "of 32", "0.37 times"] {
             assert!(said.contains(part), "{part:?} is missing from {said:?}");
         }
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn families_that_make_no_study_are_refused() {
-        let message = |text: &str, scale| sized(text, scale).unwrap_err().to_string();
+        let message = |text: &str, scale| study(text, scale).unwrap_err().to_string();
         assert!(message("[[family]]\ndepth = [15]\n", 0.1).contains("resnet15"));
         assert!(message("[[family]]\ndepth = [8]\n[[family]]\ndepth = [8, 14]\n", 1.0).contains("resnet8-w1-s0"));
         assert!(message("[[family]]\ndepth = [8]\nfraction = [1, 0.01]\n", 0.05).contains("--scale"));
