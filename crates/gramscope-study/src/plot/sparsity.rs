@@ -7,6 +7,8 @@ use super::{canvas::Canvas, colour, layers};
 use crate::sparsity::Sparsity;
 use crate::{Error, Result};
 
+/// Pixels of a panel's width and height.
+const SIZE: (usize, usize) = (640, 440);
 /// Layers that are few enough for a dot each.
 const MOST_DOTS: usize = 80;
 
@@ -31,7 +33,7 @@ fn draw(result: &Sparsity, path: &Path) -> Result<Canvas> {
         panel(result, format!("{}: zeros in the output of every ReLU", info.model), result.zeros.iter().copied()),
         panel(result, format!("Dead units, over {} images", info.examples), dead),
     ];
-    Ok(chart::draw(&panels, 640, 440))
+    Ok(chart::draw(&panels, SIZE.0, SIZE.1))
 }
 
 fn panel(result: &Sparsity, title: String, fractions: impl Iterator<Item = f64>) -> Panel {
@@ -65,13 +67,23 @@ mod tests {
     fn a_dot_for_each_layer_stands_at_its_value() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sparsity.png");
-        sparsity(&made("model"), &path).unwrap();
+        let result = made("model");
+        sparsity(&result, &path).unwrap();
         let picture = image::open(&path).unwrap().to_rgb8();
-        assert!(picture.pixels().any(|pixel| pixel.0 == colour::QUALITATIVE[0]));
-        let bytes = std::fs::read(&path).unwrap();
-        let other = Sparsity { zeros: vec![0.375, 0.25, 0.0], ..made("model") };
-        sparsity(&other, &path).unwrap();
-        assert_ne!(bytes, std::fs::read(&path).unwrap());
+        let dead: Vec<f64> =
+            result.dead.iter().zip(&result.info.units).map(|(dead, &units)| dead / units as f64).collect();
+        for (panel, fractions) in [&result.zeros, &dead].into_iter().enumerate() {
+            for (layer, &fraction) in fractions.iter().enumerate() {
+                let x = (layer as f64 + 0.5) / fractions.len() as f64;
+                let is_dot = |share: f64| {
+                    let (x, y) = chart::pixel(panel, SIZE, (x, share));
+                    // Half of a dot at 0 lies below the frame, which cuts it off.
+                    picture.get_pixel(x, y - 1).0 == colour::QUALITATIVE[0]
+                };
+                assert!(is_dot(fraction), "panel {panel}, layer {layer}");
+                assert!(fraction == 0.5 || !is_dot(1.0 - fraction), "panel {panel}, layer {layer}");
+            }
+        }
     }
 
     #[test]
