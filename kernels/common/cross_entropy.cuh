@@ -46,5 +46,6 @@ __device__ __forceinline__ Totals cross_entropy(float* gradients, const float* l
             gradients[k] = static_cast<float>((exp(logits[k] - top) * of_sum - target) * share);
         }
     }
-    return {top + log(sum) - own, static_cast<uint32_t>(largest.place) == label ? 1.0 : 0.0};
+    // Not top + log(sum): beside a huge logit nothing would be left of the logarithm.
+    return {log(sum) - (own - top), static_cast<uint32_t>(largest.place) == label ? 1.0 : 0.0};
 }

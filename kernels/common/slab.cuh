@@ -137,8 +137,8 @@ __device__ __forceinline__ Shift shift_by(const Quad& shift, float largest) {
     return result;
 }
 
-// Exponents of the rows of three slabs running, and of the last flush: what is being written is never what is being read.
-// Lies in shared memory, of which three buffers of TILE rows twice leave little on a GPU of 99 KiB: 16 bits each.
+// Exponents of the rows of three slabs running, and of the last flush. What is being written is never what is being read: those
+// of a flush are written in the turn behind it, in which whoever flushes again takes them from its slab. Lies in shared memory, of which three buffers of TILE rows twice leave little on a GPU of 99 KiB: 16 bits each.
 struct Exponents {
     int16_t* base;
     int rows;
@@ -356,13 +356,24 @@ __device__ __forceinline__ void flush_tile(float (&tile)[8], float* partial, con
     for (int index = 0; index < 8; ++index) tile[index] = 0.0f;
 }
 
+// Whether the slab before this one was flushed, so that this turn keeps its exponents.
+__device__ __forceinline__ bool follows_flush(int slab) {
+    int done = slab - FIRST_SLAB;
+    return done > 0 && done % FLUSH_SLABS == 0;
+}
+
+// The exponents of the partial sums as `slab` finds them. In the turn behind a flush they are still being kept.
+__device__ __forceinline__ const int16_t* exponents_of_last_flush(const Exponents& exponents, int slab) {
+    return follows_flush(slab) ? exponents.of_slab(slab - 1) : exponents.of_flush();
+}
+
 // Moves a warp's tiles to their places among the partial sums: written there by the first flush, added by those that
 // follow, what is there being brought to the present exponents. `work.with_tile(slot, visit)` calls visit(tile, row
 // strip, column strip) if the warp has a tile in this of its `Work::SLOTS` slots, `work.partial_of(row strip, column
 // strip)` is where it goes, and `work.first_rows(row strip, column strip)` the rows of the buffer that its strips begin at.
 template <class Work>
 __device__ __forceinline__ void flush_tiles(Work& work, int slab, bool first_flush) {
-    const int16_t *before = work.exponents.of_flush(), *now = work.exponents.of_slab(slab);
+    const int16_t *before = exponents_of_last_flush(work.exponents, slab), *now = work.exponents.of_slab(slab);
 #pragma unroll
     for (int first = 0; first < Work::SLOTS; first += FLUSHED_TOGETHER) {
         float stored[FLUSHED_TOGETHER][8] = {};
@@ -469,8 +480,7 @@ __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
         int copied = slab + buffers - 1;
         if (copied < last) work.copy(copied);
         copies_commit();
-        int done = slab - FIRST_SLAB;
-        if (done > 0 && done % FLUSH_SLABS == 0) keep_exponents(work.exponents, slab - 1);
+        if (follows_flush(slab)) keep_exponents(work.exponents, slab - 1);
         if (prepares_first) work.prepare(slab, last);
         if (slab >= FIRST_SLAB) work.multiply(slab, last);
         if (!prepares_first) work.prepare(slab, last);

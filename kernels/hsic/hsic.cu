@@ -16,8 +16,8 @@
 // symmetric: y is x, and only pairs (i, j) with j <= i are computed. A panel larger than memory goes in blocks: rows of
 // x against rows of y, each call with its part of sums; or columns, one call after the other with `old` 0 in between.
 // Grid, block, shared bytes: plan::hsic_*.
-// Deterministic: yes, no atomics. Accumulates: as gram.cu `tiled` (a slab on the tensor cores, then float32, over splits
-// float64).
+// Deterministic: yes, no atomics. Accumulates: as gram.cu `tiled`: a slab on the tensor cores, slabs and flushes of a split in
+// float32, splits in float64.
 //
 // Variants  naive        a thread a pair, float64 products: the reference on the device
 //           mma          float16 halves, all four products; then `accumulate` adds the splits in order

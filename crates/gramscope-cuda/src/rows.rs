@@ -116,21 +116,24 @@ impl Workspace {
         device: plan::Device,
     ) -> u64 {
         let n = examples as u64;
-        let alone = plan::gram_fused(examples, features, device);
-        let alone = alone.or_else(|| plan::gram_tiled(examples, features, device));
-        // Layers share what keeps the device busy, and each has a part at least; none has more than alone, which a long one has
-        // though the device be busy.
-        let splits = |busy: usize, alone: usize| (busy.max(alone) + together - 1).min(together * alone);
-        let products = alone.map_or(0, |alone| {
-            let lengths = plan::gram_lengths(examples, splits(device.multiprocessors, alone.splits));
-            (lengths.partials + 2 * lengths.exponents) * size_of::<f32>()
-        });
+        let columns = (together * features).min(COLUMNS_TOGETHER).max(features);
+        let splits = match settings.rbf {
+            // Of distances there are only float64 sums.
+            Some(_) => 0,
+            None if plan::most_together(examples, false) == 1 => {
+                plan::gram_tiled(examples, features, device).map_or(0, |alone| alone.splits)
+            }
+            None => plan::most_splits(features, together, columns, device),
+        };
+        let lengths = plan::gram_lengths(examples, splits);
+        let products = (lengths.partials + 2 * lengths.exponents) * size_of::<f32>();
+        // Blocks are a tile each, and two of them are resident at once. Layers share what keeps the device busy, and each has a part
+        // at least; none has more than alone.
         let alone = plan::gram_double(examples, features, device).splits;
-        // Its blocks are a tile each, and two of them are resident at once.
         let tiles = plan::triangle(examples.div_ceil(plan::DOUBLE_TILE));
         let busy = (2 * (device.multiprocessors + together)).div_ceil(tiles) + 1;
-        let double = plan::gram_lengths(examples, splits(busy, alone)).partials * size_of::<f64>();
-        let columns = (together * features).min(COLUMNS_TOGETHER).max(features);
+        let splits = (busy + together - 1).min(together * alone);
+        let double = plan::gram_lengths(examples, splits).partials * size_of::<f64>();
         let shifts = 2 * columns * size_of::<f32>();
         // K, or distances and K.
         let matrices = if settings.rbf.is_some() { 2 } else { 1 };

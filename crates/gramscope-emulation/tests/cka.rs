@@ -271,15 +271,18 @@ fn columns_that_are_copies_of_each_other() {
     check::<f32>(&[copies, Matrix::from_fn(32, 1, |i, _| place(y, i) as f64)], Run::default());
 }
 
-/// The same, as many of them as a block adds up at most: 64 chains of 64 slabs.
+/// The same, as many of them as a block adds up at most: 64 flushes of 64 slabs.
 #[test]
 fn copies_in_the_longest_split() {
     const P: usize = 64 * 64 * 32;
     let device = Device { multiprocessors: 1, ..SMALL };
     assert_eq!(plan::gram_fused(33, P, device).unwrap().splits, 1);
-    let run = Run { device, ..Run::default() };
-    let error = largest_error::<f32>(&[labels(33, P, 1).to_vec()], None, run);
-    assert!(error <= EXACT, "{error:e}");
+    assert_eq!(plan::gram_tiled(33, P, device).unwrap().splits, 1);
+    for tiled in [false, true] {
+        let run = Run { device, tiled, ..Run::default() };
+        let error = largest_error::<f32>(&[labels(33, P, 1).to_vec()], None, run);
+        assert!(error <= EXACT, "tiled {tiled}: {error:e}");
+    }
 }
 
 #[test]

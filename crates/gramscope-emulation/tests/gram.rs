@@ -155,12 +155,35 @@ fn activations_at_any_address() {
 
 #[test]
 fn longer_and_shorter_rings_give_the_same_bits() {
-    let x = rectified(96, 700, 13);
-    for tiled in [false, true] {
-        let run = Run { tiled, ..Run::default() };
-        let found = by_tensor_cores::<f32>(&x, run);
-        for device in [ROOMY, TIGHT] {
-            assert_eq!(by_tensor_cores::<f32>(&x, Run { device, ..run }), found, "{device:?}, tiled {tiled}");
+    const P: usize = 500;
+    let fused = |n| move |device| plan::gram_fused(n, P, device).unwrap().buffers;
+    let tiled = |n| move |device| plan::gram_tiled(n, P, device).unwrap().buffers;
+    assert_eq!([TIGHT, SMALL].map(fused(176)), [4, 6]);
+    assert_eq!([SMALL, ROOMY].map(fused(256)), [4, 6]);
+    assert_eq!([TIGHT, SMALL, ROOMY].map(tiled(96)), [3, 4, 6]);
+    for (n, tiled, devices) in
+        [(176, false, vec![TIGHT, SMALL]), (256, false, vec![SMALL, ROOMY]), (96, true, vec![TIGHT, SMALL, ROOMY])]
+    {
+        let x = rectified(n, P, 13);
+        let bits = |device: &Device| by_tensor_cores::<f32>(&x, Run { device: *device, tiled, ..Run::default() });
+        let found: Vec<Matrix> = devices.iter().map(bits).collect();
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "n = {n}, tiled {tiled}");
+    }
+}
+
+/// A split whose last slab comes right behind a flush is flushed in two turns running: the exponents of the first are taken before
+/// they have been kept.
+#[test]
+fn two_flushes_in_a_row() {
+    let device = Device { multiprocessors: 1, ..SMALL };
+    for (n, tiled) in [(64, false), (20, true)] {
+        for slabs in [64, 65, 66, 129] {
+            let grown = |_, f: usize, value: f64| value * 2f64.powi((f / 48) as i32 - 40);
+            let x = rounded::<f32>(&normal(n, 32 * slabs, 31).map(grown));
+            let run = |seed| Run { device, tiled, seed, ..Run::default() };
+            check::<f32>(&x, run(1));
+            let found = by_tensor_cores::<f32>(&x, run(1));
+            assert!((2..6).all(|seed| by_tensor_cores::<f32>(&x, run(seed)) == found), "{slabs} slabs, tiled {tiled}");
         }
     }
 }

@@ -11,7 +11,7 @@ use gramscope_reference::Matrix;
 use half::bf16;
 use support::chain::{Input, Products, Run, packed_layer, packed_length};
 use support::inputs::{self, normal, rectified};
-use support::{Element, SMALL};
+use support::{Element, SMALL, TIGHT};
 
 /// What the kernels leave of layers that were taken together.
 struct Taken {
@@ -76,16 +76,25 @@ impl<'a, T: Element> Chain<'a, T> {
 
     fn products(&mut self, exact: bool, only: Option<Better>, verdict: (Better, Bounds)) {
         let (n, seed) = (self.n, self.run.seed);
-        let split = self.split(|features, device| plan::gram_fused(n, features, device));
+        let is_fused = plan::gram_fused(n, 1, self.run.device).is_some();
+        let split = self.split(|features, device| match is_fused {
+            true => plan::gram_fused(n, features, device),
+            false => plan::gram_tiled(n, features, device),
+        });
         let (values, parts) = (self.values(), LayerSplits::new(&split.splits));
         let shape = self.gram_shape(split.buffers, only);
+        let largest = (!is_fused).then(|| self.shift());
         let mut partials = Buffer::<f32>::poisoned(split.partials);
         let mut exponents = Buffer::<i32>::poisoned(split.exponents);
         let mut reaches = Buffer::<f32>::poisoned(split.exponents);
-        let entry = format!("gs_gram_fused_{}_{}", if exact { "exact" } else { "fast" }, T::SUFFIX);
+        let (family, kind) = (if is_fused { "fused" } else { "tiled" }, if exact { "exact" } else { "fast" });
+        let entry = format!("gs_gram_{family}_{kind}_{}", T::SUFFIX);
         let launch = Launch::new(&entry).geometry(split.geometry).seed(seed);
         let launch = launch.output(&mut partials).output(&mut exponents).output(&mut reaches);
-        let launch = launch.output(&mut self.shifts).output(&mut self.first_bad).value(values);
+        let launch = match &largest {
+            None => launch.output(&mut self.shifts).output(&mut self.first_bad).value(values),
+            Some(largest) => launch.value(values).input(&self.shifts).input(largest),
+        };
         let launch = self.inputs.iter().fold(launch, |launch, input| launch.reading(&input.x));
         launch.input(&self.flags).value(parts).value(shape).run().unwrap();
 
@@ -97,6 +106,19 @@ impl<'a, T: Element> Chain<'a, T> {
         let launch = launch.input(&partials).input(&exponents).input(&reaches).input(&self.flags);
         launch.value(parts).value(shape).run().unwrap();
         self.rows(only, Some(verdict));
+    }
+
+    /// What columns are shifted by, for kernels that do not find it; returns their largest values.
+    fn shift(&mut self) -> Buffer<f32> {
+        let (values, shape) = (self.values(), self.gram_shape(0, None));
+        let most = self.inputs.iter().map(|input| input.p).max().unwrap();
+        let mut largest = Buffer::poisoned(self.shifts.values().len());
+        let entry = format!("gs_gram_shift_{}", T::SUFFIX);
+        let launch = Launch::new(&entry).geometry(plan::gram_shift(most, self.inputs.len())).seed(self.run.seed);
+        let launch = launch.output(&mut self.shifts).output(&mut largest).output(&mut self.first_bad).value(values);
+        let launch = self.inputs.iter().fold(launch, |launch, input| launch.reading(&input.x));
+        launch.value(shape).run().unwrap();
+        largest
     }
 
     fn double(&mut self, only: Option<Better>) {
@@ -213,6 +235,16 @@ fn together_is_as_alone() {
             assert!(flags.contains(&0) && flags.contains(&double), "n = {n}, {products:?}: {flags:?}");
             check_bits::<bf16>(&layers, Run { shift: 3, biased: true, seed: 7, ..run });
         }
+    }
+}
+
+/// On a GeForce 177 examples are too many for one block, and go together tile by tile.
+#[test]
+fn tiles_together_are_as_alone() {
+    let run = Run { device: TIGHT, ..Run::default() };
+    assert!(plan::gram_fused(177, 1, TIGHT).is_none());
+    for products in [Products::Exact, Products::Fast] {
+        check_bits::<f32>(&mixed(177), Run { products, ..run });
     }
 }
 

@@ -245,7 +245,7 @@ impl Launcher<'_> {
         let planned = |features, device| plan::gram_fused(layers.examples, features, device);
         let split = self
             .split(layers, planned)
-            .ok_or_else(|| wrong(kernel.name, "examples", examples, format!("at most {}", plan::FUSED_ROWS)))?;
+            .ok_or_else(|| wrong(kernel.name, "examples", examples, "as many as one block holds"))?;
         let shape = gram_shape(examples, &split, only);
         let mut check = Arguments::new(kernel.name, self.stream);
         check_partials(&mut check, partials, &split)?;

@@ -276,8 +276,7 @@ pub fn gram_fused(examples: usize, features: usize, device: Device) -> Option<Sp
     let shared = |buffers: usize| buffers * rows * ROW_BYTES + statistics + exponent_bytes(rows) + reach_bytes(rows);
     let buffers = (FUSED_MIN_BUFFERS..=MAX_BUFFERS).rev().find(|&buffers| shared(buffers) <= device.shared_bytes)?;
     let busy = device.multiprocessors.min(features.div_ceil(FUSED_MIN_SLABS * SLAB));
-    let fewest = fewest_splits(features.div_ceil(SLAB));
-    let splits = if fewest > busy { fewest.next_multiple_of(device.multiprocessors) } else { busy };
+    let splits = busy.max(fewest_splits(features.div_ceil(SLAB)));
     let PartialLengths { partials, exponents } = gram_lengths(examples, splits);
     (examples <= FUSED_ROWS).then(|| Split {
         geometry: Geometry::new([1, splits, 1], SLAB_THREADS, shared(buffers)),
@@ -400,14 +399,26 @@ const COST_OF_SUMS: usize = 3;
 /// all one way at worst, as where columns are copies of each other: the CKA of such layers is off by 2e-7 after two of them, and by
 /// 3.5e-7 after 64 (emulated).
 const MOST_FLUSHES: usize = 64;
+/// Slabs of the longest split.
+const LONGEST_SPLIT: usize = FLUSH_SLABS * MOST_FLUSHES;
 
 /// Parts that so many slabs are split into at least, whatever the device: splits are added up in float64.
 fn fewest_splits(slabs: usize) -> usize {
-    slabs.div_ceil(FLUSH_SLABS * MOST_FLUSHES).max(1)
+    slabs.div_ceil(LONGEST_SPLIT).max(1)
+}
+
+/// Parts at most, of all of them, that `layers` layers of up to `features` each and `columns` in all are split into by
+/// [`gram_fused`] or [`gram_tiled`] where they share `device`.
+pub fn most_splits(features: usize, layers: usize, columns: usize, device: Device) -> usize {
+    // A multiprocessor is shared by nobody but by layers too small for one, which have a part each. A layer longer than a split is
+    // in `fewest_splits`, which in waves may be rounded up to the next multiple of its share.
+    let long = columns / (LONGEST_SPLIT * SLAB);
+    (device.multiprocessors + layers - 1 + 2 * long).min(layers * features.div_ceil(SLAB))
 }
 
 /// Into how many parts the features of so many tiles are split, where a multiprocessor takes a block at a time: blocks run in waves,
-/// and the last should not be nearly empty. The least number of those that take at most a twentieth longer than the best.
+/// and the last should not be nearly empty. The least number of those that take at most a twentieth longer than the best, of which
+/// none makes a split too long.
 fn splits_in_waves(tiles: usize, slabs: usize, multiprocessors: usize) -> usize {
     let cost = |splits: usize| (tiles * splits).div_ceil(multiprocessors) * (slabs.div_ceil(splits) + COST_OF_SUMS);
     let fewest = fewest_splits(slabs);
@@ -549,7 +560,8 @@ mod tests {
         }
     }
 
-    /// A chain of additions in float32 has an end, however many features there are: a split leaves the registers 64 times at most.
+    /// A chain of additions in float32 has an end, however many features there are: a split leaves the registers 64 times at most,
+    /// after 64 slabs each.
     #[test]
     fn no_split_is_too_long() {
         const LONGEST: usize = 64 * 64;
@@ -564,6 +576,37 @@ mod tests {
                         let Some(Split { splits, .. }) = split else { continue };
                         let longest = slabs.div_ceil(splits);
                         assert!((1..=LONGEST).contains(&longest), "{features} features in {splits}: {longest} slabs");
+                    }
+                }
+            }
+        }
+    }
+
+    /// What memory is taken for beforehand is enough for whatever share of the device layers have.
+    #[test]
+    fn layers_have_no_more_parts_than_memory_is_counted_for() {
+        const LONG: usize = LONGEST_SPLIT * SLAB;
+        let groups: [&[usize]; 6] = [
+            &[1],
+            &[64; 20],
+            &[16_384; 2],
+            &[802_816],
+            &[200_000; 5],
+            &[LONG + 1, 3, 70, LONG * 3 + 1, 10_000, 64, 64, LONG],
+        ];
+        for multiprocessors in [1, 2, 4, 8, 16, 20, 28, 46, 132] {
+            for features in groups {
+                let (columns, largest) = (features.iter().sum(), features.iter().copied().max().unwrap_or(0));
+                for sharing in [columns, columns + 1_000, 2 * columns, 20 * columns] {
+                    for shared_bytes in [99 << 10, 227 << 10] {
+                        let device = Device { multiprocessors, shared_bytes };
+                        let most = most_splits(largest, features.len(), columns, device);
+                        let fused = LayersSplit::new(features, sharing, device, |p, device| gram_fused(200, p, device));
+                        let tiled = LayersSplit::new(features, sharing, device, |p, device| gram_tiled(200, p, device));
+                        for split in [fused, tiled].into_iter().flatten() {
+                            let found: usize = split.splits.iter().sum();
+                            assert!(found <= most, "{features:?} of {sharing} on {device:?}: {found}, not {most}");
+                        }
                     }
                 }
             }

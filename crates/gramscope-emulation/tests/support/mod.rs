@@ -14,7 +14,7 @@ use half::{bf16, f16};
 pub const SMALL: Device = Device { multiprocessors: 3, shared_bytes: 163 << 10 };
 /// The same with an H100's shared memory: longer rings.
 pub const ROOMY: Device = Device { multiprocessors: 3, shared_bytes: 227 << 10 };
-/// The same with a GeForce's: rings at their shortest, and fewer examples in one block.
+/// The same with a GeForce's: tiles' rings at their shortest, and fewer examples in one block.
 pub const TIGHT: Device = Device { multiprocessors: 3, shared_bytes: 99 << 10 };
 
 /// A type that activations are stored in.
