@@ -191,7 +191,7 @@ impl<T: Stored> Operands<T> {
         let planned = products
             .iter()
             .map(|(product, offsets)| launcher.plan_convolution(*product, c, arithmetic, offsets).unwrap());
-        let mut workspace = device.zeros::<u8>(WHAT, planned.flatten().max().unwrap_or(1)).unwrap();
+        let mut workspace = device.zeros::<u8>(WHAT, planned.flatten().max().unwrap_or(0).max(1)).unwrap();
         let partials = launcher.convolution_scratch(c).max(launcher.convolution_bias_scratch(c)).max(1);
         let mut partials = device.zeros::<f32>(WHAT, partials).unwrap();
         let scratch = &mut Scratch { partials: partials.as_view_mut(), workspace: workspace.as_view_mut() };

@@ -93,7 +93,7 @@ fn too_little_memory_is_told_with_what_would_help() {
         &arguments,
         &[
             "batches of 700 examples need at least 8.7 MiB",
-            "1023.8 KiB is free",
+            "1021.5 KiB is free",
             "smaller batches",
             "fewer layers",
             "--memory-limit",
@@ -115,7 +115,7 @@ fn a_gpu_with_little_shared_memory_compares_as_the_cpu_does() {
         gramscope_study::results::load(&out).unwrap().similarity
     };
     let cpu = compare("", "cpu", "cpu");
-    for (machine, name) in [("shared=101376", "geforce"), ("shared=166912", "a100")] {
+    for (machine, name) in [("capability=86", "geforce"), ("capability=80", "a100")] {
         let gpu = compare(machine, "cuda", name);
         let alike = cpu.cka.iter().zip(&gpu.cka).all(|(a, b)| (a - b).abs() <= 2e-6);
         assert!(alike, "{name}: {:?} {:?}", cpu.cka, gpu.cka);

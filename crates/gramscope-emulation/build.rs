@@ -31,7 +31,7 @@ fn main() {
         let text = fs::read_to_string(source).expect("a kernel's source cannot be read");
         let entries = entries(&text);
         build.file(write_wrapper(&out, source, &entries));
-        names.extend(entries);
+        names.extend(entries.into_iter().map(|entry| entry.name));
     }
     build.file(write_table(&out, &names));
     build.compile("gramscope_emulation");
@@ -52,25 +52,39 @@ fn collect(folder: &Path, sources: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names behind `__global__`: gs_<family>_<variant>_<dtype>.
-fn entries(source: &str) -> Vec<String> {
-    let name = |text: &str| {
+/// What stands behind `__global__`.
+struct Entry {
+    /// gs_<family>_<variant>_<dtype>.
+    name: String,
+    /// What `__launch_bounds__` is given; none where it does not stand there.
+    bounds: Option<String>,
+}
+
+fn entries(source: &str) -> Vec<Entry> {
+    let entry = |text: &str| {
         let start = text.find("gs_").expect("an entry whose name does not begin with gs_");
-        text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        let name = text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        let bounds = text[..start].split_once("__launch_bounds__(").map(|(_, rest)| {
+            let end = rest.rfind(')').expect("launch bounds that do not end");
+            rest[..end].to_owned()
+        });
+        Entry { name, bounds }
     };
-    source.split("extern \"C\" __global__").skip(1).map(name).collect()
+    source.split("extern \"C\" __global__").skip(1).map(entry).collect()
 }
 
 /// A C++ file that includes the kernels and defines an `Entry` for each.
-fn write_wrapper(out: &Path, source: &Path, entries: &[String]) -> PathBuf {
+fn write_wrapper(out: &Path, source: &Path, entries: &[Entry]) -> PathBuf {
+    let stem = source.file_stem().expect("a kernel's file has a name").to_string_lossy();
     let mut text = format!("#include \"entries.h\"\n#include \"{}\"\n\nnamespace emulation {{\n", source.display());
-    for name in entries {
+    for Entry { name, bounds } in entries {
+        let threads = bounds.as_ref().map_or("MAX_THREADS".to_owned(), |bounds| format!("bound({bounds})"));
         text += &format!(
-            "extern const Entry entry_{name};\nconst Entry entry_{name} = Entered<{name}>::entry(\"{name}\");\n"
+            "extern const Entry entry_{name};\n\
+             const Entry entry_{name} = Entered<{name}>::entry(\"{name}\", \"{stem}\", {threads});\n"
         );
     }
     text += "}  // namespace emulation\n";
-    let stem = source.file_stem().expect("a kernel's file has a name").to_string_lossy();
     let path = out.join(format!("{stem}.cpp"));
     fs::write(&path, text).expect("the build folder cannot be written");
     path

@@ -9,13 +9,19 @@
 
 namespace emulation {
 
-// An entry point: `call` unpacks pointers to its arguments, which have these sizes, and calls it.
+// An entry point: `call` unpacks pointers to its arguments, which have these sizes, and calls it. The file that it stands
+// in is its family, and `threads` the most that a block of it may have.
 struct Entry {
     const char* name;
+    const char* family;
+    unsigned threads;
     void (*call)(void* const* arguments);
     const size_t* sizes;
     size_t count;
 };
+
+// What __launch_bounds__ says of threads.
+constexpr unsigned bound(unsigned threads, unsigned = 1) { return threads; }
 
 template <auto KERNEL>
 struct Entered;
@@ -31,7 +37,9 @@ struct Entered<KERNEL> {
 
     static void call(void* const* arguments) { unpack(arguments, std::index_sequence_for<Arguments...>()); }
 
-    static constexpr Entry entry(const char* name) { return {name, call, sizes, sizeof...(Arguments)}; }
+    static constexpr Entry entry(const char* name, const char* family, unsigned threads) {
+        return {name, family, threads, call, sizes, sizeof...(Arguments)};
+    }
 };
 
 }  // namespace emulation
@@ -43,8 +51,5 @@ extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, s
                                    void* const* arguments, const size_t* sizes, size_t count, char* message,
                                    size_t length);
 
-// Whether there is an entry point of this name.
-extern "C" int gs_emulation_has(const char* name);
-
-// How many arguments the entry point of this name takes, 0 where there is none; `*sizes` then leads to the bytes of each.
-extern "C" size_t gs_emulation_arguments(const char* name, const size_t** sizes);
+// The entry point of this name, or null.
+extern "C" const emulation::Entry* gs_emulation_entry(const char* name);

@@ -50,11 +50,7 @@ extern "C" int gs_emulation_launch(const char* name, const unsigned* geometry, s
     return 1;
 }
 
-extern "C" int gs_emulation_has(const char* name) { return emulation::find(name) != emulation::entries + emulation::entry_count; }
-
-extern "C" size_t gs_emulation_arguments(const char* name, const size_t** sizes) {
+extern "C" const emulation::Entry* gs_emulation_entry(const char* name) {
     const emulation::Entry* const* found = emulation::find(name);
-    if (found == emulation::entries + emulation::entry_count) return 0;
-    *sizes = (*found)->sizes;
-    return (*found)->count;
+    return found == emulation::entries + emulation::entry_count ? nullptr : *found;
 }

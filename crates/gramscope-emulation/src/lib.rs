@@ -37,26 +37,43 @@ unsafe extern "C" {
         message: *mut c_char,
         length: usize,
     ) -> i32;
-    fn gs_emulation_has(name: *const c_char) -> i32;
-    fn gs_emulation_arguments(name: *const c_char, sizes: *mut *const usize) -> usize;
+    fn gs_emulation_entry(name: *const c_char) -> *const RawEntry;
 }
 
-/// Whether there is a kernel of this name.
-pub fn has(name: &CStr) -> bool {
-    // SAFETY: the name is terminated, and nothing else is asked for.
-    unsafe { gs_emulation_has(name.as_ptr()) != 0 }
+/// An entry point as entries.h has it.
+#[repr(C)]
+struct RawEntry {
+    name: *const c_char,
+    family: *const c_char,
+    threads: u32,
+    _call: *const c_void,
+    sizes: *const usize,
+    count: usize,
 }
 
-/// Bytes of each argument of the kernel of this name; none where there is no such kernel.
-pub fn argument_sizes(name: &CStr) -> &'static [usize] {
-    let mut sizes = std::ptr::null();
-    // SAFETY: the name is terminated, and `sizes` may be written.
-    let count = unsafe { gs_emulation_arguments(name.as_ptr(), &raw mut sizes) };
-    if count == 0 {
-        return &[];
-    }
-    // SAFETY: the table of entries holds so many sizes there, constants of this program.
-    unsafe { std::slice::from_raw_parts(sizes, count) }
+/// An entry point, as a driver has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its name,
+    pub name: &'static CStr,
+    /// that of the file it stands in,
+    pub family: &'static CStr,
+    /// the most threads that a block of it may have,
+    pub threads: u32,
+    /// and the bytes of each of its arguments.
+    pub argument_sizes: &'static [usize],
+}
+
+/// The kernel of this name, where there is one.
+pub fn entry(name: &CStr) -> Option<Entry> {
+    // SAFETY: the name is terminated; what comes back is null or leads to a constant of this program.
+    let raw = unsafe { gs_emulation_entry(name.as_ptr()).as_ref() }?;
+    // SAFETY: both are terminated constants of this program.
+    let [name, family] = [raw.name, raw.family].map(|text| unsafe { CStr::from_ptr(text) });
+    // SAFETY: the table of entries holds so many sizes there, constants of this program; a kernel without arguments has none.
+    let argument_sizes =
+        if raw.count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(raw.sizes, raw.count) } };
+    Some(Entry { name, family, threads: raw.threads, argument_sizes })
 }
 
 /// Launches of [`launch`] so far, which the order of blocks and threads is drawn from: the same work done again meets another.

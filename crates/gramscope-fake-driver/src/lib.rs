@@ -4,10 +4,15 @@
 //! alone: nothing that users build depends on this crate.
 //!
 //! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
-//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,shared=BYTES,trace=FILE`, in any
+//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,trace=FILE`, in any
 //! order, any of them left out. Everything is synchronous but copies from pinned memory on streams other than the default one,
 //! which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the call that
 //! frees it fails.
+//!
+//! What a driver refuses is refused here, with its results (tests/rules): launches that no device does, handles that are no
+//! more, or of something else, or another device's, a thread that has not turned to a device, ranges beyond their memory, memory
+//! given back as what it is not, whatever may not be done while a stream is captured. A kernel that fails breaks its context,
+//! and the next call says so. Where CUDA's manual leaves it open whether a driver refuses, this one does.
 #![allow(unsafe_code, reason = "the driver's interface is C's")]
 #![allow(
     clippy::missing_safety_doc,
@@ -15,44 +20,52 @@
 )]
 
 mod capture;
+mod context;
+mod event;
+mod function;
 mod machine;
 mod memory;
+mod status;
 mod stream;
+mod table;
 mod tool;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
-use capture::{Graph, HostWork};
+use capture::HostWork;
 use machine::machine;
-use stream::Event;
-
-/// The driver's results, as many as are given.
-const SUCCESS: c_int = 0;
-const INVALID_VALUE: c_int = 1;
-const OUT_OF_MEMORY: c_int = 2;
-const NO_DEVICE: c_int = 100;
-const INVALID_DEVICE: c_int = 101;
-const INVALID_IMAGE: c_int = 200;
-const ILLEGAL_STATE: c_int = 401;
-const NOT_FOUND: c_int = 500;
-const LAUNCH_FAILED: c_int = 719;
-const CAPTURE_UNSUPPORTED: c_int = 900;
-const CAPTURE_INVALIDATED: c_int = 901;
+use memory::Kind;
+use status::{Answer, INVALID_IMAGE, INVALID_VALUE};
 
 /// The first bytes of a fatbin.
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
+
+/// The flag of streams that do not wait for the default one, nor it for them.
+const NON_BLOCKING: c_uint = 1;
 
 /// Writes `value` to where the caller wants it.
 ///
 /// # Safety
 /// `to` is null or may be written.
-unsafe fn give<T>(to: *mut T, value: T) -> c_int {
+unsafe fn give<T>(to: *mut T, value: T) -> Answer {
     if to.is_null() {
-        return INVALID_VALUE;
+        return Err(INVALID_VALUE);
     }
     // SAFETY: the caller's promise.
     unsafe { to.write(value) };
-    SUCCESS
+    Ok(())
+}
+
+/// The text behind a name.
+///
+/// # Safety
+/// `name` is null or leads to a terminated text that lives as long as it is used.
+unsafe fn text<'a>(name: *const c_char) -> Answer<&'a CStr> {
+    if name.is_null() {
+        return Err(INVALID_VALUE);
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { CStr::from_ptr(name) })
 }
 
 /// Defines functions of the driver's interface.
@@ -62,7 +75,9 @@ macro_rules! driver {
             $(#[$doc])*
             #[unsafe(no_mangle)]
             #[allow(non_snake_case, reason = "the driver's names")]
-            pub unsafe extern "C" fn $name($($argument: $type),*) -> c_int $body
+            pub unsafe extern "C" fn $name($($argument: $type),*) -> c_int {
+                status::of(|| $body)
+            }
         )*
     };
 }
@@ -70,11 +85,10 @@ macro_rules! driver {
 driver! {
     /// Starts the driver.
     fn cuInit(flags: c_uint) {
-        let _ = flags;
-        if machine().devices == 0 { NO_DEVICE } else { SUCCESS }
+        context::start(flags)
     }
 
-    /// The CUDA version supported.
+    /// The CUDA version supported. The driver need not have been started.
     fn cuDriverGetVersion(version: *mut c_int) {
         // SAFETY: the interface's contract.
         unsafe { give(version, machine().version) }
@@ -82,323 +96,301 @@ driver! {
 
     /// How many devices there are.
     fn cuDeviceGetCount(count: *mut c_int) {
+        context::started()?;
         // SAFETY: the interface's contract.
         unsafe { give(count, machine().devices) }
     }
 
     /// A device's handle: its number.
     fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
-        if !(0..machine().devices).contains(&ordinal) {
-            return INVALID_DEVICE;
-        }
+        context::device(ordinal)?;
         // SAFETY: the interface's contract.
         unsafe { give(device, ordinal) }
     }
 
     /// A device's name.
     fn cuDeviceGetName(name: *mut c_char, length: c_int, device: c_int) {
-        let _ = device;
+        context::device(device)?;
         let text = c"Emulated GPU";
-        if usize::try_from(length).unwrap_or(0) < text.count_bytes() + 1 {
-            return INVALID_VALUE;
+        if name.is_null() || usize::try_from(length).unwrap_or(0) < text.count_bytes() + 1 {
+            return Err(INVALID_VALUE);
         }
         // SAFETY: `name` has room for `length` bytes, which are enough.
         unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), name, text.count_bytes() + 1) };
-        SUCCESS
+        Ok(())
     }
 
     /// A device's memory.
     fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) {
-        let _ = device;
+        context::device(device)?;
         // SAFETY: the interface's contract.
         unsafe { give(bytes, machine().memory) }
     }
 
     /// A device's attributes, those asked for.
     fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: c_int) {
-        let _ = device;
-        let Some(found) = machine().attribute(attribute) else { return INVALID_VALUE };
+        context::device(device)?;
         // SAFETY: the interface's contract.
-        unsafe { give(value, found) }
+        unsafe { give(value, machine().attribute(attribute)?) }
     }
 
-    /// The one context.
+    /// A device's one context.
     fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) {
-        let _ = device;
         // SAFETY: the interface's contract.
-        unsafe { give(context, 1) }
+        unsafe { give(context, context::retain(device)?) }
     }
 
-    /// Nothing to release.
+    /// It is retained once less.
     fn cuDevicePrimaryCtxRelease_v2(device: c_int) {
-        let _ = device;
-        SUCCESS
+        context::release(device)
     }
 
-    /// The one context.
+    /// The context that this thread has turned to, or null.
     fn cuCtxGetCurrent(context: *mut usize) {
         // SAFETY: the interface's contract.
-        unsafe { give(context, 1) }
+        unsafe { give(context, context::current()?) }
     }
 
-    /// There is but one context.
+    /// Has this thread turn to a context, or to none.
     fn cuCtxSetCurrent(context: usize) {
-        let _ = context;
-        SUCCESS
+        context::set_current(context)
     }
 
-    /// Nothing but copies is ever left to wait for.
+    /// Waits for all that a device has been told. Nothing but copies is ever left to wait for.
     fn cuCtxSynchronize() {
-        if let Some(refusal) = capture::refusal_of_thread() {
-            return refusal;
-        }
-        stream::synchronise_all();
-        SUCCESS
+        let context = context::here()?;
+        capture::refuse_waiting_for_all(context)?;
+        stream::synchronise_all(context);
+        memory::waited(context);
+        Ok(())
     }
 
     /// A stream beside the default one.
     fn cuStreamCreate(stream: *mut usize, flags: c_uint) {
-        let _ = flags;
+        let context = context::here()?;
+        if flags & !NON_BLOCKING != 0 {
+            return Err(INVALID_VALUE);
+        }
         // SAFETY: the interface's contract.
-        unsafe { give(stream, stream::create()) }
+        unsafe { give(stream, stream::create(context, flags & NON_BLOCKING == 0)) }
     }
 
     /// Forgets a stream once it has done what it was told.
     fn cuStreamDestroy_v2(stream: usize) {
-        if stream::destroy(stream) { SUCCESS } else { INVALID_VALUE }
+        stream::context(stream)?;
+        capture::forget(stream);
+        stream::destroy(stream)
     }
 
     /// Nothing but copies is ever left to wait for.
     fn cuStreamSynchronize(stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        capture::refuse_unsafe()?;
         machine().note("synchronise 0");
         stream::synchronise(stream);
-        SUCCESS
+        memory::waited(context);
+        Ok(())
     }
 
     /// From now on what the stream is told is kept.
     fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) {
-        let _ = mode;
-        capture::begin(stream)
+        capture::begin(stream, mode)
     }
 
-    /// The graph of what was kept.
-    fn cuStreamEndCapture(stream: usize, graph: *mut *mut Graph) {
-        match capture::end(stream) {
-            // SAFETY: the interface's contract.
-            Ok(captured) => unsafe { give(graph, Box::into_raw(Box::new(captured))) },
-            Err(error) => error,
-        }
+    /// The graph of what was kept; null where the capture was spoilt.
+    fn cuStreamEndCapture(stream: usize, graph: *mut usize) {
+        // SAFETY: the interface's contract.
+        unsafe { give(graph, 0) }?;
+        // SAFETY: the same.
+        unsafe { give(graph, capture::end(stream)?) }
     }
 
-    /// Whether what the stream is told is kept: 1.
+    /// Whether what the stream is told is kept: 1, or 2 where that is in vain.
     fn cuStreamIsCapturing(stream: usize, status: *mut c_int) {
         // SAFETY: the interface's contract.
-        unsafe { give(status, capture::is_under_way(stream).into()) }
+        unsafe { give(status, capture::status(stream)?) }
     }
 
     /// Has the host do something when the stream comes to it.
-    fn cuLaunchHostFunc(stream: usize, function: unsafe extern "C" fn(*mut c_void), data: *mut c_void) {
-        stream::synchronise(stream);
+    fn cuLaunchHostFunc(stream: usize, function: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
+        let function = function.ok_or(INVALID_VALUE)?;
         // SAFETY: the interface's contract: it may be called with its data.
-        unsafe { capture::call(stream, HostWork { function, data }) };
-        SUCCESS
+        unsafe { capture::call(stream, HostWork { function, data }) }
     }
 
     /// A graph that can be launched.
-    fn cuGraphInstantiateWithFlags(instance: *mut *mut Graph, graph: *const Graph, flags: u64) {
-        let _ = flags;
-        // SAFETY: graphs are those that cuStreamEndCapture has made.
-        let made = unsafe { &*graph }.instance();
+    fn cuGraphInstantiateWithFlags(instance: *mut usize, graph: usize, flags: u64) {
+        if flags != 0 {
+            return Err(INVALID_VALUE);
+        }
         // SAFETY: the interface's contract.
-        unsafe { give(instance, Box::into_raw(Box::new(made))) }
+        unsafe { give(instance, capture::instantiate(graph)?) }
     }
 
     /// Runs what was captured.
-    fn cuGraphLaunch(instance: *const Graph, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        stream::synchronise(stream);
-        // SAFETY: instances are those that cuGraphInstantiateWithFlags has made.
-        unsafe { &*instance }.run()
+    fn cuGraphLaunch(instance: usize, stream: usize) {
+        capture::run(instance, stream)
     }
 
     /// Forgets a graph that can be launched.
-    fn cuGraphExecDestroy(instance: *mut Graph) {
-        // SAFETY: instances are those that cuGraphInstantiateWithFlags has made, and are destroyed once.
-        drop(unsafe { Box::from_raw(instance) });
-        SUCCESS
+    fn cuGraphExecDestroy(instance: usize) {
+        capture::destroy_instance(instance)
     }
 
     /// Forgets a graph.
-    fn cuGraphDestroy(graph: *mut Graph) {
-        // SAFETY: graphs are those that cuStreamEndCapture has made, and are destroyed once.
-        drop(unsafe { Box::from_raw(graph) });
-        SUCCESS
+    fn cuGraphDestroy(graph: usize) {
+        capture::destroy_graph(graph)
     }
 
     /// What comes next on any stream may need what came before the event.
-    fn cuStreamWaitEvent(stream: usize, event: *const Event, flags: c_uint) {
-        let _ = flags;
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
+    fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) {
+        let context = stream::context_here(stream)?;
+        event::context(event)?;
+        if flags != 0 {
+            return Err(INVALID_VALUE);
         }
-        // SAFETY: events are those that cuEventCreate has made.
-        unsafe { &*event }.wait();
-        SUCCESS
+        capture::refuse_waiting(stream, context)?;
+        event::wait(event)
     }
 
     /// Free and total memory.
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
-        let memory = machine().memory;
+        let (context, memory) = (context::here()?, machine().memory);
         // SAFETY: the interface's contract.
-        unsafe { give(free, memory.saturating_sub(memory::used())).max(give(total, memory)) }
+        unsafe { give(free, memory::free_bytes(context, memory)) }?;
+        // SAFETY: the same.
+        unsafe { give(total, memory) }
     }
 
     /// Device memory.
     fn cuMemAllocAsync(pointer: *mut usize, bytes: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        let Some(address) = memory::allocate(bytes, machine().memory, memory::Kind::Device) else { return OUT_OF_MEMORY };
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
         // SAFETY: the interface's contract.
-        unsafe { give(pointer, address) }
+        unsafe { give(pointer, memory::allocate(bytes, machine().memory, Kind::Device(context))?) }
     }
 
-    /// Device memory given back.
+    /// Device memory given back. The thread need not have turned to the stream's context.
     fn cuMemFreeAsync(pointer: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
+        let context = stream::context(stream)?;
+        capture::refuse(stream, context)?;
         stream::synchronise(stream);
-        if memory::free(pointer) { SUCCESS } else { INVALID_VALUE }
+        memory::free(pointer, Kind::Device(context))
     }
 
     /// Host memory.
     fn cuMemHostAlloc(pointer: *mut usize, bytes: usize, flags: c_uint) {
-        let _ = flags;
-        if let Some(refusal) = capture::refusal_of_thread() {
-            return refusal;
+        // For every context, mapped into the device's addresses, written by the host alone.
+        const KNOWN: c_uint = 7;
+        context::here()?;
+        capture::refuse_unsafe()?;
+        if flags & !KNOWN != 0 {
+            return Err(INVALID_VALUE);
         }
-        let Some(address) = memory::allocate(bytes, usize::MAX, memory::Kind::Host) else { return OUT_OF_MEMORY };
         // SAFETY: the interface's contract.
-        unsafe { give(pointer, address) }
+        unsafe { give(pointer, memory::allocate(bytes, usize::MAX, Kind::Host)?) }
     }
 
     /// Host memory given back.
     fn cuMemFreeHost(pointer: usize) {
-        if memory::free(pointer) { SUCCESS } else { INVALID_VALUE }
+        context::here()?;
+        capture::refuse_unsafe()?;
+        memory::free(pointer, Kind::Host)
     }
 
     /// Sets bytes.
     fn cuMemsetD8Async(to: usize, value: u8, bytes: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        if !memory::holds(to, bytes) {
-            return INVALID_VALUE;
-        }
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        memory::check_device(to, bytes, context)?;
         stream::synchronise(stream);
         // SAFETY: the range lies in memory that this library has given out.
         unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
-        SUCCESS
+        Ok(())
     }
 
     /// Copies to the device, when somebody waits for it: CUDA does not say that a copy from memory that is not pinned is done when
     /// the call returns, either.
     fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        if !memory::holds(to, bytes) {
-            return INVALID_VALUE;
-        }
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        memory::check_device(to, bytes, context)?;
+        memory::check_host(from as usize, bytes)?;
         machine().note_upload(bytes);
         // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
         unsafe { stream::copy(stream, to, from as usize, bytes) };
-        SUCCESS
+        Ok(())
     }
 
     /// Copies to the host, when somebody waits for it, like copies to the device.
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: usize, bytes: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        if !memory::holds(from, bytes) {
-            return INVALID_VALUE;
-        }
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        memory::check_device(from, bytes, context)?;
+        memory::check_host(to as usize, bytes)?;
         machine().note_download(bytes);
         // SAFETY: the source lies in memory that this library has given out; the target is the caller's until the copy is made.
         unsafe { stream::copy(stream, to as usize, from, bytes) };
-        SUCCESS
+        Ok(())
     }
 
     /// Copies on the device.
     fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        if !memory::holds(to, bytes) || !memory::holds(from, bytes) {
-            return INVALID_VALUE;
-        }
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        memory::check_device(to, bytes, context)?;
+        memory::check_device(from, bytes, context)?;
         stream::synchronise(stream);
         // SAFETY: both lie in memory that this library has given out.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
-        SUCCESS
+        Ok(())
     }
 
     /// A module, if the image is a fatbin. The kernels that it holds are known already.
     fn cuModuleLoadData(module: *mut usize, image: *const u32) {
+        context::here()?;
+        capture::refuse_unsafe()?;
         // SAFETY: an image is longer than its magic number.
-        if unsafe { image.read_unaligned() } != FATBIN_MAGIC {
-            return INVALID_IMAGE;
+        if image.is_null() || unsafe { image.read_unaligned() } != FATBIN_MAGIC {
+            return Err(INVALID_IMAGE);
         }
         // SAFETY: the interface's contract.
-        unsafe { give(module, 1) }
+        unsafe { give(module, function::load()?) }
     }
 
-    /// Nothing to unload.
+    /// Forgets a module.
     fn cuModuleUnload(module: usize) {
-        let _ = module;
-        SUCCESS
+        context::here()?;
+        capture::refuse_unsafe()?;
+        function::unload(module)
     }
 
-    /// A kernel: its name is kept for the launch.
+    /// A kernel.
     fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) {
-        let _ = module;
-        // SAFETY: names are terminated.
-        let name = unsafe { CStr::from_ptr(name) };
-        let Some(known) = machine::kernel(name) else { return NOT_FOUND };
-        // SAFETY: the interface's contract. A handle is one word.
-        unsafe { give(function, known.as_ptr() as usize) }
+        // SAFETY: the interface's contract.
+        unsafe { give(function, function::find(module, text(name)?)?) }
     }
 
     /// The constants that launch geometry depends on, the one array that modules export.
     fn cuModuleGetGlobal_v2(pointer: *mut usize, bytes: *mut usize, module: usize, name: *const c_char) {
-        let _ = module;
-        // SAFETY: names are terminated.
-        if unsafe { CStr::from_ptr(name) } != c"gs_constants" {
-            return NOT_FOUND;
-        }
-        let constants = machine::constants();
         // SAFETY: the interface's contract.
-        unsafe { give(pointer, constants.0).max(give(bytes, constants.1)) }
+        let (address, length) = function::constants_of(module, unsafe { text(name) }?)?;
+        // SAFETY: the same.
+        unsafe { give(pointer, address) }?;
+        // SAFETY: the same.
+        unsafe { give(bytes, length) }
     }
 
-    /// Kernels have no memory of their own here.
+    /// What a kernel needs, and what it may ask for.
     fn cuFuncGetAttribute(value: *mut c_int, attribute: c_uint, function: usize) {
-        let _ = (attribute, function);
         // SAFETY: the interface's contract.
-        unsafe { give(value, 0) }
+        unsafe { give(value, function::attribute(function, attribute)?) }
     }
 
-    /// Shared memory is as much as a launch asks for.
+    /// Lets a kernel ask for more shared memory than any may.
     fn cuFuncSetAttribute(function: usize, attribute: c_uint, value: c_int) {
-        let _ = (function, attribute, value);
-        SUCCESS
+        function::set_attribute(function, attribute, value)
     }
 
     /// Runs a kernel.
@@ -413,85 +405,61 @@ driver! {
         shared_bytes: c_uint,
         stream: usize,
         arguments: *const *const c_void,
-        extra: usize,
+        extra: *const c_void,
     ) {
-        let _ = extra;
-        let Some(kernel) = machine::name(function) else { return INVALID_VALUE };
+        let context = stream::context_here(stream)?;
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
-        if shared_bytes as usize > machine::machine().shared || geometry.contains(&0) {
-            return INVALID_VALUE;
+        let launch = function::launch(function, geometry, shared_bytes as usize, context)?;
+        // Arguments come one by one here, not packed.
+        if !extra.is_null() {
+            return Err(INVALID_VALUE);
         }
-        stream::synchronise(stream);
         // SAFETY: the interface's contract: `arguments` leads to the kernel's arguments.
-        unsafe { capture::launch(stream, kernel, geometry, shared_bytes as usize, arguments) }
+        unsafe { capture::launch(stream, launch, arguments) }
     }
 
     /// A point in a stream's work.
-    fn cuEventCreate(event: *mut *mut Event, flags: c_uint) {
-        let _ = flags;
+    fn cuEventCreate(event: *mut usize, flags: c_uint) {
         // SAFETY: the interface's contract.
-        unsafe { give(event, Box::into_raw(Box::new(Event::in_stream(0)))) }
+        unsafe { give(event, event::create(flags)?) }
     }
 
     /// That point is now.
-    fn cuEventRecord(event: *mut Event, stream: usize) {
-        if let Some(refusal) = capture::refusal(stream) {
-            return refusal;
-        }
-        // SAFETY: events are those that cuEventCreate has made.
-        unsafe { give(event, Event::in_stream(stream)) }
+    fn cuEventRecord(event: usize, stream: usize) {
+        let context = stream::context_here(stream)?;
+        capture::refuse(stream, context)?;
+        event::record(event, stream)
     }
 
     /// Nothing but copies is ever left to wait for.
-    fn cuEventSynchronize(event: *const Event) {
-        // SAFETY: events are those that cuEventCreate has made.
-        unsafe { &*event }.wait();
-        SUCCESS
-    }
-
-    /// Nothing is ever running.
-    fn cuEventQuery(event: usize) {
-        let _ = event;
-        SUCCESS
+    fn cuEventSynchronize(event: usize) {
+        let context = event::context(event)?;
+        capture::refuse_unsafe()?;
+        event::wait(event)?;
+        memory::waited(context);
+        Ok(())
     }
 
     /// Milliseconds between two points.
-    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: *const Event, end: *const Event) {
-        // SAFETY: events are those that cuEventCreate has made.
-        let elapsed = unsafe { (*end).at.saturating_duration_since((*start).at) };
+    fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: usize) {
         // SAFETY: the interface's contract.
-        unsafe { give(milliseconds, elapsed.as_secs_f32() * 1e3) }
+        unsafe { give(milliseconds, event::milliseconds(start, end)?) }
     }
 
     /// Forgets a point in time.
-    fn cuEventDestroy_v2(event: *mut Event) {
-        // SAFETY: events are those that cuEventCreate has made, and are destroyed once.
-        drop(unsafe { Box::from_raw(event) });
-        SUCCESS
+    fn cuEventDestroy_v2(event: usize) {
+        event::destroy(event)
     }
 
     /// The name of a result.
     fn cuGetErrorName(error: c_int, name: *mut *const c_char) {
-        let text = match error {
-            INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
-            OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
-            NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
-            INVALID_DEVICE => c"CUDA_ERROR_INVALID_DEVICE",
-            INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
-            NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
-            LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
-            ILLEGAL_STATE => c"CUDA_ERROR_ILLEGAL_STATE",
-            CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-            CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
-            _ => return INVALID_VALUE,
-        };
         // SAFETY: the interface's contract.
-        unsafe { give(name, text.as_ptr()) }
+        unsafe { give(name, status::name(error)?.as_ptr()) }
     }
 
     /// What a result means: its name does.
     fn cuGetErrorString(error: c_int, text: *mut *const c_char) {
         // SAFETY: the same contract.
-        unsafe { cuGetErrorName(error, text) }
+        unsafe { give(text, status::name(error)?.as_ptr()) }
     }
 }

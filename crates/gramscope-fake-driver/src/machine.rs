@@ -1,15 +1,15 @@
 //! The machine that the driver pretends to run on.
 
-use std::ffi::{CStr, CString, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
-use crate::{LAUNCH_FAILED, SUCCESS};
+use crate::status::{Answer, INVALID_VALUE};
 
-/// Shared memory a block, in bytes, unless another number is asked for: a Hopper's.
-const SHARED_BYTES: usize = 232_448;
+/// The attribute that is the most shared memory a block may ask for, in bytes.
+const SHARED_ATTRIBUTE: c_uint = 97;
 
 /// Device, driver, memory.
 #[derive(Debug)]
@@ -21,9 +21,7 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
-    /// Shared memory a block, in bytes.
-    pub(crate) shared: usize,
-    /// Where a line a kernel is written, its name and the bytes of device memory that are in use; the same of "graph" before those
+    /// Where a line a kernel is written, its name and the bytes of device memory that are allocated; the same of "graph" before those
     /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; one a wait for a stream,
     /// "synchronise 0"; and one for each end of a profiler's range.
     trace: Option<PathBuf>,
@@ -48,16 +46,13 @@ impl Machine {
             devices: small("devices", 1),
             capability: small("capability", 90),
             memory: value("memory", 4096) << 20,
-            shared: value("shared", SHARED_BYTES),
             trace: text.split(',').find_map(|pair| pair.strip_prefix("trace=")).map(PathBuf::from),
         }
     }
 
-    /// Notes a launch where that is wanted.
-    pub(crate) fn note_launch(&self, kernel: &CStr) {
-        if self.trace.is_some() {
-            self.note(&format!("{} {}", kernel.to_string_lossy(), crate::memory::used()));
-        }
+    /// Notes a launch where that is wanted, while so many bytes are allocated.
+    pub(crate) fn note_launch(&self, kernel: &CStr, allocated: usize) {
+        self.note(&format!("{} {allocated}", kernel.to_string_lossy()));
     }
 
     /// Notes a copy from the host where that is wanted.
@@ -79,79 +74,36 @@ impl Machine {
         }
     }
 
-    /// An attribute of the driver's enumeration CUdevice_attribute.
-    pub(crate) fn attribute(&self, attribute: c_uint) -> Option<c_int> {
-        Some(match attribute {
-            // Multiprocessors: few, so that features are split, and blocks are not many.
-            16 => 3,
-            // Second-level cache.
-            38 => 1 << 20,
-            75 => self.capability / 10,
-            76 => self.capability % 10,
-            97 => c_int::try_from(self.shared).ok()?,
-            // Memory pools.
-            115 => 1,
-            _ => return None,
-        })
-    }
-}
-
-/// Kernels that have been asked for; a function's handle is the address of its name.
-static KERNELS: Mutex<Vec<&'static CStr>> = Mutex::new(Vec::new());
-
-/// The kernel of this name, where the emulation has one.
-pub(crate) fn kernel(name: &CStr) -> Option<&'static CStr> {
-    if !gramscope_emulation::has(name) {
-        return None;
-    }
-    let mut kernels = KERNELS.lock().ok()?;
-    if let Some(known) = kernels.iter().find(|known| **known == name) {
-        return Some(known);
-    }
-    let kept: &'static CStr = Box::leak(CString::from(name).into_boxed_c_str());
-    kernels.push(kept);
-    Some(kept)
-}
-
-/// The name behind a function's handle.
-pub(crate) fn name(function: usize) -> Option<&'static CStr> {
-    let kernels = KERNELS.lock().ok()?;
-    kernels.iter().copied().find(|known| known.as_ptr() as usize == function)
-}
-
-/// Runs a kernel.
-///
-/// # Safety
-/// `arguments` leads to the kernel's arguments.
-pub(crate) unsafe fn run(
-    kernel: &CStr,
-    geometry: [u32; 6],
-    shared_bytes: usize,
-    arguments: *const *const c_void,
-) -> c_int {
-    machine().note_launch(kernel);
-    // SAFETY: the caller's promise.
-    match unsafe { gramscope_emulation::launch(kernel, geometry, shared_bytes, arguments) } {
-        Ok(()) => SUCCESS,
-        Err(error) => {
-            eprintln!("fake driver: {error}");
-            LAUNCH_FAILED
+    /// The most shared memory a block may ask for, in bytes: it goes with the capability (CUDA's programming guide, compute
+    /// capabilities), and where that is not known neither is this.
+    pub(crate) fn shared_bytes(&self) -> Option<usize> {
+        match self.capability {
+            75 => Some(64 << 10),
+            80 | 87 => Some(163 << 10),
+            86 | 89 | 120 => Some(99 << 10),
+            90 | 100 => Some(227 << 10),
+            _ => None,
         }
     }
-}
 
-/// Where the array of constants is, and how many bytes it has: the numbers of kernels/common/constants.cuh in their order,
-/// as the kernels here were compiled with them.
-pub(crate) fn constants() -> (usize, usize) {
-    static CONSTANTS: LazyLock<(usize, usize)> = LazyLock::new(|| {
-        let source = include_str!("../../../kernels/common/constants.cuh");
-        let value =
-            |line: &str| line.strip_prefix("constexpr int ")?.split_once(" = ")?.1.strip_suffix(';')?.parse().ok();
-        let values: Vec<u32> = source.lines().filter_map(value).collect();
-        let bytes = size_of_val(values.as_slice());
-        (crate::memory::keep(&values), bytes)
-    });
-    *CONSTANTS
+    /// An attribute of the driver's enumeration CUdevice_attribute: those that are asked for, and of the others none.
+    pub(crate) fn attribute(&self, attribute: c_uint) -> Answer<c_int> {
+        match attribute {
+            // Multiprocessors: few, so that features are split, and blocks are not many.
+            16 => Ok(3),
+            // Second-level cache.
+            38 => Ok(1 << 20),
+            75 => Ok(self.capability / 10),
+            76 => Ok(self.capability % 10),
+            SHARED_ATTRIBUTE => {
+                let bytes = self.shared_bytes().ok_or(INVALID_VALUE)?;
+                c_int::try_from(bytes).map_err(|_| INVALID_VALUE)
+            }
+            // Memory pools.
+            115 => Ok(1),
+            _ => Err(INVALID_VALUE),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -162,14 +114,18 @@ mod tests {
     fn a_machine_is_what_the_text_says() {
         let machine = Machine::parse("capability=75,memory=1,unknown=3");
         assert_eq!((machine.version, machine.devices, machine.memory), (13_000, 1, 1 << 20));
-        assert_eq!((machine.attribute(75), machine.attribute(76), machine.attribute(0)), (Some(7), Some(5), None));
+        assert_eq!((machine.attribute(75), machine.attribute(76)), (Ok(7), Ok(5)));
+        assert_eq!((machine.attribute(0), machine.attribute(8)), (Err(INVALID_VALUE), Err(INVALID_VALUE)));
     }
 
+    /// What is not known of a capability is not made up.
     #[test]
-    fn kernels_are_known_by_name() {
-        let naive = kernel(c"gs_ucenter_naive");
-        assert_eq!(naive.and_then(|known| name(known.as_ptr() as usize)), Some(c"gs_ucenter_naive"));
-        assert_eq!(kernel(c"gs_no_such_kernel"), None);
-        assert_eq!(name(1), None);
+    fn shared_memory_is_that_of_the_capability() {
+        let shared = |capability: &str| Machine::parse(capability).attribute(SHARED_ATTRIBUTE);
+        assert_eq!(
+            (shared(""), shared("capability=80"), shared("capability=86")),
+            (Ok(232_448), Ok(166_912), Ok(101_376))
+        );
+        assert_eq!(shared("capability=71"), Err(INVALID_VALUE));
     }
 }

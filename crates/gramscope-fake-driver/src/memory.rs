@@ -1,7 +1,11 @@
 //! Memory that starts as NaN and is fenced.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::context::Context;
+use crate::status::{Answer, INVALID_VALUE, OUT_OF_MEMORY};
 
 /// Bytes before and after what was asked for. A multiple of the alignment that the driver promises.
 const FENCE: usize = 256;
@@ -15,11 +19,14 @@ const START_BYTE: u8 = 0xFF;
 #[repr(align(256))]
 struct Block([u8; FENCE]);
 
-/// Whose memory it stands for.
+/// What memory stands for, and so which call gives it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Device,
-    /// Pinned.
+    /// A device's, by its context.
+    Device(Context),
+    /// A device's, which a module has brought along.
+    Module(Context),
+    /// The host's, pinned.
     Host,
 }
 
@@ -27,77 +34,153 @@ struct Piece {
     blocks: Vec<Block>,
     bytes: usize,
     kind: Kind,
+    /// No other piece's, not even of one at the same address later.
+    id: u64,
 }
 
-/// Pieces by the address given out.
-static PIECES: Mutex<BTreeMap<usize, Piece>> = Mutex::new(BTreeMap::new());
-
-fn pieces() -> std::sync::MutexGuard<'static, BTreeMap<usize, Piece>> {
-    PIECES.lock().unwrap_or_else(PoisonError::into_inner)
+/// All memory that has been given out.
+#[derive(Default)]
+struct Memory {
+    /// Pieces by the address given out.
+    pieces: BTreeMap<usize, Piece>,
+    /// Bytes that were given back in the order of a stream: whoever asks what is free finds them once somebody has waited.
+    reserved: BTreeMap<Context, usize>,
 }
 
-/// Bytes of the device given out.
-pub(crate) fn used() -> usize {
-    used_of(Kind::Device)
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { pieces: BTreeMap::new(), reserved: BTreeMap::new() });
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+fn memory() -> MutexGuard<'static, Memory> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn used_of(kind: Kind) -> usize {
-    pieces().values().filter(|piece| piece.kind == kind).map(|piece| piece.bytes).sum()
-}
-
-/// New memory, unless more than `limit` of its kind would then be in use.
-pub(crate) fn allocate(bytes: usize, limit: usize, kind: Kind) -> Option<usize> {
-    if used_of(kind).checked_add(bytes)? > limit {
-        return None;
+impl Kind {
+    /// The context whose device's memory it is.
+    fn context(self) -> Option<Context> {
+        match self {
+            Self::Device(context) | Self::Module(context) => Some(context),
+            Self::Host => None,
+        }
     }
-    let count = bytes.div_ceil(FENCE).checked_add(2)?;
+}
+
+impl Memory {
+    fn used(&self, context: Context) -> usize {
+        let here = |piece: &&Piece| piece.kind.context() == Some(context);
+        self.pieces.values().filter(here).map(|piece| piece.bytes).sum()
+    }
+
+    /// The piece that an address lies in, and where that begins.
+    fn at(&self, address: usize) -> Option<(usize, &Piece)> {
+        let (start, piece) = self.pieces.range(..=address).next_back()?;
+        (address - start < piece.bytes).then_some((*start, piece))
+    }
+}
+
+/// Bytes of a device that have been allocated: what modules have brought along is not the program's to limit.
+pub(crate) fn allocated(context: Context) -> usize {
+    let memory = memory();
+    memory.pieces.values().filter(|piece| piece.kind == Kind::Device(context)).map(|piece| piece.bytes).sum()
+}
+
+/// Bytes of a device that are neither in use nor kept for whoever allocates next, out of `total`.
+pub(crate) fn free_bytes(context: Context, total: usize) -> usize {
+    let memory = memory();
+    let reserved = memory.reserved.get(&context).copied().unwrap_or(0);
+    total.saturating_sub(memory.used(context)).saturating_sub(reserved)
+}
+
+/// Somebody has waited for a stream of this context: what had been given back is free.
+pub(crate) fn waited(context: Context) {
+    memory().reserved.remove(&context);
+}
+
+/// New memory, unless more than `limit` of a device's would then be in use.
+pub(crate) fn allocate(bytes: usize, limit: usize, kind: Kind) -> Answer<usize> {
+    if bytes == 0 {
+        return Err(INVALID_VALUE);
+    }
+    let mut memory = memory();
+    if let Some(context) = kind.context()
+        && memory.used(context).checked_add(bytes).is_none_or(|used| used > limit)
+    {
+        return Err(OUT_OF_MEMORY);
+    }
+    let count = bytes.div_ceil(FENCE).checked_add(2).ok_or(OUT_OF_MEMORY)?;
     let mut blocks = Vec::new();
-    blocks.try_reserve_exact(count).ok()?;
+    blocks.try_reserve_exact(count).map_err(|_| OUT_OF_MEMORY)?;
     blocks.resize(count, Block([START_BYTE; FENCE]));
     let address = blocks.as_mut_ptr() as usize + FENCE;
-    let mut piece = Piece { blocks, bytes, kind };
+    let mut piece = Piece { blocks, bytes, kind, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) };
     for byte in piece.fences() {
         *byte = FENCE_BYTE;
     }
-    pieces().insert(address, piece);
-    Some(address)
+    memory.pieces.insert(address, piece);
+    // Allocated from what was kept first.
+    if let Some(reserved) = kind.context().and_then(|context| memory.reserved.get_mut(&context)) {
+        *reserved = reserved.saturating_sub(bytes);
+    }
+    Ok(address)
 }
 
-/// Gives memory back; false if it was not given out, if its fences have been written, or if a copy that has not been waited
-/// for would use it.
-pub(crate) fn free(address: usize) -> bool {
-    if address == 0 {
-        return true;
-    }
-    let Some(bytes) = pieces().get(&address).map(|piece| piece.bytes) else { return false };
+/// Gives memory back. Fails if it was not given out, or as another kind, if its fences have been written, or if a copy that has not
+/// been waited for would use it.
+pub(crate) fn free(address: usize, kind: Kind) -> Answer {
+    let bytes = match memory().pieces.get(&address) {
+        Some(piece) if piece.kind == kind => piece.bytes,
+        _ => return Err(INVALID_VALUE),
+    };
     if crate::stream::uses(address, bytes) {
         eprintln!("fake driver: a buffer of {bytes} bytes is given back while it is being copied");
-        return false;
+        return Err(INVALID_VALUE);
     }
-    let Some(mut piece) = pieces().remove(&address) else { return false };
-    let intact = piece.fences().all(|byte| *byte == FENCE_BYTE);
-    if !intact {
-        eprintln!("fake driver: a write next to a buffer of {} bytes", piece.bytes);
+    let mut memory = memory();
+    let mut piece = memory.pieces.remove(&address).ok_or(INVALID_VALUE)?;
+    if let Some(context) = kind.context() {
+        *memory.reserved.entry(context).or_default() += bytes;
     }
-    intact
+    if piece.fences().all(|byte| *byte == FENCE_BYTE) {
+        return Ok(());
+    }
+    eprintln!("fake driver: a write next to a buffer of {} bytes", piece.bytes);
+    Err(INVALID_VALUE)
 }
 
-/// Whether a range lies within one piece of memory.
-pub(crate) fn holds(address: usize, bytes: usize) -> bool {
-    bytes == 0
-        || pieces()
-            .range(..=address)
-            .next_back()
-            .is_some_and(|(start, piece)| address - start <= piece.bytes && bytes <= piece.bytes - (address - start))
+/// A range lies within one piece of a device's memory.
+pub(crate) fn check_device(address: usize, bytes: usize, context: Context) -> Answer {
+    let memory = memory();
+    let holds = |(start, piece): (usize, &Piece)| {
+        piece.kind.context() == Some(context) && bytes <= piece.bytes - (address - start)
+    };
+    if bytes == 0 || memory.at(address).is_some_and(holds) { Ok(()) } else { Err(INVALID_VALUE) }
 }
 
-/// Puts values into memory that is never given back.
-pub(crate) fn keep(values: &[u32]) -> usize {
+/// A range that is called the host's is none of a device's, and where it is pinned it lies within one piece.
+pub(crate) fn check_host(address: usize, bytes: usize) -> Answer {
+    let memory = memory();
+    let end = address.checked_add(bytes).ok_or(INVALID_VALUE)?;
+    // With their fences, which nobody's other memory lies in; they do not overlap.
+    let before_end = memory.pieces.range(..end.saturating_add(FENCE)).rev();
+    let mut touched = before_end.take_while(|(start, piece)| **start + piece.bytes + FENCE > address);
+    let within =
+        |(start, piece): (&usize, &Piece)| piece.kind == Kind::Host && *start <= address && end <= start + piece.bytes;
+    if bytes == 0 || touched.all(within) { Ok(()) } else { Err(INVALID_VALUE) }
+}
+
+/// The context whose device's memory an address lies in, and what tells the piece from every other.
+pub(crate) fn piece_at(address: usize) -> Option<(Context, u64)> {
+    let memory = memory();
+    let (_, piece) = memory.at(address)?;
+    Some((piece.kind.context()?, piece.id))
+}
+
+/// Puts values into memory of a module's.
+pub(crate) fn keep(values: &[u32], context: Context) -> Answer<usize> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    let Some(address) = allocate(bytes.len(), usize::MAX, Kind::Device) else { return 0 };
+    let address = allocate(bytes.len(), usize::MAX, Kind::Module(context))?;
     // SAFETY: the memory was allocated just now with this many bytes, and nobody else knows of it.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-    address
+    Ok(address)
 }
 
 impl Piece {
@@ -106,32 +189,5 @@ impl Piece {
         let end = FENCE + self.bytes;
         let bytes = self.blocks.iter_mut().flat_map(|block| &mut block.0).enumerate();
         bytes.filter(move |(index, _)| *index < FENCE || *index >= end).map(|(_, byte)| byte)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn memory_starts_as_nan_and_is_fenced() {
-        let address = allocate(12, usize::MAX, Kind::Host).unwrap();
-        // SAFETY: three floats were allocated, aligned to 256 bytes.
-        let values = unsafe { std::slice::from_raw_parts_mut(address as *mut f32, 3) };
-        assert!(values.iter().all(|value| value.is_nan()));
-        assert!(holds(address, 12) && holds(address + 8, 4) && !holds(address + 8, 5) && !holds(address - 1, 1));
-        assert!(free(address) && !free(address));
-
-        let fenced = allocate(12, usize::MAX, Kind::Host).unwrap();
-        // SAFETY: the byte after the memory given out is part of the fence, which this library owns.
-        unsafe { (fenced as *mut u8).add(12).write(0) };
-        assert!(!free(fenced));
-    }
-
-    #[test]
-    fn memory_runs_out() {
-        assert_eq!(allocate(usize::MAX, usize::MAX, Kind::Host), None);
-        assert_eq!(allocate(2, 1, Kind::Device), None);
     }
 }

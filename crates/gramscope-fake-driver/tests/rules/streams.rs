@@ -1,0 +1,107 @@
+//! Streams and events that are no more, or were never what they are taken for.
+
+use super::*;
+
+const NOT_READY: c_int = 600;
+const UNTIMED: c_uint = 2;
+
+fn destroy(stream: usize) -> Result<(), c_int> {
+    // SAFETY: the call takes a handle.
+    told(unsafe { cuStreamDestroy_v2(stream) })
+}
+
+fn destroy_event(event: usize) -> Result<(), c_int> {
+    // SAFETY: the call takes a handle.
+    told(unsafe { cuEventDestroy_v2(event) })
+}
+
+fn elapsed(start: usize, end: usize) -> Result<f32, c_int> {
+    // SAFETY: the number may be written.
+    given(|milliseconds| unsafe { cuEventElapsedTime_v2(milliseconds, start, end) })
+}
+
+fn device_number(at: usize) -> u64 {
+    // SAFETY: callers give device memory of eight bytes, which here is the host's.
+    unsafe { (at as *const u64).read() }
+}
+
+#[test]
+fn copies_are_made_when_they_are_waited_for() {
+    let _driver = Driver::new();
+    let (copying, to) = (stream(NON_BLOCKING).unwrap(), allocate(8, 0).unwrap());
+    let values = [1_u64, 2, 3];
+    let send = |index: usize| upload(to, (&raw const values[index]).cast(), 8, copying).unwrap();
+    send(0);
+    let (first, unrelated) = (event(0).unwrap(), event(0).unwrap());
+    record(first, copying).unwrap();
+    send(1);
+    record(unrelated, 0).unwrap();
+    // SAFETY: the calls take handles.
+    let wait = |event| told(unsafe { cuEventSynchronize(event) });
+    assert_eq!((wait(unrelated), device_number(to)), (Ok(()), u64::MAX));
+    assert_eq!((wait(first), wait(first), device_number(to)), (Ok(()), Ok(()), 1));
+    assert_eq!((synchronise(copying), device_number(to)), (Ok(()), 2));
+    send(2);
+    assert_eq!((destroy(copying), device_number(to)), (Ok(()), 3));
+
+    let (back, host) = (stream(NON_BLOCKING).unwrap(), pinned(8).unwrap());
+    // SAFETY: both have eight bytes, and are not given back before the copy is made.
+    told(unsafe { cuMemcpyDtoHAsync_v2(host as *mut u8, to, 8, back) }).unwrap();
+    assert_eq!(device_number(host), u64::MAX);
+    assert_eq!((synchronise(back), device_number(host)), (Ok(()), 3));
+}
+
+#[test]
+fn streams_and_events_are_no_more_once_destroyed() {
+    let _driver = Driver::new();
+    let (gone, gone_event) = (stream(NON_BLOCKING).unwrap(), event(0).unwrap());
+    let (memory, kernel) = (numbers(1, gone), function(module().unwrap(), c"gs_augment_advance").unwrap());
+    assert_eq!((destroy(gone), destroy_event(gone_event)), (Ok(()), Ok(())));
+    let (stream, event) = (stream(NON_BLOCKING).unwrap(), event(0).unwrap());
+    for wrong in [gone, gone_event, event, kernel, 77, usize::MAX] {
+        assert_eq!((synchronise(wrong), destroy(wrong)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+        assert_eq!((allocate(4, wrong), free(memory, wrong)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+        assert_eq!(
+            (advance(kernel, memory, 1, wrong), record(event, wrong)),
+            (Err(INVALID_HANDLE), Err(INVALID_HANDLE))
+        );
+        assert_eq!(wait(wrong, event), Err(INVALID_HANDLE));
+    }
+    for wrong in [0, gone, gone_event, stream, usize::MAX] {
+        assert_eq!((record(wrong, stream), wait(stream, wrong)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+        assert_eq!((destroy_event(wrong), elapsed(event, wrong)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+        // SAFETY: the call takes a handle.
+        assert_eq!(unsafe { cuEventSynchronize(wrong) }, INVALID_HANDLE);
+    }
+    // The default stream is nobody's to destroy.
+    assert_eq!((destroy(0), destroy(1)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+}
+
+#[test]
+fn time_is_taken_between_events_that_were_recorded_and_are_timed() {
+    let _driver = Driver::new();
+    let stream = stream(NON_BLOCKING).unwrap();
+    let [start, end, untimed] = [0, 1, UNTIMED].map(|flags| event(flags).unwrap());
+    assert_eq!(elapsed(start, end), Err(INVALID_HANDLE));
+    for event in [start, untimed] {
+        record(event, stream).unwrap();
+    }
+    assert_eq!((elapsed(start, end), elapsed(start, untimed)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
+    let (to, from) = (allocate(1, stream).unwrap(), 1_u8);
+    upload(to, &raw const from, 1, stream).unwrap();
+    record(end, stream).unwrap();
+    assert_eq!(elapsed(start, end), Err(NOT_READY));
+    synchronise(stream).unwrap();
+    assert!(elapsed(start, end).unwrap() >= 0.0);
+}
+
+#[test]
+fn flags_that_are_not_known_are_refused() {
+    let _driver = Driver::new();
+    assert_eq!((stream(2), event(4), event(8)), (Err(INVALID_VALUE), Err(INVALID_VALUE), Err(INVALID_VALUE)));
+    let (stream, event) = (stream(0).unwrap(), event(0).unwrap());
+    // SAFETY: the call takes handles.
+    assert_eq!(told(unsafe { cuStreamWaitEvent(stream, event, 2) }), Err(INVALID_VALUE));
+    // An event that was never recorded is not waited for.
+    assert_eq!(wait(stream, event), Ok(()));
+}
