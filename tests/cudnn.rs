@@ -339,6 +339,22 @@ fn plans_are_made_before_work_is_captured() {
     assert_eq!(device.download(&y).unwrap(), plain);
 }
 
+/// cuDNN waits for all of a GPU when it goes, which no capture there survives, whosever it is.
+#[test]
+fn a_capture_does_not_survive_the_end_of_a_cudnn() {
+    if on_fake_driver(&driver_and_cudnn(), "a_capture_does_not_survive_the_end_of_a_cudnn").is_some() {
+        return;
+    }
+    let device = device(&Arc::default());
+    let (fork, mut y) = (device.fork().unwrap(), device.zeros::<f32>(WHAT, 3).unwrap());
+    let captured = device.capture(|| {
+        drop(fork);
+        device.launcher().relu(&mut y.as_view_mut(), 3)
+    });
+    let error = captured.err().unwrap().to_string();
+    assert!(error.contains("STREAM_CAPTURE_INVALIDATED"), "{error}");
+}
+
 const SIDE: usize = 9;
 const IMAGES: usize = 13;
 

@@ -114,7 +114,8 @@ impl Drop for Graph {
 
 impl Device {
     /// Captures what `work` enqueues on this device's stream, without running it: kernels alone, through launchers, from this
-    /// thread. Nothing may be allocated, copied or waited for.
+    /// thread. Nothing may be allocated, copied or waited for; and no device of this GPU on which cuDNN computes may go meanwhile,
+    /// wherever it is, for cuDNN then waits for all of the GPU, which spoils the capture.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Driver`] where something cannot be captured.

@@ -116,11 +116,12 @@ cudnn! {
         SUCCESS
     }
 
-    /// Forgets a handle.
+    /// Forgets a handle, and waits for all of the device first, as cuDNN's manual says.
     fn cudnnDestroy(handle: *mut c_void) {
+        let waited = told(stream::wait_for_all);
         // SAFETY: handles are those that cudnnCreate has made, and are destroyed once.
         drop(unsafe { Box::from_raw(handle.cast::<Handle>()) });
-        SUCCESS
+        waited
     }
 
     /// The stream that a handle works on.

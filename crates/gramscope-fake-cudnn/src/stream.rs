@@ -11,6 +11,7 @@ use crate::status::{EXECUTION_FAILED, Failure, NOT_SUPPORTED};
 struct Driver {
     launch: unsafe extern "C" fn(usize, unsafe extern "C" fn(*mut c_void), *mut c_void) -> c_int,
     is_capturing: unsafe extern "C" fn(usize, *mut c_int) -> c_int,
+    synchronise_all: unsafe extern "C" fn() -> c_int,
     _library: libloading::Library,
 }
 
@@ -22,7 +23,8 @@ fn driver() -> Result<&'static Driver, Failure> {
             let library = libloading::Library::new("libcuda.so.1").ok()?;
             let launch = *library.get(b"cuLaunchHostFunc\0").ok()?;
             let is_capturing = *library.get(b"cuStreamIsCapturing\0").ok()?;
-            Some(Driver { launch, is_capturing, _library: library })
+            let synchronise_all = *library.get(b"cuCtxSynchronize\0").ok()?;
+            Some(Driver { launch, is_capturing, synchronise_all, _library: library })
         }
     });
     DRIVER.as_ref().ok_or_else(|| Failure::new(EXECUTION_FAILED, "there is no driver"))
@@ -55,6 +57,15 @@ pub(crate) fn enqueue(stream: usize, work: Work) -> Result<(), Failure> {
 unsafe extern "C" fn run(work: *mut c_void) {
     // SAFETY: this is what `enqueue` has given to the driver.
     unsafe { &*work.cast::<Work>() }.run();
+}
+
+/// Waits for all of the device, which spoils every capture on it.
+pub(crate) fn wait_for_all() -> Result<(), Failure> {
+    // SAFETY: the call takes nothing.
+    match unsafe { (driver()?.synchronise_all)() } {
+        0 => Ok(()),
+        error => Err(Failure::new(EXECUTION_FAILED, format!("the driver says {error}"))),
+    }
 }
 
 /// Fails where the stream of a handle is being captured: plans are made before.
