@@ -115,8 +115,12 @@ fn a_gpu_with_little_shared_memory_compares_as_the_cpu_does() {
         gramscope_study::results::load(&out).unwrap().similarity
     };
     let cpu = compare("", "cpu", "cpu");
-    for (machine, name) in [("capability=86", "geforce"), ("capability=80", "a100")] {
-        let gpu = compare(machine, "cuda", name);
+    for (name, capability, kernel) in
+        [("geforce", 86, "gs_gram_tiled_exact_f32"), ("a100", 80, "gs_gram_fused_exact_f32")]
+    {
+        let trace = dir.path().join(format!("{name}.trace"));
+        let gpu = compare(&format!("capability={capability},trace={}", trace.display()), "cuda", name);
+        assert!(Trace::read(&trace).count(kernel) > 0, "{name} does not launch {kernel}");
         let alike = cpu.cka.iter().zip(&gpu.cka).all(|(a, b)| (a - b).abs() <= 2e-6);
         assert!(alike, "{name}: {:?} {:?}", cpu.cka, gpu.cka);
     }

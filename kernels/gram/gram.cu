@@ -20,8 +20,8 @@
 // Grid, block, shared bytes, lengths of buffers: gramscope-cuda's plan::gram_*; n >= 2 (fused: at most
 // FUSED_ROWS), p <= 2^31.
 // Deterministic: yes; the only atomic is the integer minimum. partials are the same bits for the same splits.
-// Accumulates: float32 on the tensor cores over a slab, SLAB features; float32 sums of FLUSH_SLABS slabs, and of those;
-// then (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
+// Accumulates: float32 on the tensor cores over a slab, SLAB features; float32 sums of FLUSH_SLABS slabs, and of 64 of
+// those at most; then (gs_ucenter_reduce_*) float64 over splits. double and naive: float64 throughout.
 //
 // Variants  shift    s and the largest |x| of every column, for the variants that do not hold whole columns
 //           naive    K itself, a thread an entry: the reference on the device
