@@ -63,19 +63,19 @@ fn a_limit_changes_no_bit_and_one_that_is_too_small_says_what_is_needed() {
 fn a_network_that_no_memory_holds_is_refused_before_it_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let out = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let said = ["depth 8 and width 1024", "takes at least", "MiB", "lower width, depth or the batch size"];
+    let said = ["depth 98 and width 1024", "takes at least", "MiB", "lower width, depth or the batch size"];
     let data = ["--train-images", "40", "--test-images", "20", "--image-side", "8", "--batch-size", "20"];
     let run = out("run");
-    fails(["train", "--depth", "8", "--width", "1024", "--out", &run].into_iter().chain(data), 1, &said);
+    fails(["train", "--depth", "98", "--width", "1024", "--out", &run].into_iter().chain(data), 1, &said);
     assert!(!Path::new(&run).exists());
     for bench in ["train", "cka", "probe"] {
-        fails(["bench", bench, "--depth", "8", "--width", "1024"], 1, &said);
+        fails(["bench", bench, "--depth", "98", "--width", "1024"], 1, &said);
     }
     let (plan, family) = (out("plan.toml"), out("family"));
     let head = "[data]\ntrain_images = 40\ntest_images = 20\nimage_side = 8\n[train]\nepochs = 1\nbatch_size = 20\n";
-    fs::write(&plan, format!("{head}[family]\ndepth = [8]\nwidth = [1024, 0.25]\n")).unwrap();
+    fs::write(&plan, format!("{head}[family]\ndepth = [98]\nwidth = [1024, 0.01]\n")).unwrap();
     fails(["sweep", &plan, "--out", &family], 1, &said);
-    assert!(Path::new(&family).join("resnet8-w0.25-s0/predictions.safetensors").exists());
+    assert!(Path::new(&family).join("resnet98-w0.01-s0/predictions.safetensors").exists());
 }
 
 /// Runs the binary within `limit` and returns the most memory that it had resident at once.

@@ -230,25 +230,32 @@ impl ResNetConfig {
         self.topology().parameter_count()
     }
 
-    /// Fails where there is less memory than the network and the largest layer of a batch of so many images take.
+    /// Fails where this machine has less memory than the network and the largest layer of a batch of so many images take.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// Those of [`Self::validate`]; [`Error::Memory`].
     pub fn check_evaluation_memory(&self, images: usize) -> Result<()> {
+        // What does not exist may be too large to be listed, or to be counted.
+        self.validate()?;
         let topology = self.topology();
         let needed = bytes(1, &topology, images, topology.largest_output());
-        memory::check(|| self.in_words("evaluating", images), needed, "width, depth or the batch size")
+        memory::check(|| self.in_words("evaluating", images), needed, images)
     }
 
-    /// Fails where there is less memory than training with batches of so many images takes: the network, its gradients and
-    /// velocities, and the activations that the backward pass needs. With none these are elsewhere, on a GPU.
+    /// Fails where this machine has less memory than training with batches of so many images takes: the network and its
+    /// velocities, and where there are images, its gradients and the activations that the backward pass needs.
+    ///
+    /// With none a GPU trains, whose memory is not looked at here: the host has the network and the velocities that go there
+    /// and come back.
     ///
     /// # Errors
-    /// [`Error::Memory`].
+    /// Those of [`Self::validate`]; [`Error::Memory`].
     pub fn check_training_memory(&self, images: usize) -> Result<()> {
+        self.validate()?;
         let topology = self.topology();
-        let needed = bytes(3, &topology, images, topology.kept_in_training());
-        memory::check(|| self.in_words("training", images), needed, "width, depth or the batch size")
+        let copies = if images > 0 { 3 } else { 2 };
+        let needed = bytes(copies, &topology, images, topology.kept_in_training());
+        memory::check(|| self.in_words("training", images), needed, images)
     }
 
     /// What is done with it, for a message.
@@ -330,18 +337,31 @@ mod tests {
     #[test]
     fn what_no_machine_has_the_memory_for_is_refused() {
         let wide = ResNetConfig { width: 1024.0, ..config(8, true) };
-        for checked in [
-            wide.check_evaluation_memory(1),
-            wide.check_training_memory(0),
-            config(8, true).check_training_memory(1 << 40),
+        for (checked, lower) in [
+            (wide.check_evaluation_memory(1 << 40), "lower width, depth or the batch size"),
+            (config(8, true).check_training_memory(1 << 40), "lower width, depth or the batch size"),
+            (ResNetConfig { depth: 99_998, ..wide }.check_training_memory(0), "lower width or depth"),
         ] {
-            if memory::available().is_some() {
+            if memory::total().is_some() {
                 let message = checked.unwrap_err().to_string();
-                assert!(message.contains("depth 8") && message.contains("lower width, depth"), "{message}");
+                assert!(message.contains("a network of depth") && message.ends_with(lower), "{message}");
             }
         }
         config(8, true).check_evaluation_memory(1).unwrap();
         config(8, true).check_training_memory(1).unwrap();
+    }
+
+    /// Blocks are listed and sizes multiplied to count them.
+    #[test]
+    fn the_memory_of_what_does_not_exist_is_not_counted() {
+        for (absurd, word) in
+            [(config(100_000_000_004, true), "depth"), (ResNetConfig { width: 1e30, ..config(8, true) }, "width")]
+        {
+            for checked in [absurd.check_evaluation_memory(0), absurd.check_training_memory(1)] {
+                let message = checked.unwrap_err().to_string();
+                assert!(message.starts_with(word), "{message}");
+            }
+        }
     }
 
     fn config(depth: usize, residual: bool) -> ResNetConfig {

@@ -41,20 +41,21 @@ pub enum Error {
     /// The images have no pixels.
     #[error("the image side is 0; give at least 1 pixel")]
     ImageSide,
-    /// There is less memory than a network takes.
+    /// The machine has less memory than a network takes.
     #[error(
-        "{what} takes at least {} of memory, and there are {}; lower {lower}",
-        in_words(*.needed), in_words(*.available)
+        "{what} takes at least {} of memory, and this machine has {}; lower {}",
+        in_words(*.needed), in_words(*.total),
+        if *.images > 0 { "width, depth or the batch size" } else { "width or depth" }
     )]
     Memory {
         /// What does not fit.
         what: String,
         /// The bytes that it takes at least.
         needed: u64,
-        /// The bytes that there are.
-        available: u64,
-        /// The settings that make it less.
-        lower: &'static str,
+        /// The bytes that the machine has, or lets this process have.
+        total: u64,
+        /// The images of a batch that are counted in; with none a smaller batch is no help.
+        images: usize,
     },
     /// A tensor of a state to be loaded is missing.
     #[error("the state has no tensor {name}; it is not one of this network (depth, width and residual must agree)")]

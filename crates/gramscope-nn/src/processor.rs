@@ -30,6 +30,14 @@ impl Processor {
         }
     }
 
+    /// Of `images` in a batch, those whose activations take the host's memory: all, or none where a GPU has them.
+    pub fn images_on_host(&self, images: usize) -> usize {
+        match self {
+            Self::Cpu => images,
+            Self::Gpu { .. } => 0,
+        }
+    }
+
     /// Its kind, and its arithmetic.
     pub fn backend(&self) -> Backend {
         match self {

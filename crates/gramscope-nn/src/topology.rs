@@ -130,9 +130,7 @@ impl BlockPlan {
         };
         self.branches * branch + shortcut
     }
-}
 
-impl BlockPlan {
     /// Values of the results of a branch's convolutions, of one image.
     fn outputs(&self) -> impl Iterator<Item = usize> {
         self.convolutions.iter().zip(&self.sides).map(|(convolution, &side)| side * side * convolution.to)

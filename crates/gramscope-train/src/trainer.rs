@@ -97,7 +97,7 @@ pub fn train(
     let config = config.resolved()?.with_backend(processor.backend());
     let indices = training_images(&config.train, dataset)?;
     let shape = config.train.network(dataset.classes.len(), dataset.image_side);
-    shape.check_training_memory(if processor.gpu().is_some() { 0 } else { config.train.batch_size })?;
+    shape.check_training_memory(processor.images_on_host(config.train.batch_size))?;
     let network = ResNet::new(&shape, config.train.seed, &HOST)?;
     // What there is a checkpoint of no longer asks where it began.
     if !RunDirectory::new(dir).every_checkpoint()?.iter().any(|path| path.is_file()) {

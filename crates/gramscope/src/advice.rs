@@ -90,6 +90,7 @@ fn for_network(error: &gramscope_nn::Error) -> Vec<String> {
         gramscope_nn::Error::Memory { .. } => flags(["--width", "--depth", "--batch-size"]),
         gramscope_nn::Error::Device(reason) => for_gpu(reason),
         _ => Vec::new(),
+        gramscope_nn::Error::Memory { images: 0, .. } => flags(["--width", "--depth"]),
     }
 }
 
@@ -142,7 +143,8 @@ mod tests {
 
     #[test]
     fn only_flags_that_the_command_has_are_named() {
-        let memory = || gramscope_nn::Error::Memory { what: String::new(), needed: 1, available: 0, lower: "" };
+        let of_batch = |images| gramscope_nn::Error::Memory { what: String::new(), needed: 1, total: 0, images };
+        let memory = || of_batch(1);
         let trained = || gramscope_train::Error::from(memory());
         let failed = anyhow::Error::new(Arc::new(trained())).context("runs/a");
         let studied =
@@ -169,5 +171,33 @@ mod tests {
         for flag in TrainSettings::KEYS.map(for_setting).into_iter().chain(named) {
             assert!(flags.contains(&flag), "{flag}");
         }
+            let advice = flags.advice(&of_batch(0).into());
+            assert!(!advice.contains("--batch-size"), "{advice}");
+        }
+    }
+
+    #[test]
+    fn what_mends_a_run_is_named_and_what_does_not_is_not() {
+        use gramscope_train::Error;
+        let flags = flags_of(&["gramscope", "train", "--depth", "8", "--out", "a"]);
+        let advice = |error: Error| flags.advice(&error.into());
+        let other = |key, stored: &str, asked: &str| {
+            let difference = Difference { key, stored: stored.to_owned(), asked: asked.to_owned() };
+            advice(Error::OtherSettings { dir: "a".into(), difference })
+        };
+        assert_eq!(other("residual", "true", "false"), " (--out)");
+        assert_eq!(other("residual", "false", "true"), " (--no-residual, --out)");
+        assert_eq!(other("shake_shake", "not set", "true"), " (--out)");
+        assert_eq!(other("seed", "1", "2"), " (--seed, --out)");
+        for epoch in [1, 2] {
+            for error in [
+                Error::Diverged { epoch, step: 3, loss: f64::NAN },
+                Error::DivergedInTest { epoch, loss: f64::INFINITY },
+            ] {
+                let message = error.to_string();
+                assert!(message.ends_with("a smaller learning_rate, into another directory"), "{message}");
+                assert_eq!(message.contains("kept"), epoch > 1, "{message}");
+                assert_eq!(advice(error), " (--learning-rate, --out)");
+            }
     }
 }

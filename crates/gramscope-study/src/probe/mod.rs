@@ -124,11 +124,12 @@ pub fn probe(
 ) -> Result<ProbeResult> {
     options.check()?;
     let images = Images::of(run, options)?;
+    // How many classes the network tells apart only its checkpoint says; a probe has as many outputs as the data have classes.
+    let shape = run.config().train.network(images.dataset.classes.len(), run.config().data.side());
+    shape.check_evaluation_memory(processor.images_on_host(options.batch_size.min(images.train.len())))?;
     let network = run.network(&HOST)?;
     check_side(&images.dataset, &run.name(), &network)?;
     let config = network.config();
-    let together = options.batch_size.min(images.train.len());
-    config.check_evaluation_memory(if processor.gpu().is_some() { 0 } else { together })?;
     let (before, after) = (config.branch_end(), if config.residual { "add" } else { config.block_end() });
     let default = Regex::new(&format!(r"\.({before}|{after})$")).expect("names of layers are plain words");
     let stages = network.layers().iter().map(|layer| layer.stage).collect();

@@ -61,7 +61,7 @@ pub(crate) fn run(
     processor: &Processor,
     rows: &mut Rows<'_>,
 ) -> anyhow::Result<()> {
-    config.check_evaluation_memory(if processor.gpu().is_some() { 0 } else { batch_size })?;
+    config.check_evaluation_memory(processor.images_on_host(batch_size))?;
     let network = ResNet::new(config, 0, &Device::Cpu)?;
     let images = builtin::split(builtin::SEED, Part::Test, batch_size, config.image_side)?;
     let features: Vec<usize> = network.layers().iter().map(|layer| layer.shape.iter().product()).collect();

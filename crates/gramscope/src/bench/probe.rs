@@ -37,7 +37,7 @@ pub(crate) fn run(
     rows: &mut Rows<'_>,
 ) -> anyhow::Result<()> {
     let config = ResNetConfig { depth, width, classes: CLASSES, image_side: SIDE, ..ResNetConfig::default() };
-    config.check_evaluation_memory(if processor.gpu().is_some() { 0 } else { batch_size })?;
+    config.check_evaluation_memory(processor.images_on_host(batch_size))?;
     let network = ResNet::new(&config, 0, &Device::Cpu)?;
     let kinds = kinds(&network);
     let batches = match processor {
