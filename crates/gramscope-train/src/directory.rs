@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::settings::RunConfig;
 
 /// The file that makes a directory a run's.
@@ -96,13 +97,16 @@ impl RunDirectory {
             };
             for entry in entries {
                 let entry = entry.map_err(Error::io("list", dir))?;
-                let path = entry.path();
-                let is_empty = || entry.metadata().is_ok_and(|metadata| metadata.len() == 0);
-                let is_unstarteds = path == self.config()
-                    || path == checkpoints
-                    || path == self.metrics() && is_empty()
-                    || atomic::is_temporary(&entry.file_name());
-                if !is_unstarteds {
+                let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io("look at", &entry.path()))?);
+                let is_of_run = if path == checkpoints {
+                    kind.is_dir()
+                } else if path == self.metrics() {
+                    // An epoch's line goes before its checkpoint, for which there may have been no room.
+                    kind.is_file() && metrics::are_of_no_checkpoint(&path)?
+                } else {
+                    kind.is_file() && (path == self.config() || atomic::is_temporary(&entry.file_name()))
+                };
+                if !is_of_run {
                     return Ok(false);
                 }
             }
@@ -136,8 +140,8 @@ impl RunDirectory {
 pub(crate) enum Contents {
     /// It does not exist, or is empty.
     Nothing,
-    /// A run with these settings.
-    Run(Box<RunConfig>),
+    /// A run.
+    Run,
     /// Something else.
     Other,
 }
@@ -150,7 +154,7 @@ pub(crate) fn contents(dir: &Path) -> Result<Contents> {
     };
     let config = RunDirectory::new(dir).config();
     if config.exists() {
-        return Ok(Contents::Run(Box::new(RunConfig::read(&config)?)));
+        return Ok(Contents::Run);
     }
     for entry in entries {
         // What a process that was killed while it wrote config.toml has left is nothing.
@@ -182,35 +186,46 @@ pub(crate) struct Claim {
 /// with the same backend or has nothing to be resumed from.
 pub(crate) fn claim(dir: &Path, config: &RunConfig, start: Start) -> Result<Claim> {
     let directory = RunDirectory::new(dir);
-    match contents(dir)? {
-        Contents::Nothing => create(&directory, config)?,
-        Contents::Run(stored) => {
-            if start == Start::Fresh && !directory.is_unstarted()? {
-                return Err(Error::Occupied { dir: dir.to_path_buf() });
-            }
-            check_same(dir, &stored, config)?;
+    let is_new = match contents(dir)? {
+        Contents::Nothing => {
+            create(&directory, config)?;
+            true
         }
+        Contents::Run => false,
         Contents::Other => return Err(Error::Foreign { dir: dir.to_path_buf() }),
-    }
-    let mut lock = lock(&directory)?;
-    // After the lock: a run that another process is training needs no advice but to wait, and may have changed until now.
-    let is_unstarted = directory.is_unstarted()?;
-    if start == Start::Fresh && !is_unstarted {
-        return Err(Error::Occupied { dir: dir.to_path_buf() });
-    }
-    let (begun, asked) = (RunConfig::read(&directory.config())?.backend, config.backend);
-    if begun != asked {
-        if !is_unstarted {
-            return Err(Error::OtherBackend { dir: dir.to_path_buf(), begun, asked });
-        }
-        lock = replace(&directory, config)?;
+    };
+    // First of all: a run that another process is training needs no advice but to wait, and may change until it is locked.
+    let mut locked = lock(&directory)?;
+    if begins_anew(&directory, config, start, is_new || locked.is_held)? {
+        locked = replace(&directory, config)?;
     }
     let checkpoints = directory.checkpoints();
     fs::create_dir_all(&checkpoints).map_err(Error::io("make the directory", &checkpoints))?;
     for dir in [dir, &checkpoints] {
         atomic::remove_stale(dir).map_err(Error::io("clear of temporary files", dir))?;
     }
-    Ok(Claim { directory, _lock: lock })
+    Ok(Claim { directory, _lock: locked.file })
+}
+
+/// Whether the run that is there is to be begun anew with these settings, because it was begun on another backend and has trained
+/// nothing yet; otherwise it goes on. `is_alone` says whether no other process can be at it.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::OtherSettings`] or [`Error::OtherBackend`] where it is neither.
+fn begins_anew(directory: &RunDirectory, config: &RunConfig, start: Start, is_alone: bool) -> Result<bool> {
+    let dir = || directory.root().to_path_buf();
+    let is_unstarted = directory.is_unstarted()?;
+    // Of two processes that begin here at once, one has made the directory.
+    if start == Start::Fresh && !(is_unstarted && is_alone) {
+        return Err(Error::Occupied { dir: dir() });
+    }
+    let stored = RunConfig::read(&directory.config())?;
+    check_same(directory.root(), &stored, config)?;
+    let (begun, asked) = (stored.backend, config.backend);
+    if begun != asked && !is_unstarted {
+        return Err(Error::OtherBackend { dir: dir(), begun, asked });
+    }
+    Ok(begun != asked)
 }
 
 /// Makes the directory of a new run.
@@ -230,31 +245,49 @@ fn create(directory: &RunDirectory, config: &RunConfig) -> Result<()> {
 }
 
 /// Replaces the config.toml of a run that has trained nothing yet, and locks it.
-fn replace(directory: &RunDirectory, config: &RunConfig) -> Result<File> {
+fn replace(directory: &RunDirectory, config: &RunConfig) -> Result<Lock> {
     let path = directory.config();
     atomic::write(&path, config.to_toml()?.as_bytes()).map_err(Error::io("write", &path))?;
     lock(directory)
 }
 
+/// A run's config.toml, and whether it is locked, which not every file system can do.
+struct Lock {
+    file: File,
+    is_held: bool,
+}
+
 /// Locks config.toml, which is never replaced once there is a checkpoint. The system lets go of it when the process ends,
 /// however it ends.
-fn lock(directory: &RunDirectory) -> Result<File> {
+fn lock(directory: &RunDirectory) -> Result<Lock> {
     let path = directory.config();
-    let file = File::open(&path).map_err(Error::io("read", &path))?;
-    let busy = || Error::Busy { dir: directory.root().to_path_buf() };
+    let locked = lock_once(directory)?;
+    if locked.is_held && !is_at(&locked.file, &path).map_err(Error::io("read", &path))? {
+        // Another process has replaced it since it was opened: what it has put there is to be locked. Where a file's number is
+        // another each time, it is the same file, and free again.
+        drop(locked);
+        return lock_once(directory);
+    }
+    Ok(locked)
+}
+
+/// Locks the file that is config.toml now.
+fn lock_once(directory: &RunDirectory) -> Result<Lock> {
+    let path = directory.config();
+    // NFS gives an exclusive lock only for a file that may be written; what may not be can be locked elsewhere all the same.
+    let file = File::options().read(true).write(true).open(&path).or_else(|_| File::open(&path));
+    let file = file.map_err(Error::io("read", &path))?;
     match file.try_lock() {
-        // Another process has replaced it since it was opened.
-        Ok(()) if !is_at(&file, &path).map_err(Error::io("read", &path))? => return Err(busy()),
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(busy()),
+        Ok(()) => Ok(Lock { file, is_held: true }),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { dir: directory.root().to_path_buf() }),
         Err(TryLockError::Error(reason)) => {
             tracing::warn!(
                 "cannot lock {} ({reason}); make sure that no other process trains this run",
                 path.display()
             );
+            Ok(Lock { file, is_held: false })
         }
     }
-    Ok(file)
 }
 
 /// Whether `path` names this open file; not known, and believed, where files have no numbers.
@@ -347,6 +380,38 @@ mod tests {
             fs::write(dir.join(file), "irreplaceable").unwrap();
             assert!(matches!(begin(&dir, 1, Backend::Cpu), Err(Error::Occupied { .. })), "{file}");
         }
+        for name in ["metrics.jsonl", ".config.toml.1.gramscope-tmp"] {
+            let dir = root.path().join(format!("directory-{name}"));
+            drop(begin(&dir, 1, Backend::Cpu).unwrap());
+            fs::create_dir(dir.join(name)).unwrap();
+            assert!(matches!(begin(&dir, 1, Backend::Cpu), Err(Error::Occupied { .. })), "{name}");
+        }
+    }
+
+    /// Where nothing can be locked, the one that has made the directory begins, and another may only go on.
+    #[test]
+    fn without_locks_no_two_processes_begin() {
+        let root = tempfile::tempdir().unwrap();
+        let claimed = claim(root.path(), &config(1), Start::Fresh).unwrap();
+        let decided = |start, is_alone| begins_anew(&claimed.directory, &config(1), start, is_alone);
+        assert!(matches!(decided(Start::Fresh, false), Err(Error::Occupied { .. })));
+        for (start, is_alone) in [(Start::Fresh, true), (Start::Resume, false)] {
+            assert!(!decided(start, is_alone).unwrap());
+        }
+    }
+
+    /// A lock that a network's file system gives only to who may write, and one on what nobody may.
+    #[test]
+    fn what_may_only_be_read_is_locked_too() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = claim(root.path(), &config(1), Start::Fresh).unwrap().directory;
+        let locked = lock(&directory).unwrap();
+        assert!(locked.is_held && locked.file.set_len(0).is_ok(), "it is not open to be written");
+        drop(locked);
+        let mut permissions = fs::metadata(directory.config()).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(directory.config(), permissions).unwrap();
+        assert!(lock(&directory).unwrap().is_held);
     }
 
     /// A process that was slow to lock a config.toml has it no more when another has replaced it.

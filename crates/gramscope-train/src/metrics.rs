@@ -95,6 +95,18 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
     atomic::write(path, kept.as_bytes()).map_err(Error::io("write", path))
 }
 
+/// Whether the file is what a run leaves that has no checkpoint yet: nothing, or the first epoch's line, whole or torn.
+pub(crate) fn are_of_no_checkpoint(path: &Path) -> Result<bool> {
+    const BEGINNING: &[u8] = b"{\"epoch\":";
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let is_torn = |line: &[u8]| line.starts_with(BEGINNING) || BEGINNING.starts_with(line);
+    let is_first = |line| serde_json::from_slice(line).is_ok_and(|metrics: EpochMetrics| metrics.epoch == 1);
+    Ok(match bytes.strip_suffix(b"\n") {
+        Some(line) => is_first(line),
+        None => is_torn(&bytes) && !bytes.contains(&b'\n'),
+    })
+}
+
 fn wrong_epoch(path: &Path, line: usize, metrics: &EpochMetrics) -> Error {
     let problem = format!("line {line} is of epoch {}; {RESTORE}", metrics.epoch);
     Error::Metrics { path: path.to_path_buf(), problem }
@@ -182,6 +194,27 @@ mod tests {
         }
         rewind(&path, 0).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+
+    /// Every beginning of the first line, as a full disk may cut it, and nothing else.
+    #[test]
+    fn a_run_without_a_checkpoint_has_one_line_at_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        append(&path, &epoch(1)).unwrap();
+        let line = fs::read(&path).unwrap();
+        for torn in 0..=line.len() {
+            fs::write(&path, &line[..torn]).unwrap();
+            assert!(are_of_no_checkpoint(&path).unwrap(), "{torn} bytes");
+            rewind(&path, 0).unwrap();
+        }
+        fs::write(&path, &line).unwrap();
+        append(&path, &epoch(2)).unwrap();
+        let two = fs::read(&path).unwrap();
+        for others in [&two[..], &two[line.len()..], &two[..line.len() + 5], b"irreplaceable", b"{}\n", b"\n"] {
+            fs::write(&path, others).unwrap();
+            assert!(!are_of_no_checkpoint(&path).unwrap(), "{:?}", String::from_utf8_lossy(others));
+        }
     }
 
     #[test]

@@ -116,9 +116,10 @@ pub fn train(
 /// # Errors
 /// Settings that make no run, or are not those of the run in `dir`, and what the disk may say.
 pub fn finished(config: &RunConfig, dir: &Path) -> Result<Option<Run>> {
-    let Contents::Run(stored) = directory::contents(dir)? else { return Ok(None) };
-    directory::check_same(dir, &stored, &config.resolved()?)?;
-    Ok(Some(Run::open(dir)?).filter(Run::is_finished))
+    let Contents::Run = directory::contents(dir)? else { return Ok(None) };
+    let run = Run::open(dir)?;
+    directory::check_same(dir, run.config(), &config.resolved()?)?;
+    Ok(Some(run).filter(Run::is_finished))
 }
 
 /// The images a run trains on.
