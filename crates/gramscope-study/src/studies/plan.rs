@@ -176,6 +176,11 @@ mod tests {
         for plan in StudyPlan::shipped() {
             let repeats = plan.name.starts_with("fig");
             assert!(!repeats || plan.figure.is_some() && plan.reported.is_some(), "{}", plan.name);
+            // What all networks share is in [train], or it would be in every run's name.
+            for (key, values) in plan.family.iter().flatten() {
+                let names_runs = ["depth", "width", "seed"].contains(&key.as_str());
+                assert!(names_runs || values.as_array().unwrap().len() > 1, "{}: {key}", plan.name);
+            }
             for scale in [1.0, 0.3, 0.05, 0.02] {
                 let scaled = ScaledStudy::new(&plan, Scale::new(scale).unwrap(), None);
                 let scaled = scaled.unwrap_or_else(|problem| panic!("{} at {scale}: {problem}", plan.name));

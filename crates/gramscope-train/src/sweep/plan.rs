@@ -7,7 +7,9 @@ use toml::{Table, Value};
 
 use crate::data::DataConfig;
 use crate::error::{Error, Result};
-use crate::settings::{ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, parse_table, take_table, typed};
+use crate::settings::{
+    ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, check_value, parse_table, take_table, typed,
+};
 
 /// More runs than anyone trains: a plan's lists multiply, and a slip, or a stranger, fills the memory with them.
 const LARGEST_FAMILY: usize = 10_000;
@@ -56,7 +58,7 @@ impl Plan {
         let runs = (0..count).map(|index| {
             let table = chosen(&shared, &lists, index);
             let train: TrainSettings = typed(&table, "family", &TrainSettings::KEYS)?;
-            let name = directory_name(&train, &table, &lists);
+            let name = directory_name(&train, &table, &lists)?;
             let config = RunConfig::new(data.clone(), train);
             match config.validate() {
                 Ok(()) => Ok((name, config)),
@@ -98,7 +100,7 @@ impl Plan {
 }
 
 /// The lists of \[family\] in the order of the keys, if their product is a family of a sensible size.
-fn lists(family: &Table) -> Result<Vec<(&'static str, &[Value])>, ConfigError> {
+fn lists(family: &Table) -> Result<Vec<(&'static str, Vec<Value>)>, ConfigError> {
     let mut lists = Vec::new();
     let mut count: usize = 1;
     for key in TrainSettings::KEYS {
@@ -115,7 +117,7 @@ fn lists(family: &Table) -> Result<Vec<(&'static str, &[Value])>, ConfigError> {
 }
 
 /// The settings of run number `index`: the values of the last list change fastest.
-fn chosen(shared: &Table, lists: &[(&'static str, &[Value])], index: usize) -> Table {
+fn chosen(shared: &Table, lists: &[(&'static str, Vec<Value>)], index: usize) -> Table {
     let mut table = shared.clone();
     let mut left = index;
     for (key, values) in lists.iter().rev() {
@@ -141,15 +143,21 @@ fn check_texts(table: &Table, name: &'static str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], ConfigError> {
+/// The values of a list, each as the setting has it.
+fn distinct_values(key: &str, values: &Value) -> Result<Vec<Value>, ConfigError> {
     let wrong = |problem: &str| Err(ConfigError::Family { key: key.to_owned(), problem: problem.to_owned() });
     let Some(values) = values.as_array() else { return wrong("must be a list, such as [1, 2]") };
     if values.is_empty() {
         return wrong("is an empty list; give it a value, or leave it out");
     }
+    let takes_fractions = check_value::<TrainSettings>("family", key, &Value::Float(0.5)).is_ok();
     // 1 and 1.0 are one width.
-    let text = |value: &Value| value.as_integer().map_or_else(|| value.to_string(), |value| format!("{value}.0"));
-    let mut texts: Vec<String> = values.iter().map(text).collect();
+    let of_setting = |value: &Value| match value.as_integer() {
+        Some(whole) if takes_fractions => Value::Float(whole as f64),
+        _ => value.clone(),
+    };
+    let values: Vec<Value> = values.iter().map(of_setting).collect();
+    let mut texts: Vec<String> = values.iter().map(Value::to_string).collect();
     texts.sort_unstable();
     if texts.windows(2).any(|pair| pair[0] == pair[1]) {
         return wrong("lists a value twice");
@@ -159,19 +167,31 @@ fn distinct_values<'a>(key: &str, values: &'a Value) -> Result<&'a [Value], Conf
 
 /// Such as `resnet14-w1-s0`, with every other setting that is listed, also where the list has one value: `resnet14-w1-s0-fraction0.25`.
 /// A run keeps its name, and what it has trained, when a list grows.
-fn directory_name(train: &TrainSettings, table: &Table, lists: &[(&str, &[Value])]) -> String {
+///
+/// # Errors
+/// [`ConfigError::Family`] for a path whose end is no name, such as `runs/..`.
+fn directory_name(
+    train: &TrainSettings,
+    table: &Table,
+    lists: &[(&'static str, Vec<Value>)],
+) -> Result<String, ConfigError> {
     let mut name = format!("resnet{}-w{}-s{}", train.depth, train.width, train.seed);
     for (key, _) in lists.iter().filter(|(key, _)| !["depth", "width", "seed"].contains(key)) {
         let value = match &table[*key] {
             // A path: of two runs that are started from, the names tell enough.
-            Value::String(path) => {
-                Path::new(path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned())
-            }
+            Value::String(path) => match Path::new(path).file_name() {
+                Some(name) => name.to_string_lossy().into_owned(),
+                None => {
+                    let problem =
+                        format!("lists {path:?}, which ends in no name; write the directory with its own name");
+                    return Err(ConfigError::Family { key: (*key).to_owned(), problem });
+                }
+            },
             value => value.to_string(),
         };
         name.push_str(&format!("-{key}{value}"));
     }
-    name
+    Ok(name)
 }
 
 #[cfg(test)]
@@ -207,6 +227,7 @@ mod tests {
             plan.runs().iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
         };
         let (before, after) = (names("0.25"), names("0.25, 1.0"));
+        assert_eq!((names("1"), names("0.25, 1")), (names("1.0"), after.clone()));
         assert_eq!(before, ["resnet8-w1-s0-fraction0.25"]);
         assert_eq!(after, ["resnet8-w1-s0-fraction0.25", "resnet8-w1-s0-fraction1.0"]);
     }
@@ -247,6 +268,7 @@ mod tests {
             ("[train]\nepochs = \"ten\"\n", vec!["epochs", "ten"]),
             ("[famili]\n", vec!["famili", "family"]),
             ("[family]\ninit_from = [\"a/run\", \"b/run\"]\n", vec!["init_from", "init_fromrun"]),
+            ("[family]\ninit_from = [\"runs/..\"]\n", vec!["init_from", "\"runs/..\"", "no name"]),
             ("depth = \n", vec!["line 1"]),
             ("", vec!["no [family]", "depth = [14, 20]"]),
             ("[train]\nepochs = 2\n[family]\n", vec!["no [family]", "gramscope train"]),
