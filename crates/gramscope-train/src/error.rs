@@ -79,8 +79,8 @@ pub enum Error {
     },
     /// The run in the directory was begun on another kind of processor, or in another arithmetic.
     #[error(
-        "{} was begun with {begun}, and going on with {asked} would mix the two in one run; go on with {begun}, or choose \
-         another directory",
+        "{} was begun with {begun}, and going on with {asked} would mix the two in one run; go on with {begun}, or \
+         choose another directory",
         .dir.display()
     )]
     OtherBackend {
@@ -160,6 +160,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The run that another is to start from has not come to its end.
+    #[error("init_from {}: it is not finished; go on with it first", .dir.display())]
+    UnfinishedInitialRun {
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// There are fewer training images than one batch has.
     #[error(
         "{images} training images are fewer than one batch of {batch_size}, and a short batch is dropped; lower \
@@ -183,7 +189,10 @@ pub enum Error {
         found: usize,
     },
     /// The run was asked to stop, and has stopped where it can go on.
-    #[error("{} was stopped after {steps} steps of epoch {epoch}, and nothing is lost: begun again, it goes on from there", .dir.display())]
+    #[error(
+        "{} was stopped after {steps} steps of epoch {epoch}, and nothing is lost: begun again, it goes on from there",
+        .dir.display()
+    )]
     Interrupted {
         /// The run's directory.
         dir: PathBuf,
@@ -194,8 +203,9 @@ pub enum Error {
     },
     /// The loss of a training step is NaN or infinite.
     #[error(
-        "the loss became {loss} in epoch {epoch}, by step {step}; checkpoints of the epochs before are kept; train again with a smaller \
-         learning_rate"
+        "the loss became {loss} in epoch {epoch}, by step {step}{}; train again with a smaller learning_rate, into \
+         another directory",
+        kept(*.epoch)
     )]
     Diverged {
         /// The epoch, from 1.
@@ -207,8 +217,9 @@ pub enum Error {
     },
     /// The network's outputs for the test images are NaN or infinite.
     #[error(
-        "the test loss became {loss} after epoch {epoch}; checkpoints of the epochs before are kept; train again with a smaller \
-         learning_rate"
+        "the test loss became {loss} after epoch {epoch}{}; train again with a smaller learning_rate, into another \
+         directory",
+        kept(*.epoch)
     )]
     DivergedInTest {
         /// The epoch, from 1.
@@ -225,6 +236,11 @@ pub enum Error {
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// What is left of a run whose epoch `epoch` came to nothing.
+fn kept(epoch: usize) -> &'static str {
+    if epoch > 1 { ", and the network is kept as it was before that epoch" } else { "" }
 }
 
 impl Error {

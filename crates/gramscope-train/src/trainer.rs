@@ -140,7 +140,7 @@ fn initialise(network: &ResNet, settings: &TrainSettings) -> Result<()> {
     let unusable = |problem: String| Error::InitialRun { dir: dir.clone(), problem };
     let run = Run::open(dir).map_err(|reason| unusable(reason.to_string()))?;
     if !run.is_finished() {
-        return Err(unusable("it is not finished; go on with it first".to_owned()));
+        return Err(Error::UnfinishedInitialRun { dir: dir.clone() });
     }
     let state = run.network(&HOST)?.state().into_iter().collect();
     network.load_stages(&state, settings.init_stages).map_err(|problem| unusable(problem.to_string()))

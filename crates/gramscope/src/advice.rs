@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, CommandFactory};
 use gramscope_nn::Backend;
 use gramscope_study::Fewer;
-use gramscope_train::settings::ConfigError;
+use gramscope_train::settings::{ConfigError, Difference};
 
 use crate::arguments::Arguments;
 
@@ -71,13 +71,16 @@ fn for_train(error: &gramscope_train::Error) -> Vec<String> {
     match error {
         Error::Occupied { .. } => flags(["--resume", "--out"]),
         Error::Foreign { .. } | Error::SweepInRun { .. } | Error::OtherData { .. } => flags(["--out"]),
-        Error::OtherSettings { difference, .. } => vec![for_setting(difference.key), "--out".to_owned()],
+        Error::OtherSettings { difference, .. } => {
+            let setting = (!has_to_go(difference)).then(|| for_setting(difference.key));
+            setting.into_iter().chain(["--out".to_owned()]).collect()
+        }
         Error::OtherBackend { begun, .. } => flags([for_backend(*begun), "--out"]),
         Error::InitialRun { .. } => flags(["--init-from"]),
-        Error::NoPredictions { .. } => flags(["train --resume", "sweep"]),
+        Error::NoPredictions { .. } | Error::UnfinishedInitialRun { .. } => flags(["train --resume", "sweep"]),
         Error::TooFewImages { .. } => flags(["--batch-size"]),
         Error::Interrupted { .. } => flags(["--resume"]),
-        Error::Diverged { .. } | Error::DivergedInTest { .. } => flags(["--learning-rate"]),
+        Error::Diverged { .. } | Error::DivergedInTest { .. } => flags(["--learning-rate", "--out"]),
         Error::Config(ConfigError::Setting { key: "init_stages", .. }) => flags(["--init-stages", "--init-from"]),
         Error::Config(ConfigError::Setting { key, .. }) => vec![for_setting(key)],
         Error::Network(reason) => for_network(reason),
@@ -87,10 +90,10 @@ fn for_train(error: &gramscope_train::Error) -> Vec<String> {
 
 fn for_network(error: &gramscope_nn::Error) -> Vec<String> {
     match error {
+        gramscope_nn::Error::Memory { images: 0, .. } => flags(["--width", "--depth"]),
         gramscope_nn::Error::Memory { .. } => flags(["--width", "--depth", "--batch-size"]),
         gramscope_nn::Error::Device(reason) => for_gpu(reason),
         _ => Vec::new(),
-        gramscope_nn::Error::Memory { images: 0, .. } => flags(["--width", "--depth"]),
     }
 }
 
@@ -109,6 +112,15 @@ fn for_setting(key: &str) -> String {
         "residual" | "flip" => format!("--no-{key}"),
         "name" | "dir" => "--data".to_owned(),
         _ => format!("--{}", key.replace('_', "-")),
+    }
+}
+
+/// Whether what makes the difference is a flag without a value, which was given and was not before: naming it would be no help.
+fn has_to_go(difference: &Difference) -> bool {
+    match difference.key {
+        "residual" | "flip" => difference.asked == "false",
+        "shake_shake" | "random_labels" => difference.asked == "true",
+        _ => false,
     }
 }
 
@@ -159,18 +171,6 @@ mod tests {
             for error in [&memory().into(), &anyhow::Error::new(trained()), &failed, &studied] {
                 assert_eq!(flags.advice(error), advice, "{arguments:?}");
             }
-        }
-    }
-
-    #[test]
-    fn every_setting_and_every_backend_has_a_flag_of_train() {
-        let Flags(flags) = flags_of(&["gramscope", "train", "--depth", "8", "--out", "a"]);
-        let backends =
-            [Backend::Cpu, Backend::CudaBf16Cudnn].map(for_backend).into_iter().flat_map(|text| text.split(' '));
-        let named = backends.filter(|word| word.starts_with("--")).map(str::to_owned);
-        for flag in TrainSettings::KEYS.map(for_setting).into_iter().chain(named) {
-            assert!(flags.contains(&flag), "{flag}");
-        }
             let advice = flags.advice(&of_batch(0).into());
             assert!(!advice.contains("--batch-size"), "{advice}");
         }
@@ -199,5 +199,19 @@ mod tests {
                 assert_eq!(message.contains("kept"), epoch > 1, "{message}");
                 assert_eq!(advice(error), " (--learning-rate, --out)");
             }
+        }
+        let unfinished = advice(Error::UnfinishedInitialRun { dir: "b".into() });
+        assert!(unfinished.contains("--resume") && !unfinished.contains("--init-from"), "{unfinished}");
+    }
+
+    #[test]
+    fn every_setting_and_every_backend_has_a_flag_of_train() {
+        let Flags(flags) = flags_of(&["gramscope", "train", "--depth", "8", "--out", "a"]);
+        let backends =
+            [Backend::Cpu, Backend::CudaBf16Cudnn].map(for_backend).into_iter().flat_map(|text| text.split(' '));
+        let named = backends.filter(|word| word.starts_with("--")).map(str::to_owned);
+        for flag in TrainSettings::KEYS.map(for_setting).into_iter().chain(named) {
+            assert!(flags.contains(&flag), "{flag}");
+        }
     }
 }
