@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use crate::data::{DataConfig, DataError};
 use crate::error::{Error, Result};
-use crate::nearest::nearest;
+use crate::nearest::{LIKELY_KEY, nearest};
 
 /// The format of config.toml that this program writes and reads.
 pub const CONFIG_VERSION: u32 = 1;
@@ -513,7 +513,7 @@ pub(crate) fn check_keys(
     known: &'static [&'static str],
 ) -> Result<(), ConfigError> {
     let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
-    let nearest = nearest(key, known.iter().copied());
+    let nearest = nearest(key, known.iter().copied(), LIKELY_KEY);
     Err(ConfigError::UnknownKey { table: name, key: key.clone(), nearest, known })
 }
 

@@ -7,7 +7,7 @@ use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, builtin, cifar, folder};
-use crate::nearest::nearest;
+use crate::nearest::{LIKELY_NAME, nearest};
 
 /// The kinds of data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl DataConfig {
         }
         let dir = Path::new(argument);
         if !dir.is_dir() {
-            let nearest = nearest(argument, named.into_iter().map(DataName::as_str));
+            let nearest = nearest(argument, named.into_iter().map(DataName::as_str), LIKELY_NAME);
             return Err(DataError::UnknownName { argument: argument.to_owned(), nearest });
         }
         let name = recognise(dir)?;
