@@ -122,29 +122,31 @@ pub fn ablate(
     check_classes(&model, &data)?;
     let network = model.network.config();
     let (name, names) = (run.name(), network.block_names());
-    let (endings, alone) = (endings(network), alone(options, &name, &names)?);
+    let (ends, singles) = (endings(network), alone(options, &name, &names)?);
     let deleted = |chosen: std::ops::Range<usize>| (0..names.len()).map(move |block| chosen.contains(&block)).collect();
-    let choices = endings.iter().map(|ending| ending.blocks.clone()).chain(alone.iter().map(|&b| b..b + 1));
+    let choices = ends.iter().map(|ending| ending.blocks.clone()).chain(singles.iter().map(|&b| b..b + 1));
 
-    let accuracies = accuracies(&model, &data, &choices.map(deleted).collect::<Vec<_>>(), stop, progress)?;
+    let found = accuracies(&model, &data, &choices.map(deleted).collect::<Vec<_>>(), stop, progress)?;
 
-    let (of_endings, of_alone) = accuracies.split_at(endings.len());
-    let stages = endings.iter().zip(of_endings);
-    let stages =
-        stages.map(|(ending, &accuracy)| AblatedStage { stage: ending.stage, deleted: ending.blocks.len(), accuracy });
-    let alone = alone.iter().zip(of_alone);
-    let alone = alone.map(|(&block, &accuracy)| AblatedBlock { block: names[block].clone(), accuracy });
+    let (of_ends, of_singles) = found.split_at(ends.len());
+    let stage = |(ending, &accuracy): (&Ending, &f64)| AblatedStage {
+        stage: ending.stage,
+        deleted: ending.blocks.len(),
+        accuracy,
+    };
+    let block = |(&block, &accuracy): (&usize, &f64)| AblatedBlock { block: names[block].clone(), accuracy };
     let (source, dir) = data.source();
     let info = AblateInfo {
         model: name,
-        alone: alone.collect(),
+        alone: singles.iter().zip(of_singles).map(block).collect(),
         examples: data.len(),
         data: ExampleSource::Images { name: source, dir },
         versions: Versions::on(model.processor()),
     };
-    Ok(AblateResult { stages: stages.collect(), info })
+    Ok(AblateResult { stages: ends.iter().zip(of_ends).map(stage).collect(), info })
 }
 
+/// Fails for a network of which nothing can be deleted, having no shortcuts to stand in for its blocks.
 fn check_shortcuts(run: &Run) -> Result<()> {
     if run.config().train.residual {
         return Ok(());
@@ -156,6 +158,7 @@ fn check_shortcuts(run: &Run) -> Result<()> {
     )))
 }
 
+/// Fails where images have other classes than the network: how many are right would say nothing.
 fn check_classes(model: &Model, data: &TestImages) -> Result<()> {
     let (name, classes, found) = (&model.info.name, model.network.config().classes, data.classes().len());
     if classes == found {
