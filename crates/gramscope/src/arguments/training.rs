@@ -92,7 +92,7 @@ pub(crate) struct DataArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct TrainArguments {
-    /// Directory of the run
+    /// Directory of the run; a run there that has no checkpoint yet is begun anew
     #[arg(long, value_name = "RUN")]
     pub(crate) out: PathBuf,
     /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished
