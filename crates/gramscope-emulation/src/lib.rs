@@ -70,9 +70,11 @@ pub fn entry(name: &CStr) -> Option<Entry> {
     let raw = unsafe { gs_emulation_entry(name.as_ptr()).as_ref() }?;
     // SAFETY: both are terminated constants of this program.
     let [name, family] = [raw.name, raw.family].map(|text| unsafe { CStr::from_ptr(text) });
-    // SAFETY: the table of entries holds so many sizes there, constants of this program; a kernel without arguments has none.
-    let argument_sizes =
-        if raw.count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(raw.sizes, raw.count) } };
+    let argument_sizes = match raw.count {
+        0 => &[][..],
+        // SAFETY: the table of entries holds so many sizes there, constants of this program.
+        count => unsafe { std::slice::from_raw_parts(raw.sizes, count) },
+    };
     Some(Entry { name, family, threads: raw.threads, argument_sizes })
 }
 
