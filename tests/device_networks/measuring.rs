@@ -100,7 +100,7 @@ fn export_beside_the_cpu(rest: &str, layers: usize) {
         [("f32", &["cuda"][..], 1e-5), ("bf16", &["cuda", "--precision", "bf16"], 25.0 / 512.0)]
     {
         let gpu = export(&format!("{name}.safetensors"), flags);
-        assert!(String::from_utf8_lossy(&gpu).contains(&format!("--precision {name}")), "{name} is not on record");
+        assert!(String::from_utf8_lossy(&gpu).contains(&format!("cuda-{name}")), "{name} is not on record");
         for layer in tensors.names() {
             let (cpu, gpu) = (values(&cpu, layer), values(&gpu, layer));
             assert_eq!(cpu.len(), gpu.len());
