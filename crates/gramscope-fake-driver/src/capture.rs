@@ -5,7 +5,7 @@
 //! capture, too: by mode, or, where it waits for all of a device, always.
 
 use std::collections::BTreeMap;
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -14,43 +14,18 @@ use crate::function::Launch;
 use crate::machine::machine;
 use crate::memory;
 use crate::status::{
-    Answer, ILLEGAL_ADDRESS, ILLEGAL_STATE, INVALID_VALUE, STREAM_CAPTURE_IMPLICIT, STREAM_CAPTURE_INVALIDATED,
+    Answer, ILLEGAL_STATE, INVALID_VALUE, STREAM_CAPTURE_IMPLICIT, STREAM_CAPTURE_INVALIDATED,
     STREAM_CAPTURE_ISOLATION, STREAM_CAPTURE_UNSUPPORTED, STREAM_CAPTURE_WRONG_THREAD,
 };
 use crate::stream;
 use crate::table::Table;
+use crate::work::{HostWork, Work};
 
-/// What has been kept.
-#[derive(Clone)]
-enum Node {
-    /// A launch.
-    Kernel {
-        launch: Launch,
-        arguments: Vec<Vec<u128>>,
-        /// The device memory that they point into.
-        pieces: Vec<(usize, (Context, u64))>,
-    },
-    /// What the host is to do.
-    Host(HostWork),
-}
-
-/// A function of the host's, and what it is given.
-#[derive(Clone, Copy)]
-pub(crate) struct HostWork {
-    pub(crate) function: unsafe extern "C" fn(*mut c_void),
-    pub(crate) data: *mut c_void,
-}
-
-// SAFETY: who gives it to the driver lets it be called from any thread.
-unsafe impl Send for HostWork {}
-// SAFETY: the same.
-unsafe impl Sync for HostWork {}
-
-/// Launches in their order.
+/// Work in its order.
 #[derive(Clone)]
 struct Graph {
     context: Context,
-    nodes: Arc<Vec<Node>>,
+    work: Vec<Arc<Work>>,
 }
 
 /// Graphs, and those that can be launched.
@@ -72,7 +47,7 @@ struct Capture {
     blocking: bool,
     mode: Mode,
     thread: ThreadId,
-    nodes: Vec<Node>,
+    work: Vec<Arc<Work>>,
     spoilt: bool,
 }
 
@@ -100,7 +75,7 @@ pub(crate) fn begin(stream: usize, mode: c_uint) -> Answer {
     if captures.contains_key(&stream) {
         return Err(ILLEGAL_STATE);
     }
-    captures.insert(stream, Capture { context, blocking, mode, thread, nodes: Vec::new(), spoilt: false });
+    captures.insert(stream, Capture { context, blocking, mode, thread, work: Vec::new(), spoilt: false });
     Ok(())
 }
 
@@ -112,11 +87,11 @@ pub(crate) fn end(stream: usize) -> Answer<usize> {
     if capture.mode != Mode::Relaxed && capture.thread != thread::current().id() {
         return Err(STREAM_CAPTURE_WRONG_THREAD);
     }
-    let Capture { context, nodes, spoilt, .. } = captures.remove(&stream).ok_or(ILLEGAL_STATE)?;
+    let Capture { context, work, spoilt, .. } = captures.remove(&stream).ok_or(ILLEGAL_STATE)?;
     if spoilt {
         return Err(STREAM_CAPTURE_INVALIDATED);
     }
-    Ok(GRAPHS.add(Graph { context, nodes: Arc::new(nodes) }))
+    Ok(GRAPHS.add(Graph { context, work }))
 }
 
 /// How far a capture is: 0 where there is none, 1, or 2 where it is spoilt.
@@ -187,48 +162,34 @@ fn spoil_those(are_meant: impl Fn(&Capture) -> bool, status: c_int) -> Answer {
     if are_spoilt { Err(status) } else { Ok(()) }
 }
 
-impl Capture {
-    /// Keeps what a stream is told.
-    fn keep(&mut self, node: Node) -> Answer {
-        if self.spoilt {
-            return Err(STREAM_CAPTURE_INVALIDATED);
-        }
-        self.nodes.push(node);
-        Ok(())
-    }
-}
-
-/// Runs a kernel, or keeps it where the stream is being captured.
-///
-/// # Safety
-/// `arguments` leads to the arguments of the kernel.
-pub(crate) unsafe fn launch(stream: usize, launch: Launch, arguments: *const *const c_void) -> Answer {
-    spoil_implicitly(stream, launch.context)?;
-    // SAFETY: the caller's promise.
-    let arguments = unsafe { launch.copied(arguments) }?;
-    if let Some(capture) = captures().get_mut(&stream) {
-        let pieces = launch.pieces(&arguments);
-        return capture.keep(Node::Kernel { launch, arguments, pieces });
-    }
-    stream::synchronise(stream);
-    // SAFETY: the caller's promise.
-    unsafe { launch.run(&arguments) };
-    Ok(())
+/// Has a stream launch a kernel, or keeps it where the stream is being captured.
+pub(crate) fn launch(stream: usize, launch: Launch) -> Answer {
+    let context = launch.context;
+    spoil_implicitly(stream, context)?;
+    tell(stream, context, Work::Launch(launch))
 }
 
 /// Has the host do something, or keeps it where the stream is being captured.
-///
-/// # Safety
-/// The function may be called with its data, now and whenever the graph that keeps it runs.
-pub(crate) unsafe fn call(stream: usize, work: HostWork) -> Answer {
+pub(crate) fn call(stream: usize, work: HostWork) -> Answer {
     let context = stream::context_here(stream)?;
     spoil_implicitly(stream, context)?;
-    if let Some(capture) = captures().get_mut(&stream) {
-        return capture.keep(Node::Host(work));
+    tell(stream, context, Work::Host(work))
+}
+
+/// Tells a stream something that is kept where it is being captured.
+fn tell(stream: usize, context: Context, work: Work) -> Answer {
+    match captures().get_mut(&stream) {
+        Some(Capture { spoilt: true, .. }) => return Err(STREAM_CAPTURE_INVALIDATED),
+        Some(capture) => {
+            capture.work.push(Arc::new(work));
+            return Ok(());
+        }
+        None => (),
     }
-    stream::synchronise(stream);
-    // SAFETY: the caller's promise.
-    unsafe { (work.function)(work.data) };
+    if let Work::Launch(launch) = &work {
+        launch.note();
+    }
+    stream::tell(stream, context, work);
     Ok(())
 }
 
@@ -248,7 +209,7 @@ pub(crate) fn destroy_instance(instance: usize) -> Answer {
     INSTANCES.remove(instance).map(drop)
 }
 
-/// Runs what was captured.
+/// Has a stream do what was captured.
 pub(crate) fn run(instance: usize, stream: usize) -> Answer {
     let context = stream::context_here(stream)?;
     let graph = INSTANCES.with(instance, |instance| instance.clone())?;
@@ -256,31 +217,12 @@ pub(crate) fn run(instance: usize, stream: usize) -> Answer {
         return Err(INVALID_VALUE);
     }
     refuse(stream, context)?;
-    stream::synchronise(stream);
-    graph.run();
-    Ok(())
-}
-
-impl Graph {
-    /// Runs its kernels, and what the host is to do, one after the other, until one breaks the context.
-    fn run(&self) {
-        machine().note_launch(c"graph", memory::allocated(self.context));
-        for node in self.nodes.iter() {
-            if context::usable(self.context).is_err() {
-                return;
-            }
-            match node {
-                Node::Kernel { pieces, .. }
-                    if pieces.iter().any(|&(address, id)| memory::piece_at(address) != Some(id)) =>
-                {
-                    eprintln!("fake driver: a graph is launched whose memory has been given back");
-                    context::break_with(self.context, ILLEGAL_ADDRESS);
-                }
-                // SAFETY: these are the arguments that the kernel was launched with when it was captured.
-                Node::Kernel { launch, arguments, .. } => unsafe { launch.run(arguments) },
-                // SAFETY: whoever had it captured lets it be called whenever the graph runs.
-                Node::Host(work) => unsafe { (work.function)(work.data) },
-            }
+    machine().note_launch(c"graph", memory::allocated(context));
+    for work in graph.work {
+        if let Work::Launch(launch) = &*work {
+            launch.note();
         }
+        stream::tell(stream, context, work);
     }
+    Ok(())
 }

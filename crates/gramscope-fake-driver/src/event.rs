@@ -1,31 +1,33 @@
 //! Points in the work of streams.
 
 use std::ffi::c_uint;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::context::{self, Context};
+use crate::queue::Point;
 use crate::status::{Answer, INVALID_HANDLE, INVALID_VALUE, NOT_READY};
 use crate::stream;
 use crate::table::Table;
+use crate::work::Work;
 
 /// Flags of events: whoever waits sleeps; time is not taken.
 const BLOCKING: c_uint = 1;
 const UNTIMED: c_uint = 2;
 
-#[derive(Clone, Copy)]
 struct Event {
     context: Context,
     timed: bool,
-    /// Where it was recorded last.
-    point: Option<Point>,
+    recorded: Option<Recorded>,
 }
 
-#[derive(Clone, Copy)]
-struct Point {
-    at: Instant,
-    stream: usize,
-    /// Copies that the stream had been told to make by then.
-    copies: u64,
+/// Where an event was recorded last.
+#[derive(Clone)]
+struct Recorded {
+    /// When the stream came to it.
+    at: Arc<OnceLock<Instant>>,
+    /// Where that is, unless it is on the default stream, which has come to it already.
+    point: Option<Point>,
 }
 
 static EVENTS: Table<Event> = Table::new();
@@ -36,7 +38,7 @@ pub(crate) fn create(flags: c_uint) -> Answer<usize> {
     if flags & !(BLOCKING | UNTIMED) != 0 {
         return Err(INVALID_VALUE);
     }
-    Ok(EVENTS.add(Event { context, timed: flags & UNTIMED == 0, point: None }))
+    Ok(EVENTS.add(Event { context, timed: flags & UNTIMED == 0, recorded: None }))
 }
 
 /// Forgets an event. Who waits for it already is not concerned.
@@ -44,17 +46,15 @@ pub(crate) fn destroy(handle: usize) -> Answer {
     EVENTS.remove(handle).map(drop)
 }
 
-/// The event is the point that a stream of its context has come to.
+/// The event is where a stream of its context will come to next.
 pub(crate) fn record(handle: usize, stream: usize) -> Answer {
-    let context = stream::context_here(stream)?;
-    let point = Point { at: Instant::now(), stream, copies: stream::copies(stream) };
-    EVENTS.with(handle, |event| {
-        if event.context != context {
-            return Err(INVALID_HANDLE);
-        }
-        event.point = Some(point);
-        Ok(())
-    })?
+    let here = stream::context_here(stream)?;
+    if context(handle)? != here {
+        return Err(INVALID_HANDLE);
+    }
+    let at = Arc::default();
+    let point = stream::tell(stream, here, Work::Record(Arc::clone(&at)));
+    EVENTS.with(handle, |event| event.recorded = Some(Recorded { at, point }))
 }
 
 /// The context of an event that can be used.
@@ -63,23 +63,36 @@ pub(crate) fn context(handle: usize) -> Answer<Context> {
     context::usable(context).map(|()| context)
 }
 
+/// Where it was recorded, if there is anything to wait for.
+fn point(handle: usize) -> Answer<Option<Point>> {
+    EVENTS.with(handle, |event| event.recorded.as_ref()?.point.clone())
+}
+
 /// Waits for what the stream had been told by then; for nothing where it has not been recorded.
-pub(crate) fn wait(handle: usize) -> Answer {
+pub(crate) fn synchronise(handle: usize) -> Answer {
+    if let Some(point) = point(handle)? {
+        point.reach();
+    }
+    Ok(())
+}
+
+/// What a stream is told next waits for the event, wherever that was recorded by now.
+pub(crate) fn wait(handle: usize, stream: usize) -> Answer {
     context(handle)?;
-    if let Some(Point { stream, copies, .. }) = EVENTS.with(handle, |event| event.point)? {
-        stream::make_until(stream, copies);
+    if let Some(point) = point(handle)? {
+        stream::tell(stream, stream::context_here(stream)?, Work::Wait(point));
     }
     Ok(())
 }
 
 /// Milliseconds between two points that streams have come to.
 pub(crate) fn milliseconds(start: usize, end: usize) -> Answer<f32> {
-    let at = |handle: usize| {
+    let recorded = |handle: usize| {
         context(handle)?;
-        let event = EVENTS.with(handle, |event| *event)?;
-        let point = event.point.filter(|_| event.timed).ok_or(INVALID_HANDLE)?;
-        if stream::has_made(point.stream, point.copies) { Ok(point.at) } else { Err(NOT_READY) }
+        EVENTS.with(handle, |event| event.recorded.clone().filter(|_| event.timed))?.ok_or(INVALID_HANDLE)
     };
-    let (start, end) = (at(start)?, at(end)?);
+    let at = |recorded: &Recorded| recorded.at.get().copied().ok_or(NOT_READY);
+    let [start, end] = [recorded(start)?, recorded(end)?];
+    let (start, end) = (at(&start)?, at(&end)?);
     Ok(end.saturating_duration_since(start).as_secs_f32() * 1e3)
 }

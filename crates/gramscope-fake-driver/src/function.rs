@@ -7,9 +7,11 @@ use gramscope_emulation::Entry;
 
 use crate::context::{self, Context};
 use crate::machine::machine;
-use crate::memory;
+use crate::memory::{self, PieceId};
 use crate::status::{Answer, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, NOT_FOUND};
+use crate::stream;
 use crate::table::Table;
+use crate::work::Work;
 
 /// The most blocks along x, y and z, and threads of a block along them, of every device since compute capability 3.0.
 const MOST_BLOCKS: [u32; 3] = [(1 << 31) - 1, 65_535, 65_535];
@@ -46,13 +48,17 @@ static MODULES: Table<Module> = Table::new();
 static FUNCTIONS: Table<Function> = Table::new();
 
 /// What is launched, and how.
-#[derive(Clone, Copy)]
 pub(crate) struct Launch {
+    module: usize,
     kernel: Entry,
     /// Grid x, y, z, block x, y, z.
     geometry: [u32; 6],
     shared_bytes: usize,
     pub(crate) context: Context,
+    /// Each in a place aligned for any.
+    arguments: Vec<Vec<u128>>,
+    /// What of them points into a device's memory, and the piece that it pointed into.
+    pointers: Vec<(usize, PieceId)>,
 }
 
 /// The numbers of kernels/common/constants.cuh in their order, as the kernels here were compiled with them.
@@ -73,9 +79,13 @@ pub(crate) fn load() -> Answer<usize> {
     Ok(MODULES.add(Module { context, family: None, constants }))
 }
 
-/// Forgets a module; its kernels and its constants are no more.
+/// Forgets a module; its kernels and its constants are no more. One whose kernels have yet to run breaks its context.
 pub(crate) fn unload(module: usize) -> Answer {
     let Module { context, constants, .. } = MODULES.remove(module)?;
+    if stream::any_work(|work| matches!(work, Work::Launch(launch) if launch.module == module)) {
+        eprintln!("fake driver: a module is unloaded before its kernels have run");
+        context::break_with(context, ILLEGAL_ADDRESS);
+    }
     memory::free(constants.0, memory::Kind::Module(context))
 }
 
@@ -133,7 +143,17 @@ pub(crate) fn set_attribute(handle: usize, attribute: c_uint, value: c_int) -> A
 }
 
 /// A launch of a kernel in `context`, if a device would do it.
-pub(crate) fn launch(handle: usize, geometry: [u32; 6], shared_bytes: usize, context: Context) -> Answer<Launch> {
+///
+/// # Safety
+/// `arguments` is null or leads to as many pointers as the kernel has arguments, each null or to one. What they point to may be
+/// read and written as the kernel does, when it runs.
+pub(crate) unsafe fn launch(
+    handle: usize,
+    geometry: [u32; 6],
+    shared_bytes: usize,
+    context: Context,
+    arguments: *const *const c_void,
+) -> Answer<Launch> {
     let function = function(handle)?;
     if function.context != context {
         return Err(INVALID_HANDLE);
@@ -146,57 +166,79 @@ pub(crate) fn launch(handle: usize, geometry: [u32; 6], shared_bytes: usize, con
     if threads > function.kernel.threads || shared_bytes > function.shared_bytes {
         return Err(INVALID_VALUE);
     }
-    Ok(Launch { kernel: function.kernel, geometry, shared_bytes, context })
+    let sizes = function.kernel.argument_sizes;
+    // SAFETY: the caller's promise.
+    let arguments = unsafe { copied(arguments, sizes) }?;
+    let words = sizes.iter().zip(&arguments).filter(|(bytes, _)| **bytes == size_of::<usize>());
+    let addresses = words.map(|(_, place)| place[0] as usize);
+    let pointers = addresses.filter_map(|address| Some((address, memory::piece_at(address)?))).collect();
+    Ok(Launch {
+        module: function.module,
+        kernel: function.kernel,
+        geometry,
+        shared_bytes,
+        context,
+        arguments,
+        pointers,
+    })
+}
+
+/// A copy of arguments, each in a place aligned for any.
+///
+/// # Safety
+/// `arguments` is null or leads to as many pointers as there are `sizes`, each null or to so many bytes.
+unsafe fn copied(arguments: *const *const c_void, sizes: &[usize]) -> Answer<Vec<Vec<u128>>> {
+    if arguments.is_null() && !sizes.is_empty() {
+        return Err(INVALID_VALUE);
+    }
+    let copy = |(index, &bytes): (usize, &usize)| {
+        // SAFETY: there are as many pointers as sizes.
+        let argument = unsafe { *arguments.add(index) };
+        if argument.is_null() {
+            return Err(INVALID_VALUE);
+        }
+        let mut place = vec![0_u128; bytes.div_ceil(size_of::<u128>())];
+        // SAFETY: the argument has so many bytes, and the place has room for them.
+        unsafe { std::ptr::copy_nonoverlapping(argument.cast::<u8>(), place.as_mut_ptr().cast(), bytes) };
+        Ok(place)
+    };
+    sizes.iter().enumerate().map(copy).collect()
 }
 
 impl Launch {
-    /// A copy of the arguments, each in a place aligned for any.
-    ///
-    /// # Safety
-    /// `arguments` is null or leads to as many pointers as the kernel has arguments, each null or to one.
-    pub(crate) unsafe fn copied(&self, arguments: *const *const c_void) -> Answer<Vec<Vec<u128>>> {
-        let sizes = self.kernel.argument_sizes;
-        if arguments.is_null() && !sizes.is_empty() {
-            return Err(INVALID_VALUE);
-        }
-        let copy = |(index, &bytes): (usize, &usize)| {
-            // SAFETY: there are as many pointers as sizes.
-            let argument = unsafe { *arguments.add(index) };
-            if argument.is_null() {
-                return Err(INVALID_VALUE);
-            }
-            let mut place = vec![0_u128; bytes.div_ceil(size_of::<u128>())];
-            // SAFETY: the argument has so many bytes, and the place has room for them.
-            unsafe { std::ptr::copy_nonoverlapping(argument.cast::<u8>(), place.as_mut_ptr().cast(), bytes) };
-            Ok(place)
-        };
-        sizes.iter().enumerate().map(copy).collect()
+    /// The addresses of device memory that it is given.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = usize> {
+        self.pointers.iter().map(|(address, _)| *address)
     }
 
-    /// The pieces of device memory that arguments point into: the address, whose it is, and which.
-    pub(crate) fn pieces(&self, arguments: &[Vec<u128>]) -> Vec<(usize, (Context, u64))> {
-        let words = self.kernel.argument_sizes.iter().zip(arguments).filter(|(bytes, _)| **bytes == size_of::<usize>());
-        let addresses = words.map(|(_, place)| place[0] as usize);
-        addresses.filter_map(|address| Some((address, memory::piece_at(address)?))).collect()
+    /// Notes it where that is wanted, as a stream is told of it. One whose module has been unloaded by then breaks the context, and so
+    /// does one whose memory is not its own to use: that of another device, or such as has been given back.
+    pub(crate) fn note(&self) {
+        machine().note_launch(self.kernel.name, memory::allocated(self.context));
+        let is_own = |(_, piece): &(usize, PieceId)| piece.context == self.context && memory::is_given_out(*piece);
+        if !self.pointers.iter().all(is_own) || MODULES.with(self.module, |_| ()).is_err() {
+            self.uses_what_it_may_not();
+        }
     }
 
     /// Runs it. What goes wrong breaks the context.
-    ///
-    /// # Safety
-    /// The arguments are the kernel's: what they point to may be read and written as it does.
-    pub(crate) unsafe fn run(&self, arguments: &[Vec<u128>]) {
-        machine().note_launch(self.kernel.name, memory::allocated(self.context));
-        if self.pieces(arguments).iter().any(|(_, (context, _))| *context != self.context) {
-            eprintln!("fake driver: {:?} is given the memory of another device", self.kernel.name);
-            return context::break_with(self.context, ILLEGAL_ADDRESS);
+    pub(crate) fn run(&self) {
+        if !self.pointers.iter().all(|(address, piece)| memory::piece_at(*address) == Some(*piece)) {
+            return self.uses_what_it_may_not();
         }
-        let arguments: Vec<*const c_void> = arguments.iter().map(|place| place.as_ptr().cast()).collect();
-        let Self { kernel, geometry, shared_bytes, context } = *self;
-        // SAFETY: the caller's promise.
+        let arguments: Vec<*const c_void> = self.arguments.iter().map(|place| place.as_ptr().cast()).collect();
+        let Self { kernel, geometry, shared_bytes, context, .. } = *self;
+        // SAFETY: the promise of whoever made this launch; and no memory has been taken back.
         let ran = unsafe { gramscope_emulation::launch(kernel.name, geometry, shared_bytes, arguments.as_ptr()) };
         if let Err(error) = ran {
             eprintln!("fake driver: {error}");
             context::break_with(context, LAUNCH_FAILED);
         }
+    }
+
+    fn uses_what_it_may_not(&self) {
+        let wrong = "is given memory of another device or that has been given back, or its module has been unloaded";
+        eprintln!("fake driver: {:?} {wrong}", self.kernel.name);
+        context::break_with(self.context, ILLEGAL_ADDRESS);
     }
 }

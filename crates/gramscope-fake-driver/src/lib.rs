@@ -4,14 +4,14 @@
 //! alone: nothing that users build depends on this crate.
 //!
 //! Built as a shared library, it is put where the program looks for `libcuda.so.1`. What machine it pretends to be stands in
-//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,trace=FILE`, in any
-//! order, any of them left out. Everything is synchronous but copies from pinned memory on streams other than the default one,
-//! which are as late as they may be. Memory starts as NaN and is fenced: a write beside it is told on stderr, and the call that
-//! frees it fails.
+//! the environment variable `GRAMSCOPE_FAKE_DRIVER`: `version=13000,devices=1,capability=90,memory=MIB,order=SEED,trace=FILE`, in
+//! any order, any of them left out. Streams other than the default one are as late as they may be, or, with `order`, as late as is
+//! drawn. Memory starts as NaN and is fenced: a write beside it is told on stderr, and breaks the context of the stream that it is
+//! given back to.
 //!
 //! What a driver refuses is refused here, with its results (tests/rules): launches that no device does, handles that are no
 //! more, or of something else, or another device's, a thread that has not turned to a device, ranges beyond their memory, memory
-//! given back as what it is not, whatever may not be done while a stream is captured. A kernel that fails breaks its context,
+//! given back as what it is not or while it is in use, whatever may not be done while a stream is captured. A kernel that fails breaks its context,
 //! and the next call says so. Where CUDA's manual leaves it open whether a driver refuses, this one does.
 #![allow(unsafe_code, reason = "the driver's interface is C's")]
 #![allow(
@@ -25,20 +25,26 @@ mod event;
 mod function;
 mod machine;
 mod memory;
+mod queue;
 mod status;
 mod stream;
 mod table;
 mod tool;
+mod work;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
-use capture::HostWork;
 use machine::machine;
 use memory::Kind;
 use status::{Answer, INVALID_IMAGE, INVALID_VALUE};
+use work::{HostWork, Work};
 
 /// The first bytes of a fatbin.
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
+
+/// Memory that is given back but not taken back yet, in bytes, with which a device's streams are late; with more they are not, so
+/// that the host keeps room.
+const MOST_GIVEN_BACK: usize = 256 << 20;
 
 /// The flag of streams that do not wait for the default one, nor it for them.
 const NON_BLOCKING: c_uint = 1;
@@ -156,13 +162,13 @@ driver! {
         context::set_current(context)
     }
 
-    /// Waits for all that a device has been told. Nothing but copies is ever left to wait for.
+    /// Waits for all that a device has been told.
     fn cuCtxSynchronize() {
         let context = context::here()?;
         capture::refuse_waiting_for_all(context)?;
         stream::synchronise_all(context);
         memory::waited(context);
-        Ok(())
+        context::usable(context)
     }
 
     /// A stream beside the default one.
@@ -182,7 +188,7 @@ driver! {
         stream::destroy(stream)
     }
 
-    /// Nothing but copies is ever left to wait for.
+    /// Waits for all that a stream has been told.
     fn cuStreamSynchronize(stream: usize) {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
@@ -190,7 +196,7 @@ driver! {
         machine().note("synchronise 0");
         stream::synchronise(stream);
         memory::waited(context);
-        Ok(())
+        context::usable(context)
     }
 
     /// From now on what the stream is told is kept.
@@ -215,8 +221,7 @@ driver! {
     /// Has the host do something when the stream comes to it.
     fn cuLaunchHostFunc(stream: usize, function: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
         let function = function.ok_or(INVALID_VALUE)?;
-        // SAFETY: the interface's contract: it may be called with its data.
-        unsafe { capture::call(stream, HostWork { function, data }) }
+        capture::call(stream, HostWork { function, data })
     }
 
     /// A graph that can be launched.
@@ -228,7 +233,7 @@ driver! {
         unsafe { give(instance, capture::instantiate(graph)?) }
     }
 
-    /// Runs what was captured.
+    /// Has a stream do what was captured.
     fn cuGraphLaunch(instance: usize, stream: usize) {
         capture::run(instance, stream)
     }
@@ -243,7 +248,7 @@ driver! {
         capture::destroy_graph(graph)
     }
 
-    /// What comes next on any stream may need what came before the event.
+    /// What the stream is told next comes after what was told before the event.
     fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) {
         let context = stream::context_here(stream)?;
         event::context(event)?;
@@ -251,7 +256,7 @@ driver! {
             return Err(INVALID_VALUE);
         }
         capture::refuse_waiting(stream, context)?;
-        event::wait(event)
+        event::wait(event, stream)
     }
 
     /// Free and total memory.
@@ -267,16 +272,21 @@ driver! {
     fn cuMemAllocAsync(pointer: *mut usize, bytes: usize, stream: usize) {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
+        if memory::given_back(context) > MOST_GIVEN_BACK {
+            stream::synchronise_all(context);
+        }
         // SAFETY: the interface's contract.
         unsafe { give(pointer, memory::allocate(bytes, machine().memory, Kind::Device(context))?) }
     }
 
-    /// Device memory given back. The thread need not have turned to the stream's context.
+    /// Device memory given back when the stream comes to it; whoever allocates may count on it now. The thread need not have turned
+    /// to the stream's context.
     fn cuMemFreeAsync(pointer: usize, stream: usize) {
         let context = stream::context(stream)?;
         capture::refuse(stream, context)?;
-        stream::synchronise(stream);
-        memory::free(pointer, Kind::Device(context))
+        memory::give_back(pointer, Kind::Device(context))?;
+        stream::tell(stream, context, Work::Free { address: pointer });
+        Ok(())
     }
 
     /// Host memory.
@@ -304,34 +314,29 @@ driver! {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
         memory::check_device(to, bytes, context)?;
-        stream::synchronise(stream);
-        // SAFETY: the range lies in memory that this library has given out.
-        unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
+        stream::tell(stream, context, Work::Set { to, value, bytes });
         Ok(())
     }
 
-    /// Copies to the device, when somebody waits for it: CUDA does not say that a copy from memory that is not pinned is done when
-    /// the call returns, either.
+    /// Copies to the device. CUDA does not say that a copy from memory that is not pinned is done when the call returns, either.
     fn cuMemcpyHtoDAsync_v2(to: usize, from: *const u8, bytes: usize, stream: usize) {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
         memory::check_device(to, bytes, context)?;
         memory::check_host(from as usize, bytes)?;
         machine().note_upload(bytes);
-        // SAFETY: the target lies in memory that this library has given out; the source is the caller's until the copy is made.
-        unsafe { stream::copy(stream, to, from as usize, bytes) };
+        stream::tell(stream, context, Work::Copy { to, from: from as usize, bytes });
         Ok(())
     }
 
-    /// Copies to the host, when somebody waits for it, like copies to the device.
+    /// Copies to the host, like copies to the device.
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: usize, bytes: usize, stream: usize) {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
         memory::check_device(from, bytes, context)?;
         memory::check_host(to as usize, bytes)?;
         machine().note_download(bytes);
-        // SAFETY: the source lies in memory that this library has given out; the target is the caller's until the copy is made.
-        unsafe { stream::copy(stream, to as usize, from, bytes) };
+        stream::tell(stream, context, Work::Copy { to: to as usize, from, bytes });
         Ok(())
     }
 
@@ -341,9 +346,7 @@ driver! {
         capture::refuse(stream, context)?;
         memory::check_device(to, bytes, context)?;
         memory::check_device(from, bytes, context)?;
-        stream::synchronise(stream);
-        // SAFETY: both lie in memory that this library has given out.
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        stream::tell(stream, context, Work::Copy { to, from, bytes });
         Ok(())
     }
 
@@ -393,7 +396,7 @@ driver! {
         function::set_attribute(function, attribute, value)
     }
 
-    /// Runs a kernel.
+    /// Has a stream run a kernel.
     fn cuLaunchKernel(
         function: usize,
         grid_x: c_uint,
@@ -409,35 +412,35 @@ driver! {
     ) {
         let context = stream::context_here(stream)?;
         let geometry = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
-        let launch = function::launch(function, geometry, shared_bytes as usize, context)?;
         // Arguments come one by one here, not packed.
         if !extra.is_null() {
             return Err(INVALID_VALUE);
         }
         // SAFETY: the interface's contract: `arguments` leads to the kernel's arguments.
-        unsafe { capture::launch(stream, launch, arguments) }
+        let launch = unsafe { function::launch(function, geometry, shared_bytes as usize, context, arguments) }?;
+        capture::launch(stream, launch)
     }
 
-    /// A point in a stream's work.
+    /// A point in a stream's work, to be.
     fn cuEventCreate(event: *mut usize, flags: c_uint) {
         // SAFETY: the interface's contract.
         unsafe { give(event, event::create(flags)?) }
     }
 
-    /// That point is now.
+    /// That point is where the stream comes to next.
     fn cuEventRecord(event: usize, stream: usize) {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
         event::record(event, stream)
     }
 
-    /// Nothing but copies is ever left to wait for.
+    /// Waits until a stream has come to an event.
     fn cuEventSynchronize(event: usize) {
         let context = event::context(event)?;
         capture::refuse_unsafe()?;
-        event::wait(event)?;
+        event::synchronise(event)?;
         memory::waited(context);
-        Ok(())
+        context::usable(context)
     }
 
     /// Milliseconds between two points.

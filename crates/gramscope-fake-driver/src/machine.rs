@@ -21,6 +21,8 @@ pub(crate) struct Machine {
     capability: c_int,
     /// In bytes.
     pub(crate) memory: usize,
+    /// What it is drawn from how far streams get on while nobody waits for them. Without it they do nothing then.
+    pub(crate) order: Option<u64>,
     /// Where a line a kernel is written, its name and the bytes of device memory that are allocated; the same of "graph" before those
     /// of a graph; one a copy from the host, "upload" and its bytes, or to the host, "download" and its bytes; one a wait for a stream,
     /// "synchronise 0"; and one for each end of a profiler's range.
@@ -46,6 +48,7 @@ impl Machine {
             devices: small("devices", 1),
             capability: small("capability", 90),
             memory: value("memory", 4096) << 20,
+            order: text.split(',').find_map(|pair| pair.strip_prefix("order=")?.parse().ok()),
             trace: text.split(',').find_map(|pair| pair.strip_prefix("trace=")).map(PathBuf::from),
         }
     }

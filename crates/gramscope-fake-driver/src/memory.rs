@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::context::Context;
 use crate::status::{Answer, INVALID_VALUE, OUT_OF_MEMORY};
+use crate::stream;
 
 /// Bytes before and after what was asked for. A multiple of the alignment that the driver promises.
 const FENCE: usize = 256;
@@ -30,12 +31,22 @@ pub(crate) enum Kind {
     Host,
 }
 
+/// What tells a piece of a device's memory from every other, and from one at the same address later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PieceId {
+    pub(crate) context: Context,
+    start: usize,
+    number: u64,
+}
+
 struct Piece {
     blocks: Vec<Block>,
     bytes: usize,
     kind: Kind,
-    /// No other piece's, not even of one at the same address later.
-    id: u64,
+    /// No other piece's.
+    number: u64,
+    /// Nobody's any longer, but the stream that it was given back to has not come to that.
+    is_given_back: bool,
 }
 
 /// All memory that has been given out.
@@ -48,7 +59,7 @@ struct Memory {
 }
 
 static MEMORY: Mutex<Memory> = Mutex::new(Memory { pieces: BTreeMap::new(), reserved: BTreeMap::new() });
-static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 fn memory() -> MutexGuard<'static, Memory> {
     MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,9 +76,14 @@ impl Kind {
 }
 
 impl Memory {
+    /// Bytes of the pieces that `are_meant`.
+    fn bytes(&self, are_meant: impl Fn(&Piece) -> bool) -> usize {
+        self.pieces.values().filter(|piece| are_meant(piece)).map(|piece| piece.bytes).sum()
+    }
+
+    /// Bytes of a device that are somebody's.
     fn used(&self, context: Context) -> usize {
-        let here = |piece: &&Piece| piece.kind.context() == Some(context);
-        self.pieces.values().filter(here).map(|piece| piece.bytes).sum()
+        self.bytes(|piece| !piece.is_given_back && piece.kind.context() == Some(context))
     }
 
     /// The piece that an address lies in, and where that begins.
@@ -79,8 +95,12 @@ impl Memory {
 
 /// Bytes of a device that have been allocated: what modules have brought along is not the program's to limit.
 pub(crate) fn allocated(context: Context) -> usize {
-    let memory = memory();
-    memory.pieces.values().filter(|piece| piece.kind == Kind::Device(context)).map(|piece| piece.bytes).sum()
+    memory().bytes(|piece| !piece.is_given_back && piece.kind == Kind::Device(context))
+}
+
+/// Bytes of a device that have been given back to streams which have not come to that.
+pub(crate) fn given_back(context: Context) -> usize {
+    memory().bytes(|piece| piece.is_given_back && piece.kind == Kind::Device(context))
 }
 
 /// Bytes of a device that are neither in use nor kept for whoever allocates next, out of `total`.
@@ -111,7 +131,8 @@ pub(crate) fn allocate(bytes: usize, limit: usize, kind: Kind) -> Answer<usize> 
     blocks.try_reserve_exact(count).map_err(|_| OUT_OF_MEMORY)?;
     blocks.resize(count, Block([START_BYTE; FENCE]));
     let address = blocks.as_mut_ptr() as usize + FENCE;
-    let mut piece = Piece { blocks, bytes, kind, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) };
+    let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut piece = Piece { blocks, bytes, kind, number, is_given_back: false };
     for byte in piece.fences() {
         *byte = FENCE_BYTE;
     }
@@ -123,34 +144,48 @@ pub(crate) fn allocate(bytes: usize, limit: usize, kind: Kind) -> Answer<usize> 
     Ok(address)
 }
 
-/// Gives memory back. Fails if it was not given out, or as another kind, if its fences have been written, or if a copy that has not
-/// been waited for would use it.
-pub(crate) fn free(address: usize, kind: Kind) -> Answer {
-    let bytes = match memory().pieces.get(&address) {
-        Some(piece) if piece.kind == kind => piece.bytes,
-        _ => return Err(INVALID_VALUE),
-    };
-    if crate::stream::uses(address, bytes) {
-        eprintln!("fake driver: a buffer of {bytes} bytes is given back while it is being copied");
-        return Err(INVALID_VALUE);
-    }
+/// Gives memory back, to be taken back later. Fails if it was not given out, or as another kind.
+pub(crate) fn give_back(address: usize, kind: Kind) -> Answer {
     let mut memory = memory();
-    let mut piece = memory.pieces.remove(&address).ok_or(INVALID_VALUE)?;
+    let piece = memory.pieces.get_mut(&address).filter(|piece| piece.kind == kind && !piece.is_given_back);
+    let piece = piece.ok_or(INVALID_VALUE)?;
+    piece.is_given_back = true;
+    let bytes = piece.bytes;
     if let Some(context) = kind.context() {
         *memory.reserved.entry(context).or_default() += bytes;
     }
+    Ok(())
+}
+
+/// Takes memory back that has been given back. Fails, in words, if its fences have been written, or if what a stream has not come to
+/// would use it.
+pub(crate) fn take_back(address: usize) -> Result<(), String> {
+    let bytes = memory().pieces.get(&address).map_or(0, |piece| piece.bytes);
+    if stream::any_work(|work| work.uses(address, bytes)) {
+        // It stays, for what uses it.
+        return Err(format!("a buffer of {bytes} bytes is given back while it is in use"));
+    }
+    let mut piece = memory().pieces.remove(&address).ok_or("a buffer is taken back twice")?;
     if piece.fences().all(|byte| *byte == FENCE_BYTE) {
         return Ok(());
     }
-    eprintln!("fake driver: a write next to a buffer of {} bytes", piece.bytes);
-    Err(INVALID_VALUE)
+    Err(format!("a write next to a buffer of {bytes} bytes"))
+}
+
+/// Gives memory back that is taken back at once.
+pub(crate) fn free(address: usize, kind: Kind) -> Answer {
+    give_back(address, kind)?;
+    take_back(address).map_err(|wrong| {
+        eprintln!("fake driver: {wrong}");
+        INVALID_VALUE
+    })
 }
 
 /// A range lies within one piece of a device's memory.
 pub(crate) fn check_device(address: usize, bytes: usize, context: Context) -> Answer {
     let memory = memory();
     let holds = |(start, piece): (usize, &Piece)| {
-        piece.kind.context() == Some(context) && bytes <= piece.bytes - (address - start)
+        !piece.is_given_back && piece.kind.context() == Some(context) && bytes <= piece.bytes - (address - start)
     };
     if bytes == 0 || memory.at(address).is_some_and(holds) { Ok(()) } else { Err(INVALID_VALUE) }
 }
@@ -167,11 +202,17 @@ pub(crate) fn check_host(address: usize, bytes: usize) -> Answer {
     if bytes == 0 || touched.all(within) { Ok(()) } else { Err(INVALID_VALUE) }
 }
 
-/// The context whose device's memory an address lies in, and what tells the piece from every other.
-pub(crate) fn piece_at(address: usize) -> Option<(Context, u64)> {
+/// The piece of a device's memory that an address lies in, whether or not it has been given back.
+pub(crate) fn piece_at(address: usize) -> Option<PieceId> {
     let memory = memory();
-    let (_, piece) = memory.at(address)?;
-    Some((piece.kind.context()?, piece.id))
+    let (start, piece) = memory.at(address)?;
+    Some(PieceId { context: piece.kind.context()?, start, number: piece.number })
+}
+
+/// Whether a piece is somebody's: neither given back nor taken back.
+pub(crate) fn is_given_out(id: PieceId) -> bool {
+    let memory = memory();
+    memory.pieces.get(&id.start).is_some_and(|piece| piece.number == id.number && !piece.is_given_back)
 }
 
 /// Puts values into memory of a module's.

@@ -1,31 +1,23 @@
-//! Streams that copy late. What a stream other than the default one is to copy, to the device or to the host, waits until somebody
-//! waits for it: for an event recorded after it, for the stream, or for what that stream is told next. So a program that reads what
-//! it has not waited for finds what was there before, and one that fills memory again too early copies the wrong bytes. The default
-//! stream does everything at once.
+//! Streams that are late. What a stream other than the default one is told waits until somebody waits for it: for an event recorded
+//! after it, for the stream, or in a stream that is waited for itself. So a program that reads what it has not waited for finds what
+//! was there before, one that fills memory again too early has the wrong bytes read, and a stream that should have waited for
+//! another comes first. That is one order of the many that a device may choose; where the machine says so, others are drawn. The
+//! default stream does everything at once.
 
-use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::context::{self, Context};
+use crate::machine::machine;
+use crate::queue::{Point, Queue};
 use crate::status::{Answer, INVALID_HANDLE};
 use crate::table::Table;
-
-/// A copy that has not been made yet.
-#[derive(Clone, Copy, Debug)]
-struct Copy {
-    to: usize,
-    from: usize,
-    bytes: usize,
-}
+use crate::work::Work;
 
 /// A stream beside the default one.
-#[derive(Debug)]
 struct Stream {
-    context: Context,
     /// What the default stream does waits for it, and it for that.
     blocking: bool,
-    waiting: VecDeque<Copy>,
-    /// Copies made so far.
-    made: u64,
+    queue: Arc<Queue>,
 }
 
 static STREAMS: Table<Stream> = Table::new();
@@ -37,12 +29,14 @@ pub(crate) fn is_default(handle: usize) -> bool {
 
 /// A new stream's handle.
 pub(crate) fn create(context: Context, blocking: bool) -> usize {
-    STREAMS.add(Stream { context, blocking, waiting: VecDeque::new(), made: 0 })
+    STREAMS.add(Stream { blocking, queue: Queue::new(context) })
 }
 
 /// Does what is left and forgets the stream.
 pub(crate) fn destroy(handle: usize) -> Answer {
-    STREAMS.remove(handle).map(|mut stream| stream.make_until(u64::MAX))
+    let stream = STREAMS.remove(handle)?;
+    stream.queue.do_all();
+    Ok(())
 }
 
 /// The context of a stream. The default one is that of whoever speaks of it.
@@ -50,7 +44,7 @@ pub(crate) fn context(handle: usize) -> Answer<Context> {
     if is_default(handle) {
         return context::here();
     }
-    let context = STREAMS.with(handle, |stream| stream.context)?;
+    let context = STREAMS.with(handle, |stream| stream.queue.context)?;
     context::usable(context).map(|()| context)
 }
 
@@ -65,67 +59,67 @@ pub(crate) fn is_blocking(handle: usize) -> bool {
     STREAMS.with(handle, |stream| stream.blocking).unwrap_or(false)
 }
 
-/// Copies: at once, or when it is waited for.
-///
-/// # Safety
-/// The target may be written and the source read, now or until the copy is waited for.
-pub(crate) unsafe fn copy(handle: usize, to: usize, from: usize, bytes: usize) {
-    let copy = Copy { to, from, bytes };
-    if STREAMS.with(handle, |stream| stream.waiting.push_back(copy)).is_err() {
-        copy.make();
-    }
+/// The streams of a context that `is_meant`.
+fn queues(context: Context, is_meant: impl Fn(&Stream) -> bool) -> Vec<Arc<Queue>> {
+    let mut queues = Vec::new();
+    STREAMS.for_each(|stream| {
+        if stream.queue.context == context && is_meant(stream) {
+            queues.push(Arc::clone(&stream.queue));
+        }
+    });
+    queues
 }
 
-/// How many copies a stream has been told to make.
-pub(crate) fn copies(handle: usize) -> u64 {
-    STREAMS.with(handle, |stream| stream.made + stream.waiting.len() as u64).unwrap_or(0)
-}
-
-/// Whether a stream has made so many. One that is gone has made all.
-pub(crate) fn has_made(handle: usize, copies: u64) -> bool {
-    STREAMS.with(handle, |stream| stream.made >= copies).unwrap_or(true)
-}
-
-/// Waits until a stream has made so many.
-pub(crate) fn make_until(handle: usize, copies: u64) {
-    // One that is gone, and the default one, have made all.
-    let _ = STREAMS.with(handle, |stream| stream.make_until(copies));
+/// Tells a stream of a context something, which it comes to later: where that is, for others to wait for. The default stream has
+/// done it already, after what all streams were told that it waits for; they need not wait for it then.
+pub(crate) fn tell(handle: usize, context: Context, work: impl Into<Arc<Work>>) -> Option<Point> {
+    let work = work.into();
+    let Ok(queue) = STREAMS.with(handle, |stream| Arc::clone(&stream.queue)) else {
+        queues(context, |stream| stream.blocking).iter().for_each(|queue| queue.do_all());
+        work.run(context);
+        return None;
+    };
+    let point = queue.tell(work);
+    get_on(context);
+    Some(point)
 }
 
 /// Waits for all that a stream has been told.
 pub(crate) fn synchronise(handle: usize) {
-    make_until(handle, u64::MAX);
+    // The default one has done it all.
+    if let Ok(queue) = STREAMS.with(handle, |stream| Arc::clone(&stream.queue)) {
+        queue.do_all();
+    }
 }
 
 /// Waits for all that all streams of a context have been told.
 pub(crate) fn synchronise_all(context: Context) {
-    STREAMS.for_each(|stream| {
-        if stream.context == context {
-            stream.make_until(u64::MAX);
-        }
-    });
+    queues(context, |_| true).iter().for_each(|queue| queue.do_all());
 }
 
-/// Whether a copy that has not been made yet would read or write a range.
-pub(crate) fn uses(address: usize, bytes: usize) -> bool {
-    let within = |start: usize, length: usize| start < address + bytes && address < start + length;
-    let waiting = |copy: &Copy| within(copy.to, copy.bytes) || within(copy.from, copy.bytes);
-    STREAMS.find(|stream| stream.waiting.iter().any(waiting)).is_some()
+/// Whether anything that waits in any stream is as it is asked for.
+pub(crate) fn any_work(is_it: impl Fn(&Work) -> bool) -> bool {
+    STREAMS.find(|stream| stream.queue.any(&is_it)).is_some()
 }
 
-impl Stream {
-    fn make_until(&mut self, copies: u64) {
-        while self.made < copies {
-            let Some(copy) = self.waiting.pop_front() else { return };
-            copy.make();
-            self.made += 1;
-        }
+/// Has some of the streams do some of what is waiting, where the machine's order is a drawn one.
+fn get_on(context: Context) {
+    static DRAWN: Mutex<u64> = Mutex::new(0);
+    let Some(seed) = machine().order else { return };
+    let draw = || {
+        let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+        *drawn += 1;
+        mixed(seed, *drawn)
+    };
+    for queue in queues(context, |_| draw().is_multiple_of(4)) {
+        queue.do_some(draw() % 8);
     }
 }
 
-impl Copy {
-    fn make(self) {
-        // SAFETY: by the caller's promise. Memory that this library has given out is not taken back while a copy uses it.
-        unsafe { std::ptr::copy(self.from as *const u8, self.to as *mut u8, self.bytes) };
-    }
+/// The `index`th of the numbers that a seed gives: SplitMix64 (Steele, Lea and Flood 2014).
+fn mixed(seed: u64, index: u64) -> u64 {
+    let mut number = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
 }

@@ -5,7 +5,6 @@ use std::thread;
 use super::*;
 
 const ILLEGAL_STATE: c_int = 401;
-const ILLEGAL_ADDRESS: c_int = 700;
 const UNSUPPORTED: c_int = 900;
 const INVALIDATED: c_int = 901;
 const ISOLATION: c_int = 905;

@@ -6,7 +6,6 @@ const NOT_INITIALIZED: c_int = 3;
 const INVALID_DEVICE: c_int = 101;
 const CONTEXT_IS_DESTROYED: c_int = 709;
 const LAUNCH_FAILED: c_int = 719;
-const ILLEGAL_ADDRESS: c_int = 700;
 
 /// Called once, before anything else.
 pub(crate) fn refuses_everything_before_it_is_started() {

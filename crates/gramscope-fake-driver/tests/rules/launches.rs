@@ -124,13 +124,42 @@ fn kernels_go_with_their_module() {
         assert_eq!(advance(wrong, place, 1, stream), Err(INVALID_HANDLE));
         assert_eq!(attribute(wrong, MAX_THREADS), Err(INVALID_HANDLE));
     }
-    assert_eq!((advance(kernel, place, 1, stream), unload(module_0)), (Ok(()), Ok(())));
+    assert_eq!((advance(kernel, place, 1, stream), synchronise(stream), unload(module_0)), (Ok(()), Ok(()), Ok(())));
     assert_eq!((advance(kernel, place, 1, stream), unload(module_0)), (Err(INVALID_HANDLE), Err(INVALID_HANDLE)));
     assert_eq!(function(module_0, c"gs_augment_advance"), Err(INVALID_HANDLE));
     assert_eq!(number(place), 2);
     let image = [0_u32; 2];
     // SAFETY: the handle may be written; the image is longer than its magic number.
     assert_eq!(given(|module: *mut usize| unsafe { cuModuleLoadData(module, image.as_ptr()) }), Err(INVALID_IMAGE));
+}
+
+/// Neither while it has yet to run nor when a graph launches it again.
+#[test]
+fn a_kernel_outlives_no_module() {
+    let driver = Driver::new();
+    let run = |wait: bool| {
+        let (stream, module) = (stream(NON_BLOCKING).unwrap(), module().unwrap());
+        let (place, kernel) = (numbers(1, stream), function(module, c"gs_augment_advance").unwrap());
+        // SAFETY: the call takes a handle and a number.
+        told(unsafe { cuStreamBeginCapture_v2(stream, 1) }).unwrap();
+        advance(kernel, place, 1, stream).unwrap();
+        // SAFETY: the handles may be written.
+        let graph = given(|graph| unsafe { cuStreamEndCapture(stream, graph) }).unwrap();
+        // SAFETY: the same.
+        let instance = given(|made| unsafe { cuGraphInstantiateWithFlags(made, graph, 0) }).unwrap();
+        // SAFETY: what the kernel was given is there.
+        let replay = || told(unsafe { cuGraphLaunch(instance, stream) });
+        assert_eq!(replay(), Ok(()));
+        if wait {
+            synchronise(stream).unwrap();
+        }
+        assert_eq!(unload(module), Ok(()));
+        let unloaded = synchronise(stream);
+        (unloaded, unloaded.and_then(|()| replay()).and_then(|()| synchronise(stream)))
+    };
+    assert_eq!(run(true), (Ok(()), Err(ILLEGAL_ADDRESS)));
+    turn_to(driver.contexts[1]).unwrap();
+    assert_eq!(run(false), (Err(ILLEGAL_ADDRESS), Err(ILLEGAL_ADDRESS)));
 }
 
 #[test]

@@ -17,6 +17,7 @@ const INVALID_VALUE: c_int = 1;
 const OUT_OF_MEMORY: c_int = 2;
 const INVALID_CONTEXT: c_int = 201;
 const INVALID_HANDLE: c_int = 400;
+const ILLEGAL_ADDRESS: c_int = 700;
 
 /// Memory of each of the two devices, in bytes.
 const MEMORY: usize = 16 << 20;
@@ -47,7 +48,10 @@ impl Driver {
         let alone = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
         START.call_once(|| {
             contexts::refuses_everything_before_it_is_started();
-            let machine = format!("devices=2,memory={}", MEMORY >> 20);
+            let mut machine = format!("devices=2,memory={}", MEMORY >> 20);
+            if let Ok(order) = std::env::var(streams::ORDER) {
+                machine += &format!(",order={order}");
+            }
             // SAFETY: nothing but the driver reads the environment meanwhile, and that through the same library.
             unsafe { std::env::set_var("GRAMSCOPE_FAKE_DRIVER", machine) };
             // SAFETY: the call takes a number.
@@ -133,12 +137,19 @@ fn upload(to: usize, from: *const u8, bytes: usize, stream: usize) -> Result<(),
     told(unsafe { cuMemcpyHtoDAsync_v2(to, from, bytes, stream) })
 }
 
-/// A number in device memory, once the default stream is done with it.
-fn number(at: usize) -> u32 {
+/// A number in device memory as it is now.
+fn number_now(at: usize) -> u32 {
     let mut number = 0_u32;
     // SAFETY: the number is there until the copy is made, which on the default stream is at once.
     told(unsafe { cuMemcpyDtoHAsync_v2((&raw mut number).cast(), at, 4, 0) }).unwrap();
     number
+}
+
+/// A number in device memory once the device has done all that it was told.
+fn number(at: usize) -> u32 {
+    // SAFETY: the call takes nothing.
+    told(unsafe { cuCtxSynchronize() }).unwrap();
+    number_now(at)
 }
 
 /// Two numbers on the device, as a kernel of ours wants them.

@@ -26,7 +26,7 @@ fn memory_starts_as_nan_and_is_fenced() {
     let fenced = allocate(12, 0).unwrap();
     // SAFETY: the byte after the memory given out is the driver's, and stays there until it is given back.
     unsafe { (fenced as *mut u8).add(12).write(0) };
-    assert_eq!(free(fenced, 0), Err(INVALID_VALUE));
+    assert_eq!((free(fenced, 0), synchronise(0)), (Ok(()), Err(ILLEGAL_ADDRESS)));
 }
 
 #[test]
@@ -109,10 +109,55 @@ fn copies_end_where_memory_does() {
 #[test]
 fn memory_that_is_being_copied_is_not_given_back() {
     let _driver = Driver::new();
-    let (copying, other) = (stream(NON_BLOCKING).unwrap(), stream(NON_BLOCKING).unwrap());
-    let (device, host) = (allocate(64, other).unwrap(), pinned(64).unwrap());
+    let copying = stream(NON_BLOCKING).unwrap();
+    let (device, host) = (allocate(64, copying).unwrap(), pinned(64).unwrap());
     upload(device, host as *const u8, 64, copying).unwrap();
-    assert_eq!((free(device, other), free_pinned(host)), (Err(INVALID_VALUE), Err(INVALID_VALUE)));
+    assert_eq!(free_pinned(host), Err(INVALID_VALUE));
     // The same stream comes to it after the copy.
-    assert_eq!((free(device, copying), free_pinned(host)), (Ok(()), Ok(())));
+    assert_eq!((free(device, copying), synchronise(copying)), (Ok(()), Ok(())));
+}
+
+/// Whoever gives memory back has its stream wait for those that use it.
+#[test]
+fn memory_that_another_stream_has_yet_to_use_is_not_given_back() {
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    let [using, other] = [(); 2].map(|()| stream(NON_BLOCKING).unwrap());
+    for (waits, expected) in [(true, Ok(())), (false, Err(ILLEGAL_ADDRESS))] {
+        let (place, used) = (numbers(1, using), event(0).unwrap());
+        advance(kernel, place, 1, using).unwrap();
+        record(used, using).unwrap();
+        if waits {
+            wait(other, used).unwrap();
+        }
+        assert_eq!((free(place, other), synchronise(other)), (Ok(()), expected));
+    }
+}
+
+#[test]
+fn memory_that_has_been_given_back_is_not_used_any_more() {
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    let [giving, other] = [(); 2].map(|()| stream(NON_BLOCKING).unwrap());
+    let (place, byte) = (numbers(1, giving), 1_u8);
+    assert_eq!((free(place, giving), free(place, giving)), (Ok(()), Err(INVALID_VALUE)));
+    assert_eq!(upload(place, &raw const byte, 1, giving), Err(INVALID_VALUE));
+    // Whichever of the two streams gets there first, and a kernel finds out for itself.
+    assert_eq!((advance(kernel, place, 1, other), synchronise(other)), (Ok(()), Err(ILLEGAL_ADDRESS)));
+}
+
+/// However late streams are, the host has room.
+#[test]
+fn not_too_much_waits_to_be_given_back() {
+    let _driver = Driver::new();
+    let (kernel, late) = (function(module().unwrap(), c"gs_augment_advance").unwrap(), stream(NON_BLOCKING).unwrap());
+    let place = numbers(1, late);
+    advance(kernel, place, 1, late).unwrap();
+    let turn = |()| {
+        let piece = allocate(MEMORY / 2, late).unwrap();
+        free(piece, late).unwrap();
+        number_now(place)
+    };
+    let seen: Vec<u32> = std::iter::repeat_n((), 40).map(turn).collect();
+    assert_eq!((seen[0], seen[31], seen[39]), (1, 1, 2));
 }

@@ -20,6 +20,12 @@ fn elapsed(start: usize, end: usize) -> Result<f32, c_int> {
     given(|milliseconds| unsafe { cuEventElapsedTime_v2(milliseconds, start, end) })
 }
 
+/// Copies a number on the device.
+fn copy(to: usize, from: usize, stream: usize) {
+    // SAFETY: callers give two buffers with a number each.
+    told(unsafe { cuMemcpyDtoDAsync_v2(to, from, 4, stream) }).unwrap();
+}
+
 fn device_number(at: usize) -> u64 {
     // SAFETY: callers give device memory of eight bytes, which here is the host's.
     unsafe { (at as *const u64).read() }
@@ -49,6 +55,104 @@ fn copies_are_made_when_they_are_waited_for() {
     told(unsafe { cuMemcpyDtoHAsync_v2(host as *mut u8, to, 8, back) }).unwrap();
     assert_eq!(device_number(host), u64::MAX);
     assert_eq!((synchronise(back), device_number(host)), (Ok(()), 3));
+}
+
+#[test]
+fn a_stream_does_what_it_is_told_when_it_is_waited_for() {
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    let [late, other] = [(); 2].map(|()| stream(NON_BLOCKING).unwrap());
+    let (place, copied) = (numbers(1, late), numbers(0, late));
+    advance(kernel, place, 2, late).unwrap();
+    copy(copied, place, late);
+    // SAFETY: the buffer has eight bytes.
+    told(unsafe { cuMemsetD8Async(place, 0, 8, late) }).unwrap();
+    assert_eq!((synchronise(other), number_now(place), number_now(copied)), (Ok(()), 1, 0));
+    assert_eq!((synchronise(late), number_now(place), number_now(copied)), (Ok(()), 0, 3));
+}
+
+/// Two streams have no order but the one that an event gives them: one that does not wait finds what was there before.
+#[test]
+fn a_stream_that_does_not_wait_for_another_comes_first() {
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    let [writing, reading] = [(); 2].map(|()| stream(NON_BLOCKING).unwrap());
+    let (place, copied, written) = (numbers(0, writing), numbers(0, reading), event(UNTIMED).unwrap());
+    advance(kernel, place, 1, writing).unwrap();
+    copy(copied, place, reading);
+    assert_eq!((synchronise(reading), number_now(copied)), (Ok(()), 0));
+    record(written, writing).unwrap();
+    assert_eq!(wait(reading, written), Ok(()));
+    // Neither what is told later nor where the event is recorded then is waited for.
+    advance(kernel, place, 10, writing).unwrap();
+    record(written, writing).unwrap();
+    copy(copied, place, reading);
+    assert_eq!((synchronise(reading), number_now(copied)), (Ok(()), 1));
+    assert_eq!((synchronise(writing), number_now(place)), (Ok(()), 11));
+}
+
+/// The streams that the default one waits for are done when it does something, the others not.
+#[test]
+fn the_default_stream_waits_for_those_that_are_made_for_it() {
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    for (flags, expected) in [(0, 2), (NON_BLOCKING, 1)] {
+        let late = stream(flags).unwrap();
+        let place = numbers(1, late);
+        advance(kernel, place, 1, late).unwrap();
+        assert_eq!(number_now(place), expected);
+    }
+}
+
+#[test]
+fn no_more_than_so_much_waits_in_a_stream() {
+    let _driver = Driver::new();
+    let (kernel, late) = (function(module().unwrap(), c"gs_augment_advance").unwrap(), stream(NON_BLOCKING).unwrap());
+    let place = numbers(0, late);
+    for (launches, done) in [(1024, 0), (3, 3)] {
+        for _ in 0..launches {
+            advance(kernel, place, 1, late).unwrap();
+        }
+        assert_eq!(number_now(place), done);
+    }
+    assert_eq!(number(place), 1027);
+}
+
+/// The seed of a drawn order, where a test of these runs in a process of its own.
+pub(crate) const ORDER: &str = "GRAMSCOPE_TEST_ORDER";
+
+/// With drawn orders a stream that does not wait for another comes sometimes first and sometimes last, but one that waits comes
+/// last, and each does in order what it was told.
+#[test]
+fn orders_are_drawn() {
+    if std::env::var_os(ORDER).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = again.args(["--exact", "streams::orders_are_drawn"]).env(ORDER, "7").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let _driver = Driver::new();
+    let kernel = function(module().unwrap(), c"gs_augment_advance").unwrap();
+    let [writing, reading] = [(); 2].map(|()| stream(NON_BLOCKING).unwrap());
+    let written = event(UNTIMED).unwrap();
+    let read = |waits: bool| {
+        let (place, copied) = (numbers(0, writing), numbers(9, reading));
+        for _ in 0..2 {
+            advance(kernel, place, 1, writing).unwrap();
+        }
+        record(written, writing).unwrap();
+        if waits {
+            wait(reading, written).unwrap();
+        }
+        copy(copied, place, reading);
+        synchronise(reading).unwrap();
+        (number_now(copied), number(place))
+    };
+    let mut without: Vec<_> = std::iter::repeat_with(|| read(false)).take(200).collect();
+    without.sort_unstable();
+    without.dedup();
+    assert_eq!(without, [(0, 2), (1, 2), (2, 2)]);
+    assert!(std::iter::repeat_with(|| read(true)).take(200).all(|seen| seen == (2, 2)));
 }
 
 #[test]
