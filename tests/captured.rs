@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use candle_core::Device as Host;
@@ -331,6 +332,63 @@ fn a_stream_takes_no_other_streams_memory() {
     let mut buffer = device.upload("numbers", &[1.0_f32, -2.0]).unwrap();
     let error = fork.launcher().relu(&mut buffer.as_view_mut(), 2).unwrap_err().to_string();
     assert!(error.contains("another stream"), "{error}");
+    let copied = [fork.copy_to("numbers", &[1.0, 2.0], &mut buffer.as_view_mut()), fork.download(&buffer).map(drop)];
+    assert!(copied.into_iter().all(|result| result.unwrap_err().to_string().contains("another stream")));
     device.launcher().relu(&mut buffer.as_view_mut(), 2).unwrap();
+    assert_eq!(device.download(&buffer).unwrap(), [1.0, 0.0]);
+}
+
+/// What is in a buffer whose device is gone.
+fn downloaded(buffer: &Slice<f32>) -> Vec<f32> {
+    let values = buffer.stream().clone_dtoh(buffer).unwrap();
+    buffer.stream().synchronize().unwrap();
+    values
+}
+
+/// Its kernels stay for it.
+#[test]
+fn a_graph_outlives_its_device() {
+    if on_fake_driver(&driver(), "a_graph_outlives_its_device").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let mut buffer = device.upload("numbers", &[1.0_f32, -2.0]).unwrap();
+    let captured = device.capture(|| device.launcher().relu(&mut buffer.as_view_mut(), 2)).unwrap();
+    let graph = captured.over(&written(&mut buffer)).unwrap();
+    drop(device);
+    assert!(graph.launch(&written(&mut buffer)).unwrap());
+    drop(graph);
+    // Another device of the same GPU has kernels of its own.
+    assert_eq!(downloaded(&buffer), [1.0, 0.0]);
+    Device::open(0).unwrap().synchronise().unwrap();
+}
+
+/// What has been launched is done before the kernels go.
+#[test]
+fn a_device_waits_for_its_work_when_it_goes() {
+    if on_fake_driver(&driver(), "a_device_waits_for_its_work_when_it_goes").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let mut buffer = device.upload("numbers", &[1.0_f32, -2.0]).unwrap();
+    device.launcher().relu(&mut buffer.as_view_mut(), 2).unwrap();
+    drop(device);
+    assert_eq!(downloaded(&buffer), [1.0, 0.0]);
+    Device::open(0).unwrap().synchronise().unwrap();
+}
+
+#[test]
+fn a_capture_ends_where_its_work_panics() {
+    if on_fake_driver(&driver(), "a_capture_ends_where_its_work_panics").is_some() {
+        return;
+    }
+    let device = Device::open(0).unwrap();
+    let mut buffer = device.upload("numbers", &[1.0_f32, -2.0]).unwrap();
+    let panicking = || device.capture(|| -> Result<(), Error> { panic!("the test") });
+    assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
+    device.synchronise().unwrap();
+    let captured = device.capture(|| device.launcher().relu(&mut buffer.as_view_mut(), 2)).unwrap();
+    let graph = captured.over(&written(&mut buffer)).unwrap();
+    assert!(graph.launch(&written(&mut buffer)).unwrap());
     assert_eq!(device.download(&buffer).unwrap(), [1.0, 0.0]);
 }

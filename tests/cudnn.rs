@@ -6,7 +6,9 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use candle_core::Device as Host;
 use gramscope_cuda::plan::Placing;
@@ -339,10 +341,10 @@ fn plans_are_made_before_work_is_captured() {
     assert_eq!(device.download(&y).unwrap(), plain);
 }
 
-/// cuDNN waits for all of a GPU when it goes, which no capture there survives, whosever it is.
+/// cuDNN waits for all of a GPU when it goes, which no capture there survives.
 #[test]
-fn a_capture_does_not_survive_the_end_of_a_cudnn() {
-    if on_fake_driver(&driver_and_cudnn(), "a_capture_does_not_survive_the_end_of_a_cudnn").is_some() {
+fn a_capture_does_not_survive_the_end_of_a_cudnn_in_its_thread() {
+    if on_fake_driver(&driver_and_cudnn(), "a_capture_does_not_survive_the_end_of_a_cudnn_in_its_thread").is_some() {
         return;
     }
     let device = device(&Arc::default());
@@ -353,6 +355,40 @@ fn a_capture_does_not_survive_the_end_of_a_cudnn() {
     });
     let error = captured.err().unwrap().to_string();
     assert!(error.contains("STREAM_CAPTURE_INVALIDATED"), "{error}");
+}
+
+/// cuDNN may wait for all of a GPU when it starts, when plans are made and tried, and when it goes: another thread's captures are over
+/// by then, or have not begun.
+#[test]
+fn captures_survive_what_cudnn_does_in_other_threads() {
+    if on_fake_driver(&driver_and_cudnn(), "captures_survive_what_cudnn_does_in_other_threads").is_some() {
+        return;
+    }
+    let device = device(&Arc::default());
+    let (begun, begins) = mpsc::channel();
+    let other = device.clone();
+    let planning = thread::spawn(move || {
+        begins.recv().unwrap();
+        let fork = other.fork().unwrap();
+        for (height, width) in [(7, 5), (8, 5), (7, 6)] {
+            let c = Convolution { images: 2, height, width, from: 3, to: 11, kernel: 3, stride: 1, padding: 1 };
+            fork.launcher().plan_convolution(Product::Forward, &c, Arithmetic::Float32, &[0, 0]).unwrap();
+        }
+    });
+    let mut y = device.zeros::<f32>(WHAT, 3).unwrap();
+    loop {
+        let captured = device.capture(|| {
+            // The first of them; and whoever has been told may be gone.
+            let _ = begun.send(());
+            thread::sleep(Duration::from_millis(2));
+            device.launcher().relu(&mut y.as_view_mut(), 3)
+        });
+        captured.unwrap();
+        if planning.is_finished() {
+            break;
+        }
+    }
+    planning.join().unwrap();
 }
 
 const SIDE: usize = 9;

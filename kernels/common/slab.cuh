@@ -240,6 +240,8 @@ __device__ __forceinline__ void convert(unsigned char* buffer, const Rows& rows,
             after[row] = static_cast<int16_t>(exponent);
         }
     }
+    // What comes next wants the warp's lanes together.
+    warp_barrier();
 }
 
 // Fragments of a strip: 16 rows of a slab, 16 features a step.

@@ -16,10 +16,11 @@
 // Grid, block, shared bytes, groups: gramscope-cuda's plan::convolution. The groups follow from the shape alone.
 // Deterministic: yes, and the same bits on every GPU with the same units: no atomics, and nothing depends on the device.
 // Accumulates: naive float64. f32: one chain of float32 multiply-adds a result. tf32, bf16: the tensor cores' float32,
-// which truncates: each step of eight products cuts up to 11 2^-24 of what the magnitudes of its terms add up to, always
-// towards zero. At 5,760 terms (720 steps) that is at most 4.7e-4, and a quarter of it where all products are positive;
-// rounding both factors to TF32 costs up to 9.8e-4, bfloat16's weights 3.9e-3. Sums of weight gradients are short
-// (groups), groups are added in float64, biases' gradients in float32 from what is stored.
+// which truncates, always towards zero: each step of eight products (bf16) cuts up to 11 2^-24 of what the magnitudes of
+// its terms add up to, each of four (tf32 on sm_80, sm_86 and sm_89; sm_90 takes eight) up to 7 2^-24. At 5,760 terms
+// (720 and 1,440 steps) that is at most 4.7e-4 and 6.0e-4, and a quarter of it where all products are positive; rounding
+// both factors to TF32 costs up to 9.8e-4, bfloat16's weights 3.9e-3. Sums of weight gradients are short (groups),
+// groups are added in float64, biases' gradients in float32 from what is stored.
 //
 // Variants  naive    a thread a value: the reference on the device
 //           tile16, tile32, tile64   128 rows by 16, 32 or 64 columns of a product of matrices that are never formed

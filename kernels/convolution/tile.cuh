@@ -3,6 +3,7 @@
 
 #include "common/async_copy.cuh"
 #include "common/fragments.cuh"
+#include "common/warp.cuh"
 
 struct ConvolutionShape {
     int32_t images, height, width, from;  // x [images, height, width, from]
@@ -197,6 +198,8 @@ __device__ __forceinline__ void stream(Work& work, int slabs) {
         if (slab + AHEAD < slabs) work.copy(slab + AHEAD);
         copies_commit();
         work.prepare(slab + Work::BUFFERS);
+        // Multiplying wants the warp's lanes together.
+        warp_barrier();
         work.multiply(slab);
     }
 }

@@ -273,7 +273,7 @@ fn hsic_naive(m: &Making<'_>) -> Result<(), Error> {
     m.launcher().hsic_naive(&mut PairSums { sums: sums.view_mut(), stride, weights_x, weights_y, factor: 1.0 }, &panels)
 }
 
-fn hsic_mma(m: &Making<'_>) -> Result<(), Error> {
+pub(crate) fn hsic_mma(m: &Making<'_>) -> Result<(), Error> {
     let [layers_x, layers_y, length, splits] = m.right();
     let lengths = plan::hsic_lengths(layers_x, layers_y, false, splits);
     let of_y = plan::hsic_lengths(layers_y, layers_x, false, splits).exponents;

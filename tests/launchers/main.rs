@@ -19,11 +19,11 @@ mod support;
 
 use std::cell::Cell;
 
-use gramscope_cuda::{Device, disjoint_mut};
+use gramscope_cuda::{Device, Error, disjoint_mut};
 
 use comparing::{ucenter_naive, ucenter_pack, ucenter_reduce, ucenter_rows};
 use making::Dimension::Size;
-use making::{Defect, Family, Launch, Making};
+use making::{Defect, Dimension, Family, Launch, Making};
 use support::driver::{driver, on_fake_driver};
 
 /// Every launcher.
@@ -92,6 +92,25 @@ fn parts_of_a_buffer_are_borrowed_apart() {
     let [backwards, beyond] = [std::ops::Range { start: 3, end: 2 }, 5..7];
     for wrong in [[0..3, 2..4], [2..4, 0..3], [1..5, 2..3], [0..6, 0..6], [0..1, beyond], [0..1, backwards]] {
         assert!(disjoint_mut(&mut buffer, &wrong).is_none(), "{wrong:?}");
+    }
+}
+
+/// More parts than there are slabs to multiply; an addend without what says where its gradient goes.
+#[test]
+fn what_does_not_go_together_is_refused() {
+    if let Some(trace) = on_fake_driver(&driver(), "what_does_not_go_together_is_refused") {
+        assert_eq!(trace.launches(), 0);
+        return;
+    }
+    const TOGETHER: &[(Launch, &[Dimension], &str)] = &[
+        (comparing::hsic_mma, &[Size(3), Size(2), Size(70), Size(4)], "splits"),
+        (training::addend_without_result, &[Size(3), Size(4)], "ReLU"),
+    ];
+    let device = Device::open(0).unwrap();
+    for &(launch, dimensions, words) in TOGETHER {
+        let making = Making { device: &device, dimensions, defect: Defect::Nothing, buffers: Cell::new(0) };
+        let error = launch(&making).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }) && error.to_string().contains(words), "{error}");
     }
 }
 

@@ -14,8 +14,8 @@ pub(crate) const FAMILIES: &[Family] = &[
     family("batch_norm_statistics_naive", NORM, |m| batch_norm_statistics(m, true)),
     Family { runs: &[0, 1, 2, 3, 4], ..family("batch_norm_normalise", NORM, |m| batch_norm_normalise(m, false)) },
     family("batch_norm_normalise_naive", NORM, |m| batch_norm_normalise(m, true)),
-    Family { runs: &[0, 1, 2, 3, 4], ..family("batch_norm_backward", NORM, |m| batch_norm_backward(m, false)) },
-    family("batch_norm_backward_naive", NORM, |m| batch_norm_backward(m, true)),
+    Family { runs: &[0, 1, 2, 3, 4], ..family("batch_norm_backward", NORM, |m| batch_norm_backward(m, false, true)) },
+    family("batch_norm_backward_naive", NORM, |m| batch_norm_backward(m, true, true)),
     family("relu", &[Size(9)], relu),
     family("narrow", &[Size(9)], narrow),
     family("average_pool", &[Size(2), Size(3), Size(5)], average_pool),
@@ -67,7 +67,12 @@ fn batch_norm_normalise(m: &Making<'_>, naive: bool) -> Result<(), Error> {
     }
 }
 
-fn batch_norm_backward(m: &Making<'_>, naive: bool) -> Result<(), Error> {
+/// With an addend, but without the result that says what the ReLU held back.
+pub(crate) fn addend_without_result(m: &Making<'_>) -> Result<(), Error> {
+    batch_norm_backward(m, false, false)
+}
+
+fn batch_norm_backward(m: &Making<'_>, naive: bool, with_result: bool) -> Result<(), Error> {
     let [rows, channels] = m.right();
     let count = rows * channels;
     let (mut dx, mut daddend, x, y, dy) =
@@ -78,7 +83,7 @@ fn batch_norm_backward(m: &Making<'_>, naive: bool) -> Result<(), Error> {
     let (x, y, dy) = (&x.view(), &y.view(), &dy.view());
     let (dgamma, dbeta) = (&mut dgamma.view_mut(), &mut dbeta.view_mut());
     let (statistics, gamma, beta, launcher) = (&statistics.view(), &gamma.view(), &beta.view(), m.launcher());
-    let (daddend, y) = (Some(daddend), Some(y));
+    let (daddend, y) = (Some(daddend), with_result.then_some(y));
     if naive {
         let [rows, channels] = m.told();
         return launcher.batch_norm_backward_naive::<f32>(

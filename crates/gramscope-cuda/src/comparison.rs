@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaSlice, CudaViewMut, DriverError, PinnedHostSlice};
 
-use crate::device::{Device, refused};
+use crate::device::{Device, insist, refused};
 use crate::error::Error;
 use crate::launchers::{Gram, GramMut, Layers, PairSums, Panels, Values, packed_length};
 use crate::memory::Buffer;
@@ -473,7 +473,7 @@ impl Returned {
 impl Drop for Returned {
     fn drop(&mut self) {
         // Pinned memory must not go while it is being copied to.
-        let _ = self.arrived.synchronize();
+        insist(|| self.arrived.synchronize());
     }
 }
 

@@ -1,11 +1,11 @@
 //! cuBLAS, where there is one to load: what kernels are held against.
 
 use cudarc::cublas::{CudaBlas, result, sys};
-use cudarc::driver::{CudaViewMut, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaViewMut, DevicePtrMut};
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::launch::wrong;
+use crate::launch::{Arguments, wrong};
 use crate::launchers::Values;
 
 /// The names under which it is installed.
@@ -47,16 +47,14 @@ impl<'a> Cublas<'a> {
         let name = "cuBLAS";
         let fits = |count: usize| i32::try_from(count).map_err(|_| wrong(name, "a dimension", count, "below 2^31"));
         let (n, p) = (fits(rows)?, fits(columns)?);
-        for (what, found, needed) in [("x", x.len(), rows * columns), ("product", product.len(), rows * rows)] {
-            if found < needed {
-                return Err(wrong(name, what, found, format!("at least {needed}")));
-            }
-        }
         let stream = self.device.stream();
-        let ((x, _reading), kind, compute) = match x {
-            Values::F16(x) => (x.device_ptr(stream), sys::cudaDataType::CUDA_R_16F, PLAIN),
-            Values::Bf16(x) => (x.device_ptr(stream), sys::cudaDataType::CUDA_R_16BF, PLAIN),
-            Values::F32(x) => (x.device_ptr(stream), sys::cudaDataType::CUDA_R_32F, if tf32 { TF32 } else { PLAIN }),
+        let mut check = Arguments::new(name, stream);
+        let address = x.address(&mut check, rows * columns)?;
+        check.writes("product", product, rows * rows)?;
+        let (kind, compute) = match x {
+            Values::F16(_) => (sys::cudaDataType::CUDA_R_16F, PLAIN),
+            Values::Bf16(_) => (sys::cudaDataType::CUDA_R_16BF, PLAIN),
+            Values::F32(_) => (sys::cudaDataType::CUDA_R_32F, if tf32 { TF32 } else { PLAIN }),
         };
         let (product, _writing) = product.device_ptr_mut(stream);
         let (alpha, beta) = (1.0_f32, 0.0_f32);
@@ -74,10 +72,10 @@ impl<'a> Cublas<'a> {
                 n,
                 p,
                 (&raw const alpha).cast(),
-                x as *const _,
+                address as *const _,
                 kind,
                 p,
-                x as *const _,
+                address as *const _,
                 kind,
                 p,
                 (&raw const beta).cast(),

@@ -12,6 +12,7 @@ use crate::choices::Choices;
 use crate::cudnn::Cudnn;
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 use crate::functions::Functions;
+use crate::launch::{check_stream, wrong};
 
 /// The names under which Linux drivers install their library.
 const DRIVER_LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -42,10 +43,29 @@ pub struct Properties {
 /// The stream is its own: what is enqueued on it runs in order, and beside what other streams do.
 pub struct Device {
     properties: Properties,
-    stream: Arc<CudaStream>,
-    functions: Arc<Functions>,
+    /// Waited for before what its work needs goes with the fields below.
+    stream: OwnStream,
     /// Where it has been asked for.
     cudnn: Option<Arc<Cudnn>>,
+    functions: Arc<Functions>,
+}
+
+/// A device's stream, whose work is done when the device goes.
+struct OwnStream(Arc<CudaStream>);
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        insist(|| self.0.synchronize());
+    }
+}
+
+/// Waits before something goes that a device may be using. A wait that fails may not have been one: cudarc first says what a `Drop`
+/// of its own has met, on whatever thread, once, and does nothing else then; so it is waited again. What the driver says that time, it
+/// would say to whoever asks next.
+pub(crate) fn insist(wait: impl Fn() -> Result<(), DriverError>) {
+    if wait().is_err() {
+        let _ = wait();
+    }
 }
 
 impl fmt::Debug for Device {
@@ -94,7 +114,7 @@ impl Device {
         // Not the default stream, which cannot be captured.
         let stream = context.new_stream().map_err(opening)?;
         let functions = Arc::new(Functions::load(&stream, properties.shared_bytes)?);
-        Ok(Self { properties, stream, functions, cudnn: None })
+        Ok(Self { properties, stream: OwnStream(stream), cudnn: None, functions })
     }
 
     /// The same device, and the same kernels, with a stream of its own: for work that goes on beside this one's. Buffers belong
@@ -103,9 +123,10 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`]; [`Error::Cudnn`] where cuDNN computes its convolutions.
     pub fn fork(&self) -> Result<Self, Error> {
-        let stream = self.stream.context().new_stream().map_err(|error| refused("creating a stream", error))?;
+        let stream = self.stream().context().new_stream().map_err(|error| refused("creating a stream", error))?;
         let cudnn = self.cudnn.as_ref().map(|cudnn| cudnn.fork(&stream).map(Arc::new)).transpose()?;
-        Ok(Self { properties: self.properties.clone(), stream, functions: self.functions.clone(), cudnn })
+        let (properties, functions) = (self.properties.clone(), self.functions.clone());
+        Ok(Self { properties, stream: OwnStream(stream), cudnn, functions })
     }
 
     /// The same device, on which cuDNN computes the convolutions of networks (but for the last, linear layer). Which of its
@@ -114,7 +135,7 @@ impl Device {
     /// # Errors
     /// [`Error::NoCudnn`], [`Error::CudnnTooOld`], [`Error::Cudnn`].
     pub fn with_cudnn(self, choices: Arc<dyn Choices>) -> Result<Self, Error> {
-        let cudnn = Cudnn::new(&self.stream, &self.properties.name, choices)?;
+        let cudnn = Cudnn::new(self.stream(), &self.properties.name, choices)?;
         Ok(Self { cudnn: Some(Arc::new(cudnn)), ..self })
     }
 
@@ -140,11 +161,11 @@ impl Device {
 
     /// The stream that everything runs on.
     pub fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+        &self.stream.0
     }
 
     /// The kernels.
-    pub(crate) fn functions(&self) -> &Functions {
+    pub(crate) fn functions(&self) -> &Arc<Functions> {
         &self.functions
     }
 
@@ -154,7 +175,7 @@ impl Device {
     /// [`Error::Driver`].
     pub fn memory(&self) -> Result<(u64, u64), Error> {
         self.synchronise()?;
-        let memory = self.stream.context().mem_get_info();
+        let memory = self.stream().context().mem_get_info();
         let (free, total) = memory.map_err(|error| refused("asking for the device's memory", error))?;
         Ok((free as u64, total as u64))
     }
@@ -164,7 +185,7 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, what: &str, length: usize) -> Result<CudaSlice<T>, Error> {
-        self.stream.alloc_zeros(length).map_err(|error| self.out_of_memory(what, bytes::<T>(length), error))
+        self.stream().alloc_zeros(length).map_err(|error| self.out_of_memory(what, bytes::<T>(length), error))
     }
 
     /// A copy of `values` on the device.
@@ -172,7 +193,7 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn upload<T: DeviceRepr>(&self, what: &str, values: &[T]) -> Result<CudaSlice<T>, Error> {
-        let copy = self.stream.clone_htod(values);
+        let copy = self.stream().clone_htod(values);
         let copy = copy.map_err(|error| self.out_of_memory(what, bytes::<T>(values.len()), error))?;
         self.wait_for_copy(what)?;
         Ok(copy)
@@ -182,30 +203,32 @@ impl Device {
     /// message calls them.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another length, [`Error::Driver`].
+    /// [`Error::Argument`] for another length or another stream's memory, [`Error::Driver`].
     pub fn copy_to<T: DeviceRepr>(
         &self,
         what: &'static str,
         values: &[T],
         to: &mut CudaViewMut<'_, T>,
     ) -> Result<(), Error> {
+        let copying = "copying to the device";
         if values.len() != to.len() {
-            let (found, expected) = (format!("{} values", values.len()), to.len().to_string());
-            return Err(Error::Argument { kernel: "copying to the device", argument: what, found, expected });
+            return Err(wrong(copying, what, format!("{} values", values.len()), to.len()));
         }
+        check_stream(copying, what, to, self.stream())?;
         if values.is_empty() {
             return Ok(());
         }
-        self.stream.memcpy_htod(values, to).map_err(|error| refused(&format!("copying {what}"), error))?;
+        self.stream().memcpy_htod(values, to).map_err(|error| refused(&format!("copying {what}"), error))?;
         self.wait_for_copy(what)
     }
 
     /// A copy of device memory on the host. Waits for everything before it on the stream.
     ///
     /// # Errors
-    /// [`Error::Driver`]: also those of kernels that were launched before.
+    /// [`Error::Argument`] for another stream's memory, [`Error::Driver`]: also those of kernels that were launched before.
     pub fn download<T: DeviceRepr>(&self, values: &impl DevicePtr<T>) -> Result<Vec<T>, Error> {
-        let copy = self.stream.clone_dtoh(values).map_err(|error| refused("copying results to the host", error))?;
+        check_stream("copying to the host", "results", values, self.stream())?;
+        let copy = self.stream().clone_dtoh(values).map_err(|error| refused("copying results to the host", error))?;
         self.wait_for_copy("results to the host")?;
         Ok(copy)
     }
@@ -213,7 +236,7 @@ impl Device {
     /// Of a copy from or to ordinary memory CUDA says no more than that it may be done when the call returns, and cudarc does not
     /// wait either.
     fn wait_for_copy(&self, what: &str) -> Result<(), Error> {
-        self.stream.synchronize().map_err(|error| refused(&format!("copying {what}"), error))
+        self.stream().synchronize().map_err(|error| refused(&format!("copying {what}"), error))
     }
 
     /// Waits for everything on the stream.
@@ -221,7 +244,7 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`]: those of kernels that were launched before.
     pub fn synchronise(&self) -> Result<(), Error> {
-        self.stream.synchronize().map_err(|error| refused("running a kernel", error))
+        self.stream().synchronize().map_err(|error| refused("running a kernel", error))
     }
 
     /// A point in the stream's work, to measure time from or to.
@@ -229,7 +252,7 @@ impl Device {
     /// # Errors
     /// [`Error::Driver`].
     pub fn now(&self) -> Result<Instant, Error> {
-        let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+        let event = self.stream().record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
         event.map(Instant).map_err(|error| refused("recording an event", error))
     }
 

@@ -5,18 +5,28 @@
 //! there, and compared with what there was when the graph was captured.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError};
 
 use crate::cudnn::Cudnn;
-use crate::device::{Device, refused};
+use crate::device::{self, Device, refused};
 use crate::error::Error;
+use crate::functions::Functions;
 use crate::launch::{self, Span, wrong};
 
 /// What messages call it.
 const GRAPH: &str = "a graph of captured kernels";
+
+/// Captures under way, of all threads.
+static CAPTURES: RwLock<()> = RwLock::new(());
+
+/// Keeps all threads from capturing, once the captures under way have ended: for what may wait for all of a GPU or load or unload its
+/// modules out of our sight, which spoils them. Nothing where this thread captures: that capture is spoilt.
+pub(crate) fn without_captures() -> Option<RwLockWriteGuard<'static, ()>> {
+    (!launch::is_collecting()).then(|| CAPTURES.write().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Device memory that captured work reads and writes, buffer by buffer, borrowed for a launch.
 #[derive(Debug, Default)]
@@ -31,6 +41,8 @@ struct Region {
     start: u64,
     end: u64,
     written: bool,
+    /// The address of the stream whose memory it is.
+    stream: usize,
 }
 
 impl<'a> Regions<'a> {
@@ -47,8 +59,9 @@ impl<'a> Regions<'a> {
 
 impl Region {
     fn new<T>(buffer: &CudaSlice<T>, written: bool) -> Self {
-        let (start, _record) = buffer.device_ptr(buffer.stream());
-        Self { start, end: start + buffer.num_bytes() as u64, written }
+        let stream = buffer.stream();
+        let (start, _record) = buffer.device_ptr(stream);
+        Self { start, end: start + buffer.num_bytes() as u64, written, stream: stream.cu_stream() as usize }
     }
 
     fn holds(&self, span: &Span) -> bool {
@@ -62,6 +75,7 @@ pub struct Captured {
     stream: Arc<CudaStream>,
     spans: Vec<Span>,
     cudnn: Option<Arc<Cudnn>>,
+    functions: Arc<Functions>,
 }
 
 impl Captured {
@@ -70,11 +84,14 @@ impl Captured {
     /// # Errors
     /// [`Error::Argument`] where it reads or writes other memory.
     pub fn over(self, memory: &Regions<'_>) -> Result<Graph, Error> {
-        let Self { graph, stream, spans, cudnn } = self;
+        let Self { graph, stream, spans, cudnn, functions } = self;
         let known = |span: &Span| memory.regions.iter().any(|region| region.holds(span));
         match spans.iter().find(|span| !known(span)) {
             Some(span) => Err(wrong(GRAPH, span.argument, "memory that is not shown to it", "memory that is")),
-            None => Ok(Graph { graph, stream, regions: memory.regions.clone(), _cudnn: cudnn }),
+            None => {
+                let regions = memory.regions.clone();
+                Ok(Graph { graph, stream, regions, _cudnn: cudnn, _functions: functions })
+            }
         }
     }
 }
@@ -84,8 +101,9 @@ pub struct Graph {
     graph: CudaGraph,
     stream: Arc<CudaStream>,
     regions: Vec<Region>,
-    /// Its kernels go with it.
+    /// The kernels go with these.
     _cudnn: Option<Arc<Cudnn>>,
+    _functions: Arc<Functions>,
 }
 
 // SAFETY: a graph may be used from any thread by one at a time, and it is not `Sync`.
@@ -107,29 +125,53 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // A graph must not go while it runs. What the driver says now, it would say to whoever asks next.
-        let _ = self.stream.synchronize();
+        // A graph must not go while it runs.
+        device::insist(|| self.stream.synchronize());
+    }
+}
+
+/// A capture under way, which ends with this.
+struct Capturing<'a>(Option<&'a Arc<CudaStream>>);
+
+impl<'a> Capturing<'a> {
+    fn begin(stream: &'a Arc<CudaStream>) -> Result<Self, DriverError> {
+        // Other threads may allocate and wait meanwhile, for other runs.
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        Ok(Self(Some(stream)))
+    }
+
+    /// The graph of what was captured, unless it was nothing.
+    fn end(mut self) -> Result<Option<CudaGraph>, DriverError> {
+        self.0.take().map_or(Ok(None), |stream| stream.end_capture(CUgraphInstantiate_flags(0)))
+    }
+}
+
+impl Drop for Capturing<'_> {
+    fn drop(&mut self) {
+        // After a panic. The stream is of use again only once the capture has ended.
+        if let Some(stream) = self.0 {
+            let _ = stream.end_capture(CUgraphInstantiate_flags(0));
+        }
     }
 }
 
 impl Device {
     /// Captures what `work` enqueues on this device's stream, without running it: kernels alone, through launchers, from this
-    /// thread. Nothing may be allocated, copied or waited for; and no device of this GPU on which cuDNN computes may go meanwhile,
-    /// wherever it is, for cuDNN then waits for all of the GPU, which spoils the capture.
+    /// thread. Nothing may be allocated, copied or waited for, and no device on which cuDNN computes may go. Waits for other threads
+    /// in which cuDNN is started, chooses plans or ends.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Driver`] where something cannot be captured.
     pub fn capture<E: From<Error>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Captured, E> {
-        let capturing = |error| refused("capturing kernels", error);
-        // Other threads may allocate and wait meanwhile, for other runs.
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream().begin_capture(mode).map_err(capturing)?;
+        let failed = |error| refused("capturing kernels", error);
+        let _under_way = CAPTURES.read().unwrap_or_else(PoisonError::into_inner);
+        let capturing = Capturing::begin(self.stream()).map_err(failed)?;
         let (done, spans) = launch::collecting_spans(work);
-        // The stream is of use again only once the capture has ended, whatever came of the work.
-        let graph = self.stream().end_capture(CUgraphInstantiate_flags(0));
+        let graph = capturing.end();
         done?;
         let nothing = || wrong(GRAPH, "work", "nothing", "at least a kernel");
-        let graph = graph.map_err(capturing)?.ok_or_else(nothing)?;
-        Ok(Captured { graph, stream: self.stream().clone(), spans, cudnn: self.cudnn().cloned() })
+        let graph = graph.map_err(failed)?.ok_or_else(nothing)?;
+        let (stream, cudnn, functions) = (self.stream().clone(), self.cudnn().cloned(), self.functions().clone());
+        Ok(Captured { graph, stream, spans, cudnn, functions })
     }
 }

@@ -31,7 +31,15 @@ thread_local! {
 
 /// Does `work` and returns, beside what came of it, every buffer that its launches were given.
 pub(crate) fn collecting_spans<R>(work: impl FnOnce() -> R) -> (R, Vec<Span>) {
+    struct Collecting;
+    impl Drop for Collecting {
+        fn drop(&mut self) {
+            COLLECTED.set(None);
+        }
+    }
     COLLECTED.set(Some(Vec::new()));
+    // Where the work panics, too.
+    let _collecting = Collecting;
     let done = work();
     (done, COLLECTED.take().unwrap_or_default())
 }
@@ -44,6 +52,11 @@ pub(crate) fn is_collecting() -> bool {
 impl<'a> Arguments<'a> {
     pub(crate) fn new(kernel: &'static str, stream: &'a Arc<CudaStream>) -> Self {
         Self { kernel, stream, spans: Vec::new() }
+    }
+
+    /// What messages call the kernel.
+    pub(crate) fn kernel(&self) -> &'static str {
+        self.kernel
     }
 
     /// The stream of the launch, whose memory the buffers are.
@@ -92,9 +105,7 @@ impl<'a> Arguments<'a> {
         length: usize,
         written: bool,
     ) -> Result<(), Error> {
-        if !Arc::ptr_eq(buffer.stream(), self.stream) {
-            return Err(wrong(self.kernel, argument, "another stream's memory", "memory of the stream it runs on"));
-        }
+        check_stream(self.kernel, argument, buffer, self.stream)?;
         let (start, _record) = buffer.device_ptr(self.stream);
         if buffer.len() < length {
             let (found, expected) = (format!("{} values", buffer.len()), format!("at least {length}"));
@@ -113,6 +124,19 @@ impl<'a> Arguments<'a> {
         COLLECTED.with_borrow_mut(|collected| collected.iter_mut().for_each(|spans| spans.push(span)));
         Ok(())
     }
+}
+
+/// Memory is used in the order of the stream that it is of.
+pub(crate) fn check_stream<T>(
+    kernel: &'static str,
+    argument: &'static str,
+    buffer: &impl DevicePtr<T>,
+    stream: &Arc<CudaStream>,
+) -> Result<(), Error> {
+    if Arc::ptr_eq(buffer.stream(), stream) {
+        return Ok(());
+    }
+    Err(wrong(kernel, argument, "another stream's memory", "memory of the stream it runs on"))
 }
 
 /// The argument is out of range.

@@ -5,16 +5,19 @@ use cudarc::driver::CudaSlice;
 use crate::device::{Device, refused};
 use crate::error::Error;
 
-/// Bytes that are written, over and over, while the host enqueues what is measured, or an eighth of what is free.
-const BYTES: usize = 64 << 20;
-/// How often: a gibibyte in all, counted at 200 us on the fastest devices, in which a host enqueues dozens of launches.
-const TIMES: usize = 16;
+/// Bytes that are written while the host enqueues what is measured, a multiprocessor: a gibibyte in all on the fastest devices, counted
+/// at 200 us, in which a host enqueues dozens of launches. What others write in a time goes with their multiprocessors.
+const BYTES: usize = 8 << 20;
+/// The most of it that is memory, or an eighth of what is free: it is written over and over.
+const MOST_MEMORY: usize = 64 << 20;
 
 /// Measures what a device takes for work that it would do faster than the host can enqueue it: while the host does, the device is busy
 /// with something else, so that no launch waits for the next.
 pub struct Stopwatch<'a> {
     device: &'a Device,
     busy: CudaSlice<u8>,
+    /// How often that is written.
+    times: usize,
 }
 
 impl<'a> Stopwatch<'a> {
@@ -24,7 +27,9 @@ impl<'a> Stopwatch<'a> {
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn new(device: &'a Device) -> Result<Self, Error> {
         let free = usize::try_from(device.memory()?.0).unwrap_or(usize::MAX);
-        Ok(Self { device, busy: device.zeros("keeping the device busy", BYTES.min(free / 8))? })
+        let bytes = device.properties().multiprocessors as usize * BYTES;
+        let busy = device.zeros::<u8>("keeping the device busy", bytes.min(MOST_MEMORY).min(free / 8).max(1))?;
+        Ok(Self { device, times: bytes.div_ceil(busy.len()), busy })
     }
 
     /// The microseconds that the device takes for what `enqueue` enqueues on its stream. Waits for it.
@@ -32,7 +37,7 @@ impl<'a> Stopwatch<'a> {
     /// # Errors
     /// Those of `enqueue`; [`Error::Driver`].
     pub fn microseconds(&mut self, enqueue: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
-        for _ in 0..TIMES {
+        for _ in 0..self.times {
             let filled = self.device.stream().memset_zeros(&mut self.busy);
             filled.map_err(|error| refused("keeping the device busy", error))?;
         }

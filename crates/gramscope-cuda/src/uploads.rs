@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, CudaStream, CudaView, DeviceRepr, DriverError, PinnedHostSlice};
 use half::{bf16, f16};
 
-use crate::device::{Device, refused};
+use crate::device::{Device, insist, refused};
 use crate::error::Error;
 use crate::launchers::Values;
 use crate::memory::Buffer;
@@ -140,7 +140,7 @@ fn viewed<'a, T>(bytes: &CudaView<'a, u8>, values: &[T]) -> CudaView<'a, T> {
 impl Drop for Uploads {
     fn drop(&mut self) {
         // Pinned memory must not go while it is being copied.
-        let _ = self.stream.synchronize();
+        insist(|| self.stream.synchronize());
     }
 }
 

@@ -11,9 +11,9 @@ namespace emulation {
 namespace {
 
 constexpr int ROWS = 16, COLUMNS = 8, MAX_DEPTH = 16;
-// Products that are aligned and added at once; between such groups the sum is normalised and truncated. 8 is what A100s
-// do, later ones add more at once and so lose less.
-constexpr int GROUP = 8;
+// Products that are aligned and added at once, of 16-bit operands and of tf32's; between such groups the sum is normalised and
+// truncated. These are what A100s do (and RTX 30 and 40); H100s add twice as many at once and keep a bit more, and so lose less.
+constexpr int HALVES_GROUP = 8, TF32_GROUP = 4;
 // Bits behind the leading one of the largest addend that survive alignment.
 constexpr int FRACTION_BITS = 24;
 
@@ -122,7 +122,7 @@ void unpack_tf32(void* const* lanes, Operands& operands) {
     }
 }
 
-template <void (*UNPACK)(void* const*, Operands&)>
+template <void (*UNPACK)(void* const*, Operands&), int GROUP>
 void multiply_add_warp(void* const* lanes) {
     Operands operands;
     UNPACK(lanes, operands);
@@ -205,9 +205,9 @@ uint16_t to_bf16(float value) {
 void multiply_add(Operand operand, float* c, const unsigned* a, const unsigned* b) {
     Lane own{c, a, b};
     switch (operand) {
-        case Operand::f16: return collective(multiply_add_warp<unpack_halves<from_f16>>, &own);
-        case Operand::bf16: return collective(multiply_add_warp<unpack_halves<from_bf16>>, &own);
-        case Operand::tf32: return collective(multiply_add_warp<unpack_tf32>, &own);
+        case Operand::f16: return collective(multiply_add_warp<unpack_halves<from_f16>, HALVES_GROUP>, &own);
+        case Operand::bf16: return collective(multiply_add_warp<unpack_halves<from_bf16>, HALVES_GROUP>, &own);
+        case Operand::tf32: return collective(multiply_add_warp<unpack_tf32, TF32_GROUP>, &own);
     }
 }
 

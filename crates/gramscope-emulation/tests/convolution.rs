@@ -221,9 +221,10 @@ fn error_of_sums(arithmetic: Arithmetic, terms: usize) -> f64 {
     match arithmetic {
         // A rounding a term.
         Arithmetic::Float32 => (terms + 2) as f64 * ROUNDOFF,
-        // A step of eight products and the sum so far: each of the nine is cut below 2^-24 of the largest, and the sum at
-        // 2^-23 of itself.
-        _ => (11 * terms.div_ceil(8) + 22) as f64 * ROUNDOFF,
+        // A step of some products and the sum so far: each of them is cut below 2^-24 of the largest, and the sum at 2^-23 of
+        // itself. Two steps more than there are terms for.
+        Arithmetic::Tf32 => 7.0 * (terms.div_ceil(4) + 2) as f64 * ROUNDOFF,
+        Arithmetic::Bf16 => 11.0 * (terms.div_ceil(8) + 2) as f64 * ROUNDOFF,
     }
 }
 

@@ -78,6 +78,31 @@ fn sums_are_truncated_towards_zero() {
     }
 }
 
+/// Half a unit in the last place is lost at the end of a group, two of one group make one: groups are of eight 16-bit products, and
+/// of four of tf32.
+#[test]
+fn products_are_added_in_groups() {
+    let (half, one) = (2f32.powi(-12), f32::EPSILON);
+    let at = |places: [usize; 2]| {
+        let mut values = [0.0; 8];
+        places.into_iter().for_each(|place| values[place] = half);
+        values
+    };
+    for (format, places, sum) in [
+        ("f16", [3, 4], 1.0 + one),
+        ("f16", [0, 7], 1.0 + one),
+        ("tf32", [2, 3], 1.0 + one),
+        ("tf32", [3, 4], 1.0),
+        ("tf32", [4, 7], 1.0 + one),
+    ] {
+        assert_eq!(first(format, &at(places), &[half; 8], 1.0), sum, "{format} {places:?}");
+    }
+    // The groups of a row of sixteen.
+    let mut halves = [0.0; 16];
+    [halves[7], halves[8]] = [half; 2];
+    assert_eq!(first("f16", &halves, &[half; 16], 1.0), 1.0);
+}
+
 #[test]
 fn a_chain_of_truncated_sums_comes_out_too_small() {
     let mut random = Random::new(2);

@@ -173,6 +173,11 @@ impl Descriptor {
         Ok(Self { kind, values: BTreeMap::new(), closed: None })
     }
 
+    /// Whether it is an execution plan, finalised or not.
+    pub(crate) fn is_plan(&self) -> bool {
+        self.kind == kind::PLAN
+    }
+
     /// It, finalised.
     pub(crate) fn closed(&self) -> Result<Arc<Closed>, Failure> {
         let open = || Failure::new(NOT_FINALISED, format!("a descriptor of kind {} is not finalised", self.kind));

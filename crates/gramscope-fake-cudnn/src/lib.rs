@@ -141,11 +141,11 @@ cudnn! {
         })
     }
 
-    /// Forgets a descriptor.
+    /// Forgets a descriptor. With a plan its kernels may be unloaded, which waits for all of the device.
     fn cudnnBackendDestroyDescriptor(descriptor: *mut c_void) {
         // SAFETY: descriptors are those that cudnnBackendCreateDescriptor has made, and are destroyed once.
-        drop(unsafe { Box::from_raw(descriptor.cast::<Descriptor>()) });
-        SUCCESS
+        let descriptor = unsafe { Box::from_raw(descriptor.cast::<Descriptor>()) };
+        if descriptor.is_plan() { told(stream::wait_for_all) } else { SUCCESS }
     }
 
     /// Sets an attribute of an open descriptor.
@@ -165,10 +165,16 @@ cudnn! {
         told(|| unsafe { (*descriptor.cast::<Descriptor>()).get(attribute, kind, room, count, values) })
     }
 
-    /// Closes a descriptor.
+    /// Closes a descriptor. For a plan kernels may be loaded, which waits for all of the device.
     fn cudnnBackendFinalize(descriptor: *mut c_void) {
-        // SAFETY: descriptors are those that cudnnBackendCreateDescriptor has made.
-        told(|| unsafe { (*descriptor.cast::<Descriptor>()).finalise() })
+        told(|| {
+            // SAFETY: descriptors are those that cudnnBackendCreateDescriptor has made.
+            let descriptor = unsafe { &mut *descriptor.cast::<Descriptor>() };
+            if descriptor.is_plan() {
+                stream::wait_for_all()?;
+            }
+            descriptor.finalise()
+        })
     }
 
     /// Enqueues a plan on the handle's stream.

@@ -22,6 +22,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use crate::choices::{Choice, Choices};
 use crate::device::{self, Device};
 use crate::error::Error;
+use crate::graph::without_captures;
 use crate::launch::is_collecting;
 use crate::plan::convolution::Product;
 use crate::plan::{Arithmetic, Convolution};
@@ -81,6 +82,7 @@ unsafe impl Sync for Handle {}
 
 impl Handle {
     fn new(api: &'static Library, stream: &Arc<CudaStream>) -> Result<Self, Error> {
+        let _alone = without_captures();
         bind(stream)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the call writes one pointer, which `raw` is; the device's context is this thread's.
@@ -92,20 +94,30 @@ impl Handle {
         api.check("giving cuDNN a stream", status)?;
         Ok(handle)
     }
+
+    /// Ends it, once.
+    fn end(&mut self) {
+        let raw = std::mem::replace(&mut self.raw, std::ptr::null_mut());
+        if !raw.is_null() {
+            // SAFETY: the handle is alive until now and is used no more. There is nothing to be done about an error.
+            let _ = unsafe { (self.api.functions().cudnnDestroy)(raw) };
+        }
+    }
 }
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
-        // What is enqueued may use what plans and handle have. What the driver says now, it would say to whoever asks next.
-        let _ = bind(&self.stream);
-        let _ = self.stream.synchronize();
+        let _alone = without_captures();
+        // What is enqueued may use what plans and handle have.
+        device::insist(|| self.stream.synchronize());
+        self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        self.handle.end();
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the handle is alive until now and is used no more. There is nothing to be done about an error.
-        let _ = unsafe { (self.api.functions().cudnnDestroy)(self.raw) };
+        self.end();
     }
 }
 
@@ -165,7 +177,10 @@ impl Cudnn {
     }
 
     /// The plan that has been chosen or, where none has, that of the fastest engine.
+    ///
+    /// Plans are compiled and loaded, and tried one thread at a time: threads that measured at once would measure each other.
     fn find(&self, device: &Device, problem: &Problem) -> Result<Option<Plan>, Error> {
+        let _alone = without_captures();
         let of = format!("{}, {}", self.machine, problem.describe());
         let target = Target::Handle(RawHandle(self.handle.raw));
         let graph = Graph::new(self.api, &target, problem)?;
@@ -224,8 +239,10 @@ impl Cudnn {
             let workspace = device.zeros::<u8>("cuDNN's workspace", plan.workspace.max(1))?;
             let (workspace, _in_use) = workspace.device_ptr(&self.stream);
             let pack = pack(workspace)?;
-            // The first launch loads kernels.
-            if self.execute(&plan, &pack).is_err() {
+            // The first launch loads kernels. What an engine has enqueued before it refuses is over before its kernels go.
+            let first = self.execute(&plan, &pack);
+            device.synchronise()?;
+            if first.is_err() {
                 failed += 1;
                 continue;
             }

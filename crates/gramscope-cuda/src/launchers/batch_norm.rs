@@ -5,7 +5,7 @@ use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, PushKernelArg};
 use super::{Activation, Launcher, NULL, Seen, checked_count, enqueue, push_view};
 use crate::error::Error;
 use crate::functions::{BatchNormFunctions, Kernel};
-use crate::launch::Arguments;
+use crate::launch::{Arguments, wrong};
 use crate::plan::training as plan;
 use crate::shapes::BatchNormShape;
 
@@ -399,6 +399,10 @@ fn check_backward<T>(
     pass.writes(check, "dx", dx)?;
     if let Some(daddend) = daddend {
         pass.writes(check, "daddend", daddend)?;
+        // From x alone nobody knows then what the ReLU held back.
+        if pass.shape.relu != 0 && given.y.is_none() {
+            return Err(wrong(check.kernel(), "y", "nothing", "the result of the ReLU, where there was an addend"));
+        }
     }
     check.writes("dgamma", dgamma, pass.channels)?;
     check.writes("dbeta", dbeta, pass.channels)?;

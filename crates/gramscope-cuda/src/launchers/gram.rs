@@ -67,6 +67,14 @@ impl Values<'_> {
         self.len() == 0
     }
 
+    /// Their address, once `check` has looked at the first `length` of them.
+    pub(crate) fn address(&self, check: &mut Arguments<'_>, length: usize) -> Result<u64, Error> {
+        for_type!(self, view => {
+            check.reads("x", view, length)?;
+            Ok(view.device_ptr(check.stream()).0)
+        })
+    }
+
     /// Which type they are of.
     pub(crate) fn stored(&self) -> Discriminant<Self> {
         discriminant(self)
@@ -139,10 +147,7 @@ impl<'a> Layers<'a> {
     fn values(&self, check: &mut Arguments<'_>) -> Result<LayerValues, Error> {
         let mut layers = Vec::with_capacity(self.count());
         for (x, features) in self.x.iter().zip(self.features()) {
-            let address = for_type!(x, view => {
-                check.reads("x", view, self.examples * features)?;
-                view.device_ptr(check.stream()).0
-            });
+            let address = x.address(check, self.examples * features)?;
             layers.push((address, i64::try_from(features).unwrap_or(i64::MAX)));
         }
         Ok(LayerValues::new(&layers))

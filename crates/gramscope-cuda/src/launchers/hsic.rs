@@ -24,8 +24,8 @@ pub struct Panels<'a> {
     pub length: usize,
     /// They are one panel: only pairs (i, j) with j <= i are computed.
     pub symmetric: bool,
-    /// In how many parts rows are multiplied; as many as suit the shape where nothing is said. Blocks that are given as many as
-    /// the whole panels have ([`plan::hsic_mma`]) come to the same, bit for bit.
+    /// In how many parts rows are multiplied, at most one a slab of [`plan::SLAB`] columns; as many as suit the shape where nothing
+    /// is said. Blocks of rows that are given as many as the whole panels have ([`plan::hsic_mma`]) come to the same, bit for bit.
     pub splits: Option<usize>,
 }
 
@@ -61,9 +61,10 @@ impl Panels<'_> {
         if self.symmetric && self.layers_x != self.layers_y {
             return Err(wrong(kernel.name, "layers_y", self.layers_y, self.layers_x));
         }
-        let length = i64::try_from(self.length).ok().filter(|length| (1..=1 << 40).contains(length));
+        // Kernels count slabs in 32 bits.
+        let length = i64::try_from(self.length).ok().filter(|length| (1..=1 << 35).contains(length));
         Ok(HsicShape {
-            length: length.ok_or_else(|| wrong(kernel.name, "length", self.length, "from 1 to 2^40"))?,
+            length: length.ok_or_else(|| wrong(kernel.name, "length", self.length, "from 1 to 2^35"))?,
             layers_x: checked_count(kernel, "layers_x", self.layers_x, MOST_LAYERS)?,
             layers_y: checked_count(kernel, "layers_y", self.layers_y, MOST_LAYERS)?,
             symmetric: self.symmetric.into(),
@@ -232,7 +233,8 @@ impl Launcher<'_> {
             plan::hsic_mma(panels.layers_x, panels.layers_y, panels.length, panels.symmetric, self.device.plan());
         let split = split.ok_or_else(|| wrong(kernel.name, "shared memory a block", shared, "more"))?;
         let Some(splits) = panels.splits else { return Ok(split) };
-        checked_count(kernel, "splits", splits, MOST_SPLITS)?;
+        // A part without a slab would leave its sums unwritten.
+        checked_count(kernel, "splits", splits, MOST_SPLITS.min(panels.length.div_ceil(plan::SLAB)))?;
         Ok(split.in_parts(splits))
     }
 }

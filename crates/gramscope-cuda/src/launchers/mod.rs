@@ -48,8 +48,8 @@ pub const MOST_LAYERS: usize = 1 << 20;
 /// Fewer than so many values may an activation have that is addressed in 31 bits; a block of threads more must fit, too.
 const MOST_VALUES: usize = (1 << 31) - plan::ENTRY_THREADS;
 
-/// The most parts that anything is summed in.
-const MOST_SPLITS: usize = 1 << 20;
+/// The most parts that anything is summed in: a grid's second dimension.
+const MOST_SPLITS: usize = 65_535;
 
 /// The most values of an array that is taken value by value.
 const MOST_LENGTH: usize = 1 << 40;

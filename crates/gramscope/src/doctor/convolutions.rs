@@ -185,8 +185,8 @@ fn downloaded<T: Stored>(
 }
 
 /// The products of one shape; errors in units of what rounding may do. Of sums that is a rounding a term; on tensor cores, which cut
-/// eight products and the sum so far at once, 11 2^-24 a step; TF32's factors are off by 2^-11 each where they are rounded, which
-/// our kernels do, and by 2^-10 where the tensor cores cut them off, which cuDNN does not rule out.
+/// eight products and the sum so far at once, 11 2^-24 a step, or in TF32 four, 7 2^-24 a step; TF32's factors are off by 2^-11 each
+/// where they are rounded, which our kernels do, and by 2^-10 where the tensor cores cut them off, which cuDNN does not rule out.
 fn products<T: Stored>(
     device: &Device,
     shape: [usize; 8],
@@ -205,7 +205,11 @@ fn products<T: Stored>(
             (true, false) => 1.001 / 1024.0,
             (true, true) => 2.002 / 1024.0,
         };
-        let sums = (11 * terms[product].div_ceil(8) + terms[product] + 22) as f64 * ROUNDING + factors;
+        let cut = match arithmetic {
+            Arithmetic::Tf32 => 7 * (terms[product].div_ceil(4) + 2),
+            Arithmetic::Float32 | Arithmetic::Bf16 => 11 * (terms[product].div_ceil(8) + 2),
+        };
+        let sums = (cut + terms[product]) as f64 * ROUNDING + factors;
         compare::<T>(finding, product, &found, [&truth[product], &magnitudes[product]], sums);
     }
     Ok(())
