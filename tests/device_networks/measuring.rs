@@ -1,12 +1,14 @@
 //! What is measured of a run: comparisons, sparsity, activations, deleted blocks.
 
 use std::fs;
+use std::path::Path;
 
+use gramscope_cka::ComponentSimilarity;
 use gramscope_nn::Backend;
-use gramscope_study::results;
+use gramscope_study::{pcs, results};
 use safetensors::SafeTensors;
 
-use crate::support::driver::{driver, run};
+use crate::support::driver::{Trace, driver, run};
 use crate::support::text;
 use crate::{PLAN, train};
 
@@ -109,6 +111,43 @@ fn export_beside_the_cpu(rest: &str, layers: usize) {
                 assert!((cpu - gpu).abs() <= allowed * largest, "{layer}, {name}: {gpu} is not {cpu}");
             }
         }
+    }
+}
+
+/// First components are found where the network runs: of the activations as they are, to the bit, none of which comes to the host.
+#[test]
+fn components_of_a_run_are_those_of_its_activations() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained =
+        train(dir.path(), "runs", &format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n"), &["cpu"]);
+    let (trained, at) = (trained.to_str().unwrap(), |name: String| dir.path().join(name).display().to_string());
+    for precision in ["f32", "bf16"] {
+        let traced = |name: &str, arguments: &[&str]| {
+            let trace = dir.path().join(format!("{name}.trace"));
+            let output = run(driver().path(), &format!("trace={}", trace.display()), arguments);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            Trace::read(&trace)
+        };
+        let gpu = ["--device", "cuda", "--precision", precision];
+        let [file, of_run, of_file] = ["file", "run", "stored"].map(|name| at(format!("{name}-{precision}")));
+        traced("export", &[&["activations", trained, "--out", &file][..], &gpu].concat());
+        let trace = traced("run", &[&["pcs", trained, "--out", &of_run][..], &gpu].concat());
+        traced("file", &["pcs", "--activations", &file, "--out", &of_file, "--device", "cuda"]);
+        let [of_run, of_file] = [of_run, of_file].map(|out| pcs::load(Path::new(&out)).unwrap());
+        assert_eq!(of_run.info.layers, of_file.info.layers);
+        assert_eq!(of_run.info.versions.backend.to_string(), format!("cuda-{precision}"));
+        let bits = |found: &ComponentSimilarity| {
+            let numbers =
+                [&found.variance_explained, &found.first_pc, &found.cosine_sq, &found.cka, &found.cka_without_first];
+            numbers.map(|numbers| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>())
+        };
+        assert_eq!(bits(&of_run.similarity), bits(&of_file.similarity), "{precision}");
+        assert!(of_run.similarity.cka.iter().any(|cka| !cka.is_nan()));
+        // The two matrices, and of a layer less than a matrix of examples by examples, however it was decomposed; its activations
+        // are many times that.
+        let (layers, examples) = (of_run.info.layers.len() as u64, 16);
+        let most = 2 * layers * layers * 8 + layers * 2 * examples * examples * 8;
+        assert!(trace.downloaded < most && 4 * most < fs::metadata(&file).unwrap().len(), "{}", trace.downloaded);
     }
 }
 

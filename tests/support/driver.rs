@@ -37,6 +37,14 @@ fn link(folder: &Path, library: &str, names: &[&str]) {
 /// Set where a test runs on the fake driver.
 const INSIDE: &str = "GRAMSCOPE_TEST_ON_FAKE_DRIVER";
 
+/// Where this is set, a seed: the order is drawn from it in which streams do what they are told, instead of as late as may be.
+const ORDER: &str = "GRAMSCOPE_TEST_ORDER";
+
+/// What the fake driver is told of the machine.
+fn described(machine: &str) -> String {
+    std::env::var(ORDER).map_or_else(|_| machine.to_owned(), |order| format!("{machine},order={order}"))
+}
+
 /// Runs this program's test of this name again, on the driver in `folder`, which the loader must find when a process starts.
 /// Returns what that noted; none inside, where the test is to do its work.
 pub fn on_fake_driver(folder: &TempDir, test: &str) -> Option<Trace> {
@@ -47,7 +55,7 @@ pub fn on_fake_driver(folder: &TempDir, test: &str) -> Option<Trace> {
     let trace = dir.path().join("trace");
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("LD_LIBRARY_PATH", folder.path());
-    command.env("GRAMSCOPE_FAKE_DRIVER", format!("trace={}", trace.display()));
+    command.env("GRAMSCOPE_FAKE_DRIVER", described(&format!("trace={}", trace.display())));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
@@ -57,7 +65,7 @@ pub fn on_fake_driver(folder: &TempDir, test: &str) -> Option<Trace> {
 /// The binary, where libraries are looked for in `folder` first, on the machine that `machine` describes.
 pub fn command_on(folder: &Path, machine: &str, arguments: &[&str]) -> Command {
     let mut command = command(arguments);
-    command.env("LD_LIBRARY_PATH", folder).env("GRAMSCOPE_FAKE_DRIVER", machine);
+    command.env("LD_LIBRARY_PATH", folder).env("GRAMSCOPE_FAKE_DRIVER", described(machine));
     command
 }
 

@@ -226,7 +226,7 @@ impl Components {
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::WrongExamples`], [`Error::NonFinite`], [`Error::NoEigenvalues`].
     pub fn first(&mut self, layer: usize, activation: Activation<'_>) -> Result<Option<FirstComponent>, Error> {
-        self.check(layer, activation)?;
+        self.check(layer, activation.examples())?;
         let found = self.principals.first(activation).map_err(in_layer(layer))?;
         Ok(found.map(FirstComponent::from))
     }
@@ -236,16 +236,11 @@ impl Components {
     /// # Errors
     /// Those of [`Self::first`], [`Error::ObservedTwice`], [`Error::OutOfTurn`], [`Error::NoMemory`].
     pub fn observe(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
-        self.check(layer, activation)?;
-        if self.observed[layer] {
-            return Err(Error::ObservedTwice { model: 0, layer, batch: 0 });
-        }
-        if !self.rounds.only_one() && self.wanted().find(|&layer| !self.observed[layer]) != Some(layer) {
-            return Err(Error::OutOfTurn { model: 0, layer });
-        }
+        self.check(layer, activation.examples())?;
+        self.check_turn(layer)?;
         #[cfg(feature = "cuda")]
         if self.device.is_some() {
-            return self.observe_on_device(layer, activation);
+            return self.observe_with(layer, |device, rounds| device.observe(layer, activation, rounds));
         }
         let length = self.length()?;
         self.whole.panel.resize(&self.rounds, length)?;
@@ -261,15 +256,42 @@ impl Components {
         Ok(())
     }
 
+    /// Whether [`Self::observe_on_device`] may be called: a GPU does the work.
     #[cfg(feature = "cuda")]
-    fn observe_on_device(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
+    pub fn takes_device_values(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// The same for an output that is on the GPU already, `examples` rows of equal length one after the other, and is read by what
+    /// is enqueued here on the device's stream.
+    ///
+    /// # Errors
+    /// Those of [`Self::observe`] and [`Activation::new`]; [`Error::NotOnDevice`] where no GPU does the work.
+    #[cfg(feature = "cuda")]
+    pub fn observe_on_device(
+        &mut self,
+        layer: usize,
+        values: &gramscope_cuda::Values<'_>,
+        examples: usize,
+    ) -> Result<(), Error> {
+        crate::activation::check_shape(values.len(), examples)?;
+        self.check(layer, examples)?;
+        self.check_turn(layer)?;
+        self.observe_with(layer, |device, rounds| device.observe_values(layer, values, rounds))
+    }
+
+    /// Has the GPU take a layer in.
+    #[cfg(feature = "cuda")]
+    fn observe_with(
+        &mut self,
+        layer: usize,
+        take: impl FnOnce(&mut OnDevice, &Rounds) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if self.device.as_ref().is_some_and(|device| device.is_new()) {
             self.begin_on_device()?;
         }
-        if let Some(device) = &mut self.device {
-            device.observe(layer, activation, &self.rounds)?;
-            self.observed[layer] = true;
-        }
+        take(self.device.as_mut().ok_or(Error::NotOnDevice)?, &self.rounds)?;
+        self.observed[layer] = true;
         Ok(())
     }
 
@@ -321,14 +343,25 @@ impl Components {
         })
     }
 
-    fn check(&self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
-        let layers = self.layers.len();
+    /// There is such a layer, with so many examples.
+    fn check(&self, layer: usize, found: usize) -> Result<(), Error> {
+        let (layers, expected) = (self.layers.len(), self.examples);
         if layer >= layers {
             return Err(Error::UnknownLayer { model: 0, layer, layers });
         }
-        let (expected, found) = (self.examples, activation.examples());
         if found != expected {
             return Err(Error::WrongExamples { model: 0, layer, batch: 0, expected, found });
+        }
+        Ok(())
+    }
+
+    /// It is this layer's turn.
+    fn check_turn(&self, layer: usize) -> Result<(), Error> {
+        if self.observed[layer] {
+            return Err(Error::ObservedTwice { model: 0, layer, batch: 0 });
+        }
+        if !self.rounds.only_one() && self.wanted().find(|&layer| !self.observed[layer]) != Some(layer) {
+            return Err(Error::OutOfTurn { model: 0, layer });
         }
         Ok(())
     }

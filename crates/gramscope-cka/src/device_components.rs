@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Uploads, plan};
+use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Uploads, Values, plan};
 
 use crate::activation::Activation;
 use crate::components::FirstComponent;
@@ -138,6 +138,19 @@ impl OnDevice {
             }
             None => self.observe_on_host(layer, row, activation)?,
         }
+        self.multiply_passing(layer, rounds)
+    }
+
+    /// The same for values that are there.
+    pub(crate) fn observe_values(&mut self, layer: usize, values: &Values<'_>, rounds: &Rounds) -> Result<(), Error> {
+        if self.work()?.panels.observe(layer, panel_row(rounds, 0, layer), values)? {
+            self.decompose()?;
+        }
+        self.multiply_passing(layer, rounds)
+    }
+
+    /// Multiplies what this layer completes.
+    fn multiply_passing(&mut self, layer: usize, rounds: &Rounds) -> Result<(), Error> {
         let blocks = blocks_with(rounds, 0, layer);
         if !blocks.is_empty() {
             self.decompose()?;

@@ -8,9 +8,9 @@ use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes};
+use crate::compare::{Feed, Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes, in_layer};
 use crate::output::check_place;
-use crate::pcs::{EXAMPLES, all_at_once, components, each_layer};
+use crate::pcs::{EXAMPLES, all_at_once, components};
 use crate::results::{DroppedDominant, ExampleSource, Versions};
 use crate::stored::Files;
 use crate::{Error, Fewer, Result, plot};
@@ -124,18 +124,26 @@ impl Ranking {
             lower: &[Fewer::Examples],
         };
         needs.within(memory.host)?;
-        let images = all_at_once(model, data, memory.device)?;
+        let feed = Feed::new(data, std::slice::from_ref(model), memory.device)?;
+        let images = all_at_once(&feed, model, data.len())?;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
         let mut components = components(None, &model.info, data.len(), Estimator::Biased)?;
         let mut best: Option<(usize, FirstComponent)> = None;
-        each_layer(model, &images, 0..names.len(), progress, &mut |layer, activation| {
+        let (mut done, total) = (0, names.len());
+        model.each_layer(&images, 0..total, &mut |layer, view| {
             if chosen.is_none_or(|chosen| chosen == layer)
-                && let Some(found) = components.first(layer, activation)?
+                && let Some(found) = view.and_then(|view| components.first(layer, view)).map_err(in_layer(
+                    &model.info.name,
+                    &names[layer],
+                    0,
+                ))?
                 && best.as_ref().is_none_or(|(_, best)| found.variance_explained > best.variance_explained)
             {
                 best = Some((layer, found));
             }
+            done += 1;
+            progress(Progress { done, total, batch: 1, batches: 1, subject: &model.info.name });
             Ok(())
         })?;
         let Some((layer, component)) = best else {

@@ -1,4 +1,4 @@
-//! One pass of a program over a batch: a launch or two a step.
+//! One pass of a program over a batch: up to four launches a step.
 
 mod backward;
 mod forward;

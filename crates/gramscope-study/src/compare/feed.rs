@@ -154,7 +154,7 @@ impl<'a> Feed<'a> {
 
     /// What a comparison on the networks' GPU is to know of the memory there, where batches of so many images are looked at by
     /// networks that take turns.
-    pub(super) fn device_memory(&self, models: &[Model], images: usize) -> DeviceMemory {
+    pub(crate) fn device_memory(&self, models: &[Model], images: usize) -> DeviceMemory {
         let largest = models.iter().map(|model| model.device_bytes(images)).max().unwrap_or(0);
         match &self.gpu {
             None => DeviceMemory { other: largest, ..DeviceMemory::default() },

@@ -6,7 +6,6 @@
 
 mod files;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,7 +45,7 @@ pub struct PcsOptions {
     pub data: Option<DataConfig>,
     /// The memory that may be taken.
     pub memory: MemoryLimits,
-    /// The GPU that analyses stored activations; the CPU where there is none.
+    /// The GPU that analyses stored activations; the CPU where there is none. A run is analysed where its network runs.
     pub device: Option<Arc<gramscope_cuda::Device>>,
 }
 
@@ -56,12 +55,13 @@ impl PcsOptions {
     }
 
     /// An empty analysis of all layers of a model whose panels take no more memory than there may be, and what a layer may
-    /// take. `largest_layer` and `other` are as in [`Needs`], `features` as in [`DeviceMemory`].
+    /// take. `largest_layer` and `other` are as in [`Needs`]; `there` is what else a GPU's memory is needed for.
     fn begin(
         &self,
         model: &ModelInfo,
         examples: usize,
-        [features, largest_layer, other]: [u64; 3],
+        [largest_layer, other]: [u64; 2],
+        there: DeviceMemory,
     ) -> Result<(Components, u64)> {
         let layers = model.layers.len();
         let on_device = self.device.is_some();
@@ -79,8 +79,7 @@ impl PcsOptions {
         let mut components = components(self.device.clone(), model, examples, self.estimator)?;
         let shares = needs.within(self.memory.host)?;
         if on_device {
-            let (limit, features) = (self.memory.device, usize::try_from(features).unwrap_or(usize::MAX));
-            let memory = DeviceMemory { limit, features, largest_upload: largest_layer, ..DeviceMemory::default() };
+            let memory = DeviceMemory { limit: self.memory.device, largest_upload: largest_layer, ..there };
             components.plan_device_memory(memory).map_err(in_whole)?;
         } else {
             components.limit_panels(shares.panels).map_err(in_whole)?;
@@ -100,32 +99,49 @@ pub fn pcs_of_run(
     processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PcsResult> {
+    let options = &PcsOptions { device: processor.gpu().cloned(), ..options.clone() };
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
-    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
-    let other = data.bytes() + model.bytes() + forward_bytes(std::slice::from_ref(&model), data.len(), false);
-    let (mut components, _) = options.begin(&model.info, data.len(), [model.largest_output() as u64, 0, other])?;
-    let images = all_at_once(&model, &data, options.memory.device)?;
-    let total = components.observations();
+    let models = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?;
+    let model = &models[0];
+    let feed = Feed::new(&data, &models, options.memory.device)?;
+    let other = data.bytes() + model.bytes() + forward_bytes(&models, data.len(), model.gpu().is_some());
+    let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(&models, data.len()) };
+    let (mut components, _) = options.begin(&model.info, data.len(), [0, other], there)?;
+    let images = all_at_once(&feed, model, data.len())?;
+    let (total, subject) = (components.observations(), &model.info.name);
     let mut done = 0;
     loop {
-        let wanted = components.wanted();
-        let from = done;
-        each_layer(
-            &model,
-            &images,
-            wanted.clone(),
-            &mut |step| progress(Progress { done: from + step.done, total, ..step }),
-            &mut |layer, activation| components.observe(layer, activation),
-        )?;
-        done += wanted.len();
-        if !components.next_round().map_err(in_whole)? {
+        observe_round(model, &images, &mut components, &mut || {
+            done += 1;
+            progress(Progress { done, total, batch: 1, batches: 1, subject });
+        })?;
+        if !components.next_round().map_err(in_some_layer(subject, &model.info, None))? {
             break;
         }
     }
-    let similarity = components.finish().map_err(in_whole)?;
+    let similarity = components.finish().map_err(in_some_layer(subject, &model.info, None))?;
     let (name, dir) = data.source();
-    let versions = Versions::on(model.processor());
-    Ok(result(model.info, similarity, options, ExampleSource::Images { name, dir }, versions))
+    let versions = Versions::on(processor);
+    Ok(result(model.info.clone(), similarity, options, ExampleSource::Images { name, dir }, versions))
+}
+
+/// Hands the layers of a round to `components`, on the GPU where both are, and counts them.
+fn observe_round(model: &Model, images: &Batch, components: &mut Components, count: &mut dyn FnMut()) -> Result<()> {
+    let (info, wanted) = (&model.info, components.wanted());
+    #[cfg(feature = "cuda")]
+    if model.gpu().is_some() && components.takes_device_values() {
+        let examples = images.len()?;
+        return model.each_device_layer(images, wanted, &mut |layer, values| {
+            let observed = components.observe_on_device(layer, values, examples);
+            count();
+            observed.map_err(in_some_layer(&info.name, info, Some(layer)))
+        });
+    }
+    model.each_layer(images, wanted, &mut |layer, view| {
+        let observed = view.and_then(|view| components.observe(layer, view));
+        count();
+        observed.map_err(in_some_layer(&info.name, info, Some(layer)))
+    })
 }
 
 /// The first principal components of the layers of the activation file `path` over its first examples.
@@ -141,7 +157,8 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
     let info = ModelInfo::of_file(&file);
     let largest = file.layers().iter().map(|layer| layer.bytes(examples)).max().unwrap_or(0);
     let features = file.layers().iter().map(|layer| layer.features).max().unwrap_or(0);
-    let (mut components, most) = options.begin(&info, examples, [features as u64, largest, 0])?;
+    let there = DeviceMemory { features, ..DeviceMemory::default() };
+    let (mut components, most) = options.begin(&info, examples, [largest, 0], there)?;
     let mut rows = Rows::default();
     let (total, subject) = (components.observations(), path.display().to_string());
     let mut done = 0;
@@ -192,33 +209,13 @@ pub(crate) fn components(
     Components::on(device, model.layers.len(), examples, estimator).map_err(in_whole)
 }
 
-/// All images as one batch for `model`, which is to take no more of its GPU's memory than `limit`.
+/// All of a feed's images, so many, as one batch for `model`.
 ///
 /// # Errors
-/// [`gramscope_cuda::Error::MemoryLimit`] where it would.
-pub(crate) fn all_at_once(model: &Model, data: &TestImages, limit: Option<u64>) -> Result<Batch> {
-    let feed = Feed::new(data, std::slice::from_ref(model), limit)?;
-    feed.most_at_once(model, data.len(), data.len())?;
-    feed.batch(&(0..data.len()).collect::<Vec<_>>())
-}
-
-/// Runs the network over `images`, hands number and activation of every chosen layer that is one of `wanted` to
-/// `take`, and names the layer in its errors.
-pub(crate) fn each_layer(
-    model: &Model,
-    images: &Batch,
-    wanted: Range<usize>,
-    progress: &mut dyn FnMut(Progress<'_>),
-    take: &mut dyn FnMut(usize, gramscope_cka::Activation<'_>) -> Result<(), gramscope_cka::Error>,
-) -> Result<()> {
-    let (name, layers) = (&model.info.name, &model.info.layers);
-    let (mut done, total) = (0, wanted.len());
-    model.each_layer(images, wanted, &mut |layer, view| {
-        view.and_then(|view| take(layer, view)).map_err(in_layer(name, &layers[layer], 0))?;
-        done += 1;
-        progress(Progress { done, total, batch: 1, batches: 1, subject: name });
-        Ok(())
-    })
+/// [`gramscope_cuda::Error::MemoryLimit`] where its GPU's memory, or what may be taken of it, is too little.
+pub(crate) fn all_at_once(feed: &Feed<'_>, model: &Model, images: usize) -> Result<Batch> {
+    feed.most_at_once(model, images, images)?;
+    feed.batch(&(0..images).collect::<Vec<_>>())
 }
 
 fn result(

@@ -14,7 +14,7 @@ use crate::{device, memory};
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
-    // The layers of a run are analysed on the host, wherever its network runs.
+    // A run is analysed where its network runs.
     let (processor, gpu) = match &arguments.activations {
         None => (device::processor(&arguments.device, console)?, None),
         Some(_) => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
