@@ -122,7 +122,7 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     fails(["cosine", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
     fails(["cosine", &run, "--layers", "none", "--out", &out], 1, &["--layers none"]);
     fails(["cosine", &run, "--out", &run], 1, &[&run, "--out"]);
-    fails(["cosine", &run, "--memory-limit", "1M", "--out", &out], 1, &["--memory-limit", "--layers", "1024 KiB"]);
+    fails(["cosine", &run, "--memory-limit", "1M", "--out", &out], 1, &["--memory-limit", "--layers", "1.0 MiB"]);
     values[33] = f32::NAN;
     write_activations(Path::new(&file), &[("good", 8, 5, noise(2, 40)), ("bad", 8, 5, values)]);
     fails(["cosine", "--activations", &file, "--out", &out], 1, &["bad", &file, "NaN", "batch 1", "example 7"]);

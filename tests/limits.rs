@@ -20,7 +20,7 @@ const GIB: u64 = 1 << 30;
 /// The MiB that a refusal says are needed.
 fn needed(message: &str) -> u64 {
     let (_, rest) = message.split_once(" need ").unwrap();
-    rest.split_once(" MiB").unwrap().0.parse().unwrap()
+    rest.split_once(" MiB").unwrap().0.parse::<f64>().unwrap().ceil() as u64
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_limit_changes_no_bit_and_one_that_is_too_small_says_what_is_needed() {
     let layers =
         names.iter().zip(0..).map(|(name, seed)| (name.as_str(), n, 5, noise(seed, 5 * n))).collect::<Vec<_>>();
     write_activations(Path::new(&file), &layers);
-    let small: &[&str] = &["--memory-limit", "--layers", "may take 1024 KiB"];
+    let small: &[&str] = &["--memory-limit", "--layers", "may take 1.0 MiB"];
     // A row of the panel takes a megabyte: what is needed is room for two of 11 layers, and rounding adds one at most.
     for (flags, result, lower) in [
         (vec!["cka", "--activations", &file, "--batch-size", "700"], "cka.npz", "--batch-size"),
@@ -63,7 +63,7 @@ fn a_limit_changes_no_bit_and_one_that_is_too_small_says_what_is_needed() {
 fn a_network_that_no_memory_holds_is_refused_before_it_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let out = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let said = ["depth 98 and width 1024", "takes at least", "MiB", "lower width, depth or the batch size"];
+    let said = ["depth 98 and width 1024", "takes at least", "GiB", "lower width, depth or the batch size"];
     let data = ["--train-images", "40", "--test-images", "20", "--image-side", "8", "--batch-size", "20"];
     let run = out("run");
     fails(["train", "--depth", "98", "--width", "1024", "--out", &run].into_iter().chain(data), 1, &said);

@@ -41,7 +41,7 @@ fn convolution_forward(m: &Making<'_>, naive: bool) -> Result<(), Error> {
     let (weight, bias) = (make!(m, right.weight_length()), make!(m, right.to));
     let (y, x, weight, bias) = (&mut y.view_mut(), &x.view(), &weight.view(), &bias.view());
     match naive {
-        true => m.launcher().convolution_forward_naive::<f32>(y, x, weight, bias, &told, Arithmetic::Float32),
+        true => m.launcher().convolution_forward_naive::<f32>(y, x, weight, bias, &told),
         false => m.launcher().convolution_forward::<f32>(y, x, weight, bias, &told, Arithmetic::Float32),
     }
 }
@@ -52,7 +52,7 @@ fn convolution_input_gradient(m: &Making<'_>, naive: bool) -> Result<(), Error> 
     let weight = make!(m, right.weight_length());
     let (dx, dy, weight) = (&mut dx.view_mut(), &dy.view(), &weight.view());
     match naive {
-        true => m.launcher().convolution_input_gradient_naive::<f32>(dx, dy, weight, &told, Arithmetic::Tf32, true),
+        true => m.launcher().convolution_input_gradient_naive::<f32>(dx, dy, weight, &told, true),
         false => m.launcher().convolution_input_gradient::<f32>(dx, dy, weight, &told, Arithmetic::Tf32, true),
     }
 }
@@ -71,11 +71,9 @@ fn convolution_weight_gradient_naive(m: &Making<'_>) -> Result<(), Error> {
     let [right, told] = convolutions(m);
     let (mut dweight, mut dbias) = (make!(m, right.weight_length()), make!(m, right.to));
     let (x, dy) = (make!(m, right.x_length()), make!(m, right.y_length()));
-    // It needs no scratch.
-    let mut none = m.device.zeros("a launch", 1).unwrap();
-    let (dweight, dbias, none) = (&mut dweight.view_mut(), &mut dbias.view_mut(), &mut none.as_view_mut());
+    let (dweight, dbias) = (&mut dweight.view_mut(), &mut dbias.view_mut());
     let (x, dy) = (&x.view(), &dy.view());
-    m.launcher().convolution_weight_gradient_naive::<f32>(dweight, dbias, none, x, dy, &told, Arithmetic::Float32)
+    m.launcher().convolution_weight_gradient_naive::<f32>(dweight, dbias, x, dy, &told)
 }
 
 fn convolution_bias_gradient(m: &Making<'_>) -> Result<(), Error> {

@@ -23,7 +23,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A number of bytes, for people.
+/// A number of bytes, for people: rounded up to a tenth, so that who gives as many gives enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(
     /// The number.
@@ -32,11 +32,13 @@ pub struct Bytes(
 
 impl fmt::Display for Bytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 as f64 {
-            bytes if bytes < 1024.0 * 1024.0 => write!(formatter, "{:.1} KiB", bytes / 1024.0),
-            bytes if bytes < 1024.0 * 1024.0 * 1024.0 => write!(formatter, "{:.1} MiB", bytes / 1024.0 / 1024.0),
-            bytes => write!(formatter, "{:.1} GiB", bytes / 1024.0 / 1024.0 / 1024.0),
-        }
+        let (unit, name) = match self.0 {
+            bytes if bytes < 1 << 20 => (1 << 10, "KiB"),
+            bytes if bytes < 1 << 30 => (1 << 20, "MiB"),
+            _ => (1 << 30, "GiB"),
+        };
+        let tenths = (u128::from(self.0) * 10).div_ceil(unit);
+        write!(formatter, "{}.{} {name}", tenths / 10, tenths % 10)
     }
 }
 
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn bytes_read_well() {
-        let shown = [512, 300 << 10, 5 << 20, 3 << 30].map(|bytes| Bytes(bytes).to_string());
-        assert_eq!(shown, ["0.5 KiB", "300.0 KiB", "5.0 MiB", "3.0 GiB"]);
+        let shown = [512, 300 << 10, (5 << 20) + 1, 3 << 30, u64::MAX].map(|bytes| Bytes(bytes).to_string());
+        assert_eq!(shown, ["0.5 KiB", "300.0 KiB", "5.1 MiB", "3.0 GiB", "17179869184.0 GiB"]);
     }
 }

@@ -336,12 +336,8 @@ impl Workspace {
 
         let mut selection = self.selection.at_least(device, 1)?;
         let mut histogram = self.histogram.at_least(device, plan::RADIX_BINS)?;
-        launcher.rbf_start(&mut selection, &mut histogram, examples)?;
         let (distances, mut arrivals) = (self.distances.view()?, self.arrivals.as_view_mut());
-        for pass in 0..plan::RADIX_PASSES {
-            launcher.rbf_select(&mut selection, &mut histogram, &mut arrivals, &distances, examples, pass)?;
-        }
-        launcher.rbf_above(&mut selection, &distances, examples)?;
+        launcher.rbf_median(&mut selection, &mut histogram, &mut arrivals, &distances, examples)?;
         let mut k = self.k.at_least(device, examples * examples)?;
         let mut undefined = self.undefined.at_least(device, 1)?;
         launcher.rbf_apply(&mut k, &mut undefined, &distances, &selection.as_view(), examples, bandwidth)?;

@@ -92,12 +92,6 @@ pub(crate) fn check(what: impl FnOnce() -> String, needed: u64, images: usize) -
     }
 }
 
-/// So many bytes, for people; rounded up.
-pub fn in_words(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    if bytes < 10 * MIB { format!("{} KiB", bytes.div_ceil(1 << 10)) } else { format!("{} MiB", bytes.div_ceil(MIB)) }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -153,7 +147,7 @@ mod tests {
             check(what, total, 0).unwrap();
             for (images, lower) in [(0, "lower width or depth"), (1, "lower width, depth or the batch size")] {
                 let message = check(what, u64::MAX, images).unwrap_err().to_string();
-                assert!(message.starts_with("a network takes at least 17592186044416 MiB"), "{message}");
+                assert!(message.starts_with("a network takes at least 17179869184.0 GiB"), "{message}");
                 assert!(message.contains("and this machine has") && message.ends_with(lower), "{message}");
             }
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gramscope_nn::memory::in_words;
+use gramscope_cuda::Bytes;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,7 +53,7 @@ pub enum Error {
     /// What is wanted does not fit into the memory it may take.
     #[error(
         "{what} need {} of memory and may take {}; choose {}, or allow more",
-        in_words(*.needed), in_words(*.limit), .lower.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+        Bytes(*.needed), Bytes(*.limit), .lower.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
     )]
     Memory {
         /// What does not fit.

@@ -10,16 +10,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::cosine::{self, CosineArguments};
-use crate::commands::predict::{self, PredictArguments};
-use crate::commands::sparsity::{SPARSITY_HELP, SparsityArguments};
 use crate::device::{Convolutions, DeviceChoice, DeviceChoices, Precision};
 use crate::memory::MemoryLimit;
 pub(crate) use comparing::{
-    ActivationsArguments, BlocksArguments, CkaArguments, DominantArguments, EpochsArguments, InputArgument,
-    MeanArguments, NETWORK_FLAGS, PairsArgument, PcsArguments,
+    ActivationsArguments, BlocksArguments, CkaArguments, CosineArguments, DominantArguments, EpochsArguments,
+    InputArgument, MeanArguments, PairsArgument, PcsArguments, PredictArguments, SparsityArguments,
 };
-use comparing::{BLOCKS_HELP, CKA_HELP, DOMINANT_HELP, EPOCHS_HELP, MEAN_HELP, PCS_HELP};
+use comparing::{
+    BLOCKS_HELP, CKA_HELP, COSINE_HELP, DOMINANT_HELP, EPOCHS_HELP, MEAN_HELP, PCS_HELP, PREDICT_HELP, SPARSITY_HELP,
+};
 use machine::{BENCH_HELP, DOCTOR_HELP};
 pub(crate) use machine::{BenchArguments, BenchCommand, DataCommand, DoctorArguments, FetchArgument, InfoArguments};
 use probe::{ABLATE_HELP, PROBE_HELP};
@@ -78,7 +77,7 @@ pub(crate) enum Command {
     #[command(after_help = PCS_HELP)]
     Pcs(PcsArguments),
     /// Cosine similarity of the layers of one shape, coordinate by coordinate
-    #[command(after_help = cosine::HELP)]
+    #[command(after_help = COSINE_HELP)]
     Cosine(CosineArguments),
     /// The test images that dominate a layer: those with the largest projections on its first principal component
     #[command(after_help = DOMINANT_HELP)]
@@ -87,7 +86,7 @@ pub(crate) enum Command {
     #[command(after_help = SPARSITY_HELP)]
     Sparsity(SparsityArguments),
     /// Predictions of groups of runs: accuracy with spread, how alike they are, on which images and classes two groups differ
-    #[command(after_help = predict::HELP)]
+    #[command(after_help = PREDICT_HELP)]
     Predict(PredictArguments),
     /// A network over its training: every kept epoch's layers against those at the end
     #[command(after_help = EPOCHS_HELP)]

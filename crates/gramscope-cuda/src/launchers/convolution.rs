@@ -4,7 +4,7 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, enqueue};
 use crate::error::Error;
-use crate::functions::{ConvolutionFunctions, Kernel, TileFunctions};
+use crate::functions::{Kernel, TileFunctions};
 use crate::launch::{Arguments, wrong};
 use crate::plan::convolution::{self as plan, Arithmetic, Convolution, Variant};
 use crate::shapes::ConvolutionShape;
@@ -180,9 +180,8 @@ impl Launcher<'_> {
         weight: &CudaView<'_, f32>,
         bias: &CudaView<'_, f32>,
         convolution: &Convolution,
-        arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let kernel = &self.convolution_naive::<T>(arithmetic)?.forward_naive;
+        let kernel = &T::kernels(&self.device.functions().convolution).forward_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
@@ -206,10 +205,9 @@ impl Launcher<'_> {
         dy: &CudaView<'_, T>,
         weight: &CudaView<'_, f32>,
         convolution: &Convolution,
-        arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        let kernel = &self.convolution_naive::<T>(arithmetic)?.input_gradient_naive;
+        let kernel = &T::kernels(&self.device.functions().convolution).input_gradient_naive;
         let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, convolution.x_length())?;
@@ -222,23 +220,19 @@ impl Launcher<'_> {
         unsafe { enqueue(kernel, plan::input_gradient_naive(convolution), arguments) }
     }
 
-    /// As [`Launcher::convolution_weight_gradient`], a thread a weight or bias, summed in float64 whatever the arithmetic;
-    /// `scratch` is not used.
+    /// As [`Launcher::convolution_weight_gradient`], a thread a weight or bias, summed in float64 whatever the arithmetic.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
-    #[allow(clippy::too_many_arguments, reason = "they are those of the faster ones")]
     pub fn convolution_weight_gradient_naive<T: Activation>(
         &self,
         dweight: &mut CudaViewMut<'_, f32>,
         dbias: &mut CudaViewMut<'_, f32>,
-        _scratch: &mut CudaViewMut<'_, f32>,
         x: &CudaView<'_, T>,
         dy: &CudaView<'_, T>,
         convolution: &Convolution,
-        arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let kernel = &self.convolution_naive::<T>(arithmetic)?.weight_gradient_naive;
+        let kernel = &T::kernels(&self.device.functions().convolution).weight_gradient_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dweight", dweight, convolution.weight_length())?;
@@ -263,12 +257,6 @@ impl Launcher<'_> {
             let expected = "Float32 or Tf32 for float32 activations, Bf16 for bfloat16 ones";
             wrong(functions.forward_naive.name, "arithmetic", format!("{arithmetic:?}"), expected)
         })
-    }
-
-    /// The naive kernels for activations of type T, which must go with the arithmetic although they do not use it.
-    fn convolution_naive<T: Activation>(&self, arithmetic: Arithmetic) -> Result<&ConvolutionFunctions, Error> {
-        self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::Tile16))?;
-        Ok(T::kernels(&self.device.functions().convolution))
     }
 }
 

@@ -10,6 +10,25 @@ use crate::plan;
 use crate::shapes::{RbfShape, Selection};
 
 impl Launcher<'_> {
+    /// Both middle values of the n^2 `distances`: from `selection`'s making to its end. `arrivals` is 0 before and after.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
+    pub fn rbf_median(
+        &self,
+        selection: &mut CudaViewMut<'_, Selection>,
+        histogram: &mut CudaViewMut<'_, u32>,
+        arrivals: &mut CudaViewMut<'_, u32>,
+        distances: &CudaView<'_, f64>,
+        examples: usize,
+    ) -> Result<(), Error> {
+        self.rbf_start(selection, histogram, examples)?;
+        for pass in 0..plan::RADIX_PASSES {
+            self.rbf_select(selection, histogram, arrivals, distances, examples, pass)?;
+        }
+        self.rbf_above(selection, distances, examples)
+    }
+
     /// Makes the search for the median of n^2 distances ready.
     ///
     /// # Errors

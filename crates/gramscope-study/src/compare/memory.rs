@@ -167,8 +167,8 @@ mod tests {
         }
         let message = within(4).unwrap_err().to_string();
         assert!(
-            message.contains("images need 101 MiB")
-                && message.contains("100 MiB; choose fewer examples, or allow more"),
+            message.contains("images need 101.0 MiB")
+                && message.contains("100.0 MiB; choose fewer examples, or allow more"),
             "{message}"
         );
         let huge = BatchNeeds { example: u64::MAX, entries: u64::MAX, ..needs };
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_what_was_needed_and_what_would_help() {
         let message = needs().within(Some(50 * MIB)).unwrap_err().to_string();
-        for part in ["batches of 256", "50 MiB", "smaller batches, or allow more"] {
+        for part in ["batches of 256", "50.0 MiB", "smaller batches, or allow more"] {
             assert!(message.contains(part), "{part} is missing from: {message}");
         }
         let huge = Needs { entries: u64::MAX, row: u64::MAX, largest_layer: u64::MAX, ..needs() };

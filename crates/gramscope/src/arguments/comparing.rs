@@ -1,4 +1,5 @@
-//! Flags of what compares and looks into activations: cka, blocks, mean, pcs, dominant, epochs, activations.
+//! Flags of what compares and looks into activations: cka, blocks, mean, pcs, dominant, epochs, activations,
+//! cosine, sparsity, predict.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use regex::Regex;
 use super::{DeviceArguments, MemoryArguments};
 
 /// Flags that say how a network computes: with stored activations there is none.
-pub(crate) const NETWORK_FLAGS: [&str; 2] = ["precision", "convolutions"];
+const NETWORK_FLAGS: [&str; 2] = ["precision", "convolutions"];
 
 pub(crate) const CKA_HELP: &str = "\
 Examples:
@@ -78,6 +79,37 @@ Example:
 Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
 principal components; cosine_sq [E,L] between a first component and the one at the end; first_pc [E,L,n], those components),
 epochs.json and epochs.png.";
+
+pub(crate) const COSINE_HELP: &str = "\
+Examples:
+  gramscope cosine runs/r14 --out cosine/r14
+  gramscope cosine runs/r14@5 --layers 'add|relu2' --out cosine/r14-early
+  gramscope cosine --activations mine.safetensors --out cosine/mine
+
+Writes cosine.npz (float64 arrays cosine [L,L], the mean over examples of <x,y> / (|x| |y|), not centred; and count [L,L], the
+examples that it is the mean of: one that either layer turns into zeros has no cosine), cosine.json and cosine.png. Layers of
+different shapes (of stored activations: different numbers of features) cannot be compared: NaN, and a count of 0.";
+
+pub(crate) const SPARSITY_HELP: &str = "\
+Examples:
+  gramscope sparsity runs/r14 --out sparsity/r14
+  gramscope sparsity runs/r14 --data cifar100 --examples 1000 --out sparsity/r14-elsewhere
+
+Writes sparsity.npz (float64 arrays zeros, the fraction of each ReLU's values that are zero; dead, the number of its units,
+that is channels, that are zero at every position of every image; unit_zeros, that fraction for each unit, layer after
+layer), sparsity.json (layers, units of each, the data) and sparsity.png.";
+
+pub(crate) const PREDICT_HELP: &str = "\
+Runs that differ in their seed alone are one group, named by what they share.
+
+Examples:
+  gramscope predict family --out family/predict
+  gramscope predict runs/* --between 'depth 62, width 1' 'depth 14, width 2' --out predict
+
+Writes predict.npz (float64 arrays agreement, kl, hellinger, entropy over runs, the same over groups with group_ before their
+names, example_accuracy, half_accuracy, class_accuracy), predict.json, accuracies.json (each group's accuracy with its spread),
+classes.json (Welch's t test of every class, p values corrected by Holm's method, effect sizes), and the pictures
+predict-maps.png, examples.png and classes.png. kl has KL(p, q) with p the row's run and q the column's, in nats.";
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -306,4 +338,64 @@ pub(crate) struct ActivationsArguments {
     pub(crate) layers: Option<Regex>,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
+pub(crate) struct CosineArguments {
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
+    #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
+    pub(crate) activations: Option<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Only the layers whose name matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) layers: Option<Regex>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SparsityArguments {
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Use only the first N test images, class-balanced [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PredictArguments {
+    /// Run directories, or directories of runs: finished ones that were tested on the same images
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The two groups that are compared image by image and class by class [default: the first and the last, from small to large]
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    pub(crate) between: Option<Vec<String>>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }

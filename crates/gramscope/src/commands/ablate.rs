@@ -1,10 +1,8 @@
 //! `gramscope ablate`: test accuracy without some of a run's blocks.
 
-use anyhow::Context;
 use gramscope_study::ablate::{self, AblateOptions, AblateResult};
-use gramscope_train::data::DataConfig;
 
-use super::{opened, placed, with_bar};
+use super::{opened, other_data, placed, with_bar};
 use crate::arguments::AblateArguments;
 use crate::console::Console;
 use crate::device;
@@ -18,7 +16,7 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
         blocks: arguments.block.clone(),
         each: arguments.each,
         examples: arguments.examples,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "ablating", |progress| {

@@ -4,16 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context;
 use gramscope_cka::Options;
 use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::results::PairResult;
 use gramscope_study::{mean, output};
 use gramscope_train::Run;
-use gramscope_train::data::DataConfig;
 
-use super::with_bar;
+use super::{other_data, with_bar};
 use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::Console;
 use crate::{device, memory};
@@ -122,7 +120,7 @@ fn compare_runs(
     processor: &Processor,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
-    let data = arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?;
+    let data = other_data(arguments.data.as_deref())?;
     let run_options = RunOptions {
         pairs,
         passes: arguments.passes,

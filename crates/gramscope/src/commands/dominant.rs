@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use gramscope_study::dominant::{self, DominantInfo, DominantOptions};
 use gramscope_study::pcs::CLOSE_EIGENVALUES;
-use gramscope_train::data::DataConfig;
 
-use super::{opened, placed, with_bar};
+use super::{opened, other_data, placed, with_bar};
 use crate::arguments::DominantArguments;
 use crate::console::Console;
 use crate::{device, memory};
@@ -20,7 +18,7 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
         examples: arguments.examples,
         layer: arguments.layer.clone(),
         top: arguments.top,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     for (run, dir) in &runs {

@@ -2,13 +2,11 @@
 
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Context;
 use gramscope_cka::Options;
 use gramscope_study::compare::{CompareOptions, RunOptions};
 use gramscope_study::epochs;
-use gramscope_train::data::DataConfig;
 
-use super::{opened, placed, with_bar};
+use super::{opened, other_data, placed, with_bar};
 use crate::arguments::EpochsArguments;
 use crate::console::Console;
 use crate::{device, memory};
@@ -28,7 +26,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
     let run_options = RunOptions {
         passes: arguments.passes,
         seed: arguments.seed,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
         ..RunOptions::default()
     };
     for (run, dir) in &runs {

@@ -25,9 +25,11 @@ pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use gramscope_study::compare::Progress;
 use gramscope_study::output::names;
 use gramscope_train::Run;
+use gramscope_train::data::DataConfig;
 
 use crate::console::{self, Console, Unit};
 
@@ -42,6 +44,11 @@ fn show_progress(bar: &mut console::Progress<'_>, what: &str, progress: Progress
     let Progress { done, total, batch, batches, subject } = progress;
     bar.set_total(total as u64);
     bar.update(done as u64, what, &format!("batch {batch} of {batches}, {subject}"));
+}
+
+/// The data that `--data` names, where it does.
+fn other_data(named: Option<&str>) -> anyhow::Result<Option<DataConfig>> {
+    named.map(DataConfig::resolve_argument).transpose().context("--data")
 }
 
 /// The runs that `names` stand for, with their networks' batch norms as asked for.

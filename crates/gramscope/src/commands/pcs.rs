@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use gramscope_nn::Processor;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
-use gramscope_train::data::DataConfig;
 
-use super::{opened, placed, with_bar};
+use super::{opened, other_data, placed, with_bar};
 use crate::arguments::PcsArguments;
 use crate::console::Console;
 use crate::{device, memory};
@@ -24,7 +22,7 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         examples: arguments.examples,
         layers: arguments.layers.clone(),
         estimator: arguments.estimator,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
         memory: memory::limits(arguments.memory.memory_limit, on_gpu),
         device: gpu,
     };

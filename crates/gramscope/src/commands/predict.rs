@@ -1,37 +1,9 @@
 //! `gramscope predict`: what groups of runs predict, and where two of them differ.
 
-use std::path::PathBuf;
-
-use clap::Args;
 use gramscope_study::predict::{self, Group, PredictResult};
 
+use crate::arguments::PredictArguments;
 use crate::console::{Console, Unit};
-
-/// What `gramscope predict --help` ends with.
-pub(crate) const HELP: &str = "\
-Runs that differ in their seed alone are one group, named by what they share.
-
-Examples:
-  gramscope predict family --out family/predict
-  gramscope predict runs/* --between 'depth 62, width 1' 'depth 14, width 2' --out predict
-
-Writes predict.npz (float64 arrays agreement, kl, hellinger, entropy over runs, the same over groups with group_ before their
-names, example_accuracy, half_accuracy, class_accuracy), predict.json, accuracies.json (each group's accuracy with its spread),
-classes.json (Welch's t test of every class, p values corrected by Holm's method, effect sizes), and the pictures
-predict-maps.png, examples.png and classes.png. kl has KL(p, q) with p the row's run and q the column's, in nats.";
-
-#[derive(Args, Debug)]
-pub(crate) struct PredictArguments {
-    /// Run directories, or directories of runs: finished ones that were tested on the same images
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// The two groups that are compared image by image and class by class [default: the first and the last, from small to large]
-    #[arg(long, num_args = 2, value_names = ["A", "B"])]
-    pub(crate) between: Option<Vec<String>>,
-    /// Where the results go
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-}
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PredictArguments, console: &Console) -> anyhow::Result<()> {

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
-use gramscope_train::data::DataConfig;
 
-use super::{opened, placed, with_bar};
+use super::{opened, other_data, placed, with_bar};
 use crate::arguments::ProbeArguments;
 use crate::console::Console;
 use crate::device;
@@ -25,7 +23,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         pool: arguments.pool,
         examples: arguments.examples,
         seed: arguments.seed,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "probing", |progress| {

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use gramscope_study::studies::{self, Scale, StudyEvent, StudyOptions, StudyPlan};
-use gramscope_train::data::DataConfig;
 
-use super::show_progress;
 use super::sweep::SweepProgress;
+use super::{other_data, show_progress};
 use crate::arguments::StudyArguments;
 use crate::console::{Console, Unit};
 use crate::interrupt::Interrupt;
@@ -23,7 +21,7 @@ pub(crate) fn run(arguments: &StudyArguments, interrupt: &Interrupt, console: &C
     let processors = device::processors(&arguments.devices, console)?;
     let options = StudyOptions {
         scale: Scale::new(arguments.scale)?,
-        data: arguments.data.as_deref().map(DataConfig::resolve_argument).transpose().context("--data")?,
+        data: other_data(arguments.data.as_deref())?,
         memory: memory::limits(
             arguments.memory.memory_limit,
             processors.iter().any(|processor| processor.gpu().is_some()),

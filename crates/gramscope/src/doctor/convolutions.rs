@@ -42,8 +42,8 @@ impl Choices for Forgotten {
 /// Our kernels, their naive twins, and cuDNN's.
 pub(super) fn check(report: &mut Report<'_>, device: &Device) {
     check_on(report, device, "products");
-    check_naive::<f32>(report, device, Arithmetic::Float32);
-    check_naive::<bf16>(report, device, Arithmetic::Bf16);
+    check_naive::<f32>(report, device);
+    check_naive::<bf16>(report, device);
     let name = "cuDNN products";
     if !report.wants(name) {
         return;
@@ -59,9 +59,9 @@ pub(super) fn check(report: &mut Report<'_>, device: &Device) {
 const ROUNDINGS: &str = "in what rounding may do";
 
 /// One loop a value, in float64 whatever the arithmetic.
-fn check_naive<T: Stored>(report: &mut Report<'_>, device: &Device, arithmetic: Arithmetic) {
+fn check_naive<T: Stored>(report: &mut Report<'_>, device: &Device) {
     report.check(&format!("products naive, {}, {ROUNDINGS}", T::NAME), || {
-        over(&SHAPES, 1.0, |finding, shape| products_naive::<T>(device, shape, arithmetic, finding))
+        over(&SHAPES, 1.0, |finding, shape| products_naive::<T>(device, shape, finding))
     });
 }
 
@@ -151,22 +151,19 @@ impl<T: Stored> Operands<T> {
     }
 
     /// The same, from the naive kernels.
-    fn found_naive(&self, device: &Device, arithmetic: Arithmetic) -> anyhow::Result<[Vec<f64>; 4]> {
+    fn found_naive(&self, device: &Device) -> anyhow::Result<[Vec<f64>; 4]> {
         let (launcher, c) = (device.launcher(), &self.convolution);
         let (x, dy) = (self.x.device.as_view(), self.dy.device.as_view());
         let (weight, bias) = (self.weight.device.as_view(), self.bias.device.as_view());
         let mut y = device.zeros::<T>(WHAT, c.y_length())?;
-        launcher.convolution_forward_naive(&mut y.as_view_mut(), &x, &weight, &bias, c, arithmetic)?;
+        launcher.convolution_forward_naive(&mut y.as_view_mut(), &x, &weight, &bias, c)?;
         let before: Vec<T> = device.download(&self.before.device)?;
         let mut dx = device.upload(WHAT, &before)?;
-        launcher.convolution_input_gradient_naive(&mut dx.as_view_mut(), &dy, &weight, c, arithmetic, true)?;
+        launcher.convolution_input_gradient_naive(&mut dx.as_view_mut(), &dy, &weight, c, true)?;
         let (mut dweight, mut dbias) =
             (device.zeros::<f32>(WHAT, c.weight_length())?, device.zeros::<f32>(WHAT, c.to)?);
         let (to, biases) = (&mut dweight.as_view_mut(), &mut dbias.as_view_mut());
-        // Which this one does not use.
-        let mut scratch = device.zeros::<f32>(WHAT, 1)?;
-        let scratch = &mut scratch.as_view_mut();
-        launcher.convolution_weight_gradient_naive(to, biases, scratch, &x, &dy, c, arithmetic)?;
+        launcher.convolution_weight_gradient_naive(to, biases, &x, &dy, c)?;
         downloaded(device, [&y, &dx], [&dweight, &dbias])
     }
 }
@@ -216,16 +213,11 @@ fn products<T: Stored>(
 }
 
 /// The same of the naive kernels, whose sums are in float64: they are rounded to float32, dx after what was there is added, too.
-fn products_naive<T: Stored>(
-    device: &Device,
-    shape: [usize; 8],
-    arithmetic: Arithmetic,
-    finding: &mut Finding,
-) -> anyhow::Result<()> {
+fn products_naive<T: Stored>(device: &Device, shape: [usize; 8], finding: &mut Finding) -> anyhow::Result<()> {
     let operands = Operands::<T>::new(device, shape)?;
     let weight = &operands.weight.host;
     let (truth, magnitudes) = (operands.truth(weight, &|value| value), operands.truth(weight, &f64::abs));
-    for (product, found) in operands.found_naive(device, arithmetic)?.into_iter().enumerate() {
+    for (product, found) in operands.found_naive(device)?.into_iter().enumerate() {
         compare::<T>(finding, product, &found, [&truth[product], &magnitudes[product]], 2.0 * ROUNDING);
     }
     Ok(())

@@ -352,15 +352,12 @@ fn kernel_values(device: &Device, n: usize, naive: bool, finding: &mut Finding) 
     let mut squares = GramMut { k: distances.as_view_mut(), reach: reach.as_view_mut() };
     launcher.ucenter_reduce_double(&mut squares, &partials.as_view(), None, n, &split.splits)?;
     let (mut chosen, mut counts) = (selection.as_view_mut(), histogram.as_view_mut());
-    launcher.rbf_start(&mut chosen, &mut counts, n)?;
     let distances = distances.as_view();
     if naive {
+        launcher.rbf_start(&mut chosen, &mut counts, n)?;
         launcher.rbf_naive(&mut chosen, &distances, n)?;
     } else {
-        for pass in 0..plan::RADIX_PASSES {
-            launcher.rbf_select(&mut chosen, &mut counts, &mut arrivals.as_view_mut(), &distances, n, pass)?;
-        }
-        launcher.rbf_above(&mut chosen, &distances, n)?;
+        launcher.rbf_median(&mut chosen, &mut counts, &mut arrivals.as_view_mut(), &distances, n)?;
     }
     let mut in_place = k.as_view_mut();
     launcher.rbf_apply(&mut in_place, &mut undefined.as_view_mut(), &distances, &chosen.as_view(), n, 0.5)?;

@@ -306,11 +306,7 @@ impl KernelBench<'_> {
         };
         let us = time(device, &mut |_| {
             let (chosen, counts) = (&mut selection.as_view_mut(), &mut histogram.as_view_mut());
-            launcher.rbf_start(chosen, counts, n)?;
-            for pass in 0..plan::RADIX_PASSES {
-                launcher.rbf_select(chosen, counts, &mut arrivals.as_view_mut(), distances, n, pass)?;
-            }
-            launcher.rbf_above(chosen, distances, n)?;
+            launcher.rbf_median(chosen, counts, &mut arrivals.as_view_mut(), distances, n)?;
             apply(&selection)
         })?;
         // Each distance is compared with all of them, twice.

@@ -173,21 +173,21 @@ impl<'a, T: Stored> Operands<'a, T> {
     }
 
     fn enqueue_naive(&mut self, product: Product, round: usize) -> Result<(), Error> {
-        let (launcher, c, arithmetic) = (self.device.launcher(), &self.convolution, self.arithmetic);
+        let (launcher, c) = (self.device.launcher(), &self.convolution);
         let weight = &self.weight.as_view();
         match product {
             Product::Forward => {
                 let (y, x) = (&mut self.y.view_mut(round), &self.x.view(round));
-                launcher.convolution_forward_naive(y, x, weight, &self.bias.as_view(), c, arithmetic)
+                launcher.convolution_forward_naive(y, x, weight, &self.bias.as_view(), c)
             }
             Product::InputGradient { adds } => {
                 let (dx, dy) = (&mut self.x.view_mut(round), &self.y.view(round));
-                launcher.convolution_input_gradient_naive(dx, dy, weight, c, arithmetic, adds)
+                launcher.convolution_input_gradient_naive(dx, dy, weight, c, adds)
             }
             Product::WeightGradient => {
                 let (dweight, dbias) = (&mut self.dweight.as_view_mut(), &mut self.dbias.as_view_mut());
-                let (partials, x, dy) = (&mut self.partials.as_view_mut(), &self.x.view(round), &self.y.view(round));
-                launcher.convolution_weight_gradient_naive(dweight, dbias, partials, x, dy, c, arithmetic)
+                let (x, dy) = (&self.x.view(round), &self.y.view(round));
+                launcher.convolution_weight_gradient_naive(dweight, dbias, x, dy, c)
             }
         }
     }
