@@ -151,7 +151,11 @@ fn activation_files_that_cannot_be_compared_are_explained() {
     write_activations(Path::new(&a), &[("layer", 8, 3, noise(1, 24))]);
     fails(["cka", "--activations", &a, "--out", &out], 1, &[&a, "--batch-size", "--keep-partial", "8"]);
     fails(["cka", "--activations", &a, &a, &a, "--out", &out], 1, &["--activations", "3 files"]);
-    fails(["cka", "--activations", &a, "--examples", "9", "--out", &out], 1, &[&a, "--examples 9", "1 to 8"]);
+    fails(
+        ["cka", "--activations", &a, "--examples", "9", "--out", &out],
+        1,
+        &[&a, "9 examples", "--examples", "1 to 8"],
+    );
     fails(["cka", "--activations", &a, "--out", &out, "--batch-size", "3"], 1, &["3", "4"]);
 
     write_activations(Path::new(&b), &[("layer", 12, 3, noise(1, 36))]);
@@ -338,7 +342,7 @@ fn a_place_that_takes_no_results_is_named_at_once() {
     let quickstart = |out: &str, images: &str| {
         ["quickstart", "--out", out, "--epochs", "100000000", "--test-images", images].map(str::to_owned)
     };
-    fails(quickstart(&path(dir.path(), "quick"), "3"), 1, &["--test-images 3", "at least 4"]);
+    fails(quickstart(&path(dir.path(), "quick"), "3"), 1, &["3 test images", "--test-images", "at least 4"]);
     fs::create_dir_all(Path::new(&out).join("cka")).unwrap();
     fs::write(Path::new(&out).join("cka").join("cka.json"), "{}").unwrap();
     fails(quickstart(&out, "40"), 1, &["cka.json", "--out"]);

@@ -117,10 +117,10 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     for count in ["0", "9"] {
         fails(["cosine", "--activations", &file, "--examples", count, "--out", &out], 1, &["--examples", "1 to 8"]);
     }
-    fails(["cosine", "--activations", &file, "--layers", "none", "--out", &out], 1, &["--layers none"]);
+    fails(["cosine", "--activations", &file, "--layers", "none", "--out", &out], 1, &["matches \"none\"", "--layers"]);
     fails(["cosine", "--activations", &path(dir.path(), "none"), "--out", &out], 1, &["none"]);
-    fails(["cosine", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
-    fails(["cosine", &run, "--layers", "none", "--out", &out], 1, &["--layers none"]);
+    fails(["cosine", &run, "--examples", "41", "--out", &out], 1, &["41 examples", "--examples", "40"]);
+    fails(["cosine", &run, "--layers", "none", "--out", &out], 1, &["matches \"none\"", "--layers"]);
     fails(["cosine", &run, "--out", &run], 1, &[&run, "--out"]);
     fails(["cosine", &run, "--memory-limit", "1M", "--out", &out], 1, &["--memory-limit", "--layers", "1.0 MiB"]);
     values[33] = f32::NAN;

@@ -354,7 +354,7 @@ fn a_capture_does_not_survive_the_end_of_a_cudnn_in_its_thread() {
         device.launcher().relu(&mut y.as_view_mut(), 3)
     });
     let error = captured.err().unwrap().to_string();
-    assert!(error.contains("STREAM_CAPTURE_INVALIDATED"), "{error}");
+    assert!(error.contains("STREAM_CAPTURE"), "{error}");
 }
 
 /// cuDNN may wait for all of a GPU when it starts, when plans are made and tried, and when it goes: another thread's captures are over

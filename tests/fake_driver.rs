@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::driver::{Trace, command_on, driver, run};
+use support::driver::{Trace, command_on, driver, needed, run};
 use support::{noise, text, write_activations};
 
 /// Fails with one message that has every one of `parts`.
@@ -93,7 +93,7 @@ fn too_little_memory_is_told_with_what_would_help() {
         &arguments,
         &[
             "batches of 700 examples need at least 8.7 MiB",
-            "1021.5 KiB is free",
+            "1021.4 KiB is free",
             "smaller batches",
             "fewer layers",
             "--memory-limit",
@@ -153,13 +153,6 @@ fn comparisons_are_those_of_the_cpu() {
             assert!((found / expected - 1.0).abs() <= tolerance, "{settings:?}: {found} is not {expected}");
         }
     }
-}
-
-/// The bytes that a message asks for at least, to a tenth of a KiB.
-fn needed(message: &str) -> u64 {
-    let words: Vec<&str> = message.split("at least ").nth(1).unwrap().split(' ').take(2).collect();
-    assert_eq!(words[1], "KiB", "{message}");
-    (words[0].parse::<f64>().unwrap() * 1024.0) as u64
 }
 
 #[test]

@@ -192,15 +192,19 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     train_tiny(Path::new(&run), 0);
     let mut values = noise(1, 40);
     write_activations(Path::new(&file), &[("good", 8, 5, values.clone())]);
-    fails(["pcs", "--activations", &file, "--examples", "9", "--out", &out], 1, &["--examples 9", "8", &file]);
+    fails(
+        ["pcs", "--activations", &file, "--examples", "9", "--out", &out],
+        1,
+        &["9 examples", "--examples", "8", &file],
+    );
     fails(["pcs", "--activations", &file, "--examples", "3", "--out", &out], 1, &["3 examples", "at least 4"]);
-    fails(["pcs", "--activations", &file, "--layers", "none", "--out", &out], 1, &["--layers none"]);
-    fails(["pcs", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
+    fails(["pcs", "--activations", &file, "--layers", "none", "--out", &out], 1, &["matches \"none\"", "--layers"]);
+    fails(["pcs", &run, "--examples", "41", "--out", &out], 1, &["41 examples", "--examples", "40"]);
     fails(["pcs", &run, "--out", &run], 1, &[&run, "--out"]);
     fails(["dominant", &run, "--layer", "stem", "--out", &out], 1, &["no layer stem", "stem.conv", "logits"]);
     let elsewhere = ["--drop-dominant", "0.1", "--dominant-layer", "stem"];
     fails(["cka", &run, "--out", &out].into_iter().chain(elsewhere), 1, &["no layer stem", "stem.conv"]);
-    fails(["dominant", &run, "--top", "41", "--out", &out], 1, &["--top 41", "40"]);
+    fails(["dominant", &run, "--top", "41", "--out", &out], 1, &["41 dominant", "--top", "40"]);
     for fraction in ["0", "1", "nan"] {
         fails(["cka", &run, "--drop-dominant", fraction, "--out", &out], 1, &["--drop-dominant"]);
     }

@@ -199,10 +199,10 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     let (run, plain, out) = (path(dir.path(), "run"), path(dir.path(), "plain"), path(dir.path(), "out"));
     train_tiny(Path::new(&run), 0);
     succeeds(["train", "--no-residual", "--out", &plain].into_iter().chain(TINY));
-    fails(["probe", &run, "--epochs", "0", "--out", &out], 1, &["--epochs 0"]);
-    fails(["probe", &run, "--momentum", "1", "--out", &out], 1, &["--momentum 1"]);
-    fails(["probe", &run, "--layers", "none", "--out", &out], 1, &["--layers none"]);
-    fails(["probe", &run, "--examples", "61", "--out", &out], 1, &["--examples 61", "60"]);
+    fails(["probe", &run, "--epochs", "0", "--out", &out], 1, &["0 epochs", "--epochs"]);
+    fails(["probe", &run, "--momentum", "1", "--out", &out], 1, &["momentum of 1", "--momentum"]);
+    fails(["probe", &run, "--layers", "none", "--out", &out], 1, &["matches \"none\"", "--layers"]);
+    fails(["probe", &run, "--examples", "61", "--out", &out], 1, &["61 examples", "--examples", "60"]);
     fails(["probe", &run, "--out", &run], 1, &[&run, "--out"]);
     let one_class = dir.path().join("one-class");
     for split in ["train", "test"] {
@@ -214,8 +214,12 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     let one_class = one_class.to_str().unwrap();
     fails(["probe", &run, "--data", one_class, "--batch-size", "2", "--out", &out], 1, &["one class"]);
     fails(["ablate", &plain, "--out", &out], 1, &[&plain, "without residual connections"]);
-    fails(["ablate", &run, "--block", "stage4.block1", "--out", &out], 1, &["--block stage4.block1", "stage3.block1"]);
-    fails(["ablate", &run, "--examples", "41", "--out", &out], 1, &["--examples 41", "40"]);
+    fails(
+        ["ablate", &run, "--block", "stage4.block1", "--out", &out],
+        1,
+        &["no block stage4.block1", "--block", "stage3.block1"],
+    );
+    fails(["ablate", &run, "--examples", "41", "--out", &out], 1, &["41 examples", "--examples", "40"]);
     fails(["ablate", &run, "--out", &run], 1, &[&run, "--out"]);
     assert!(!Path::new(&out).exists());
     for wrong in [

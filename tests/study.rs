@@ -85,8 +85,8 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     assert!(before == bytes(&out), "what was lost came back differently");
 
     fails(study("0.6"), 1, &["study.toml", "another scale", "--out"]);
-    fails(study("0"), 1, &["--scale 0"]);
-    fails(study("0.01"), 1, &["choose a larger --scale"]);
+    fails(study("0"), 1, &["scale of 0", "--scale"]);
+    fails(study("0.01"), 1, &["choose a larger scale", "--scale"]);
     let other = dir.path().to_str().unwrap().to_owned();
     fails(["study", plan, "--scale", "0.5", "--out", &other], 1, &["no study"]);
     fails(["study", "fig3", "--out", "x"], 1, &["'fig3'", "fig3-pcs"]);

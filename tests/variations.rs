@@ -43,7 +43,7 @@ fn runs_with_variations_are_trained_compared_and_verified() {
     let info = fs::read_to_string(dir.path().join("out/cka.json")).unwrap();
     assert!(info.contains("\"noise\": true") && info.contains("\"normalised_examples\": true"), "{info}");
     fails(["sparsity", &run, "--out", &run], 1, &["holds a run"]);
-    fails(["sparsity", &run, "--examples", "0", "--out", &out], 1, &["--examples 0"]);
+    fails(["sparsity", &run, "--examples", "0", "--out", &out], 1, &["0 examples", "--examples"]);
     let said = succeeds(["sparsity", &run, "--out", &out]);
     assert!(said.contains("7 ReLUs") && said.contains("units are dead"), "{said}");
     for file in ["sparsity.npz", "sparsity.json", "sparsity.png"] {

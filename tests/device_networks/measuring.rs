@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Output;
 
-use gramscope_cka::ComponentSimilarity;
 use gramscope_nn::Backend;
+use gramscope_study::pcs::PcsResult;
 use gramscope_study::{pcs, results};
 use safetensors::SafeTensors;
+use tempfile::TempDir;
 
-use crate::support::driver::{Trace, driver, run};
+use crate::support::driver::{Trace, driver, needed, run};
 use crate::support::text;
 use crate::{PLAN, train};
 
@@ -114,41 +116,94 @@ fn export_beside_the_cpu(rest: &str, layers: usize) {
     }
 }
 
-/// First components are found where the network runs: of the activations as they are, to the bit, none of which comes to the host.
+/// What `pcs` and `activations` are told, and what comes of it.
+struct Components {
+    dir: TempDir,
+    run: String,
+}
+
+impl Components {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n");
+        let run = train(dir.path(), "runs", &plan, &["cpu"]).display().to_string();
+        Self { dir, run }
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn tried(&self, name: &str, arguments: &[&str]) -> (Output, Trace) {
+        let (out, trace) = (self.at(name), self.dir.path().join(format!("{name}.trace")));
+        let arguments = [arguments, &["--device", "cuda", "--out", &out]].concat();
+        let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
+        (output, Trace::read(&trace))
+    }
+
+    fn done(&self, name: &str, arguments: &[&str]) -> Trace {
+        let (output, trace) = self.tried(name, arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        trace
+    }
+
+    fn found(&self, name: &str) -> PcsResult {
+        pcs::load(Path::new(&self.at(name))).unwrap()
+    }
+
+    /// Every number of a result.
+    fn bits(&self, name: &str) -> Vec<Vec<u64>> {
+        let found = self.found(name).similarity;
+        let numbers = [found.variance_explained, found.first_pc, found.cosine_sq, found.cka, found.cka_without_first];
+        assert!(numbers.iter().flatten().any(|number| number.is_finite()));
+        numbers.into_iter().map(|numbers| numbers.into_iter().map(f64::to_bits).collect()).collect()
+    }
+}
+
+/// First components are found where the network runs: of the activations as they are, to the bit, none of which comes to the host. Of
+/// fewer examples than the kernels take they are found on the host, of the same activations.
 #[test]
 fn components_of_a_run_are_those_of_its_activations() {
-    let dir = tempfile::tempdir().unwrap();
-    let trained =
-        train(dir.path(), "runs", &format!("{PLAN}[family]\ndepth = [8]\nwidth = [0.5]\nseed = [0]\n"), &["cpu"]);
-    let (trained, at) = (trained.to_str().unwrap(), |name: String| dir.path().join(name).display().to_string());
-    for precision in ["f32", "bf16"] {
-        let traced = |name: &str, arguments: &[&str]| {
-            let trace = dir.path().join(format!("{name}.trace"));
-            let output = run(driver().path(), &format!("trace={}", trace.display()), arguments);
-            assert!(output.status.success(), "{}", text(&output.stderr));
-            Trace::read(&trace)
-        };
-        let gpu = ["--device", "cuda", "--precision", precision];
-        let [file, of_run, of_file] = ["file", "run", "stored"].map(|name| at(format!("{name}-{precision}")));
-        traced("export", &[&["activations", trained, "--out", &file][..], &gpu].concat());
-        let trace = traced("run", &[&["pcs", trained, "--out", &of_run][..], &gpu].concat());
-        traced("file", &["pcs", "--activations", &file, "--out", &of_file, "--device", "cuda"]);
-        let [of_run, of_file] = [of_run, of_file].map(|out| pcs::load(Path::new(&out)).unwrap());
-        assert_eq!(of_run.info.layers, of_file.info.layers);
-        assert_eq!(of_run.info.versions.backend.to_string(), format!("cuda-{precision}"));
-        let bits = |found: &ComponentSimilarity| {
-            let numbers =
-                [&found.variance_explained, &found.first_pc, &found.cosine_sq, &found.cka, &found.cka_without_first];
-            numbers.map(|numbers| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>())
-        };
-        assert_eq!(bits(&of_run.similarity), bits(&of_file.similarity), "{precision}");
-        assert!(of_run.similarity.cka.iter().any(|cka| !cka.is_nan()));
+    let components = Components::new();
+    let settings: [&[&str]; 3] = [&["--precision", "f32"], &["--precision", "bf16"], &["--examples", "5"]];
+    for flags in settings {
+        components.done("file", &[&["activations", &components.run][..], flags].concat());
+        let trace = components.done("run", &[&["pcs", &components.run][..], flags].concat());
+        components.done("stored", &["pcs", "--activations", &components.at("file")]);
+        assert_eq!(components.found("run").info.layers, components.found("stored").info.layers);
+        assert_eq!(components.bits("run"), components.bits("stored"), "{flags:?}");
         // The two matrices, and of a layer less than a matrix of examples by examples, however it was decomposed; its activations
         // are many times that.
-        let (layers, examples) = (of_run.info.layers.len() as u64, 16);
+        let (layers, examples) = (components.found("run").info.layers.len() as u64, 16);
         let most = 2 * layers * layers * 8 + layers * 2 * examples * examples * 8;
-        assert!(trace.downloaded < most && 4 * most < fs::metadata(&file).unwrap().len(), "{}", trace.downloaded);
+        let activations = fs::metadata(components.at("file")).unwrap().len();
+        assert!(
+            flags == ["--examples", "5"] || trace.downloaded < most && 4 * most < activations,
+            "{}",
+            trace.downloaded
+        );
     }
+}
+
+/// In the least memory there can be, in which layers come in rounds.
+#[test]
+fn components_of_a_run_are_the_same_in_parts() {
+    let components = Components::new();
+    let whole = components.done("whole", &["pcs", &components.run]);
+    let mut limit = 1024;
+    let parts = loop {
+        let text_of = limit.to_string();
+        let (output, trace) = components.tried("parts", &["pcs", &components.run, "--memory-limit", &text_of]);
+        if output.status.success() {
+            break trace;
+        }
+        let least = needed(&text(&output.stderr));
+        assert!(least > limit, "{limit} are said to be too few, and {least} to do");
+        limit = least;
+    };
+    assert!(parts.count("gs_gram_double_f32") > whole.count("gs_gram_double_f32"), "all at once in {limit}");
+    assert!(parts.most_bytes <= limit && limit < whole.most_bytes, "{} in {limit}", parts.most_bytes);
+    assert_eq!(components.bits("parts"), components.bits("whole"));
 }
 
 /// Blocks deleted in every way, in both families, with two branches, and in pieces of the images: no image changes sides.

@@ -59,6 +59,7 @@ pub fn on_fake_driver(folder: &TempDir, test: &str) -> Option<Trace> {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+    assert_content(&output);
     Some(Trace::read(&trace))
 }
 
@@ -111,5 +112,25 @@ impl Trace {
 
 /// The same, run to its end.
 pub fn run(folder: &Path, machine: &str, arguments: &[&str]) -> Output {
-    command_on(folder, machine, arguments).output().unwrap()
+    let output = command_on(folder, machine, arguments).output().unwrap();
+    assert_content(&output);
+    output
+}
+
+/// The driver has seen nothing that no program may do: what it sees when a program has waited for the last time, nobody else is told.
+fn assert_content(output: &Output) {
+    let said = text(&output.stderr);
+    assert!(!said.contains("fake driver:"), "{said}");
+}
+
+/// The bytes that a message asks for at least, to a tenth of a KiB or MiB more.
+pub fn needed(message: &str) -> u64 {
+    let mut words = message.split("at least ").nth(1).unwrap().split(' ');
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    let unit = match words.next().unwrap() {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        unit => panic!("{unit}"),
+    };
+    (number * f64::from(unit)) as u64
 }

@@ -108,6 +108,11 @@ impl Components {
         })
     }
 
+    /// Whether a GPU takes so many examples; fewer are left to the host.
+    pub fn takes_on_device(examples: usize) -> bool {
+        examples >= gramscope_cuda::plan::EIGEN_VECTORS
+    }
+
     /// The same on `device`, or on the host where there is none: Gram matrices of float64 products, the leading eigenpairs of
     /// many layers at a time by subspace iteration, their panels and CKA. A layer whose iteration does not settle within 320
     /// steps, fewer than eight examples, float64 values and what is not in memory are left to the host.
@@ -123,7 +128,7 @@ impl Components {
         let components = Self::new(layers, examples, estimator)?;
         #[cfg(feature = "cuda")]
         if let Some(device) = device
-            && OnDevice::takes(examples)
+            && Self::takes_on_device(examples)
         {
             let length = components.length()?;
             let on_device = OnDevice::new(device, layers, examples, estimator, length)?;

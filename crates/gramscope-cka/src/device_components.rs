@@ -46,11 +46,6 @@ pub(crate) struct HostPanel {
 }
 
 impl OnDevice {
-    /// Whether the kernels take batches of this size.
-    pub(crate) fn takes(examples: usize) -> bool {
-        examples >= plan::EIGEN_VECTORS
-    }
-
     pub(crate) fn new(
         device: Arc<Device>,
         layers: usize,

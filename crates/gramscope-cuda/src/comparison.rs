@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaSlice, CudaViewMut, DriverError, PinnedHostSlice};
+use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaViewMut, DriverError, PinnedHostSlice};
 
 use crate::device::{Device, insist, refused};
 use crate::error::Error;
@@ -94,6 +94,7 @@ struct Returned {
     host: PinnedHostSlice<i32>,
     /// The copy is there. cudarc's own event of the memory is not recorded where it tracks no events.
     arrived: CudaEvent,
+    context: Arc<CudaContext>,
 }
 
 /// What a comparison ends in. Pair (i, j) of two models is at `i * layers_y + j`; of a model with itself, only j <= i.
@@ -460,7 +461,7 @@ impl Returned {
         let context = device.stream().context();
         // SAFETY: a copy writes the memory before anything reads it.
         let host = unsafe { context.alloc_pinned(length) }?;
-        Ok(Self { batch: 0, host, arrived: context.new_event(None)? })
+        Ok(Self { batch: 0, host, arrived: context.new_event(None)?, context: context.clone() })
     }
 
     /// Waits for the copy, and for nothing enqueued after it.
@@ -473,7 +474,7 @@ impl Returned {
 impl Drop for Returned {
     fn drop(&mut self) {
         // Pinned memory must not go while it is being copied to.
-        insist(|| self.arrived.synchronize());
+        insist(&self.context, || self.arrived.synchronize());
     }
 }
 

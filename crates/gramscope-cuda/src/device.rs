@@ -55,16 +55,17 @@ struct OwnStream(Arc<CudaStream>);
 
 impl Drop for OwnStream {
     fn drop(&mut self) {
-        insist(|| self.0.synchronize());
+        insist(self.0.context(), || self.0.synchronize());
     }
 }
 
 /// Waits before something goes that a device may be using. A wait that fails may not have been one: cudarc first says what a `Drop`
-/// of its own has met, on whatever thread, once, and does nothing else then; so it is waited again. What the driver says that time, it
-/// would say to whoever asks next.
-pub(crate) fn insist(wait: impl Fn() -> Result<(), DriverError>) {
-    if wait().is_err() {
+/// of its own has met, on whatever thread, once, and does nothing else then; so it is waited again. What was said first is kept for
+/// whoever asks next; what the driver says the second time, it would say to them itself.
+pub(crate) fn insist(context: &CudaContext, wait: impl Fn() -> Result<(), DriverError>) {
+    if let Err(first) = wait() {
         let _ = wait();
+        context.record_err::<()>(Err(first));
     }
 }
 

@@ -23,23 +23,39 @@ impl fmt::Display for Version {
     }
 }
 
-/// A number of bytes, for people: rounded up to a tenth, so that who gives as many gives enough.
+/// Bytes that there are, for people: rounded down to a tenth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(
     /// The number.
     pub u64,
 );
 
+/// Bytes that are needed, for people: rounded up to a tenth, so that who gives as many gives enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BytesNeeded(
+    /// The number.
+    pub u64,
+);
+
 impl fmt::Display for Bytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, name) = match self.0 {
-            bytes if bytes < 1 << 20 => (1 << 10, "KiB"),
-            bytes if bytes < 1 << 30 => (1 << 20, "MiB"),
-            _ => (1 << 30, "GiB"),
-        };
-        let tenths = (u128::from(self.0) * 10).div_ceil(unit);
-        write!(formatter, "{}.{} {name}", tenths / 10, tenths % 10)
+        write_tenths(formatter, |unit| u128::from(self.0) * 10 / unit)
     }
+}
+
+impl fmt::Display for BytesNeeded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_tenths(formatter, |unit| (u128::from(self.0) * 10).div_ceil(unit))
+    }
+}
+
+/// Writes a number in the first unit of which there are fewer than 1,024.
+fn write_tenths(formatter: &mut fmt::Formatter<'_>, tenths_of: impl Fn(u128) -> u128) -> fmt::Result {
+    let units = [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")];
+    let fits = |(unit, _): &(u128, &str)| tenths_of(*unit) < 10_240;
+    let (unit, name) = units.into_iter().find(fits).unwrap_or(units[2]);
+    let tenths = tenths_of(unit);
+    write!(formatter, "{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 /// How a kernel was launched.
@@ -105,7 +121,7 @@ pub enum Error {
     /// Device memory does not suffice.
     #[error(
         "{what} needs {needed} of device memory, and {free} is free; smaller batches or fewer layers \
-         need less", needed = Bytes(*needed), free = Bytes(*free)
+         need less", needed = BytesNeeded(*needed), free = Bytes(*free)
     )]
     OutOfMemory {
         /// What the memory is for.
@@ -119,7 +135,7 @@ pub enum Error {
     #[error(
         "{what} need at least {needed} of device memory and may take {limit}, of which {free} is free; smaller \
          batches, fewer examples or fewer layers need less, and a larger limit allows more",
-        needed = Bytes(*needed), limit = Bytes(*limit), free = Bytes(*free)
+        needed = BytesNeeded(*needed), limit = Bytes(*limit), free = Bytes(*free)
     )]
     MemoryLimit {
         /// What the memory is for.
@@ -240,7 +256,18 @@ mod tests {
 
     #[test]
     fn bytes_read_well() {
-        let shown = [512, 300 << 10, (5 << 20) + 1, 3 << 30, u64::MAX].map(|bytes| Bytes(bytes).to_string());
-        assert_eq!(shown, ["0.5 KiB", "300.0 KiB", "5.1 MiB", "3.0 GiB", "17179869184.0 GiB"]);
+        for (bytes, there, needed) in [
+            (512, "0.5 KiB", "0.5 KiB"),
+            (300 << 10, "300.0 KiB", "300.0 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB", "1.0 MiB"),
+            ((5 << 20) + 1, "5.0 MiB", "5.1 MiB"),
+            (3 << 30, "3.0 GiB", "3.0 GiB"),
+            (u64::MAX, "17179869183.9 GiB", "17179869184.0 GiB"),
+        ] {
+            assert_eq!(
+                (Bytes(bytes).to_string(), BytesNeeded(bytes).to_string()),
+                (there.to_owned(), needed.to_owned())
+            );
+        }
     }
 }

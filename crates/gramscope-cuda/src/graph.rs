@@ -126,7 +126,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         // A graph must not go while it runs.
-        device::insist(|| self.stream.synchronize());
+        device::insist(self.stream.context(), || self.stream.synchronize());
     }
 }
 
@@ -142,27 +142,36 @@ impl<'a> Capturing<'a> {
 
     /// The graph of what was captured, unless it was nothing.
     fn end(mut self) -> Result<Option<CudaGraph>, DriverError> {
-        self.0.take().map_or(Ok(None), |stream| stream.end_capture(CUgraphInstantiate_flags(0)))
+        self.0.take().map_or(Ok(None), end)
     }
 }
 
 impl Drop for Capturing<'_> {
     fn drop(&mut self) {
-        // After a panic. The stream is of use again only once the capture has ended.
+        // After a panic.
         if let Some(stream) = self.0 {
-            let _ = stream.end_capture(CUgraphInstantiate_flags(0));
+            let _ = end(stream);
         }
     }
 }
 
+/// Ends a stream's capture: it is of use again only then. Where that fails it may not have been tried (`device::insist`).
+fn end(stream: &Arc<CudaStream>) -> Result<Option<CudaGraph>, DriverError> {
+    let end = || stream.end_capture(CUgraphInstantiate_flags(0));
+    end().or_else(|first| end().map_err(|_| first))
+}
+
 impl Device {
     /// Captures what `work` enqueues on this device's stream, without running it: kernels alone, through launchers, from this
-    /// thread. Nothing may be allocated, copied or waited for, and no device on which cuDNN computes may go. Waits for other threads
-    /// in which cuDNN is started, chooses plans or ends.
+    /// thread. Nothing may be allocated, copied, waited for or captured within, and no device may go. Waits for other threads in which
+    /// cuDNN is started, chooses plans or ends.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Driver`] where something cannot be captured.
     pub fn capture<E: From<Error>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Captured, E> {
+        if launch::is_collecting() {
+            return Err(wrong(GRAPH, "work", "a capture within a capture", "launches").into());
+        }
         let failed = |error| refused("capturing kernels", error);
         let _under_way = CAPTURES.read().unwrap_or_else(PoisonError::into_inner);
         let capturing = Capturing::begin(self.stream()).map_err(failed)?;

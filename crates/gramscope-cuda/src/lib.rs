@@ -83,7 +83,7 @@ pub use cudarc::driver::CudaViewMut as ViewMut;
 pub use cudnn::{Factors, MOST_WORKSPACE, Scratch};
 #[cfg(feature = "cuda")]
 pub use device::{Device, Instant, Properties};
-pub use error::{Bytes, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
+pub use error::{Bytes, BytesNeeded, Dimensions, Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
 #[cfg(feature = "cuda")]
 pub use first_components::{ComponentsExtent, FirstComponents};
 #[cfg(feature = "cuda")]

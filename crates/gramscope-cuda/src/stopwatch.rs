@@ -10,6 +10,8 @@ use crate::error::Error;
 const BYTES: usize = 8 << 20;
 /// The most of it that is memory, or an eighth of what is free: it is written over and over.
 const MOST_MEMORY: usize = 64 << 20;
+/// How often at most: where hardly any memory is free, the device is less busy.
+const MOST_TIMES: usize = 1024;
 
 /// Measures what a device takes for work that it would do faster than the host can enqueue it: while the host does, the device is busy
 /// with something else, so that no launch waits for the next.
@@ -29,7 +31,7 @@ impl<'a> Stopwatch<'a> {
         let free = usize::try_from(device.memory()?.0).unwrap_or(usize::MAX);
         let bytes = device.properties().multiprocessors as usize * BYTES;
         let busy = device.zeros::<u8>("keeping the device busy", bytes.min(MOST_MEMORY).min(free / 8).max(1))?;
-        Ok(Self { device, times: bytes.div_ceil(busy.len()), busy })
+        Ok(Self { device, times: bytes.div_ceil(busy.len()).min(MOST_TIMES), busy })
     }
 
     /// The microseconds that the device takes for what `enqueue` enqueues on its stream. Waits for it.

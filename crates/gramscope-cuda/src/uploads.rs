@@ -140,7 +140,7 @@ fn viewed<'a, T>(bytes: &CudaView<'a, u8>, values: &[T]) -> CudaView<'a, T> {
 impl Drop for Uploads {
     fn drop(&mut self) {
         // Pinned memory must not go while it is being copied.
-        insist(|| self.stream.synchronize());
+        insist(self.stream.context(), || self.stream.synchronize());
     }
 }
 

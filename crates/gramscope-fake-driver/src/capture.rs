@@ -189,8 +189,7 @@ fn tell(stream: usize, context: Context, work: Work) -> Answer {
     if let Work::Launch(launch) = &work {
         launch.note();
     }
-    stream::tell(stream, context, work);
-    Ok(())
+    stream::tell(stream, context, work).map(drop)
 }
 
 /// A graph that can be launched.
@@ -222,7 +221,7 @@ pub(crate) fn run(instance: usize, stream: usize) -> Answer {
         if let Work::Launch(launch) = &*work {
             launch.note();
         }
-        stream::tell(stream, context, work);
+        stream::tell(stream, context, work)?;
     }
     Ok(())
 }

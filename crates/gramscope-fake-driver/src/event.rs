@@ -53,7 +53,7 @@ pub(crate) fn record(handle: usize, stream: usize) -> Answer {
         return Err(INVALID_HANDLE);
     }
     let at = Arc::default();
-    let point = stream::tell(stream, here, Work::Record(Arc::clone(&at)));
+    let point = stream::tell(stream, here, Work::Record(Arc::clone(&at)))?;
     EVENTS.with(handle, |event| event.recorded = Some(Recorded { at, point }))
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn synchronise(handle: usize) -> Answer {
 pub(crate) fn wait(handle: usize, stream: usize) -> Answer {
     context(handle)?;
     if let Some(point) = point(handle)? {
-        stream::tell(stream, stream::context_here(stream)?, Work::Wait(point));
+        stream::tell(stream, stream::context_here(stream)?, Work::Wait(point))?;
     }
     Ok(())
 }

@@ -169,8 +169,7 @@ pub(crate) unsafe fn launch(
     let sizes = function.kernel.argument_sizes;
     // SAFETY: the caller's promise.
     let arguments = unsafe { copied(arguments, sizes) }?;
-    let words = sizes.iter().zip(&arguments).filter(|(bytes, _)| **bytes == size_of::<usize>());
-    let addresses = words.map(|(_, place)| place[0] as usize);
+    let addresses = sizes.iter().zip(&arguments).flat_map(|(&bytes, place)| words(place, bytes));
     let pointers = addresses.filter_map(|address| Some((address, memory::piece_at(address)?))).collect();
     Ok(Launch {
         module: function.module,
@@ -181,6 +180,12 @@ pub(crate) unsafe fn launch(
         arguments,
         pointers,
     })
+}
+
+/// The whole words among the bytes of an argument, any of which may be an address.
+fn words(place: &[u128], bytes: usize) -> impl Iterator<Item = usize> {
+    let halves = place.iter().flat_map(|&both| [both as u64, (both >> 64) as u64]);
+    halves.take(bytes / size_of::<usize>()).map(|word| word as usize)
 }
 
 /// A copy of arguments, each in a place aligned for any.

@@ -11,8 +11,9 @@
 //!
 //! What a driver refuses is refused here, with its results (tests/rules): launches that no device does, handles that are no
 //! more, or of something else, or another device's, a thread that has not turned to a device, ranges beyond their memory, memory
-//! given back as what it is not or while it is in use, whatever may not be done while a stream is captured. A kernel that fails breaks its context,
-//! and the next call says so. Where CUDA's manual leaves it open whether a driver refuses, this one does.
+//! given back as what it is not, whatever may not be done while a stream is captured. A kernel that fails breaks its context,
+//! and so does a stream that takes back memory, or a module, which a launch has yet to use that was given it as an argument; the next
+//! call says so. Where CUDA's manual leaves it open whether a driver refuses, this one does.
 #![allow(unsafe_code, reason = "the driver's interface is C's")]
 #![allow(
     clippy::missing_safety_doc,
@@ -181,7 +182,7 @@ driver! {
         unsafe { give(stream, stream::create(context, flags & NON_BLOCKING == 0)) }
     }
 
-    /// Forgets a stream once it has done what it was told.
+    /// Takes a stream's handle away. What it was told, it will still do.
     fn cuStreamDestroy_v2(stream: usize) {
         stream::context(stream)?;
         capture::forget(stream);
@@ -285,8 +286,7 @@ driver! {
         let context = stream::context(stream)?;
         capture::refuse(stream, context)?;
         memory::give_back(pointer, Kind::Device(context))?;
-        stream::tell(stream, context, Work::Free { address: pointer });
-        Ok(())
+        stream::tell(stream, context, Work::Free { address: pointer }).map(drop)
     }
 
     /// Host memory.
@@ -314,8 +314,7 @@ driver! {
         let context = stream::context_here(stream)?;
         capture::refuse(stream, context)?;
         memory::check_device(to, bytes, context)?;
-        stream::tell(stream, context, Work::Set { to, value, bytes });
-        Ok(())
+        stream::tell(stream, context, Work::Set { to, value, bytes }).map(drop)
     }
 
     /// Copies to the device. CUDA does not say that a copy from memory that is not pinned is done when the call returns, either.
@@ -325,8 +324,7 @@ driver! {
         memory::check_device(to, bytes, context)?;
         memory::check_host(from as usize, bytes)?;
         machine().note_upload(bytes);
-        stream::tell(stream, context, Work::Copy { to, from: from as usize, bytes });
-        Ok(())
+        stream::tell(stream, context, Work::Copy { to, from: from as usize, bytes }).map(drop)
     }
 
     /// Copies to the host, like copies to the device.
@@ -336,8 +334,7 @@ driver! {
         memory::check_device(from, bytes, context)?;
         memory::check_host(to as usize, bytes)?;
         machine().note_download(bytes);
-        stream::tell(stream, context, Work::Copy { to: to as usize, from, bytes });
-        Ok(())
+        stream::tell(stream, context, Work::Copy { to: to as usize, from, bytes }).map(drop)
     }
 
     /// Copies on the device.
@@ -346,8 +343,7 @@ driver! {
         capture::refuse(stream, context)?;
         memory::check_device(to, bytes, context)?;
         memory::check_device(from, bytes, context)?;
-        stream::tell(stream, context, Work::Copy { to, from, bytes });
-        Ok(())
+        stream::tell(stream, context, Work::Copy { to, from, bytes }).map(drop)
     }
 
     /// A module, if the image is a fatbin. The kernels that it holds are known already.

@@ -110,9 +110,13 @@ pub(crate) fn free_bytes(context: Context, total: usize) -> usize {
     total.saturating_sub(memory.used(context)).saturating_sub(reserved)
 }
 
-/// Somebody has waited for a stream of this context: what had been given back is free.
+/// Somebody has waited for a stream of this context: what has been taken back by now is free.
 pub(crate) fn waited(context: Context) {
-    memory().reserved.remove(&context);
+    let mut memory = memory();
+    let late = memory.bytes(|piece| piece.is_given_back && piece.kind == Kind::Device(context));
+    if let Some(reserved) = memory.reserved.get_mut(&context) {
+        *reserved = late.min(*reserved);
+    }
 }
 
 /// New memory, unless more than `limit` of a device's would then be in use.
@@ -172,8 +176,13 @@ pub(crate) fn take_back(address: usize) -> Result<(), String> {
     Err(format!("a write next to a buffer of {bytes} bytes"))
 }
 
-/// Gives memory back that is taken back at once.
+/// Gives memory back that is taken back at once; refused while it is in use.
 pub(crate) fn free(address: usize, kind: Kind) -> Answer {
+    let bytes = memory().pieces.get(&address).map_or(0, |piece| piece.bytes);
+    if stream::any_work(|work| work.uses(address, bytes)) {
+        eprintln!("fake driver: a buffer of {bytes} bytes is given back while it is in use");
+        return Err(INVALID_VALUE);
+    }
     give_back(address, kind)?;
     take_back(address).map_err(|wrong| {
         eprintln!("fake driver: {wrong}");

@@ -1,8 +1,7 @@
 //! What a stream has been told and has not done, in order.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::context::Context;
 use crate::work::Work;
@@ -13,18 +12,19 @@ const DEPTH: usize = 1024;
 /// Work in the order of a stream.
 pub(crate) struct Queue {
     pub(crate) context: Context,
-    waiting: Mutex<Waiting>,
-    /// How much has been done.
-    done: AtomicU64,
-    /// Whose turn it is to do the first. Nobody waits for it in a circle: a stream waits only for what another was told before.
-    turn: Mutex<()>,
+    state: Mutex<State>,
+    /// Something has been done.
+    progress: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
-    work: VecDeque<Arc<Work>>,
-    /// How much the stream has been told so far.
-    told: u64,
+struct State {
+    /// The first stays until it is done.
+    waiting: VecDeque<Arc<Work>>,
+    /// How much has been done.
+    done: u64,
+    /// Somebody does the first.
+    is_busy: bool,
 }
 
 /// Something that a stream was told.
@@ -35,71 +35,80 @@ pub(crate) struct Point {
     told: u64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl State {
+    /// How much the stream has been told so far.
+    fn told(&self) -> u64 {
+        self.done + self.waiting.len() as u64
+    }
 }
 
 impl Queue {
     pub(crate) fn new(context: Context) -> Arc<Self> {
-        let (waiting, done, turn) = (Mutex::default(), AtomicU64::new(0), Mutex::new(()));
-        Arc::new(Self { context, waiting, done, turn })
+        Arc::new(Self { context, state: Mutex::default(), progress: Condvar::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds to what is waiting.
     pub(crate) fn tell(self: &Arc<Self>, work: Arc<Work>) -> Point {
-        let mut waiting = lock(&self.waiting);
-        waiting.work.push_back(work);
-        waiting.told += 1;
-        let (told, depth) = (waiting.told, waiting.work.len() as u64);
-        drop(waiting);
-        if depth > DEPTH as u64 {
-            self.do_until(told - DEPTH as u64);
-        }
+        let mut state = self.state();
+        state.waiting.push_back(work);
+        let told = state.told();
+        drop(state);
+        self.do_until(told.saturating_sub(DEPTH as u64));
         Point { queue: Arc::clone(self), told }
     }
 
     /// Does all that it has been told by now.
     pub(crate) fn do_all(&self) {
-        let told = lock(&self.waiting).told;
+        let told = self.state().told();
         self.do_until(told);
     }
 
     /// Does the first few, unless somebody is at it.
     pub(crate) fn do_some(&self, count: u64) {
-        let _turn = match self.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
         for _ in 0..count {
-            self.do_first();
+            let state = self.state();
+            if state.is_busy {
+                return;
+            }
+            self.do_first(state);
         }
     }
 
+    /// Does what it was told up to there, or waits for whoever is at it. Nobody waits in a circle: what is being done waits only for
+    /// what another stream was told before it.
     fn do_until(&self, told: u64) {
-        while !self.has_done(told) {
-            let _turn = lock(&self.turn);
-            if !self.has_done(told) {
-                self.do_first();
+        let mut state = self.state();
+        while state.done < told {
+            if state.is_busy {
+                state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                self.do_first(state);
+                state = self.state();
             }
         }
     }
 
-    fn has_done(&self, told: u64) -> bool {
-        self.done.load(Ordering::Acquire) >= told
-    }
-
-    /// Does what is first, which stays there until it is done. For whose turn it is.
-    fn do_first(&self) {
-        let Some(first) = lock(&self.waiting).work.front().cloned() else { return };
+    /// Does what is first. Nobody is at it.
+    fn do_first(&self, mut state: MutexGuard<'_, State>) {
+        let Some(first) = state.waiting.front().cloned() else { return };
+        state.is_busy = true;
+        drop(state);
         first.run(self.context);
-        lock(&self.waiting).work.pop_front();
-        self.done.fetch_add(1, Ordering::Release);
+        let mut state = self.state();
+        state.waiting.pop_front();
+        state.done += 1;
+        state.is_busy = false;
+        drop(state);
+        self.progress.notify_all();
     }
 
     /// Whether anything that is waiting is as it is asked for.
     pub(crate) fn any(&self, is_it: impl Fn(&Work) -> bool) -> bool {
-        lock(&self.waiting).work.iter().any(|work| is_it(work))
+        self.state().waiting.iter().any(|work| is_it(work))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Streams that are late. What a stream other than the default one is told waits until somebody waits for it: for an event recorded
 //! after it, for the stream, or in a stream that is waited for itself. So a program that reads what it has not waited for finds what
 //! was there before, one that fills memory again too early has the wrong bytes read, and a stream that should have waited for
-//! another comes first. That is one order of the many that a device may choose; where the machine says so, others are drawn. The
-//! default stream does everything at once.
+//! another comes first. That is one order of the many that a device may choose; where the machine says so, others are drawn. Only so
+//! much waits (in a stream 1,024 times something, and memory to be given back), as on a device. The default stream does everything at
+//! once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +19,8 @@ struct Stream {
     /// What the default stream does waits for it, and it for that.
     blocking: bool,
     queue: Arc<Queue>,
+    /// Nobody can tell it anything any longer; what it was told, it will do.
+    is_destroyed: bool,
 }
 
 static STREAMS: Table<Stream> = Table::new();
@@ -29,14 +32,17 @@ pub(crate) fn is_default(handle: usize) -> bool {
 
 /// A new stream's handle.
 pub(crate) fn create(context: Context, blocking: bool) -> usize {
-    STREAMS.add(Stream { blocking, queue: Queue::new(context) })
+    STREAMS.add(Stream { blocking, queue: Queue::new(context), is_destroyed: false })
 }
 
-/// Does what is left and forgets the stream.
+/// Takes a stream's handle away, and waits for nothing.
 pub(crate) fn destroy(handle: usize) -> Answer {
-    let stream = STREAMS.remove(handle)?;
-    stream.queue.do_all();
-    Ok(())
+    with(handle, |stream| stream.is_destroyed = true)
+}
+
+/// Does `work` with a stream that has not been destroyed.
+fn with<R>(handle: usize, work: impl FnOnce(&mut Stream) -> R) -> Answer<R> {
+    STREAMS.with(handle, |stream| (!stream.is_destroyed).then(|| work(stream)))?.ok_or(INVALID_HANDLE)
 }
 
 /// The context of a stream. The default one is that of whoever speaks of it.
@@ -44,7 +50,7 @@ pub(crate) fn context(handle: usize) -> Answer<Context> {
     if is_default(handle) {
         return context::here();
     }
-    let context = STREAMS.with(handle, |stream| stream.queue.context)?;
+    let context = with(handle, |stream| stream.queue.context)?;
     context::usable(context).map(|()| context)
 }
 
@@ -56,10 +62,10 @@ pub(crate) fn context_here(handle: usize) -> Answer<Context> {
 
 /// Whether the default stream waits for a stream, and it for that.
 pub(crate) fn is_blocking(handle: usize) -> bool {
-    STREAMS.with(handle, |stream| stream.blocking).unwrap_or(false)
+    with(handle, |stream| stream.blocking).unwrap_or(false)
 }
 
-/// The streams of a context that `is_meant`.
+/// The streams of a context that `is_meant`, destroyed ones too.
 fn queues(context: Context, is_meant: impl Fn(&Stream) -> bool) -> Vec<Arc<Queue>> {
     let mut queues = Vec::new();
     STREAMS.for_each(|stream| {
@@ -70,24 +76,24 @@ fn queues(context: Context, is_meant: impl Fn(&Stream) -> bool) -> Vec<Arc<Queue
     queues
 }
 
-/// Tells a stream of a context something, which it comes to later: where that is, for others to wait for. The default stream has
-/// done it already, after what all streams were told that it waits for; they need not wait for it then.
-pub(crate) fn tell(handle: usize, context: Context, work: impl Into<Arc<Work>>) -> Option<Point> {
+/// Tells a stream of a context something, which it comes to later: where that is, for others to wait for. The default stream comes to
+/// it at once, after all that the streams it waits for were told, so that there is nothing to wait for.
+pub(crate) fn tell(handle: usize, context: Context, work: impl Into<Arc<Work>>) -> Answer<Option<Point>> {
     let work = work.into();
-    let Ok(queue) = STREAMS.with(handle, |stream| Arc::clone(&stream.queue)) else {
+    if is_default(handle) {
         queues(context, |stream| stream.blocking).iter().for_each(|queue| queue.do_all());
         work.run(context);
-        return None;
-    };
-    let point = queue.tell(work);
+        return Ok(None);
+    }
+    let point = with(handle, |stream| Arc::clone(&stream.queue))?.tell(work);
     get_on(context);
-    Some(point)
+    Ok(Some(point))
 }
 
 /// Waits for all that a stream has been told.
 pub(crate) fn synchronise(handle: usize) {
     // The default one has done it all.
-    if let Ok(queue) = STREAMS.with(handle, |stream| Arc::clone(&stream.queue)) {
+    if let Ok(queue) = with(handle, |stream| Arc::clone(&stream.queue)) {
         queue.do_all();
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong in this crate.
 
-use gramscope_cuda::Bytes;
+use gramscope_cuda::{Bytes, BytesNeeded};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -44,7 +44,7 @@ pub enum Error {
     /// The machine has less memory than a network takes.
     #[error(
         "{what} takes at least {} of memory, and this machine has {}; lower {}",
-        Bytes(*.needed), Bytes(*.total),
+        BytesNeeded(*.needed), Bytes(*.total),
         if *.images > 0 { "width, depth or the batch size" } else { "width or depth" }
     )]
     Memory {

@@ -22,7 +22,7 @@ use crate::compare::{Feed, Limit, Model, Progress, TestImages};
 use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
 use crate::stored::ListFiles;
-use crate::{Error, HOST, Result, plot};
+use crate::{Error, HOST, Result, Setting, plot};
 
 /// File of the accuracies: a list with an entry for every stage and number of blocks.
 pub const ABLATIONS: &str = "ablate.json";
@@ -151,7 +151,7 @@ fn check_shortcuts(run: &Run) -> Result<()> {
     if run.config().train.residual {
         return Ok(());
     }
-    Err(Error::Incomparable(format!(
+    Err(Error::incomparable(format!(
         "{}: this network was trained without residual connections: without its convolutions nothing would be left of a block, so \
          none can be deleted",
         run.dir().display()
@@ -164,9 +164,8 @@ fn check_classes(model: &Model, data: &TestImages) -> Result<()> {
     if classes == found {
         return Ok(());
     }
-    Err(Error::Incomparable(format!(
-        "{name} tells {classes} classes apart and the images have {found}; choose others with --data"
-    )))
+    let problem = format!("{name} tells {classes} classes apart and the images have {found}; choose other data");
+    Err(Error::incomparable(problem).mended_by(&[Setting::Data]))
 }
 
 /// Accuracy of `model` on `data` without the blocks that each of `choices` marks.
@@ -218,9 +217,8 @@ fn alone(options: &AblateOptions, model: &str, names: &[String]) -> Result<Vec<u
     if let Some(unknown) = options.blocks.iter().find(|block| !names.contains(block)) {
         let (first, last) = (&names[0], &names[names.len() - 1]);
         let count = names.len();
-        return Err(Error::Incomparable(format!(
-            "--block {unknown}: {model} has no block of this name; its {count} blocks are {first} to {last}"
-        )));
+        let problem = format!("{model} has no block {unknown}; its {count} blocks are {first} to {last}");
+        return Err(Error::incomparable(problem).mended_by(&[Setting::Block]));
     }
     Ok((0..names.len()).filter(|&block| options.each || options.blocks.contains(&names[block])).collect())
 }

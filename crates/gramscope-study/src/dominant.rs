@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::{Feed, Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes, in_layer};
 use crate::output::check_place;
-use crate::pcs::{EXAMPLES, all_at_once, components};
+use crate::pcs::{EXAMPLES, components};
 use crate::results::{DroppedDominant, ExampleSource, Versions};
 use crate::stored::Files;
-use crate::{Error, Fewer, Result, plot};
+use crate::{Error, Fewer, Result, Setting, plot};
 
 /// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
 /// Which sign is which means nothing.
@@ -125,7 +125,8 @@ impl Ranking {
         };
         needs.within(memory.host)?;
         let feed = Feed::new(data, std::slice::from_ref(model), memory.device)?;
-        let images = all_at_once(&feed, model, data.len())?;
+        feed.most_at_once(model, data.len(), data.len())?;
+        let images = feed.batch(&(0..data.len()).collect::<Vec<_>>())?;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
         let mut components = components(None, &model.info, data.len(), Estimator::Biased)?;
@@ -148,7 +149,7 @@ impl Ranking {
         })?;
         let Some((layer, component)) = best else {
             let (model, layer) = (&model.info.name, layer.unwrap_or("every layer"));
-            return Err(Error::Incomparable(format!(
+            return Err(Error::incomparable(format!(
                 "{model}: {layer} is constant over these images, so none of them dominates it"
             )));
         };
@@ -174,7 +175,9 @@ impl DroppedDominant {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         if !(fraction > 0.0 && fraction < 1.0) {
-            return Err(Error::Incomparable(format!("--drop-dominant {fraction}: give a fraction between 0 and 1")));
+            let problem =
+                format!("a fraction of {fraction} of the images cannot be left out: give one between 0 and 1");
+            return Err(Error::incomparable(problem).mended_by(&[Setting::DropDominant]));
         }
         let count = ((fraction * data.len() as f64).round() as usize).max(1);
         let (mut layers, mut examples) = (Vec::new(), Vec::new());
@@ -194,7 +197,7 @@ fn position(layer: &str, model: &str, names: &[String]) -> Result<usize> {
     names.iter().position(|name| name == layer).ok_or_else(|| {
         let (first, last) = (&names[0], &names[names.len() - 1]);
         let middle = &names[names.len() / 2];
-        Error::Incomparable(format!(
+        Error::incomparable(format!(
             "{model} has no layer {layer}; its {} layers are {first}, ..., {middle}, ..., {last}",
             names.len()
         ))
@@ -217,9 +220,8 @@ pub fn dominant(
     let found = data.len();
     let top = options.top.unwrap_or(TOP.min(found));
     if !(1..=found).contains(&top) {
-        return Err(Error::Incomparable(format!(
-            "--top {top}: {found} test images are looked at; ask for 1 to {found}"
-        )));
+        let problem = format!("{top} dominant images of the {found} that are looked at: ask for 1 to {found}");
+        return Err(Error::incomparable(problem).mended_by(&[Setting::Top]));
     }
     let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
     let (layer, memory) = (options.layer.as_deref(), options.memory);

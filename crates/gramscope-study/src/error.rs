@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gramscope_cuda::Bytes;
+use gramscope_cuda::{Bytes, BytesNeeded};
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -31,10 +31,17 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it, and what would mend it.
         problem: String,
+        /// Of that, what whoever asks has a say in.
+        mend: &'static [Setting],
     },
-    /// Things that cannot be compared.
-    #[error("{0}")]
-    Incomparable(String),
+    /// Things that cannot be compared, or not as it was asked for.
+    #[error("{problem}")]
+    Incomparable {
+        /// What is wrong, and what would mend it.
+        problem: String,
+        /// Of that, what whoever asks has a say in.
+        mend: &'static [Setting],
+    },
     /// An activation holds NaN or an infinity.
     #[error(
         "layer {layer} of {model} holds NaN or infinity in batch {batch} (example {example} of the batch); mend the \
@@ -53,7 +60,7 @@ pub enum Error {
     /// What is wanted does not fit into the memory it may take.
     #[error(
         "{what} need {} of memory and may take {}; choose {}, or allow more",
-        Bytes(*.needed), Bytes(*.limit), .lower.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+        BytesNeeded(*.needed), Bytes(*.limit), .lower.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
     )]
     Memory {
         /// What does not fit.
@@ -119,7 +126,71 @@ impl fmt::Display for Fewer {
     }
 }
 
+/// What whoever asks for a result has a say in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Where results go.
+    Out,
+    /// The data whose images are looked at.
+    Data,
+    /// Which layers.
+    Layers,
+    /// How many examples.
+    Examples,
+    /// How many test images a quickstart has.
+    TestImages,
+    /// Examples in a batch.
+    BatchSize,
+    /// Whether a batch that is not full is used.
+    KeepPartial,
+    /// Passes over the test images.
+    Passes,
+    /// Which runs are compared with which.
+    Pairs,
+    /// How long probes learn.
+    Epochs,
+    /// How fast they do.
+    LearningRate,
+    /// Their momentum.
+    Momentum,
+    /// How many dominant images are shown.
+    Top,
+    /// The share of images that are left out as dominant.
+    DropDominant,
+    /// Blocks that are deleted.
+    Block,
+    /// The groups that are compared.
+    Between,
+    /// A study's size beside the paper's.
+    Scale,
+}
+
 impl Error {
+    /// It is mended by other `settings`; for errors of files and of what cannot be compared.
+    #[must_use]
+    pub(crate) fn mended_by(self, settings: &'static [Setting]) -> Self {
+        match self {
+            Self::File { path, problem, .. } => Self::File { path, problem, mend: settings },
+            Self::Incomparable { problem, .. } => Self::Incomparable { problem, mend: settings },
+            other => other,
+        }
+    }
+
+    /// The same, said of `subject`; for errors of what cannot be compared.
+    pub(crate) fn of(self, subject: &str) -> Self {
+        match self {
+            Self::Incomparable { problem, mend } => {
+                Self::Incomparable { problem: format!("{subject}: {problem}"), mend }
+            }
+            other => other,
+        }
+    }
+
+    /// Things cannot be compared, or not as it was asked for.
+    pub(crate) fn incomparable(problem: impl Into<String>) -> Self {
+        Self::Incomparable { problem: problem.into(), mend: &[] }
+    }
+
     /// For `map_err`: the system refused to `action` `path`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |reason| Self::Io { action, path: path.to_owned(), reason }
@@ -127,6 +198,6 @@ impl Error {
 
     /// `path` does not hold what it should.
     pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), problem: problem.into() }
+        Self::File { path: path.to_owned(), problem: problem.into(), mend: &[] }
     }
 }

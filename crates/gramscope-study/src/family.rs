@@ -31,7 +31,7 @@ pub(crate) fn train(
     }
     if let Some(name) = summary.first_elsewhere() {
         let problem = format!("{name} is being trained by another process; wait until it ends, or stop it");
-        return Err(Error::Incomparable(problem));
+        return Err(Error::incomparable(problem));
     }
     let runs = plan.runs().iter().map(|(name, _)| Run::open(&dir.join(name))).collect::<Result<Vec<_>, _>>()?;
     plot::family_pictures(dir, &runs);
@@ -152,9 +152,9 @@ fn by_numbers(a: &str, b: &str) -> Ordering {
 
 /// The settings that can make two runs of equal depth, width and seed differ.
 fn settings_table(run: &Run) -> Result<Map<String, Value>> {
-    let unwritable = |reason: serde_json::Error| Error::Incomparable(format!("settings of {}: {reason}", run.name()));
+    let unwritable = |reason: serde_json::Error| Error::incomparable(format!("settings of {}: {reason}", run.name()));
     let Value::Object(mut table) = serde_json::to_value(&run.config().train).map_err(unwritable)? else {
-        return Err(Error::Incomparable(format!("the settings of {} are no table", run.name())));
+        return Err(Error::incomparable(format!("the settings of {} are no table", run.name())));
     };
     for key in ["depth", "width", "seed", "checkpoint_every"] {
         table.remove(key);

@@ -29,5 +29,5 @@ mod tree;
 /// Where tensors are that are on their way into a network, wherever that is.
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
-pub use error::{Error, Fewer, Result};
+pub use error::{Error, Fewer, Result, Setting};
 pub use tree::{check_distinct, runs};

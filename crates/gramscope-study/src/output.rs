@@ -7,7 +7,7 @@ use gramscope_train::{Run, atomic};
 
 use crate::results::{self, INFO, NUMBERS, PICTURE, PairInfo, PairResult};
 use crate::tree::RUN_MARK;
-use crate::{Error, Result, plot};
+use crate::{Error, Result, Setting, plot};
 
 /// Fails where results cannot go to `dir`, so that this is known before anything is computed. The directory need not
 /// exist, and may hold other things, results of earlier comparisons among them.
@@ -34,13 +34,15 @@ pub fn check_pairs<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = (&'a str
 pub(crate) fn check_place(dir: &Path, names: &[&str], is_result: impl FnOnce(&Path) -> bool) -> Result<()> {
     check_writable(dir)?;
     if dir.join(RUN_MARK).exists() {
-        return Err(Error::file(dir, "holds a run; choose another --out for the results"));
+        let problem = "holds a run; choose another place for the results";
+        return Err(Error::file(dir, problem).mended_by(&[Setting::Out]));
     }
     match names.iter().find(|name| dir.join(name).exists()) {
-        Some(name) if !is_result(dir) => Err(Error::file(
-            &dir.join(name),
-            "there is a file of this name that belongs to no result; choose another --out, or move it away",
-        )),
+        Some(name) if !is_result(dir) => {
+            let problem =
+                "there is a file of this name that belongs to no result; choose another place, or move it away";
+            Err(Error::file(&dir.join(name), problem).mended_by(&[Setting::Out]))
+        }
         _ => Ok(()),
     }
 }
@@ -50,7 +52,8 @@ fn check_writable(dir: &Path) -> Result<()> {
     let here = if dir.is_absolute() { dir.to_owned() } else { Path::new(".").join(dir) };
     let Some(nearest) = here.ancestors().find(|place| place.exists()) else { return Ok(()) };
     if !nearest.is_dir() {
-        return Err(Error::file(nearest, "not a directory, so no results can go there; choose another --out"));
+        let problem = "not a directory, so no results can go there; choose another place";
+        return Err(Error::file(nearest, problem).mended_by(&[Setting::Out]));
     }
     // Gone again when it is dropped.
     atomic::NewFile::create(&nearest.join("results")).map(drop).map_err(Error::io("write to", dir))
@@ -154,7 +157,7 @@ mod tests {
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join(name), "irreplaceable").unwrap();
             let error = write(&dir, &[made("a", "b")]).unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains("--out"), "{error}");
+            assert!(error.contains(part) && error.contains("another place"), "{error}");
             let inside = root.path().join(format!("{name}-around"));
             fs::create_dir(&inside).unwrap();
             fs::rename(&dir, inside.join("a__b")).unwrap();

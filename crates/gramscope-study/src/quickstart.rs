@@ -10,7 +10,7 @@ use gramscope_train::sweep::{Plan, SweepEvent};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
 use crate::family::{self, members};
-use crate::{Error, Result, output, plot, report};
+use crate::{Error, Result, Setting, output, plot, report};
 
 /// How large the quickstart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ pub fn quickstart(
     let options = CompareOptions { batch_size: 256.min(scale.test_images), ..CompareOptions::default() };
     let least = options.cka.estimator.minimum_examples();
     if options.batch_size < least {
-        let problem = format!("--test-images {}: layers are compared over at least {least} images", scale.test_images);
-        return Err(Error::Incomparable(problem));
+        let problem = format!("{} test images: layers are compared over at least {least}", scale.test_images);
+        return Err(Error::incomparable(problem).mended_by(&[Setting::TestImages]));
     }
     let plan = networks(scale).map_err(gramscope_train::Error::from)?;
     let names = || plan.runs().iter().map(|(name, _)| name.as_str());

@@ -56,7 +56,7 @@ pub fn check_distinct(runs: &[Run]) -> Result<()> {
         let place = fs::canonicalize(run.dir()).map_err(Error::io("read", run.dir()))?;
         if !taken.insert((place, run.kept_epoch())) {
             let problem = format!("{} is given twice, and would count as two seeds; name it once", run.dir().display());
-            return Err(Error::Incomparable(problem));
+            return Err(Error::incomparable(problem));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, CommandFactory};
 use gramscope_nn::Backend;
-use gramscope_study::Fewer;
+use gramscope_study::{Fewer, Setting};
 use gramscope_train::settings::{ConfigError, Difference};
 
 use crate::arguments::Arguments;
@@ -50,6 +50,7 @@ fn for_study(error: &gramscope_study::Error) -> Vec<String> {
     use gramscope_study::Error;
     match error {
         Error::NonFinite { .. } => flags(["--layers"]),
+        Error::File { mend, .. } | Error::Incomparable { mend, .. } => flags(mend.iter().copied().map(for_choice)),
         Error::Memory { lower, .. } => {
             let flag = |fewer: &Fewer| match fewer {
                 Fewer::InBatch => "--batch-size",
@@ -103,6 +104,29 @@ fn for_gpu(error: &gramscope_cuda::Error) -> Vec<String> {
         Error::NotBuilt => flags(["--device cpu"]),
         Error::MemoryLimit { .. } => flags(["--memory-limit"]),
         _ => Vec::new(),
+    }
+}
+
+/// The flag by which `setting` is chosen.
+fn for_choice(setting: Setting) -> &'static str {
+    match setting {
+        Setting::Out => "--out",
+        Setting::Data => "--data",
+        Setting::Layers => "--layers",
+        Setting::Examples => "--examples",
+        Setting::TestImages => "--test-images",
+        Setting::BatchSize => "--batch-size",
+        Setting::KeepPartial => "--keep-partial",
+        Setting::Passes => "--passes",
+        Setting::Pairs => "--pairs",
+        Setting::Epochs => "--epochs",
+        Setting::LearningRate => "--learning-rate",
+        Setting::Momentum => "--momentum",
+        Setting::Top => "--top",
+        Setting::DropDominant => "--drop-dominant",
+        Setting::Block => "--block",
+        Setting::Between => "--between",
+        Setting::Scale => "--scale",
     }
 }
 

@@ -109,7 +109,7 @@ impl Drop for Cudnn {
     fn drop(&mut self) {
         let _alone = without_captures();
         // What is enqueued may use what plans and handle have.
-        device::insist(|| self.stream.synchronize());
+        device::insist(self.stream.context(), || self.stream.synchronize());
         self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         self.handle.end();
     }
@@ -163,24 +163,29 @@ impl Cudnn {
         problem: &Problem,
         work: impl FnOnce(Option<&Plan>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         bind(&self.stream)?;
+        let mut plans = lock();
         if !plans.contains_key(problem) {
             if is_collecting() {
                 let action = format!("planning a convolution ({})", problem.describe());
                 return Err(Error::Cudnn { action, message: "work is being captured".to_owned() });
             }
-            let plan = self.find(device, problem)?;
-            plans.insert(*problem, plan);
+            drop(plans);
+            // Before the plans are locked: whoever captures locks them, too. And plans are tried by one thread at a time, or they would
+            // measure each other.
+            let _alone = without_captures();
+            plans = lock();
+            if !plans.contains_key(problem) {
+                let plan = self.find(device, problem)?;
+                plans.insert(*problem, plan);
+            }
         }
         work(plans.get(problem).and_then(Option::as_ref))
     }
 
     /// The plan that has been chosen or, where none has, that of the fastest engine.
-    ///
-    /// Plans are compiled and loaded, and tried one thread at a time: threads that measured at once would measure each other.
     fn find(&self, device: &Device, problem: &Problem) -> Result<Option<Plan>, Error> {
-        let _alone = without_captures();
         let of = format!("{}, {}", self.machine, problem.describe());
         let target = Target::Handle(RawHandle(self.handle.raw));
         let graph = Graph::new(self.api, &target, problem)?;
@@ -248,7 +253,11 @@ impl Cudnn {
             }
             measured += 1;
             for _ in 0..ROUNDS {
-                let time = stopwatch.microseconds(|| (0..LAUNCHES).try_for_each(|_| self.execute(&plan, &pack)))?;
+                let time = stopwatch.microseconds(|| (0..LAUNCHES).try_for_each(|_| self.execute(&plan, &pack)));
+                if time.is_err() {
+                    device.synchronise()?;
+                }
+                let time = time?;
                 if best.as_ref().is_none_or(|(least, _)| time < *least) {
                     best = Some((time, choice.clone()));
                 }

@@ -61,10 +61,10 @@ impl Panels<'_> {
         if self.symmetric && self.layers_x != self.layers_y {
             return Err(wrong(kernel.name, "layers_y", self.layers_y, self.layers_x));
         }
-        // Kernels count slabs in 32 bits.
-        let length = i64::try_from(self.length).ok().filter(|length| (1..=1 << 35).contains(length));
+        // Parts of a bounded length, which a grid's second dimension counts.
+        let length = i64::try_from(self.length).ok().filter(|length| (1..=1 << 32).contains(length));
         Ok(HsicShape {
-            length: length.ok_or_else(|| wrong(kernel.name, "length", self.length, "from 1 to 2^35"))?,
+            length: length.ok_or_else(|| wrong(kernel.name, "length", self.length, "from 1 to 2^32"))?,
             layers_x: checked_count(kernel, "layers_x", self.layers_x, MOST_LAYERS)?,
             layers_y: checked_count(kernel, "layers_y", self.layers_y, MOST_LAYERS)?,
             symmetric: self.symmetric.into(),

@@ -114,7 +114,7 @@ fn memory_that_is_being_copied_is_not_given_back() {
     upload(device, host as *const u8, 64, copying).unwrap();
     assert_eq!(free_pinned(host), Err(INVALID_VALUE));
     // The same stream comes to it after the copy.
-    assert_eq!((free(device, copying), synchronise(copying)), (Ok(()), Ok(())));
+    assert_eq!((free(device, copying), synchronise(copying), free_pinned(host)), (Ok(()), Ok(()), Ok(())));
 }
 
 /// Whoever gives memory back has its stream wait for those that use it.

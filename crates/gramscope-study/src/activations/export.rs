@@ -9,7 +9,7 @@ use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
 use crate::compare::{Feed, Limit, Model, Progress, TestImages, in_layer};
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// Images that go through the network at once.
 const BATCH: usize = 256;
@@ -41,7 +41,8 @@ pub fn export(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<usize> {
     if path.exists() && ActivationFile::open(path, None).is_err() {
-        return Err(Error::file(path, "there is a file of this name that holds no activations; choose another --out"));
+        let problem = "there is a file of this name that holds no activations; choose another";
+        return Err(Error::file(path, problem).mended_by(&[Setting::Out]));
     }
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::load(&run.config().data, limit)?;

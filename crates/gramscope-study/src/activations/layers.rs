@@ -30,25 +30,32 @@ impl StoredLayer {
     }
 }
 
-/// The layers whose names `pattern` matches, in their order, and the number of examples that all of them have. Tensors
-/// that it leaves out need not be activations.
+/// A file's tensors in their order; at least one.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub(super) fn choose(header: Header, pattern: Option<&Regex>) -> Result<(Vec<StoredLayer>, usize), String> {
+pub(super) fn in_order(header: Header) -> Result<Vec<StoredTensor>, String> {
     let Header { tensors, metadata } = header;
     if tensors.is_empty() {
         return Err("it holds no tensor".to_owned());
     }
-    let tensors = match metadata.get(LAYERS_KEY) {
-        Some(list) => reorder(tensors, list)?,
-        None => tensors,
-    };
+    match metadata.get(LAYERS_KEY) {
+        Some(list) => reorder(tensors, list),
+        None => Ok(tensors),
+    }
+}
+
+/// The layers whose names `pattern` matches, and the number of examples that all of them have. Tensors that it leaves out need
+/// not be activations.
+///
+/// # Errors
+/// What is wrong, in words, and would not be with another pattern.
+pub(super) fn chosen(tensors: Vec<StoredTensor>, pattern: Option<&Regex>) -> Result<(Vec<StoredLayer>, usize), String> {
     let chosen = tensors.into_iter().filter(|tensor| pattern.is_none_or(|pattern| pattern.is_match(&tensor.name)));
     let layers = chosen.map(layer).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = layers.first() else {
         let pattern = pattern.map(Regex::as_str).unwrap_or_default();
-        return Err(format!("--layers {pattern} matches none of its layers"));
+        return Err(format!("none of its layers matches {pattern:?}"));
     };
     if let Some(other) = layers.iter().find(|layer| layer.examples != first.examples) {
         return Err(format!(
@@ -84,7 +91,7 @@ fn layer(tensor: StoredTensor) -> Result<StoredLayer, String> {
     let StoredTensor { name, dtype, shape, offset } = tensor;
     if !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) {
         return Err(format!(
-            "tensor {name:?} is of type {dtype}; activations must be F16, BF16, F32 or F64 (--layers can leave it out)"
+            "tensor {name:?} is of type {dtype}; activations must be F16, BF16, F32 or F64; leave it out, if it is none"
         ));
     }
     let Some((&examples, rest)) = shape.split_first() else {
@@ -92,8 +99,6 @@ fn layer(tensor: StoredTensor) -> Result<StoredLayer, String> {
     };
     match checked_product(rest) {
         Some(features) if features > 0 => Ok(StoredLayer { name, dtype, examples, features, offset }),
-        _ => {
-            Err(format!("layer {name:?} of shape {shape:?} has no features; leave it out, with --layers for instance"))
-        }
+        _ => Err(format!("layer {name:?} of shape {shape:?} has no features; leave it out")),
     }
 }

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 
 use super::header::Header;
 use super::layers::{self, StoredLayer};
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// An open activation file, its header read and checked.
 #[derive(Debug)]
@@ -36,7 +36,9 @@ impl ActivationFile {
         }
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let header = Header::read(&mut file, path)?;
-        let (layers, examples) = layers::choose(header, pattern).map_err(|problem| Error::file(path, problem))?;
+        let tensors = layers::in_order(header).map_err(|problem| Error::file(path, problem))?;
+        let (layers, examples) = layers::chosen(tensors, pattern)
+            .map_err(|problem| Error::file(path, problem).mended_by(&[Setting::Layers]))?;
         Ok(Self { file, path: path.to_owned(), layers, examples })
     }
 
@@ -58,13 +60,13 @@ impl ActivationFile {
     /// Fails unless the first `wanted` examples are at least one and no more than there are.
     ///
     /// # Errors
-    /// [`Error::File`], which names the flag `--examples`.
+    /// [`Error::File`].
     pub(crate) fn check_first(&self, wanted: usize) -> Result<()> {
         match self.examples {
             0 => Err(Error::file(&self.path, "it holds no examples")),
             found if wanted == 0 || wanted > found => {
-                let problem = format!("--examples {wanted}: it has {found} examples; ask for 1 to {found}");
-                Err(Error::file(&self.path, problem))
+                let problem = format!("{wanted} examples are wanted and it has {found}; ask for 1 to {found}");
+                Err(Error::file(&self.path, problem).mended_by(&[Setting::Examples]))
             }
             _ => Ok(()),
         }

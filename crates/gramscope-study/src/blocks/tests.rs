@@ -368,7 +368,7 @@ fn blocks_are_written_and_read_back_and_damage_is_found() {
     let text = fs::read_to_string(&json).unwrap();
     fs::write(&json, text.replace("\"last\": 44", "\"last\": 45")).unwrap();
     assert!(load(&out).unwrap_err().to_string().contains("checksum"));
-    assert!(save(&out, &read, &info).unwrap_err().to_string().contains("--out"));
+    assert!(save(&out, &read, &info).unwrap_err().to_string().contains("another place"));
 }
 
 #[test]

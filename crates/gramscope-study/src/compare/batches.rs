@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::CompareOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// The minibatches of one pass.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,20 +26,20 @@ impl Batches {
         let estimator = options.cka.estimator;
         let needed = estimator.minimum_examples();
         if batch_size < needed {
-            return Err(Error::Incomparable(format!(
-                "--batch-size {batch_size}: the {estimator} estimator needs batches of at least {needed} examples"
-            )));
+            let problem =
+                format!("batches of {batch_size}: the {estimator} estimator needs at least {needed} examples in each");
+            return Err(Error::incomparable(problem).mended_by(&[Setting::BatchSize]));
         }
         if examples < needed {
-            return Err(Error::Incomparable(format!(
+            return Err(Error::incomparable(format!(
                 "there are only {examples} examples: the {estimator} estimator needs at least {needed}"
             )));
         }
         if examples < batch_size && !keep_partial {
-            return Err(Error::Incomparable(format!(
-                "{examples} examples do not fill one batch of {batch_size}; lower --batch-size, or use the short batch with \
-                 --keep-partial"
-            )));
+            let problem = format!(
+                "{examples} examples do not fill one batch of {batch_size}; choose smaller ones, or use the short one"
+            );
+            return Err(Error::incomparable(problem).mended_by(&[Setting::BatchSize, Setting::KeepPartial]));
         }
         let whole = examples / batch_size;
         let mut ranges: Vec<_> = (0..whole).map(|batch| batch * batch_size..(batch + 1) * batch_size).collect();
@@ -92,11 +92,11 @@ mod tests {
     #[test]
     fn too_few_examples_say_what_would_help() {
         for (examples, options, parts) in [
-            (7, options(8, false), ["7", "--batch-size", "--keep-partial"]),
+            (7, options(8, false), ["7", "smaller ones", "use the short one"]),
             (3, options(8, true), ["3", "unbiased", "at least 4"]),
             (3, options(256, false), ["3", "unbiased", "at least 4"]),
             (0, options(256, true), ["0", "examples", "at least 4"]),
-            (9, options(3, false), ["--batch-size 3", "unbiased", "at least 4"]),
+            (9, options(3, false), ["batches of 3", "unbiased", "at least 4"]),
         ] {
             let message = Batches::cut(examples, &options).unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

@@ -28,8 +28,7 @@ pub fn compare_files(
     let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
     let examples = common_examples(&files, options.examples)?;
     let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
-    let batches =
-        Batches::cut(examples, options).map_err(|reason| Error::Incomparable(format!("{}: {reason}", subject())))?;
+    let batches = Batches::cut(examples, options).map_err(|reason| reason.of(&subject()))?;
     let infos = infos(&files);
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
@@ -83,7 +82,7 @@ fn common_examples(files: &[ActivationFile], wanted: Option<usize>) -> Result<us
     }
     let (first, last) = (&files[0], &files[files.len() - 1]);
     if first.examples() != last.examples() {
-        return Err(Error::Incomparable(format!(
+        return Err(Error::incomparable(format!(
             "{} has {} examples and {} has {}; both need the same ones, in the same order",
             first.path().display(),
             first.examples(),

@@ -8,7 +8,7 @@ use gramscope_train::Run;
 use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
 
 use crate::results::DataInfo;
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// How many test images are wanted: the first so many, class-balanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,13 @@ impl TestImages {
                 Err(_) => data::load(&config)?,
             },
             Limit::Exactly(0) => {
-                return Err(Error::Incomparable("--examples 0: ask for at least 1 test image".to_owned()));
+                return Err(
+                    Error::incomparable("0 examples: ask for at least 1 test image").mended_by(&[Setting::Examples])
+                );
             }
             Limit::Exactly(wanted) => first(wanted, &config)?.map_err(|found| {
-                Error::Incomparable(format!("--examples {wanted}: there are {found} test images; ask for 1 to {found}"))
+                let problem = format!("{wanted} examples: there are {found} test images; ask for 1 to {found}");
+                Error::incomparable(problem).mended_by(&[Setting::Examples])
             })?,
         };
         Ok(Self { dataset, dir: config.dir, noise: false })
@@ -62,17 +65,18 @@ impl TestImages {
             (Some(config), Some(run)) => return Self::load(&config.at_side(run.config().data.side()), limit),
             (None, Some(run)) => run,
             (_, None) => {
-                return Err(Error::Incomparable("there is no run to compare; name at least one".to_owned()));
+                return Err(Error::incomparable("there is no run to compare; name at least one".to_owned()));
             }
         };
         let config = test_part(&first.config().data, limit)?;
         for run in &runs[1..] {
             if test_part(&run.config().data, limit)? != config {
-                return Err(Error::Incomparable(format!(
-                    "{} and {} were evaluated on different test images; choose images for both with --data",
+                let problem = format!(
+                    "{} and {} were evaluated on different test images; choose data for both",
                     first.dir().display(),
                     run.dir().display()
-                )));
+                );
+                return Err(Error::incomparable(problem).mended_by(&[Setting::Data]));
             }
         }
         // Of a smaller and a larger part of the same images, the smaller decides how many there are.
@@ -145,10 +149,11 @@ pub(crate) fn check_side(dataset: &Dataset, name: &str, network: &ResNet) -> Res
     if side == found {
         return Ok(());
     }
-    Err(Error::Incomparable(format!(
-        "{name} takes images of {side} x {side} pixels and those of {} have {found} x {found}; choose others with --data",
+    let problem = format!(
+        "{name} takes images of {side} x {side} pixels and those of {} have {found} x {found}; choose other data",
         dataset.name
-    )))
+    );
+    Err(Error::incomparable(problem).mended_by(&[Setting::Data]))
 }
 
 /// The data with its first `wanted` test images, or else the number of those there are.

@@ -16,7 +16,7 @@ use regex::Regex;
 
 use super::{Batch, ModelInfo, TestImages, in_layer};
 use crate::output::names;
-use crate::{Error, HOST, Result};
+use crate::{Error, HOST, Result, Setting};
 
 /// What there is to see of an activation.
 pub(crate) type View<'a> = Result<Activation<'a>, gramscope_cka::Error>;
@@ -65,7 +65,8 @@ impl Model {
         }
         match pattern {
             Some(pattern) if info.layers.is_empty() => {
-                Err(Error::Incomparable(format!("--layers {pattern} matches none of the layers of {}", info.name)))
+                let problem = format!("none of the layers of {} matches {:?}", info.name, pattern.as_str());
+                Err(Error::incomparable(problem).mended_by(&[Setting::Layers]))
             }
             _ => Ok(Self { info, network, processor: Processor::Cpu, on_device: None, places }),
         }

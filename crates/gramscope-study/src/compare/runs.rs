@@ -17,7 +17,7 @@ use crate::family;
 use crate::output::names;
 use crate::pcs::EXAMPLES;
 use crate::results::{DroppedDominant, PairResult, Versions};
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ impl Pairs {
     pub(crate) fn among(&self, runs: &[Run]) -> Result<Vec<(usize, usize)>> {
         let models = runs.len();
         let every = (0..models).flat_map(|x| (x..models).map(move |y| (x, y)));
-        let none = |what: &str| Err(Error::Incomparable(what.to_owned()));
+        let none = |what: &str| Err(Error::incomparable(what).mended_by(&[Setting::Pairs]));
         let pairs: Vec<_> = match self {
             Self::Within => every.filter(|(x, y)| x == y).collect(),
             Self::Across => every.filter(|(x, y)| x != y).collect(),
@@ -70,10 +70,10 @@ impl Pairs {
         };
         match (pairs.is_empty(), self) {
             (false, _) => Ok(pairs),
-            (true, Self::SameArchitecture) => none("--pairs same-architecture: no two runs differ in their seed alone"),
-            (true, Self::SameSeed) => none("--pairs same-seed: no two runs of different settings have the same seed"),
-            (true, Self::Across) => none("--pairs across needs at least two runs"),
-            (true, _) => none("there is no run to compare; name at least one"),
+            (true, Self::SameArchitecture) => none("no two runs differ in their seed alone"),
+            (true, Self::SameSeed) => none("no two runs of different settings have the same seed"),
+            (true, Self::Across) => none("comparing across runs needs at least two"),
+            (true, _) => Err(Error::incomparable("there is no run to compare; name at least one")),
         }
     }
 }
@@ -296,7 +296,10 @@ fn kept(images: usize, dropped: Option<&DroppedDominant>) -> Vec<usize> {
 fn passes(options: &RunOptions) -> Result<std::ops::Range<u32>> {
     match u32::try_from(options.passes) {
         Ok(passes) if passes > 0 => Ok(0..passes),
-        _ => Err(Error::Incomparable(format!("--passes {} must be from 1 to {}", options.passes, u32::MAX))),
+        _ => {
+            let problem = format!("{} passes: must be from 1 to {}", options.passes, u32::MAX);
+            Err(Error::incomparable(problem).mended_by(&[Setting::Passes]))
+        }
     }
 }
 

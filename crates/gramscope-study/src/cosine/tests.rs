@@ -53,7 +53,7 @@ fn what_is_saved_is_loaded_and_damage_is_found() {
         let other = dir.join(name.replace('.', "-"));
         fs::create_dir(&other).unwrap();
         fs::write(other.join(name), "irreplaceable").unwrap();
-        assert!(write(&other, &result).unwrap_err().to_string().contains("--out"));
+        assert!(write(&other, &result).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
     }
 }

@@ -109,12 +109,12 @@ pub fn over_epochs(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<EpochsResult> {
     if run.kept_epoch().is_some() {
-        return Err(Error::Incomparable(format!("{} is one epoch; name the run as a whole", run.name())));
+        return Err(Error::incomparable(format!("{} is one epoch; name the run as a whole", run.name())));
     }
     let last = run.metrics()?.len();
     let mut epochs: Vec<usize> = run.kept_epochs()?.into_iter().filter(|&epoch| epoch < last).collect();
     if epochs.is_empty() {
-        return Err(Error::Incomparable(format!(
+        return Err(Error::incomparable(format!(
             "{} kept no epoch before its last; set checkpoint_every before training",
             run.name()
         )));

@@ -112,7 +112,7 @@ fn check_distinct(maps: &[(PairResult, PathBuf)]) -> Result<()> {
     let mut places = HashSet::new();
     for (_, file) in maps {
         if !places.insert(fs::canonicalize(file).map_err(Error::io("read", file))?) {
-            return Err(Error::Incomparable(format!("{} is given twice", file.display())));
+            return Err(Error::incomparable(format!("{} is given twice", file.display())));
         }
     }
     Ok(())
@@ -121,11 +121,11 @@ fn check_distinct(maps: &[(PairResult, PathBuf)]) -> Result<()> {
 /// Averages maps, each with its file of numbers.
 pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     let [(first, _), others @ ..] = maps else {
-        return Err(Error::Incomparable("there is no map to average".to_owned()));
+        return Err(Error::incomparable("there is no map to average".to_owned()));
     };
     if others.is_empty() {
         let problem = format!("{} is the only map: a mean over seeds takes two or more", name(&first.info));
-        return Err(Error::Incomparable(problem));
+        return Err(Error::incomparable(problem));
     }
     for (other, _) in others {
         check_alike(&first.info, &other.info)?;
@@ -215,7 +215,7 @@ fn check_alike(one: &PairInfo, other: &PairInfo) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Incomparable(format!("{} and {} cannot be averaged: {differs}", name(one), name(other))))
+    Err(Error::incomparable(format!("{} and {} cannot be averaged: {differs}", name(one), name(other))))
 }
 
 fn name(info: &PairInfo) -> String {
@@ -289,7 +289,7 @@ mod tests {
         fs::write(out.join(NUMBERS), &damaged).unwrap();
         assert!(load(&out).unwrap_err().to_string().contains("checksum"));
         fs::write(out.join(MEAN), "{}").unwrap();
-        assert!(save(&out, &mean).unwrap_err().to_string().contains("--out"));
+        assert!(save(&out, &mean).unwrap_err().to_string().contains("another place"));
     }
 
     #[test]

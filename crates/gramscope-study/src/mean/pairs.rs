@@ -38,7 +38,7 @@ pub(crate) fn groups(runs: &[Run], results: &[PairResult], directories: &[PathBu
     let mut groups: Vec<(String, Maps)> = Vec::new();
     let names = names(runs);
     let place = |name: &String| {
-        let unknown = || Error::Incomparable(format!("{name} is not among the runs that were compared"));
+        let unknown = || Error::incomparable(format!("{name} is not among the runs that were compared"));
         names.iter().position(|known| known == name).ok_or_else(unknown)
     };
     for (result, directory) in results.iter().zip(directories) {

@@ -104,10 +104,12 @@ pub fn pcs_of_run(
     let models = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?;
     let model = &models[0];
     let feed = Feed::new(&data, &models, options.memory.device)?;
-    let other = data.bytes() + model.bytes() + forward_bytes(&models, data.len(), model.gpu().is_some());
+    feed.most_at_once(model, data.len(), data.len())?;
+    let stays = model.gpu().is_some() && Components::takes_on_device(data.len());
+    let other = data.bytes() + model.bytes() + forward_bytes(&models, data.len(), stays);
     let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(&models, data.len()) };
     let (mut components, _) = options.begin(&model.info, data.len(), [0, other], there)?;
-    let images = all_at_once(&feed, model, data.len())?;
+    let images = feed.batch(&(0..data.len()).collect::<Vec<_>>())?;
     let (total, subject) = (components.observations(), &model.info.name);
     let mut done = 0;
     loop {
@@ -183,7 +185,9 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
 fn in_some_layer(subject: &str, info: &ModelInfo, at: Option<usize>) -> impl FnOnce(gramscope_cka::Error) -> Error {
     move |reason| {
         let layer = match reason {
-            gramscope_cka::Error::NonFinite { layer, .. } => Some(layer),
+            gramscope_cka::Error::NonFinite { layer, .. } | gramscope_cka::Error::NoEigenvalues { layer } => {
+                Some(layer)
+            }
             _ => at,
         };
         match layer {
@@ -202,20 +206,11 @@ pub(crate) fn components(
 ) -> Result<Components> {
     let needed = estimator.minimum_examples();
     if examples < needed {
-        return Err(Error::Incomparable(format!(
+        return Err(Error::incomparable(format!(
             "{examples} examples are too few: the {estimator} estimator needs at least {needed}"
         )));
     }
     Components::on(device, model.layers.len(), examples, estimator).map_err(in_whole)
-}
-
-/// All of a feed's images, so many, as one batch for `model`.
-///
-/// # Errors
-/// [`gramscope_cuda::Error::MemoryLimit`] where its GPU's memory, or what may be taken of it, is too little.
-pub(crate) fn all_at_once(feed: &Feed<'_>, model: &Model, images: usize) -> Result<Batch> {
-    feed.most_at_once(model, images, images)?;
-    feed.batch(&(0..images).collect::<Vec<_>>())
 }
 
 fn result(

@@ -79,7 +79,7 @@ fn what_is_not_ours_is_left_alone() {
         let dir = root.path().join(name);
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(name), "irreplaceable").unwrap();
-        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("--out"));
+        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 }

@@ -31,7 +31,7 @@ use rayon::prelude::*;
 use crate::family::{self, Member};
 use crate::results::Versions;
 use crate::statistics::{Moments, cohens_d, hedges_g, holm, welch};
-use crate::{Error, Result, output, tree};
+use crate::{Error, Result, Setting, output, tree};
 use divergences::{Distributions, Likeness};
 pub(crate) use files::FILES;
 pub use files::{
@@ -177,14 +177,14 @@ fn compared(groups: &[(String, Vec<usize>)], between: Option<[&str; 2]>) -> Resu
     let place = |wanted: &str| {
         groups.iter().position(|(name, _)| name == wanted).ok_or_else(|| {
             let names: Vec<_> = groups.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            Error::Incomparable(format!(
-                "--between: there is no group \"{wanted}\"; the groups are {}",
-                names.join(", ")
-            ))
+            let problem = format!("there is no group \"{wanted}\"; the groups are {}", names.join(", "));
+            Error::incomparable(problem).mended_by(&[Setting::Between])
         })
     };
     match (place(a)?, place(b)?) {
-        (a, b) if a == b => Err(Error::Incomparable("--between: name two different groups".to_owned())),
+        (a, b) if a == b => {
+            Err(Error::incomparable("a group is compared with another: name two").mended_by(&[Setting::Between]))
+        }
         (a, b) => Ok(Some([a, b])),
     }
 }
@@ -199,7 +199,7 @@ fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
         if run.kept_epoch().is_some() {
             let problem =
                 format!("{}: what a run predicts is kept of its end alone; name it without the epoch", run.name());
-            return Err(Error::Incomparable(problem));
+            return Err(Error::incomparable(problem));
         }
         let predictions = run.predictions()?;
         let name = output::unused(&member.name, &mut taken);
@@ -216,16 +216,16 @@ fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
             };
             if let Some(what) = differs {
                 let problem = format!("{other} and {name} have {what}; give runs that were tested on the same data");
-                return Err(Error::Incomparable(problem));
+                return Err(Error::incomparable(problem));
             }
         }
         if predictions.labels.is_empty() || predictions.classes == 0 {
-            return Err(Error::Incomparable(format!("{name} has predictions of no image")));
+            return Err(Error::incomparable(format!("{name} has predictions of no image")));
         }
         networks.push(Predicted { name, predictions });
     }
     match networks.is_empty() {
-        true => Err(Error::Incomparable("there is no run whose predictions could be looked at".to_owned())),
+        true => Err(Error::incomparable("there is no run whose predictions could be looked at".to_owned())),
         false => Ok(networks),
     }
 }
@@ -244,7 +244,7 @@ fn compare(networks: &[Predicted], progress: &mut dyn FnMut(usize, usize)) -> Re
             let logits = &predictions.logits[start * classes..][..labels.len() * classes];
             Distributions::new(logits, *classes).map_err(|image| {
                 let problem = "are NaN or infinite, so it says nothing: it diverged; train it again, or leave it out";
-                Error::Incomparable(format!("{name}: the logits of test image {} {problem}", start + image))
+                Error::incomparable(format!("{name}: the logits of test image {} {problem}", start + image))
             })
         });
         let distributions = distributions.collect::<Result<Vec<_>>>()?;

@@ -36,7 +36,7 @@ pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedL
 
 use crate::compare::{Batch, Feed, Model, Progress, check_side};
 use crate::results::{ExampleSource, Versions};
-use crate::{Error, HOST, Result};
+use crate::{Error, HOST, Result, Setting};
 use linear_probe::Step;
 use on_host::OnHost;
 
@@ -85,18 +85,18 @@ impl ProbeOptions {
     fn check(&self) -> Result<()> {
         let Self { epochs, batch_size, learning_rate, momentum, .. } = *self;
         let most = u32::MAX as usize;
-        let problem = if !(1..=most).contains(&epochs) {
-            format!("--epochs {epochs}: must be from 1 to {most}")
+        let (problem, setting): (_, &[Setting]) = if !(1..=most).contains(&epochs) {
+            (format!("{epochs} epochs: must be from 1 to {most}"), &[Setting::Epochs])
         } else if batch_size == 0 {
-            "--batch-size 0: must be at least 1".to_owned()
+            ("a batch size of 0: must be at least 1".to_owned(), &[Setting::BatchSize])
         } else if !(learning_rate > 0.0 && learning_rate.is_finite()) {
-            format!("--learning-rate {learning_rate}: must be a positive number")
+            (format!("a learning rate of {learning_rate}: must be a positive number"), &[Setting::LearningRate])
         } else if !(0.0..1.0).contains(&momentum) {
-            format!("--momentum {momentum}: must be from 0 to below 1")
+            (format!("a momentum of {momentum}: must be from 0 to below 1"), &[Setting::Momentum])
         } else {
             return Ok(());
         };
-        Err(Error::Incomparable(problem))
+        Err(Error::incomparable(problem).mended_by(setting))
     }
 
     fn step(&self) -> Step {
@@ -232,15 +232,14 @@ impl Images {
         let dataset = data::load(&config)?;
         if dataset.classes.len() < 2 {
             let problem = "the data have one class: there is nothing for a linear probe to tell apart".to_owned();
-            return Err(Error::Incomparable(problem));
+            return Err(Error::incomparable(problem));
         }
         let mut train = dataset.train.fraction(fraction, dataset.classes.len())?;
         if let Some(wanted) = options.examples {
             let found = train.len();
             if !(1..=found).contains(&wanted) {
-                return Err(Error::Incomparable(format!(
-                    "--examples {wanted}: there are {found} training images; ask for 1 to {found}"
-                )));
+                let problem = format!("{wanted} examples: there are {found} training images; ask for 1 to {found}");
+                return Err(Error::incomparable(problem).mended_by(&[Setting::Examples]));
             }
             let labels: Vec<u32> = train.iter().map(|&index| dataset.train.label(index)).collect();
             train = balanced_prefix(&labels, wanted, "train_images")?.into_iter().map(|place| train[place]).collect();

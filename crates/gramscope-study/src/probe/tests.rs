@@ -72,22 +72,22 @@ fn what_a_killed_process_left_is_replaced_and_what_is_not_ours_is_left_alone() {
         let dir = dir.path().join(format!("{name}-holder"));
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(name), "irreplaceable").unwrap();
-        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("--out"));
+        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 }
 
 #[test]
-fn settings_out_of_range_name_their_flag() {
+fn settings_out_of_range_are_named() {
     let base = ProbeOptions::default;
-    for (options, flag) in [
-        (ProbeOptions { epochs: 0, ..base() }, "--epochs 0"),
-        (ProbeOptions { batch_size: 0, ..base() }, "--batch-size 0"),
-        (ProbeOptions { learning_rate: f64::NAN, ..base() }, "--learning-rate NaN"),
-        (ProbeOptions { learning_rate: 0.0, ..base() }, "--learning-rate 0"),
-        (ProbeOptions { momentum: 1.0, ..base() }, "--momentum 1"),
+    for (options, named) in [
+        (ProbeOptions { epochs: 0, ..base() }, "0 epochs"),
+        (ProbeOptions { batch_size: 0, ..base() }, "batch size of 0"),
+        (ProbeOptions { learning_rate: f64::NAN, ..base() }, "learning rate of NaN"),
+        (ProbeOptions { learning_rate: 0.0, ..base() }, "learning rate of 0"),
+        (ProbeOptions { momentum: 1.0, ..base() }, "momentum of 1"),
     ] {
-        assert!(options.check().unwrap_err().to_string().contains(flag), "{flag}");
+        assert!(options.check().unwrap_err().to_string().contains(named), "{named}");
     }
     base().check().unwrap();
 }

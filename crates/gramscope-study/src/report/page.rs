@@ -121,7 +121,7 @@ pub(super) fn page(
         block_colour: colour::BLOCK,
         palette: colour::QUALITATIVE,
     };
-    let json = serde_json::to_string(&data).map_err(|reason| Error::Incomparable(format!("report data: {reason}")))?;
+    let json = serde_json::to_string(&data).map_err(|reason| Error::incomparable(format!("report data: {reason}")))?;
     // Within a script element, "</" could end it and "<!--" could hide its end.
     let json = json.replace('<', "\\u003c");
     let parts = [("{{style}}", STYLE), ("{{data}}", &json), ("{{plotly}}", plotly()), ("{{script}}", SCRIPT)];

@@ -50,7 +50,7 @@ pub fn sparsity(
 ) -> Result<Sparsity> {
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let relu = Regex::new(RELU).map_err(|reason| Error::Incomparable(reason.to_string()))?;
+    let relu = Regex::new(RELU).map_err(|reason| Error::incomparable(reason.to_string()))?;
     let model = Model::open_all(std::slice::from_ref(run), Some(&relu), &data, processor)?.remove(0);
     let mut layers: Vec<Units> = model.channels().into_iter().map(Units::new).collect();
     let (name, names) = (&model.info.name, &model.info.layers);

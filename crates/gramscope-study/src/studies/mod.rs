@@ -29,7 +29,7 @@ pub use scale::Scale;
 use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
 use crate::stored::{Sealed, prepare};
-use crate::{Error, Result, family, plot, report};
+use crate::{Error, Result, Setting, family, plot, report};
 use measure::Experiment;
 use scaled::ScaledStudy;
 
@@ -167,8 +167,8 @@ fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
         Ok(found) if found == text => return prepare(dir),
         Ok(_) => {
             let problem =
-                "describes another study, or this one at another scale or on other data; choose another --out";
-            return Err(Error::file(&path, problem));
+                "describes another study, or this one at another scale or on other data; choose another place";
+            return Err(Error::file(&path, problem).mended_by(&[Setting::Out]));
         }
         Err(reason) if reason.kind() == std::io::ErrorKind::NotFound => {}
         Err(reason) => return Err(Error::io("read", &path)(reason)),
@@ -179,7 +179,8 @@ fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
         Err(reason) => return Err(Error::io("use as a directory", dir)(reason)),
     };
     if entries.iter().any(|entry| !atomic::is_temporary(&entry.file_name())) {
-        return Err(Error::file(dir, "holds something that is no study; choose another --out, or an empty directory"));
+        let problem = "holds something that is no study; choose another place, or an empty directory";
+        return Err(Error::file(dir, problem).mended_by(&[Setting::Out]));
     }
     prepare(dir)?;
     atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))
@@ -190,7 +191,7 @@ fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
 /// # Errors
 /// [`Error::Incomparable`] where TOML has no way to write a value, such as a path that is not Unicode.
 fn describe(plan: &StudyPlan, scaled: &ScaledStudy) -> Result<String> {
-    let unwritable = |reason: toml::ser::Error| Error::Incomparable(format!("{PLAN} cannot be written: {reason}"));
+    let unwritable = |reason: toml::ser::Error| Error::incomparable(format!("{PLAN} cannot be written: {reason}"));
     let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, scaled.describe());
     for (name, config) in scaled.runs() {
         text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).map_err(unwritable)?);

@@ -127,7 +127,7 @@ impl StudyPlan {
         let known = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
         let (_, text) = known.ok_or_else(|| {
             let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
-            Error::Incomparable(format!(
+            Error::incomparable(format!(
                 "there is no study '{name}'; there are {}, or name a plan of your own that ends in .toml",
                 names.join(", ")
             ))

@@ -11,7 +11,7 @@
 use gramscope_nn::{Family, ResNetConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// Widths are multiples of this, and at least this.
 const WIDTH_STEP: f64 = 0.25;
@@ -39,7 +39,8 @@ impl Scale {
         if scale > 0.0 && scale <= 1.0 {
             return Ok(Self(scale));
         }
-        Err(Error::Incomparable(format!("--scale {scale}: must be above 0 and at most 1, the paper's size")))
+        let problem = format!("a scale of {scale}: must be above 0 and at most 1, the paper's size");
+        Err(Error::incomparable(problem).mended_by(&[Setting::Scale]))
     }
 
     /// The number.
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(tiny.depth(Family::Cifar, 15), 15);
         assert_eq!(Scale::new(0.125).unwrap().depth(Family::ImageNet, 50), 41, "3 of 6 blocks in the third stage");
         for wrong in [0.0, -1.0, 1.01, f64::NAN, f64::INFINITY] {
-            assert!(Scale::new(wrong).unwrap_err().to_string().contains("--scale"), "{wrong}");
+            assert!(Scale::new(wrong).unwrap_err().to_string().contains("a scale of"), "{wrong}");
         }
     }
 }

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::plan::StudyPlan;
 use super::scale::Scale;
-use crate::{Error, Result};
+use crate::{Error, Result, Setting};
 
 /// Passes over the test images that the paper makes for CKA.
 const PASSES: usize = 10;
@@ -32,7 +32,7 @@ impl ScaledStudy {
     /// their data; [`Error::Data`] for data that cannot be read.
     pub(crate) fn new(plan: &StudyPlan, scale: Scale, other: Option<&DataConfig>) -> Result<Self> {
         let data = scaled_data(other.unwrap_or(&plan.data), scale)?;
-        let wrong = |problem: String| Error::Incomparable(format!("the study {}: {problem}", plan.name));
+        let wrong = |problem: String| Error::incomparable(format!("the study {}: {problem}", plan.name));
         let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
         let data_table = Table::try_from(&data).map_err(unwritable)?;
         let mut families = Vec::new();
@@ -47,7 +47,7 @@ impl ScaledStudy {
         }
         let networks = Plan::joined(families).map_err(|problem| wrong(problem.to_string()))?;
         let study = Self { networks, passes: scale.share_of(PASSES), scale, data };
-        study.check().map_err(wrong)?;
+        study.check().map_err(|problem| wrong(problem).mended_by(&[Setting::Scale]))?;
         Ok(study)
     }
 
@@ -66,7 +66,7 @@ impl ScaledStudy {
             let images = self.data.train_images.unwrap_or(usize::MAX) as f64 * config.train.fraction;
             if images < config.train.batch_size as f64 {
                 return Err(format!(
-                    "{name} would train on {images:.0} images in minibatches of {}; choose a larger --scale than {}",
+                    "{name} would train on {images:.0} images in minibatches of {}; choose a larger scale than {}",
                     config.train.batch_size,
                     self.scale.value()
                 ));
@@ -230,7 +230,7 @@ mod tests {
         let message = |text: &str, scale| study(text, scale).unwrap_err().to_string();
         assert!(message("[[family]]\ndepth = [15]\n", 0.1).contains("resnet15"));
         assert!(message("[[family]]\ndepth = [8]\n[[family]]\ndepth = [8, 14]\n", 1.0).contains("resnet8-w1-s0"));
-        assert!(message("[[family]]\ndepth = [8]\nfraction = [1, 0.01]\n", 0.05).contains("--scale"));
+        assert!(message("[[family]]\ndepth = [8]\nfraction = [1, 0.01]\n", 0.05).contains("a larger scale"));
         assert!(message("[[family]]\ndepht = [8]\n", 1.0).contains("depht"));
     }
 }

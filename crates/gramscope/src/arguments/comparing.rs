@@ -1,5 +1,5 @@
-//! Flags of what compares and looks into activations: cka, blocks, mean, pcs, dominant, epochs, activations,
-//! cosine, sparsity, predict.
+//! Flags of what compares networks and looks into their activations and predictions: cka, blocks, mean, pcs, dominant, epochs,
+//! activations, cosine, sparsity, predict.
 
 use std::path::PathBuf;
 

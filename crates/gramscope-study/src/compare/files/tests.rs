@@ -148,7 +148,7 @@ fn layers_are_chosen_by_name_in_both_files() {
         (vec!["base".into(), "first".into()], vec!["base".into()])
     );
     let error = compare_files(&a, Some(&b), &choose("first"), &mut no_progress).unwrap_err().to_string();
-    assert!(error.contains("b.safetensors") && error.contains("--layers first"), "{error}");
+    assert!(error.contains("b.safetensors") && error.contains("matches \"first\""), "{error}");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn files_that_do_not_belong_together_are_refused() {
     let message = error(&options(4, false));
     assert!(["a.safetensors has 8", "b.safetensors has 9"].iter().all(|part| message.contains(part)), "{message}");
     let message = compare_files(&a, None, &options(256, false), &mut no_progress).unwrap_err().to_string();
-    assert!(message.contains("--batch-size") && message.contains("--keep-partial"), "{message}");
+    assert!(message.contains("a.safetensors: 8 examples") && message.contains("use the short one"), "{message}");
     assert_eq!(compare_files(&a, None, &options(256, true), &mut no_progress).unwrap().info.last_batch, 8);
 }
 

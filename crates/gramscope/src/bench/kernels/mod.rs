@@ -21,7 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use gramscope_cuda::ceilings::{self, Products};
-use gramscope_cuda::{Bytes, Cublas, Device, Error, Slice, Stopwatch, View, ViewMut};
+use gramscope_cuda::{Bytes, BytesNeeded, Cublas, Device, Error, Slice, Stopwatch, View, ViewMut};
 use gramscope_train::choices::KeptChoices;
 use regex::Regex;
 use serde_json::json;
@@ -239,7 +239,7 @@ impl KernelBench<'_> {
 fn too_large(error: &Error) -> Option<String> {
     match error {
         Error::OutOfMemory { needed, free, .. } => {
-            Some(format!("it needs {} more of device memory, and {} is free", Bytes(*needed), Bytes(*free)))
+            Some(format!("it needs {} more of device memory, and {} is free", BytesNeeded(*needed), Bytes(*free)))
         }
         _ => None,
     }
