@@ -156,6 +156,7 @@ fn activation_files_that_cannot_be_compared_are_explained() {
         1,
         &[&a, "9 examples", "--examples", "1 to 8"],
     );
+    fails(["cka", &a, "--out", &out], 1, &[&a, "is not a run directory: it is a file"]);
     fails(["cka", "--activations", &a, "--out", &out, "--batch-size", "3"], 1, &["3", "4"]);
 
     write_activations(Path::new(&b), &[("layer", 12, 3, noise(1, 36))]);

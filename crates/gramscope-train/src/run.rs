@@ -36,7 +36,8 @@ impl Run {
         let directory = RunDirectory::new(dir);
         let missing = |missing: String| Error::NotARun { dir: dir.to_path_buf(), missing };
         if !dir.is_dir() {
-            return Err(missing("there is no such directory".to_owned()));
+            let found = if dir.exists() { "it is a file" } else { "there is no such directory" };
+            return Err(missing(found.to_owned()));
         }
         if !directory.config().is_file() {
             return Err(missing("it has no config.toml".to_owned()));
