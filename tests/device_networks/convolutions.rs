@@ -8,7 +8,7 @@ use gramscope_nn::Backend;
 use gramscope_study::results;
 use gramscope_train::Run;
 
-use crate::support::driver::{command_on, driver, driver_and_cudnn};
+use crate::support::driver::{assert_content, command_on, driver, driver_and_cudnn};
 use crate::support::text;
 use crate::{PLAN, difference, only_folder, state, train};
 
@@ -41,6 +41,7 @@ impl Sweeps {
         let trace = self.path("trace");
         command.env("GRAMSCOPE_FAKE_CUDNN", format!("trace={},{cudnn}", trace.display()));
         let output = command.output().unwrap();
+        assert_content(&output);
         (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     }
 

@@ -11,7 +11,7 @@ use gramscope_nn::Backend;
 use gramscope_study::results;
 use gramscope_train::{EpochMetrics, Run};
 
-use crate::support::driver::{command_on, driver, run};
+use crate::support::driver::{assert_content, command_on, driver, run};
 use crate::support::text;
 use crate::{PLAN, only_folder, state, train};
 
@@ -129,7 +129,7 @@ fn a_study_that_several_gpus_share_finds_the_same() {
         let out = dir.path().join(name);
         let mut arguments = vec!["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()];
         arguments.extend(flags);
-        let output = command_on(driver.path(), "devices=2", &arguments).output().unwrap();
+        let output = run(driver.path(), "devices=2", &arguments);
         assert!(output.status.success(), "{}", text(&output.stderr));
         (family(&out.join("runs")), gramscope_study::studies::load(&out).unwrap())
     };
@@ -154,6 +154,7 @@ fn several_gpus_and_several_runs_on_each_give_the_same_bits() {
         command_on(driver.path(), "devices=2", &arguments)
     };
     let output = sweep(&whole, &["--device", "cuda"]).output().unwrap();
+    assert_content(&output);
     assert!(output.status.success(), "{}", text(&output.stderr));
 
     let flags = ["--device", "cuda:0,1", "--jobs", "2"];
@@ -172,6 +173,7 @@ fn several_gpus_and_several_runs_on_each_give_the_same_bits() {
         false => println!("skipped in part: training ended before the signal came ({code:?})"),
     }
     let output = sweep(&several, &flags).output().unwrap();
+    assert_content(&output);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let (whole, several) = (family(&whole), family(&several));
     assert_eq!(whole.len(), 6);

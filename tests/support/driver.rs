@@ -118,7 +118,7 @@ pub fn run(folder: &Path, machine: &str, arguments: &[&str]) -> Output {
 }
 
 /// The driver has seen nothing that no program may do: what it sees when a program has waited for the last time, nobody else is told.
-fn assert_content(output: &Output) {
+pub fn assert_content(output: &Output) {
     let said = text(&output.stderr);
     assert!(!said.contains("fake driver:"), "{said}");
 }

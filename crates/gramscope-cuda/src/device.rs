@@ -60,11 +60,12 @@ impl Drop for OwnStream {
 }
 
 /// Waits before something goes that a device may be using. A wait that fails may not have been one: cudarc first says what a `Drop`
-/// of its own has met, on whatever thread, once, and does nothing else then; so it is waited again. What was said first is kept for
-/// whoever asks next; what the driver says the second time, it would say to them itself.
+/// of its own has met, on whatever thread, once, and does nothing else then; so it is waited again. Where that was all, what was said
+/// is kept for whoever asks next; else the driver has said it, and would say it to them itself.
 pub(crate) fn insist(context: &CudaContext, wait: impl Fn() -> Result<(), DriverError>) {
-    if let Err(first) = wait() {
-        let _ = wait();
+    if let Err(first) = wait()
+        && wait().is_ok()
+    {
         context.record_err::<()>(Err(first));
     }
 }

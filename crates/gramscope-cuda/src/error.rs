@@ -39,18 +39,21 @@ pub struct BytesNeeded(
 
 impl fmt::Display for Bytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_tenths(formatter, |unit| u128::from(self.0) * 10 / unit)
+        write_bytes(formatter, self.0, |unit| u128::from(self.0) * 10 / unit)
     }
 }
 
 impl fmt::Display for BytesNeeded {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_tenths(formatter, |unit| (u128::from(self.0) * 10).div_ceil(unit))
+        write_bytes(formatter, self.0, |unit| (u128::from(self.0) * 10).div_ceil(unit))
     }
 }
 
 /// Writes a number in the first unit of which there are fewer than 1,024.
-fn write_tenths(formatter: &mut fmt::Formatter<'_>, tenths_of: impl Fn(u128) -> u128) -> fmt::Result {
+fn write_bytes(formatter: &mut fmt::Formatter<'_>, bytes: u64, tenths_of: impl Fn(u128) -> u128) -> fmt::Result {
+    if bytes < 1024 {
+        return write!(formatter, "{bytes} bytes");
+    }
     let units = [(1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")];
     let fits = |(unit, _): &(u128, &str)| tenths_of(*unit) < 10_240;
     let (unit, name) = units.into_iter().find(fits).unwrap_or(units[2]);
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn bytes_read_well() {
         for (bytes, there, needed) in [
-            (512, "0.5 KiB", "0.5 KiB"),
+            (64, "64 bytes", "64 bytes"),
             (300 << 10, "300.0 KiB", "300.0 KiB"),
             ((1 << 20) - 1, "1023.9 KiB", "1.0 MiB"),
             ((5 << 20) + 1, "5.0 MiB", "5.1 MiB"),

@@ -158,7 +158,11 @@ impl Drop for Capturing<'_> {
 /// Ends a stream's capture: it is of use again only then. Where that fails it may not have been tried (`device::insist`).
 fn end(stream: &Arc<CudaStream>) -> Result<Option<CudaGraph>, DriverError> {
     let end = || stream.end_capture(CUgraphInstantiate_flags(0));
-    end().or_else(|first| end().map_err(|_| first))
+    end().or_else(|first| {
+        let graph = end().map_err(|_| first)?;
+        stream.context().record_err::<()>(Err(first));
+        Ok(graph)
+    })
 }
 
 impl Device {

@@ -14,6 +14,7 @@ use crate::machine::machine;
 use crate::status::{
     Answer, CONTEXT_IS_DESTROYED, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NO_DEVICE, NOT_INITIALIZED,
 };
+use crate::stream;
 use crate::table::Table;
 
 /// A context's handle.
@@ -78,15 +79,18 @@ pub(crate) fn retain(number: c_int) -> Answer<Context> {
     Ok(primary.context)
 }
 
-/// Retained once less; the last time the context goes, with all that belongs to it.
+/// Retained once less; the last time the context goes, with all that belongs to it, once its streams have done what they were told.
 pub(crate) fn release(number: c_int) -> Answer {
     device(number)?;
     let mut primaries = primaries();
     let primary = primaries.get_mut(&number).ok_or(INVALID_CONTEXT)?;
     primary.retained -= 1;
     if primary.retained == 0 {
-        CONTEXTS.remove(primary.context)?;
+        let context = primary.context;
         primaries.remove(&number);
+        drop(primaries);
+        stream::synchronise_all(context);
+        CONTEXTS.remove(context)?;
     }
     Ok(())
 }

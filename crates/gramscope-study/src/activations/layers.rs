@@ -55,7 +55,7 @@ pub(super) fn chosen(tensors: Vec<StoredTensor>, pattern: Option<&Regex>) -> Res
     let layers = chosen.map(layer).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = layers.first() else {
         let pattern = pattern.map(Regex::as_str).unwrap_or_default();
-        return Err(format!("none of its layers matches {pattern:?}"));
+        return Err(format!("none of its layers matches \"{pattern}\""));
     };
     if let Some(other) = layers.iter().find(|layer| layer.examples != first.examples) {
         return Err(format!(

@@ -36,9 +36,7 @@ impl Batches {
             )));
         }
         if examples < batch_size && !keep_partial {
-            let problem = format!(
-                "{examples} examples do not fill one batch of {batch_size}; choose smaller ones, or use the short one"
-            );
+            let problem = format!("{examples} examples do not fill one batch of {batch_size}; choose smaller ones");
             return Err(Error::incomparable(problem).mended_by(&[Setting::BatchSize, Setting::KeepPartial]));
         }
         let whole = examples / batch_size;
@@ -92,7 +90,7 @@ mod tests {
     #[test]
     fn too_few_examples_say_what_would_help() {
         for (examples, options, parts) in [
-            (7, options(8, false), ["7", "smaller ones", "use the short one"]),
+            (7, options(8, false), ["7", "one batch of 8", "smaller ones"]),
             (3, options(8, true), ["3", "unbiased", "at least 4"]),
             (3, options(256, false), ["3", "unbiased", "at least 4"]),
             (0, options(256, true), ["0", "examples", "at least 4"]),

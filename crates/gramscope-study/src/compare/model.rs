@@ -65,7 +65,7 @@ impl Model {
         }
         match pattern {
             Some(pattern) if info.layers.is_empty() => {
-                let problem = format!("none of the layers of {} matches {:?}", info.name, pattern.as_str());
+                let problem = format!("none of the layers of {} matches \"{pattern}\"", info.name);
                 Err(Error::incomparable(problem).mended_by(&[Setting::Layers]))
             }
             _ => Ok(Self { info, network, processor: Processor::Cpu, on_device: None, places }),

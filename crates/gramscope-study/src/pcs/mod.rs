@@ -104,8 +104,11 @@ pub fn pcs_of_run(
     let models = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?;
     let model = &models[0];
     let feed = Feed::new(&data, &models, options.memory.device)?;
-    feed.most_at_once(model, data.len(), data.len())?;
     let stays = model.gpu().is_some() && Components::takes_on_device(data.len());
+    // Where the components are found there, too, they need more, and say how much.
+    if !stays {
+        feed.most_at_once(model, data.len(), data.len())?;
+    }
     let other = data.bytes() + model.bytes() + forward_bytes(&models, data.len(), stays);
     let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(&models, data.len()) };
     let (mut components, _) = options.begin(&model.info, data.len(), [0, other], there)?;
