@@ -226,9 +226,9 @@ pub(crate) struct MeanArguments {
     pub(crate) out: PathBuf,
 }
 
+/// What layers are looked at, of runs or of stored activations, and where the results go.
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
-pub(crate) struct PcsArguments {
+pub(crate) struct SourceArguments {
     /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
@@ -247,6 +247,13 @@ pub(crate) struct PcsArguments {
     /// Feed this data's test images instead of the data the run was trained on
     #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
     pub(crate) data: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
+pub(crate) struct PcsArguments {
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     /// Normalise with the mean and variance of the examples, as in training, instead of the running ones
     #[arg(long, conflicts_with = "activations")]
     pub(crate) batch_statistics: bool,
@@ -343,24 +350,8 @@ pub(crate) struct ActivationsArguments {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["runs", "activations"]))]
 pub(crate) struct CosineArguments {
-    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
-    #[arg(value_name = "RUN")]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Stored activations instead of a run, as safetensors: a tensor a layer, examples first
-    #[arg(long, value_name = "FILE", conflicts_with_all = NETWORK_FLAGS)]
-    pub(crate) activations: Option<PathBuf>,
-    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// How many examples, the first in order (of test images, class-balanced) [default: 1024, or all where there are fewer]
-    #[arg(long, value_name = "N")]
-    pub(crate) examples: Option<usize>,
-    /// Only the layers whose name matches
-    #[arg(long, value_name = "REGEX")]
-    pub(crate) layers: Option<Regex>,
-    /// Feed this data's test images instead of the data the run was trained on
-    #[arg(long, value_name = "NAME|DIR", conflicts_with = "activations")]
-    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     #[command(flatten)]
     pub(crate) memory: MemoryArguments,
     #[command(flatten)]

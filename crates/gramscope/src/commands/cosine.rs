@@ -14,7 +14,7 @@ use crate::{device, memory};
 
 /// Compares what the arguments name and writes the result.
 pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Result<()> {
-    let processor = match &arguments.activations {
+    let processor = match &arguments.source.activations {
         None => device::processor(&arguments.device, console)?,
         Some(_) if matches!(arguments.device.device, DeviceChoice::Cuda(_)) => {
             bail!("--device: cosines of stored activations are computed on the CPU; leave the flag out")
@@ -22,9 +22,9 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
         Some(_) => Processor::Cpu,
     };
     let options = CosineOptions {
-        examples: arguments.examples,
-        layers: arguments.layers.clone(),
-        data: other_data(arguments.data.as_deref())?,
+        examples: arguments.source.examples,
+        layers: arguments.source.layers.clone(),
+        data: other_data(arguments.source.data.as_deref())?,
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     let write = |dir: &Path, result: &CosineResult| -> anyhow::Result<()> {
@@ -32,12 +32,12 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
         report(result, dir, console);
         Ok(())
     };
-    if let Some(file) = &arguments.activations {
-        cosine::check(&arguments.out)?;
+    if let Some(file) = &arguments.source.activations {
+        cosine::check(&arguments.source.out)?;
         let result = with_bar(console, "comparing", |progress| cosine::cosine_of_file(file, &options, progress))?;
-        return write(&arguments.out, &result);
+        return write(&arguments.source.out, &result);
     }
-    for (run, dir) in placed(opened(&arguments.runs, false)?, &arguments.out, cosine::check)? {
+    for (run, dir) in placed(opened(&arguments.source.runs, false)?, &arguments.source.out, cosine::check)? {
         let result =
             with_bar(console, "comparing", |progress| cosine::cosine_of_run(&run, &options, &processor, progress))?;
         write(&dir, &result)?;

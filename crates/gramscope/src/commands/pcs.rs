@@ -13,16 +13,16 @@ use crate::{device, memory};
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
     // A run is analysed where its network runs.
-    let (processor, gpu) = match &arguments.activations {
+    let (processor, gpu) = match &arguments.source.activations {
         None => (device::processor(&arguments.device, console)?, None),
         Some(_) => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
     };
     let on_gpu = gpu.is_some() || processor.gpu().is_some();
     let options = PcsOptions {
-        examples: arguments.examples,
-        layers: arguments.layers.clone(),
+        examples: arguments.source.examples,
+        layers: arguments.source.layers.clone(),
         estimator: arguments.estimator,
-        data: other_data(arguments.data.as_deref())?,
+        data: other_data(arguments.source.data.as_deref())?,
         memory: memory::limits(arguments.memory.memory_limit, on_gpu),
         device: gpu,
     };
@@ -31,12 +31,14 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         report(result, dir, console);
         Ok(())
     };
-    if let Some(file) = &arguments.activations {
-        pcs::check(&arguments.out)?;
+    if let Some(file) = &arguments.source.activations {
+        pcs::check(&arguments.source.out)?;
         let result = with_bar(console, "decomposing", |progress| pcs::pcs_of_file(file, &options, progress))?;
-        return write(&arguments.out, &result);
+        return write(&arguments.source.out, &result);
     }
-    for (run, dir) in placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, pcs::check)? {
+    for (run, dir) in
+        placed(opened(&arguments.source.runs, arguments.batch_statistics)?, &arguments.source.out, pcs::check)?
+    {
         let result =
             with_bar(console, "decomposing", |progress| pcs::pcs_of_run(&run, &options, &processor, progress))?;
         write(&dir, &result)?;
