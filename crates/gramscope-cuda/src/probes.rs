@@ -102,6 +102,19 @@ impl DeviceProbes {
         })
     }
 
+    /// Bytes of device memory that probes on `inputs` take at most, with batches of so many examples.
+    pub fn bytes(inputs: &[ProbeInput], classes: usize, examples: usize) -> u64 {
+        let parameters = |input: &ProbeInput| 2 * (input.features() + 1) * classes * size_of::<f32>();
+        let scratch = |input: &ProbeInput| {
+            let plan = plan::probe::probe(examples, input.features(), classes);
+            let pooled = if matches!(input, ProbeInput::Squares(_)) { examples * input.features() } else { 0 };
+            (plan.partials + pooled + examples * (classes + plan.row)) * size_of::<f32>()
+                + plan.totals * size_of::<f64>()
+        };
+        let most = inputs.iter().map(scratch).max().unwrap_or(0);
+        (inputs.iter().map(parameters).sum::<usize>() + most) as u64
+    }
+
     /// Begins a batch of examples of these labels.
     ///
     /// # Errors

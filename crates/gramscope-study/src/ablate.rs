@@ -10,7 +10,7 @@
 //! costs about 1 + m forward passes in place of 1 + 3m.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::ops::loss;
 use gramscope_nn::{Processor, ResNetConfig};
@@ -18,7 +18,7 @@ use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, batches, evaluate};
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Feed, Limit, Model, Progress, TestImages};
+use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
 use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
 use crate::stored::ListFiles;
@@ -30,6 +30,10 @@ pub const ABLATIONS: &str = "ablate.json";
 pub const INFO: &str = "ablate-about.json";
 /// File of the picture.
 pub const PICTURE: &str = "ablate.png";
+
+/// Activations that wait on a CPU, at most, while choices are followed that delete the block behind them: where a block is the first
+/// of an ending and deleted alone, two part there, and again at the next.
+const MOST_WAITING: usize = 2;
 
 /// Both files of a result.
 pub(crate) const FILES: ListFiles = ListFiles { kind: "deleted blocks", rows: ABLATIONS, info: INFO };
@@ -45,6 +49,8 @@ pub struct AblateOptions {
     pub examples: Option<usize>,
     /// Feed this data's test images instead of those of the data that the run was trained on.
     pub data: Option<DataConfig>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 /// What deleted blocks cost a network.
@@ -107,7 +113,7 @@ impl AblateResult {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for a run without residual connections, for a block that it does not have, for more images than
-/// there are or of other classes; [`Error::Interrupted`] once `stop` is set; and what the run or its data may say.
+/// there are or of other classes; memory that is too little for one image; [`Error::Interrupted`] once `stop` is set; and what the run or its data may say.
 pub fn ablate(
     run: &Run,
     options: &AblateOptions,
@@ -118,7 +124,7 @@ pub fn ablate(
     check_shortcuts(run)?;
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
+    let model = Model::open_one(run, None, &data, processor)?;
     check_classes(&model, &data)?;
     let network = model.network.config();
     let (name, names) = (run.name(), network.block_names());
@@ -126,7 +132,7 @@ pub fn ablate(
     let deleted = |chosen: std::ops::Range<usize>| (0..names.len()).map(move |block| chosen.contains(&block)).collect();
     let choices = ends.iter().map(|ending| ending.blocks.clone()).chain(singles.iter().map(|&b| b..b + 1));
 
-    let found = accuracies(&model, &data, &choices.map(deleted).collect::<Vec<_>>(), stop, progress)?;
+    let found = accuracies(&model, &data, &choices.map(deleted).collect::<Vec<_>>(), options.memory, stop, progress)?;
 
     let (of_ends, of_singles) = found.split_at(ends.len());
     let stage = |(ending, &accuracy): (&Ending, &f64)| AblatedStage {
@@ -135,12 +141,11 @@ pub fn ablate(
         accuracy,
     };
     let block = |(&block, &accuracy): (&usize, &f64)| AblatedBlock { block: names[block].clone(), accuracy };
-    let (source, dir) = data.source();
     let info = AblateInfo {
         model: name,
         alone: singles.iter().zip(of_singles).map(block).collect(),
         examples: data.len(),
-        data: ExampleSource::Images { name: source, dir },
+        data: data.example_source(),
         versions: Versions::on(model.processor()),
     };
     Ok(AblateResult { stages: ends.iter().zip(of_ends).map(stage).collect(), info })
@@ -173,24 +178,24 @@ fn accuracies(
     model: &Model,
     data: &TestImages,
     choices: &[Vec<bool>],
+    memory: MemoryLimits,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<f64>> {
-    let feed = Feed::new(data, std::slice::from_ref(model), None)?;
+    model.prepare_ablation(choices)?;
+    let waiting = if model.gpu().is_some() { 0 } else { MOST_WAITING * model.largest_output() * size_of::<f32>() };
+    let image = forward_bytes(std::slice::from_ref(model), 1, true) + waiting as u64;
+    let needs = BatchNeeds::of_images("the activations of an image", model, data, image);
+    let device_bytes = |images| model.device_ablation_bytes(images);
+    let pass = Pass::new(model, data, &needs, &device_bytes, memory, evaluate::BATCH)?;
     let mut correct = vec![0.0; choices.len()];
-    let indices: Vec<usize> = (0..data.len()).collect();
-    let batches = indices.len().div_ceil(evaluate::BATCH);
-    for (batch, indices) in indices.chunks(evaluate::BATCH).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        let images = feed.batch(indices)?;
+    pass.each_batch(stop, progress, &mut |images, indices| {
         let labels = batches::labels(data.split().labels(), indices, &HOST)?;
-        for (correct, logits) in correct.iter_mut().zip(model.forward_without(&images, choices)?) {
+        for (correct, logits) in correct.iter_mut().zip(model.forward_without(images, choices)?) {
             *correct += f64::from(loss::forward(&logits, &labels)?.1.to_scalar::<f32>()?);
         }
-        progress(Progress { done: batch + 1, total: batches, batch: batch + 1, batches, subject: &model.info.name });
-    }
+        Ok(())
+    })?;
     Ok(correct.into_iter().map(|correct| correct / data.len() as f64).collect())
 }
 

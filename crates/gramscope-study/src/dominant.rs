@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use gramscope_cka::{Estimator, FirstComponent};
+use gramscope_cka::{Comparison, Estimator, FirstComponent};
 use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Feed, Limit, MemoryLimits, Model, Needs, Progress, TestImages, forward_bytes, in_layer};
+use crate::compare::{Feed, Limit, MemoryLimits, Model, Progress, TestImages, check_memory, forward_bytes, in_layer};
 use crate::output::check_place;
 use crate::pcs::{EXAMPLES, components};
 use crate::results::{DroppedDominant, ExampleSource, Versions};
@@ -112,20 +112,12 @@ impl Ranking {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         let names = &model.info.layers;
-        let forward = forward_bytes(std::slice::from_ref(model), data.len(), false);
-        let needs = Needs {
-            what: format!("the first components of {} examples", data.len()),
-            examples: data.len(),
-            entries: 0,
-            row: 0,
-            rows: 0,
-            largest_layer: 0,
-            other: data.bytes() + model.bytes() + forward,
-            lower: &[Fewer::Examples],
-        };
-        needs.within(memory.host)?;
+        let what = format!("the first components of {} examples", data.len());
+        let [workspace, _] = Comparison::workspace_bytes(data.len());
+        let network = model.bytes() + forward_bytes(std::slice::from_ref(model), data.len(), false);
+        check_memory(what, workspace + data.bytes() + network, memory.host, &[Fewer::Examples])?;
         let feed = Feed::new(data, std::slice::from_ref(model), memory.device)?;
-        feed.most_at_once(model, data.len(), data.len())?;
+        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| model.device_bytes(images))?;
         let images = feed.batch(&(0..data.len()).collect::<Vec<_>>())?;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
@@ -223,7 +215,7 @@ pub fn dominant(
         let problem = format!("{top} dominant images of the {found} that are looked at: ask for 1 to {found}");
         return Err(Error::incomparable(problem).mended_by(&[Setting::Top]));
     }
-    let model = Model::open_all(std::slice::from_ref(run), None, &data, processor)?.remove(0);
+    let model = Model::open_one(run, None, &data, processor)?;
     let (layer, memory) = (options.layer.as_deref(), options.memory);
     let Ranking { layer, component, order } = Ranking::of(&model, layer, &data, memory, progress)?;
     let deviation = component.eigenvalue.sqrt();
@@ -239,7 +231,6 @@ pub fn dominant(
         }
     };
     let chosen = &order[..top];
-    let (name, dir) = data.source();
     let info = DominantInfo {
         model: model.info.name.clone(),
         layer,
@@ -247,7 +238,7 @@ pub fn dominant(
         variance_explained: component.variance_explained,
         second_over_first: component.second_over_first,
         dominant: chosen.iter().map(example).collect(),
-        data: ExampleSource::Images { name, dir },
+        data: data.example_source(),
         versions: Versions::on(model.processor()),
     };
     Ok(Dominant { info, projections, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })

@@ -76,6 +76,21 @@ impl DeviceNetwork {
         match self.0 {}
     }
 
+    /// Makes what that is computed with.
+    ///
+    /// # Errors
+    /// None.
+    pub fn prepare_ablation(&mut self, variants: &[Vec<bool>]) -> Result<()> {
+        let _ = variants;
+        match self.0 {}
+    }
+
+    /// Bytes of device memory that it takes.
+    pub fn ablation_bytes(&self, images: usize) -> u64 {
+        let _ = images;
+        match self.0 {}
+    }
+
     /// Makes it ready to be trained.
     ///
     /// # Errors

@@ -28,14 +28,20 @@ pub struct DeviceNetwork {
     evaluation: AnyExecutor,
     observation: AnyExecutor,
     training: AnyExecutor,
-    /// The choices of deleted blocks that were asked for last, and what evaluates them.
-    ablation: Option<(Vec<Vec<bool>>, AnyExecutor)>,
+    /// Of the choices of deleted blocks that were asked for last.
+    ablation: Option<Ablation>,
     learning: Option<Learning>,
     evaluations: Replay,
     steps: Replay,
     topology: Topology,
     image_side: usize,
     arithmetic: Arithmetic,
+}
+
+/// Choices of deleted blocks, and what evaluates them.
+struct Ablation {
+    variants: Vec<Vec<bool>>,
+    executor: AnyExecutor,
 }
 
 impl DeviceNetwork {
@@ -147,25 +153,43 @@ impl DeviceNetwork {
     /// # Errors
     /// [`Error::NoShortcuts`], [`Error::Shape`]; [`Error::Device`].
     pub fn forward_without(&mut self, mut images: Images<'_>, variants: &[Vec<bool>]) -> Result<Vec<Vec<f32>>> {
-        check_variants(&self.topology, variants)?;
         let device = self.device.clone();
-        let (known, mut executor) = match self.ablation.take().filter(|(known, _)| known == variants) {
-            Some(ablation) => ablation,
-            None => {
-                let program = Program::ablation(&self.topology, self.image_side, variants);
-                (variants.to_vec(), AnyExecutor::new(&device, self.arithmetic, program))
-            }
-        };
+        let mut ablation = self.take_ablation(variants)?;
         let mut logits = vec![Vec::new(); variants.len()];
-        let count = executor.run(&mut images, &mut self.state, self.statistics, None, &mut |variants| {
+        let count = ablation.executor.run(&mut images, &mut self.state, self.statistics, None, &mut |variants| {
             for Observed { layer: variant, values } in variants {
                 logits[*variant] = copied(&device, values)?;
             }
             Ok::<(), Error>(())
         })?;
         images.are_taken(count);
-        self.ablation = Some((known, executor));
+        self.ablation = Some(ablation);
         Ok(logits)
+    }
+
+    /// Makes what [`Self::forward_without`] evaluates `variants` with; it does so itself where that was not done before.
+    ///
+    /// # Errors
+    /// [`Error::NoShortcuts`], [`Error::Shape`].
+    pub fn prepare_ablation(&mut self, variants: &[Vec<bool>]) -> Result<()> {
+        self.ablation = Some(self.take_ablation(variants)?);
+        Ok(())
+    }
+
+    /// Bytes of device memory that a batch of `images` takes, beside the parameters, with the variants of the last
+    /// [`Self::prepare_ablation`] or [`Self::forward_without`].
+    pub fn ablation_bytes(&self, images: usize) -> u64 {
+        self.ablation.as_ref().map_or(0, |ablation| ablation.executor.bytes(images))
+    }
+
+    /// What evaluates `variants`: the last, if it does.
+    fn take_ablation(&mut self, variants: &[Vec<bool>]) -> Result<Ablation> {
+        check_variants(&self.topology, variants)?;
+        Ok(self.ablation.take().filter(|ablation| ablation.variants == variants).unwrap_or_else(|| {
+            let program = Program::ablation(&self.topology, self.image_side, variants);
+            let executor = AnyExecutor::new(&self.device, self.arithmetic, program);
+            Ablation { variants: variants.to_vec(), executor }
+        }))
     }
 
     /// Makes it ready to be trained, from where `sgd` is.

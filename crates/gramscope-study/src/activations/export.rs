@@ -8,10 +8,10 @@ use gramscope_train::Run;
 use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
-use crate::compare::{Feed, Limit, Model, Progress, TestImages, in_layer};
+use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
 use crate::{Error, Result, Setting};
 
-/// Images that go through the network at once.
+/// Images that go through the network at once, where there is memory for them.
 const BATCH: usize = 256;
 /// Images that are exported unless told otherwise.
 const EXAMPLES: usize = 1024;
@@ -23,6 +23,8 @@ pub struct ExportOptions {
     pub examples: Option<usize>,
     /// Only the layers whose name matches.
     pub layers: Option<Regex>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 /// Runs the network of `run` over the first test images of its data, where `processor` says, and writes its layers to `path`: in
@@ -32,7 +34,8 @@ pub struct ExportOptions {
 ///
 /// # Errors
 /// [`Error::File`] where `path` holds something that is not an activation file; [`Error::Incomparable`] where no layer matches
-/// and for more images than there are; and what the run, its data, the network or the disk may say.
+/// and for more images than there are; memory that is too little for one image; and what the run, its data, the network or the disk
+/// may say.
 pub fn export(
     run: &Run,
     path: &Path,
@@ -46,40 +49,28 @@ pub fn export(
     }
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::load(&run.config().data, limit)?;
-    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
-    let indices: Vec<usize> = (0..data.len()).collect();
-    write_activations(path, &model, &data, &indices, progress)?;
-    Ok(indices.len())
+    let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
+    let image = forward_bytes(std::slice::from_ref(&model), 1, false);
+    let needs = BatchNeeds::of_images("the activations of an image", &model, &data, image);
+    let pass = Pass::new(&model, &data, &needs, &|images| model.device_bytes(images), options.memory, BATCH)?;
+    let mut writer = begin(path, &model, data.len())?;
+    pass.each_layer(progress, &mut |_, layer, activation| match activation.values() {
+        Some(Values::F32(values)) => writer.append(layer, values),
+        _ => Err(candle_core::Error::msg("a network's activations are float32 numbers").into()),
+    })?;
+    writer.finish()?;
+    Ok(data.len())
 }
 
-/// Writes the chosen layers of `model` over the images `indices` of `data`.
-pub(crate) fn write_activations(
-    path: &Path,
-    model: &Model,
-    data: &TestImages,
-    indices: &[usize],
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<()> {
-    let name = &model.info.name;
+/// Begins the file of the chosen layers of `model` over so many images.
+fn begin(path: &Path, model: &Model, images: usize) -> Result<ActivationWriter> {
     let shapes = model.shapes().map(<[usize]>::to_vec);
     let layers: Vec<_> = model.info.layers.iter().cloned().zip(shapes).collect();
-    let mut about = vec![("layout", "NHWC".to_owned()), ("model", name.clone()), ("split", "test".to_owned())];
+    let mut about =
+        vec![("layout", "NHWC".to_owned()), ("model", model.info.name.clone()), ("split", "test".to_owned())];
     let backend = model.processor().backend();
     if !backend.is_cpu() {
         about.push(("computed with", backend.to_string()));
     }
-    let mut writer = ActivationWriter::create(path, &layers, indices.len(), &about)?;
-    let feed = Feed::new(data, std::slice::from_ref(model), None)?;
-    let total = indices.len().div_ceil(BATCH);
-    for (batch, indices) in indices.chunks(BATCH).enumerate() {
-        model.each_layer(&feed.batch(indices)?, 0..layers.len(), &mut |place, view| {
-            let activation = view.map_err(in_layer(name, &layers[place].0, batch))?;
-            let Some(Values::F32(values)) = activation.values() else {
-                return Err(candle_core::Error::msg("a network's activations are float32 numbers").into());
-            };
-            writer.append(place, values)
-        })?;
-        progress(Progress { done: batch + 1, total, batch: batch + 1, batches: total, subject: name });
-    }
-    writer.finish()
+    ActivationWriter::create(path, &layers, images, &about)
 }

@@ -14,8 +14,6 @@ mod layers;
 mod reader;
 mod writer;
 
-#[cfg(test)]
-pub(crate) use export::write_activations;
 pub use export::{ExportOptions, export};
 pub use layers::StoredLayer;
 pub use reader::{ActivationFile, Rows};

@@ -118,7 +118,9 @@ fn header(
     }
     let ends = tensors.iter().map(|(_, info)| info.data_offsets.1).collect();
     let metadata = Metadata::new(Some(metadata), tensors).map_err(|reason| reason.to_string())?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|reason| reason.to_string())?;
+    // As a value it is sorted: the same activations make the same bytes.
+    let header = serde_json::to_value(&metadata).and_then(|header| serde_json::to_vec(&header));
+    let mut header = header.map_err(|reason| reason.to_string())?;
     header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
     Ok((header, ends))
 }

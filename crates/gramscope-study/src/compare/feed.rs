@@ -1,7 +1,7 @@
 //! Images on their way into networks.
 
 use std::iter::successors;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -162,19 +162,25 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// The most images, from `least` to `most`, that `model` can look at at once in what memory its GPU may give; `most` on the
-    /// CPU.
+    /// The most images of `range` that `name` can be shown at once in what memory its GPU may give, where so many take what `bytes`
+    /// says beside themselves; the end of the range on the CPU.
     ///
     /// # Errors
-    /// [`gramscope_cuda::Error::MemoryLimit`] where that is not even `least`.
-    pub(crate) fn most_at_once(&self, model: &Model, least: usize, most: usize) -> Result<usize> {
+    /// [`gramscope_cuda::Error::MemoryLimit`] where that is not even its start.
+    pub(crate) fn most_at_once(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        bytes: &dyn Fn(usize) -> u64,
+    ) -> Result<usize> {
+        let (least, most) = range.into_inner();
         let Some(gpu) = &self.gpu else { return Ok(most) };
         let free = gpu.device.memory().map_err(gramscope_nn::Error::from)?.0;
         let limit = gpu.memory.allowance(free);
-        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.split, images) + model.device_bytes(images);
+        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.split, images) + bytes(images);
         let mut halves = successors(Some(most), |&images| (images > least).then(|| (images / 2).max(least)));
         halves.find(|&images| needed(images) <= limit).ok_or_else(|| {
-            let what = format!("{least} images at once in {}", model.info.name);
+            let what = format!("{least} images at once in {name}");
             let reason = gramscope_cuda::Error::MemoryLimit { what, needed: needed(least), limit, free };
             gramscope_nn::Error::from(reason).into()
         })

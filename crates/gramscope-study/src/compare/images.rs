@@ -7,7 +7,7 @@ use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
 
-use crate::results::DataInfo;
+use crate::results::{DataInfo, ExampleSource};
 use crate::{Error, Result, Setting};
 
 /// How many test images are wanted: the first so many, class-balanced.
@@ -65,7 +65,7 @@ impl TestImages {
             (Some(config), Some(run)) => return Self::load(&config.at_side(run.config().data.side()), limit),
             (None, Some(run)) => run,
             (_, None) => {
-                return Err(Error::incomparable("there is no run to compare; name at least one".to_owned()));
+                return Err(Error::incomparable("there is no run to compare; name at least one"));
             }
         };
         let config = test_part(&first.config().data, limit)?;
@@ -131,7 +131,13 @@ impl TestImages {
         (self.dataset.name.clone(), self.dir.clone())
     }
 
-    /// What a result says of them.
+    /// What the result of one network says of them.
+    pub(crate) fn example_source(&self) -> ExampleSource {
+        let (name, dir) = self.source();
+        ExampleSource::Images { name, dir }
+    }
+
+    /// What a comparison says of them.
     pub(crate) fn info(&self, passes: usize, seed: u64) -> DataInfo {
         let (name, dir) = self.source();
         DataInfo::Images { name, dir, examples: self.len(), passes, seed, noise: self.noise }

@@ -2,7 +2,7 @@
 
 use gramscope_cka::Comparison;
 
-use super::Model;
+use super::{Model, TestImages};
 use crate::{Error, Fewer, Result};
 
 /// Bytes of the process, and of reading, drawing and writing what does not grow.
@@ -92,6 +92,12 @@ pub(crate) struct BatchNeeds {
 }
 
 impl BatchNeeds {
+    /// Of batches of `data` on their way through `model`, an image of which takes `example` bytes.
+    pub(crate) fn of_images(what: &str, model: &Model, data: &TestImages, example: u64) -> Self {
+        let (what, other) = (what.to_owned(), data.bytes() + model.bytes());
+        Self { what, example, entries: 0, other, lower: &[Fewer::Examples] }
+    }
+
     /// How many examples, at most `most`, a batch may have within `limit`.
     ///
     /// # Errors
@@ -105,6 +111,18 @@ impl BatchNeeds {
         }
         let fitting = (limit - fixed) / self.example.max(1);
         Ok(usize::try_from(fitting).map_or(most, |fitting| fitting.min(most)))
+    }
+}
+
+/// Fails where `what` needs more than `limit`: so many `bytes` beside those of the process.
+///
+/// # Errors
+/// [`Error::Memory`], with what there can be less of.
+pub(crate) fn check(what: String, bytes: u64, limit: Option<u64>, lower: &'static [Fewer]) -> Result<()> {
+    let needed = PROCESS.saturating_add(bytes);
+    match limit {
+        Some(limit) if needed > limit => Err(Error::Memory { what, needed, limit, lower }),
+        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ mod files;
 mod images;
 mod memory;
 mod model;
+mod pass;
 mod runs;
 
 use std::io;
@@ -26,8 +27,9 @@ pub(crate) use feed::{Batch, Feed};
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages, check_side};
 pub use memory::MemoryLimits;
-pub(crate) use memory::{BatchNeeds, Needs, forward_bytes};
+pub(crate) use memory::{BatchNeeds, Needs, check as check_memory, forward_bytes};
 pub(crate) use model::{Model, with_view};
+pub(crate) use pass::Pass;
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 
 use crate::activations::ActivationFile;

@@ -41,14 +41,32 @@ impl Model {
         images: &TestImages,
         processor: &Processor,
     ) -> Result<Vec<Self>> {
-        let open = |(run, name): (&Run, String)| {
-            let mut model = Self::open(name, run.network(&HOST)?, pattern)?;
-            model.info.batch_statistics = run.has_batch_statistics();
-            images.check_side(&model.info.name, &model.network)?;
-            model.move_to(processor)?;
-            Ok(model)
-        };
+        let open = |(run, name)| Self::of_run(run, name, pattern, images, processor);
         runs.iter().zip(names(runs)).map(open).collect()
+    }
+
+    /// Opens the network of `run`, for images of this size.
+    pub(crate) fn open_one(
+        run: &Run,
+        pattern: Option<&Regex>,
+        images: &TestImages,
+        processor: &Processor,
+    ) -> Result<Self> {
+        Self::of_run(run, run.name(), pattern, images, processor)
+    }
+
+    fn of_run(
+        run: &Run,
+        name: String,
+        pattern: Option<&Regex>,
+        images: &TestImages,
+        processor: &Processor,
+    ) -> Result<Self> {
+        let mut model = Self::open(name, run.network(&HOST)?, pattern)?;
+        model.info.batch_statistics = run.has_batch_statistics();
+        images.check_side(&model.info.name, &model.network)?;
+        model.move_to(processor)?;
+        Ok(model)
     }
 
     /// Opens a run's network.
@@ -199,6 +217,22 @@ impl Model {
             })
         })?;
         Ok(())
+    }
+
+    /// Makes what a GPU, where it is on one, evaluates `variants` with.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward_without`].
+    pub(crate) fn prepare_ablation(&self, variants: &[Vec<bool>]) -> Result<()> {
+        match &self.on_device {
+            Some(network) => Ok(network.borrow_mut().prepare_ablation(variants)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes that so many images then take there.
+    pub(crate) fn device_ablation_bytes(&self, images: usize) -> u64 {
+        self.on_device.as_ref().map_or(0, |network| network.borrow().ablation_bytes(images))
     }
 
     /// The logits `[n, classes]` of `images` for each of `variants`, in which flagged blocks are deleted

@@ -31,7 +31,7 @@ use shapes::Cosines;
 
 use crate::activations::{ActivationFile, Rows};
 use crate::compare::{
-    BatchNeeds, Feed, Limit, MemoryLimits, Model, ModelInfo, Progress, TestImages, forward_bytes, in_layer,
+    BatchNeeds, Limit, MemoryLimits, Model, ModelInfo, Pass, Progress, TestImages, forward_bytes, in_layer,
 };
 use crate::pcs::EXAMPLES;
 use crate::results::{ExampleSource, Versions};
@@ -41,6 +41,8 @@ use crate::{Fewer, Result, plot};
 const MOST_EXAMPLES: usize = 64;
 /// Bytes that a batch takes at most, unless one example takes more.
 const BATCH_BYTES: u64 = 256 << 20;
+/// What it is that takes them, for messages.
+const EXAMPLE: &str = "the activations of an example in all layers of one shape";
 
 /// What is compared.
 #[derive(Clone, Debug, Default)]
@@ -56,17 +58,6 @@ pub struct CosineOptions {
     pub memory: MemoryLimits,
 }
 
-impl CosineOptions {
-    /// The examples of a batch of so many layers, where one takes `example` bytes and everything else `other`.
-    fn batch(&self, layers: usize, example: u64, other: u64) -> Result<usize> {
-        let wanted = (BATCH_BYTES / example.max(1)).clamp(1, MOST_EXAMPLES as u64) as usize;
-        let entries = 2 * (layers as u64).pow(2);
-        let what = "the activations of an example in all layers of one shape".to_owned();
-        let lower = &[Fewer::Layers];
-        BatchNeeds { what, example, entries, other, lower }.within(self.memory.host, wanted)
-    }
-}
-
 /// The cosine similarities of the layers of `run` over the first test images of its data, or of other data.
 ///
 /// # Errors
@@ -80,30 +71,30 @@ pub fn cosine_of_run(
 ) -> Result<CosineResult> {
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
-    let model = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?.remove(0);
+    let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
     let shapes: Vec<Vec<usize>> = model.shapes().map(<[usize]>::to_vec).collect();
-    let (mut cosines, layers) = (Cosines::new(&shapes), shapes.len());
-    let image = cosines.bytes(0..layers) + forward_bytes(std::slice::from_ref(&model), 1, false);
-    let size = options.batch(layers, image, data.bytes() + model.bytes())?;
-    let feed = Feed::new(&data, std::slice::from_ref(&model), options.memory.device)?;
-    let size = feed.most_at_once(&model, 1, size)?;
+    let mut cosines = Cosines::new(&shapes);
+    let image = cosines.bytes(0..shapes.len()) + forward_bytes(std::slice::from_ref(&model), 1, false);
+    let needs = of_layers(shapes.len(), BatchNeeds::of_images(EXAMPLE, &model, &data, image));
+    let device_bytes = |images| model.device_bytes(images);
+    let pass = Pass::new(&model, &data, &needs, &device_bytes, options.memory, most_examples(image))?;
     let (name, names) = (&model.info.name, &model.info.layers);
-    let indices: Vec<usize> = (0..data.len()).collect();
-    let (mut done, batches) = (0, data.len().div_ceil(size));
-    for (batch, indices) in indices.chunks(size).enumerate() {
-        let images = feed.batch(indices)?;
-        model.each_layer(&images, 0..layers, &mut |layer, view| {
-            let observed = view.and_then(|view| cosines.observe(layer, batch, view));
-            observed.map_err(in_layer(name, &names[layer], batch))?;
-            done += 1;
-            progress(Progress { done, total: batches * layers, batch: batch + 1, batches, subject: name });
-            Ok(())
-        })?;
-    }
-    let (source, dir) = data.source();
-    let (data, examples) = (ExampleSource::Images { name: source, dir }, data.len());
+    pass.each_layer(progress, &mut |batch, layer, activation| {
+        cosines.observe(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))
+    })?;
     let versions = Versions::on(model.processor());
+    let (data, examples) = (data.example_source(), data.len());
     Ok(result(model.info, shapes, cosines, examples, data, versions))
+}
+
+/// The examples of a batch, where one takes so many bytes and there is memory for as many.
+fn most_examples(example: u64) -> usize {
+    (BATCH_BYTES / example.max(1)).clamp(1, MOST_EXAMPLES as u64) as usize
+}
+
+/// With the maps of so many layers.
+fn of_layers(layers: usize, needs: BatchNeeds) -> BatchNeeds {
+    BatchNeeds { entries: 2 * (layers as u64).pow(2), lower: &[Fewer::Layers], ..needs }
 }
 
 /// The cosine similarities of the layers of the activation file `path` over its first examples: those of as many features are
@@ -126,7 +117,9 @@ pub fn cosine_of_file(
     let mut cosines = Cosines::new(&shapes);
     let order: Vec<usize> = cosines.by_shape().collect();
     let read = file.layers().iter().map(|layer| layer.bytes(1)).max().unwrap_or(0);
-    let size = options.batch(shapes.len(), cosines.bytes(order.iter().copied()) + read, 0)?;
+    let example = cosines.bytes(order.iter().copied()) + read;
+    let needs = BatchNeeds { what: EXAMPLE.to_owned(), example, entries: 0, other: 0, lower: &[] };
+    let size = of_layers(shapes.len(), needs).within(options.memory.host, most_examples(example))?;
     let mut rows = Rows::default();
     let (total, batches) = (order.len() * examples.div_ceil(size), examples.div_ceil(size));
     let (mut done, subject) = (0, path.display().to_string());

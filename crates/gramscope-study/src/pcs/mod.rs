@@ -101,16 +101,16 @@ pub fn pcs_of_run(
 ) -> Result<PcsResult> {
     let options = &PcsOptions { device: processor.gpu().cloned(), ..options.clone() };
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), options.limit())?;
-    let models = Model::open_all(std::slice::from_ref(run), options.layers.as_ref(), &data, processor)?;
-    let model = &models[0];
-    let feed = Feed::new(&data, &models, options.memory.device)?;
+    let model = &Model::open_one(run, options.layers.as_ref(), &data, processor)?;
+    let only = std::slice::from_ref(model);
+    let feed = Feed::new(&data, only, options.memory.device)?;
     let stays = model.gpu().is_some() && Components::takes_on_device(data.len());
     // Where the components are found there, too, they need more, and say how much.
     if !stays {
-        feed.most_at_once(model, data.len(), data.len())?;
+        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| model.device_bytes(images))?;
     }
-    let other = data.bytes() + model.bytes() + forward_bytes(&models, data.len(), stays);
-    let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(&models, data.len()) };
+    let other = data.bytes() + model.bytes() + forward_bytes(only, data.len(), stays);
+    let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(only, data.len()) };
     let (mut components, _) = options.begin(&model.info, data.len(), [0, other], there)?;
     let images = feed.batch(&(0..data.len()).collect::<Vec<_>>())?;
     let (total, subject) = (components.observations(), &model.info.name);
@@ -125,9 +125,7 @@ pub fn pcs_of_run(
         }
     }
     let similarity = components.finish().map_err(in_some_layer(subject, &model.info, None))?;
-    let (name, dir) = data.source();
-    let versions = Versions::on(processor);
-    Ok(result(model.info.clone(), similarity, options, ExampleSource::Images { name, dir }, versions))
+    Ok(result(model.info.clone(), similarity, options, data.example_source(), Versions::on(processor)))
 }
 
 /// Hands the layers of a round to `components`, on the GPU where both are, and counts them.

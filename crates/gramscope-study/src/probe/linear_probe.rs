@@ -99,6 +99,12 @@ impl LinearProbe {
         }
     }
 
+    /// The bytes that one takes.
+    pub fn bytes(features: usize, classes: usize) -> u64 {
+        let blocks = features.div_ceil(LANES) as u64 + 1;
+        (2 * blocks * (classes - 1) as u64).saturating_mul(size_of::<Lanes>() as u64)
+    }
+
     /// W [features, classes], row-major.
     pub fn weight(&self) -> Vec<f32> {
         let free = self.free();

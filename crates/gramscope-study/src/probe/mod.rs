@@ -34,9 +34,9 @@ use regex::Regex;
 pub(crate) use files::FILES;
 pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
 
-use crate::compare::{Batch, Feed, Model, Progress, check_side};
+use crate::compare::{Batch, Feed, MemoryLimits, Model, Progress, check_memory, check_side, forward_bytes};
 use crate::results::{ExampleSource, Versions};
-use crate::{Error, HOST, Result, Setting};
+use crate::{Error, Fewer, HOST, Result, Setting};
 use linear_probe::Step;
 use on_host::OnHost;
 
@@ -62,6 +62,8 @@ pub struct ProbeOptions {
     pub seed: u64,
     /// Train and test on this data instead of the images that the run was trained and tested on.
     pub data: Option<DataConfig>,
+    /// The memory that may be taken.
+    pub memory: MemoryLimits,
 }
 
 impl Default for ProbeOptions {
@@ -77,6 +79,7 @@ impl Default for ProbeOptions {
             examples: None,
             seed: 0,
             data: None,
+            memory: MemoryLimits::default(),
         }
     }
 }
@@ -114,7 +117,7 @@ impl ProbeOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for settings out of range, for more images than there are, or where no layer matches;
-/// [`Error::Interrupted`] once `stop` is set; and what the run or its data may say.
+/// [`Error::Interrupted`] once `stop` is set; too little memory; and what the run or its data may say.
 pub fn probe(
     run: &Run,
     options: &ProbeOptions,
@@ -124,9 +127,6 @@ pub fn probe(
 ) -> Result<ProbeResult> {
     options.check()?;
     let images = Images::of(run, options)?;
-    // How many classes the network tells apart only its checkpoint says; a probe has as many outputs as the data have classes.
-    let shape = run.config().train.network(images.dataset.classes.len(), run.config().data.side());
-    shape.check_evaluation_memory(processor.images_on_host(options.batch_size.min(images.train.len())))?;
     let network = run.network(&HOST)?;
     check_side(&images.dataset, &run.name(), &network)?;
     let config = network.config();
@@ -173,15 +173,18 @@ fn train_and_test(
 ) -> Result<Vec<Course>> {
     let Images { dataset, train, .. } = images;
     let test: Vec<usize> = (0..dataset.test.len()).collect();
-    let steps = options.epochs * options.steps(train.len()) + test.len().div_ceil(evaluate::BATCH);
+    // What was chosen for the sake of memory is good enough for the test images.
+    let size_of_test = options.batch_size.min(evaluate::BATCH);
+    let steps = options.epochs * options.steps(train.len()) + test.len().div_ceil(size_of_test);
     let mut done = 0;
     let mut go_on = || -> Result<()> {
         done += 1;
         progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
         if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     };
+    let feed = Feed::of_part(&dataset.train, train, slice::from_ref(model), options.memory.device)?;
+    check_room(model, images, options, &feed)?;
     let mut probes = probes_of(model, dataset.classes.len(), options)?;
-    let feed = Feed::of_part(&dataset.train, train, slice::from_ref(model), None)?;
     let orders = Philox::new(options.seed, Stream::Probes);
     let (mut begun, mut trained) = (Vec::new(), probes.standings()?);
     for epoch in 0..options.epochs {
@@ -194,13 +197,31 @@ fn train_and_test(
         begun = mem::replace(&mut trained, probes.standings()?);
     }
     drop(feed);
-    let feed = Feed::of_part(&dataset.test, &test, slice::from_ref(model), None)?;
-    for indices in test.chunks(evaluate::BATCH) {
+    let feed = Feed::of_part(&dataset.test, &test, slice::from_ref(model), options.memory.device)?;
+    for indices in test.chunks(size_of_test) {
         probes.take(model, &feed.batch(indices)?, &feed.labels(indices), false)?;
         go_on()?;
     }
     let all = begun.into_iter().zip(trained).zip(probes.standings()?);
     Ok(all.map(|((begun, trained), tested)| Course { begun, trained, tested }).collect())
+}
+
+/// Fails where network, probes and a batch of `images` need more memory than they may take.
+fn check_room(model: &Model, images: &Images, options: &ProbeOptions, feed: &Feed<'_>) -> Result<()> {
+    let (classes, batch) = (images.dataset.classes.len(), options.batch_size.min(images.train.len()));
+    let on_gpu = model.gpu().is_some();
+    let probes = if on_gpu { 0 } else { OnHost::bytes(model.shapes(), options.pool, classes, batch) };
+    let what = format!("probes of {} layers and batches of {batch} images", model.info.layers.len());
+    let network = model.bytes() + forward_bytes(slice::from_ref(model), batch, on_gpu);
+    let bytes = [network, probes].into_iter().fold(images.bytes(), u64::saturating_add);
+    check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])?;
+    #[cfg(feature = "cuda")]
+    feed.most_at_once(&format!("{} and its probes", model.info.name), batch..=batch, &|images| {
+        model.device_bytes(images) + on_device::OnDevice::bytes(model.shapes(), options.pool, classes, images)
+    })?;
+    #[cfg(not(feature = "cuda"))]
+    let _ = feed;
+    Ok(())
 }
 
 /// Those of `courses` that ended early, of the probes of `layers`, first ones first; an epoch has so many steps.
@@ -245,6 +266,11 @@ impl Images {
             train = balanced_prefix(&labels, wanted, "train_images")?.into_iter().map(|place| train[place]).collect();
         }
         Ok(Self { dataset, dir: config.dir, train })
+    }
+
+    /// The bytes of all of them.
+    fn bytes(&self) -> u64 {
+        [&self.dataset.train, &self.dataset.test].iter().map(|split| split.pixels().len() as u64).sum()
     }
 }
 

@@ -22,13 +22,28 @@ impl OnDevice {
         classes: usize,
         Step { learning_rate, momentum }: Step,
     ) -> Result<Self> {
-        let input = |shape: &[usize]| match *shape {
-            [height, width, channels] if pool => ProbeInput::Squares([height, width, channels]),
-            _ => ProbeInput::Whole(shape.iter().product()),
-        };
-        let (inputs, step) = (shapes.map(input).collect::<Vec<_>>(), ProbeStep { learning_rate, momentum });
-        Ok(Self(DeviceProbes::new(device.clone(), &inputs, classes, step).map_err(Error::from)?))
+        let step = ProbeStep { learning_rate, momentum };
+        Ok(Self(DeviceProbes::new(device.clone(), &inputs(shapes, pool), classes, step).map_err(Error::from)?))
     }
+
+    /// As [`OnHost::bytes`](super::on_host::OnHost::bytes), of the GPU's memory.
+    pub(super) fn bytes<'a>(
+        shapes: impl Iterator<Item = &'a [usize]>,
+        pool: bool,
+        classes: usize,
+        examples: usize,
+    ) -> u64 {
+        DeviceProbes::bytes(&inputs(shapes, pool), classes, examples)
+    }
+}
+
+/// What probes on layers of these `shapes` see.
+fn inputs<'a>(shapes: impl Iterator<Item = &'a [usize]>, pool: bool) -> Vec<ProbeInput> {
+    let input = |shape: &[usize]| match *shape {
+        [height, width, channels] if pool => ProbeInput::Squares([height, width, channels]),
+        _ => ProbeInput::Whole(shape.iter().product()),
+    };
+    shapes.map(input).collect()
 }
 
 impl Probes for OnDevice {

@@ -25,10 +25,27 @@ struct Probe {
 }
 
 impl OnHost {
+    /// The most bytes that probes on layers of these `shapes` take, with batches of so many examples.
+    pub(super) fn bytes<'a>(
+        shapes: impl Iterator<Item = &'a [usize]>,
+        pool: bool,
+        classes: usize,
+        examples: usize,
+    ) -> u64 {
+        let bytes = |shape: &[usize]| match Pooling::of(shape).filter(|_| pool) {
+            None => LinearProbe::bytes(shape.iter().product(), classes),
+            Some(pooling) => {
+                let features = pooling.features();
+                LinearProbe::bytes(features, classes) + (features * examples * size_of::<f32>()) as u64
+            }
+        };
+        shapes.map(bytes).sum()
+    }
+
     /// On layers of these `shapes`, all zeros; with `pool`, of their squares' maxima where they have some.
     pub(super) fn new<'a>(shapes: impl Iterator<Item = &'a [usize]>, pool: bool, classes: usize, step: Step) -> Self {
         let probe = |shape: &[usize]| {
-            let pooling = if pool { Pooling::of(shape) } else { None };
+            let pooling = Pooling::of(shape).filter(|_| pool);
             let features = pooling.as_ref().map_or_else(|| shape.iter().product(), Pooling::features);
             Probe { probe: LinearProbe::new(features, classes), pooling, standing: Standing::default() }
         };

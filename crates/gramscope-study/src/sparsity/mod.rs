@@ -17,9 +17,9 @@ use regex::Regex;
 pub(crate) use files::FILES;
 pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, save};
 
-use crate::compare::{BatchNeeds, Feed, Limit, MemoryLimits, Model, Progress, TestImages, forward_bytes, in_layer};
-use crate::results::{ExampleSource, Versions};
-use crate::{Error, Fewer, Result, plot};
+use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes, in_layer};
+use crate::results::Versions;
+use crate::{Error, Result, plot};
 
 /// Images that go through the network together, where there is memory for them.
 const BATCH: usize = 250;
@@ -51,36 +51,19 @@ pub fn sparsity(
     let limit = options.examples.map_or(Limit::None, Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
     let relu = Regex::new(RELU).map_err(|reason| Error::incomparable(reason.to_string()))?;
-    let model = Model::open_all(std::slice::from_ref(run), Some(&relu), &data, processor)?.remove(0);
+    let model = Model::open_one(run, Some(&relu), &data, processor)?;
     let mut layers: Vec<Units> = model.channels().into_iter().map(Units::new).collect();
     let (name, names) = (&model.info.name, &model.info.layers);
-    let needs = BatchNeeds {
-        what: "the activations of an image in a ReLU".to_owned(),
-        example: forward_bytes(std::slice::from_ref(&model), 1, false),
-        entries: 0,
-        other: data.bytes() + model.bytes(),
-        lower: &[Fewer::Examples],
-    };
-    let feed = Feed::new(&data, std::slice::from_ref(&model), options.memory.device)?;
-    let size = feed.most_at_once(&model, 1, needs.within(options.memory.host, BATCH)?)?;
-    let indices: Vec<usize> = (0..data.len()).collect();
-    let (mut done, batches) = (0, data.len().div_ceil(size));
-    for (batch, indices) in indices.chunks(size).enumerate() {
-        let images = feed.batch(indices)?;
-        model.each_layer(&images, 0..names.len(), &mut |layer, view| {
-            let counted = view.and_then(|view| layers[layer].count(layer, batch, view));
-            counted.map_err(in_layer(name, &names[layer], batch))?;
-            done += 1;
-            let total = batches * names.len();
-            progress(Progress { done, total, batch: batch + 1, batches, subject: name });
-            Ok(())
-        })?;
-    }
-    let (source, dir) = data.source();
+    let image = forward_bytes(std::slice::from_ref(&model), 1, false);
+    let needs = BatchNeeds::of_images("the activations of an image in a ReLU", &model, &data, image);
+    let pass = Pass::new(&model, &data, &needs, &|images| model.device_bytes(images), options.memory, BATCH)?;
+    pass.each_layer(progress, &mut |batch, layer, activation| {
+        layers[layer].count(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))
+    })?;
     let info = SparsityInfo {
         units: layers.iter().map(|units| units.zeros.len()).collect(),
         examples: data.len(),
-        data: ExampleSource::Images { name: source, dir },
+        data: data.example_source(),
         versions: Versions::on(model.processor()),
         model: model.info.name,
         layers: model.info.layers,

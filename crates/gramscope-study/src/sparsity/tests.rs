@@ -9,6 +9,7 @@ use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
 use crate::HOST;
+use crate::results::ExampleSource;
 
 /// A made result of three ReLUs, the second with a dead unit.
 pub(crate) fn made(model: &str) -> Sparsity {

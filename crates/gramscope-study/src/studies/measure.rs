@@ -185,7 +185,7 @@ impl Experiment<'_> {
 
     fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
         let epochs = self.scale.share_of(how.epochs);
-        let options = ProbeOptions { epochs, pool: how.pool, ..ProbeOptions::default() };
+        let options = ProbeOptions { epochs, pool: how.pool, memory: self.memory, ..ProbeOptions::default() };
         let (processor, stop) = (self.processor, self.stop);
         let result = probe::probe(run, &options, processor, stop, &mut self.shows("probing"))?;
         probe::write(dir, &result)?;
@@ -193,7 +193,7 @@ impl Experiment<'_> {
     }
 
     fn ablations(&mut self, run: &Run, dir: &Path) -> Result<AblateResult> {
-        let options = AblateOptions { each: true, ..AblateOptions::default() };
+        let options = AblateOptions { each: true, memory: self.memory, ..AblateOptions::default() };
         let (processor, stop) = (self.processor, self.stop);
         let result = ablate::ablate(run, &options, processor, stop, &mut self.shows("deleting"))?;
         ablate::write(dir, &result)?;

@@ -344,6 +344,8 @@ pub(crate) struct ActivationsArguments {
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,
     #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
 

@@ -5,8 +5,8 @@ use gramscope_study::ablate::{self, AblateOptions, AblateResult};
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::AblateArguments;
 use crate::console::Console;
-use crate::device;
 use crate::interrupt::Interrupt;
+use crate::{device, memory};
 
 /// Deletes blocks of every run the arguments name and writes what accuracy is left.
 pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
@@ -17,6 +17,7 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
         each: arguments.each,
         examples: arguments.examples,
         data: other_data(arguments.data.as_deref())?,
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "ablating", |progress| {

@@ -7,8 +7,8 @@ use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::ProbeArguments;
 use crate::console::Console;
-use crate::device;
 use crate::interrupt::Interrupt;
+use crate::{device, memory};
 
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         examples: arguments.examples,
         seed: arguments.seed,
         data: other_data(arguments.data.as_deref())?,
+        memory: memory::limits(arguments.memory_limit, processor.gpu().is_some()),
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "probing", |progress| {

@@ -7,7 +7,8 @@ use gramscope_train::{RunConfig, Start, TrainSettings, train};
 use regex::Regex;
 
 use super::*;
-use crate::activations::{ExportOptions, export, write_activations};
+use crate::activations::{ActivationWriter, ExportOptions, export};
+use crate::compare::model::View;
 use crate::compare::{MemoryLimits, compare_files};
 
 const TEST_IMAGES: usize = 24;
@@ -48,8 +49,16 @@ fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
     let runs = std::slice::from_ref(run);
     let images = TestImages::of_runs(runs, None, Limit::None).unwrap();
     let order = Philox::new(5, Stream::Evaluation).sequence(0).permutation(TEST_IMAGES);
-    let model = Model::open_all(runs, None, &images, &Processor::Cpu).unwrap().remove(0);
-    write_activations(&path, &model, &images, &order, &mut no_progress).unwrap();
+    let model = Model::open_one(run, None, &images, &Processor::Cpu).unwrap();
+    let layers: Vec<_> = model.info.layers.iter().cloned().zip(model.shapes().map(<[usize]>::to_vec)).collect();
+    let mut writer = ActivationWriter::create(&path, &layers, TEST_IMAGES, &[]).unwrap();
+    let batch = Feed::new(&images, std::slice::from_ref(&model), None).unwrap().batch(&order).unwrap();
+    let append = &mut |layer: usize, view: View<'_>| match view.unwrap().values() {
+        Some(gramscope_cka::Values::F32(values)) => writer.append(layer, values),
+        _ => panic!("not float32"),
+    };
+    model.each_layer(&batch, 0..layers.len(), append).unwrap();
+    writer.finish().unwrap();
     path
 }
 
@@ -226,7 +235,11 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let path = dir.path().join("out.safetensors");
     let export = |options: &ExportOptions| export(&run, &path, options, &Processor::Cpu, &mut no_progress);
     assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
-    let some = ExportOptions { examples: Some(10), layers: Some(Regex::new("^(pool|logits)$").unwrap()) };
+    let some = ExportOptions {
+        examples: Some(10),
+        layers: Some(Regex::new("^(pool|logits)$").unwrap()),
+        ..ExportOptions::default()
+    };
     assert_eq!(export(&some).unwrap(), 10);
     let file = crate::activations::ActivationFile::open(&path, None).unwrap();
     assert_eq!(file.layers().iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["pool", "logits"]);
