@@ -6,6 +6,8 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use serde_json::Value;
 use support::{fails, noise, succeeds, train_tiny, write_activations};
 
@@ -61,7 +63,7 @@ fn the_block_of_a_map_is_found_and_written() {
     let [block] = json["blocks"].as_array().unwrap().as_slice() else { panic!("{text}") };
     assert!(block["first"] == 3 && block["last"] == 8, "{text}");
     assert!(block["first_name"] == "layer03" && block["last_name"] == "layer08", "{text}");
-    let cka = gramscope_study::results::load(Path::new(&map)).unwrap().similarity.cka;
+    let cka = PairResult::load(Path::new(&map)).unwrap().similarity.cka;
     let pairs: Vec<f64> = (3..9).flat_map(|i| (3..i).map(move |j| (i, j))).map(|(i, j)| cka[12 * i + j]).collect();
     let mean = pairs.iter().sum::<f64>() / pairs.len() as f64;
     assert!((block["mean_cka"].as_f64().unwrap() - mean).abs() < 1e-12);

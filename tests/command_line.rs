@@ -3,6 +3,8 @@
 
 mod support;
 
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use std::fs;
 use std::path::Path;
 
@@ -291,7 +293,7 @@ fn undefined_layers_are_named_and_not_an_error() {
     assert!(stderr.contains("dead") && stderr.contains("single"), "{stderr}");
     let json = fs::read_to_string(Path::new(&out).join("cka.json")).unwrap();
     assert!(json.contains("undefined") && json.contains("dead") && json.contains("single"));
-    let cka = gramscope_study::results::load(Path::new(&out)).unwrap().similarity.cka;
+    let cka = PairResult::load(Path::new(&out)).unwrap().similarity.cka;
     for (index, value) in cka.iter().enumerate() {
         assert_eq!(value.is_nan(), index != 0, "entry {index} is {value}");
     }

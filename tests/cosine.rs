@@ -8,7 +8,8 @@ use std::path::Path;
 
 use gramscope_reference::Matrix;
 use gramscope_reference::cosine::mean_cosine;
-use gramscope_study::cosine::{self, CosineResult};
+use gramscope_study::Stored;
+use gramscope_study::cosine::CosineResult;
 use safetensors::Dtype;
 use support::activations::{Layer, related, write};
 use support::{fails, gramscope, noise, succeeds, text, train_tiny, write_activations};
@@ -51,7 +52,7 @@ fn cosines_of_stored_activations_are_those_of_the_definition() {
         let stderr = text(&output.stderr);
         assert!(output.status.success(), "{stderr}");
         assert!(stderr.contains("every example: dead") && stderr.contains("left out: partly zero"), "{stderr}");
-        let result = cosine::load(Path::new(&out)).unwrap();
+        let result = CosineResult::load(Path::new(&out)).unwrap();
         assert_eq!((result.info.examples, result.info.undefined.as_slice()), (examples, &["dead".to_owned()][..]));
         let matrices: Vec<Matrix> =
             layers.iter().map(|layer| Matrix::new(examples, layer.features, layer.values.clone())).collect();
@@ -68,7 +69,7 @@ fn cosines_of_stored_activations_are_those_of_the_definition() {
         assert!(image::open(Path::new(&out).join("cosine.png")).unwrap().width() > 500);
         // A second result takes the place of the first.
         succeeds(["cosine", "--activations", &file, "--examples", "1", "--out", &out]);
-        assert_eq!(cosine::load(Path::new(&out)).unwrap().info.examples, 1);
+        assert_eq!(CosineResult::load(Path::new(&out)).unwrap().info.examples, 1);
     }
 }
 
@@ -85,15 +86,15 @@ fn a_run_and_its_exported_activations_have_the_same_cosines() {
     let of_run = path(dir.path(), "of_run");
     let line = succeeds(["cosine", &run, "--out", &of_run].into_iter().chain(flags));
     assert!(line.contains("7 layers of 3 shapes over 37 examples"), "{line}");
-    let result = cosine::load(Path::new(&of_run)).unwrap();
+    let result = CosineResult::load(Path::new(&of_run)).unwrap();
     assert_eq!(result.info.stages, [2, 2, 2, 2, 2, 4, 4]);
     let of_file = path(dir.path(), "of_file");
     succeeds(["cosine", "--activations", &file, "--out", &of_file]);
-    assert_eq!(bits(&cosine::load(Path::new(&of_file)).unwrap()), bits(&result));
+    assert_eq!(bits(&CosineResult::load(Path::new(&of_file)).unwrap()), bits(&result));
     let one = path(dir.path(), "one thread");
     let mut command = support::command(["cosine", &run, "--out", &one]);
     assert!(command.args(flags).env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
-    assert_eq!(bits(&cosine::load(Path::new(&one)).unwrap()), bits(&result));
+    assert_eq!(bits(&CosineResult::load(Path::new(&one)).unwrap()), bits(&result));
 
     succeeds(["verify", &path(dir.path(), ".")]);
     succeeds(["report", &path(dir.path(), ".")]);

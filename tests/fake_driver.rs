@@ -5,6 +5,9 @@
 
 mod support;
 
+use gramscope_study::Stored;
+use gramscope_study::pcs::PcsResult;
+use gramscope_study::results::PairResult;
 use std::path::Path;
 use std::process::Command;
 
@@ -112,7 +115,7 @@ fn a_gpu_with_little_shared_memory_compares_as_the_cpu_does() {
         let arguments: Vec<&str> = arguments.into_iter().chain([out.to_str().unwrap()]).collect();
         let output = run(driver().path(), machine, &arguments);
         assert!(output.status.success(), "{machine}: {}", text(&output.stderr));
-        gramscope_study::results::load(&out).unwrap().similarity
+        PairResult::load(&out).unwrap().similarity
     };
     let cpu = compare("", "cpu", "cpu");
     for (name, capability, kernel) in
@@ -142,7 +145,7 @@ fn comparisons_are_those_of_the_cpu() {
             arguments.extend(&settings);
             let output = run(driver.path(), "", &arguments);
             assert!(output.status.success(), "{settings:?}: {}", text(&output.stderr));
-            gramscope_study::results::load(&out).unwrap().similarity
+            PairResult::load(&out).unwrap().similarity
         };
         let (cpu, gpu) = (compare("cpu"), compare("cuda:0"));
         let tolerance = if settings.contains(&"fast") { 2e-3 } else { 2e-6 };
@@ -190,7 +193,7 @@ fn panels_larger_than_device_memory_give_the_same_bits() {
         let (whole, trace, whole_out) = compare("1G", "whole");
         assert!(whole.status.success(), "{}", text(&whole.stderr));
         assert_eq!(trace.count("gs_ucenter_pack"), 2 * layers);
-        let expected = gramscope_study::results::load(&whole_out).unwrap().similarity;
+        let expected = PairResult::load(&whole_out).unwrap().similarity;
         let (refused, ..) = compare("1K", "refused");
         assert_eq!(refused.status.code(), Some(1));
         let least = needed(&text(&refused.stderr));
@@ -200,7 +203,7 @@ fn panels_larger_than_device_memory_give_the_same_bits() {
             assert!(parts.status.success(), "{}", text(&parts.stderr));
             assert!(trace.count("gs_ucenter_pack") > 2 * layers, "{more}: one round");
             assert!(trace.most_bytes <= least + more, "{} bytes of {}", trace.most_bytes, least + more);
-            let found = gramscope_study::results::load(&out).unwrap().similarity;
+            let found = PairResult::load(&out).unwrap().similarity;
             let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             assert!(bits(&found.cka) == bits(&expected.cka), "{more}");
             assert!(bits(&found.hsic_xy) == bits(&expected.hsic_xy) && bits(&found.hsic_xx) == bits(&expected.hsic_xx));
@@ -249,7 +252,7 @@ fn components_are_those_of_the_cpu() {
         // The matrix that does not settle has none.
         assert_eq!(trace.count("gs_eigen_deflate"), layers.len() - 1);
         assert!(trace.count("gs_eigen_subspace") < layers.len(), "one by one");
-        let [cpu, whole] = [&cpu_out, &gpu_out].map(|out| gramscope_study::pcs::load(out).unwrap().similarity);
+        let [cpu, whole] = [&cpu_out, &gpu_out].map(|out| PcsResult::load(out).unwrap().similarity);
         assert_eq!((&whole.undefined, &whole.undefined_without_first), (&cpu.undefined, &cpu.undefined_without_first));
         assert_eq!(whole.undefined_cka, cpu.undefined_cka);
         for layer in 0..cpu.layers {
@@ -284,7 +287,7 @@ fn components_are_those_of_the_cpu() {
         let (parts, trace, parts_out) = analyse("cuda:0", &limit.to_string());
         assert!(parts.status.success(), "{}", text(&parts.stderr));
         assert!(trace.count("gs_gram_double_f32") > layers.len() && trace.most_bytes <= limit, "{}", trace.most_bytes);
-        let parts = gramscope_study::pcs::load(&parts_out).unwrap().similarity;
+        let parts = PcsResult::load(&parts_out).unwrap().similarity;
         let bits = |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
         assert!(bits(&parts.cka) == bits(&whole.cka) && bits(&parts.first_pc) == bits(&whole.first_pc));
         assert!(bits(&parts.cka_without_first) == bits(&whole.cka_without_first));

@@ -3,11 +3,14 @@
 
 mod support;
 
+use gramscope_study::Stored;
+use gramscope_study::epochs::EpochsResult;
+use gramscope_study::mean::Mean;
+use gramscope_study::results::{self, PairResult};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use gramscope_study::{epochs, mean, results};
 use support::{fails, succeeds};
 
 const PLAN: &str = "\
@@ -98,8 +101,8 @@ fn a_family_is_compared_by_seeds_by_architectures_and_over_its_training() {
         &at("early"),
     ]);
     succeeds(["epochs", &runs[0], "--batch-size", "8", "--out", &at("epochs")]);
-    let pair = results::load(&dir.path().join("early")).unwrap();
-    let over = epochs::load(&dir.path().join("epochs")).unwrap();
+    let pair = PairResult::load(&dir.path().join("early")).unwrap();
+    let over = EpochsResult::load(&dir.path().join("epochs")).unwrap();
     assert_eq!(over.info.epochs, [1, 2, 3]);
     let layers = over.info.layers.len();
     let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
@@ -117,13 +120,13 @@ fn a_family_is_compared_by_seeds_by_architectures_and_over_its_training() {
 
 /// The mean of all pairs of both depths is that of the four maps, those of the deeper network against the other turned.
 fn check_mean_across(dir: &Path, same_seed: &[&str; 2]) {
-    let mean = mean::load(&dir.join("all/mean/depth8-width0.25__depth14-width0.25")).unwrap();
+    let mean = Mean::load(&dir.join("all/mean/depth8-width0.25__depth14-width0.25")).unwrap();
     assert_eq!((mean.info.layers_x.len(), mean.info.layers_y.len(), mean.info.maps.len()), (28, 49, 4));
     let mut expected = vec![0.0; 28 * 49];
     let all =
         [same_seed[0], same_seed[1], "resnet8-w0.25-s0__resnet14-w0.25-s1", "resnet14-w0.25-s0__resnet8-w0.25-s1"];
     for name in all {
-        let map = results::load(&dir.join("all").join(name)).unwrap();
+        let map = PairResult::load(&dir.join("all").join(name)).unwrap();
         let turned = map.similarity.layers_x == 49;
         for x in 0..28 {
             for y in 0..49 {

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use gramscope_reference::cka::{self, Estimator, Kernel};
 use gramscope_reference::{Matrix, gram, hsic};
-use gramscope_study::results;
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use safetensors::SafeTensors;
 
 const GOLDEN: [(Estimator, Kernel, &str, &str, f64); 3] = [
@@ -62,7 +63,7 @@ fn the_binary_reproduces_the_golden_values() {
 
 /// The similarity of x and y.
 fn loaded(out: &Path) -> f64 {
-    let result = results::load(out).unwrap();
+    let result = PairResult::load(out).unwrap();
     assert_eq!(result.info.layers_x, ["x", "y"]);
     result.similarity.cka[1]
 }

@@ -3,9 +3,14 @@
 
 mod support;
 
+use gramscope_study::Stored;
+use gramscope_study::ablate::AblateResult;
+use gramscope_study::cosine::CosineResult;
+use gramscope_study::pcs::PcsResult;
+use gramscope_study::probe::ProbeResult;
+use gramscope_study::sparsity::Sparsity;
 use std::path::Path;
 
-use gramscope_study::{ablate, cosine, pcs, probe, sparsity};
 use support::{TINY, fails, succeeds};
 
 /// A command, and what of its result depends on the network; numbers are written with all their digits.
@@ -13,15 +18,15 @@ type Command = (&'static [&'static str], fn(&Path) -> String);
 
 const COMMANDS: [Command; 5] = [
     (&["probe", "--epochs", "20", "--layers", "pool|logits|relu2"], |dir| {
-        format!("{:?}", probe::load(dir).unwrap().layers)
+        format!("{:?}", ProbeResult::load(dir).unwrap().layers)
     }),
     (&["ablate", "--each"], |dir| {
-        let result = ablate::load(dir).unwrap();
+        let result = AblateResult::load(dir).unwrap();
         format!("{:?} {:?}", result.stages, result.info.alone)
     }),
-    (&["sparsity"], |dir| format!("{:?}", sparsity::load(dir).unwrap().unit_zeros)),
-    (&["pcs"], |dir| format!("{:?}", pcs::load(dir).unwrap().similarity)),
-    (&["cosine"], |dir| format!("{:?}", cosine::load(dir).unwrap().cosine)),
+    (&["sparsity"], |dir| format!("{:?}", Sparsity::load(dir).unwrap().unit_zeros)),
+    (&["pcs"], |dir| format!("{:?}", PcsResult::load(dir).unwrap().similarity)),
+    (&["cosine"], |dir| format!("{:?}", CosineResult::load(dir).unwrap().cosine)),
 ];
 
 /// The last kept epoch is the run, to the bit; an earlier one is another network; and one that was not kept is an error.

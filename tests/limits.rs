@@ -11,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use gramscope_reference::{Matrix, cka};
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use support::{command, fails, noise, succeeds, text, write_activations};
 
 /// `exact` promises 1e-6 of float64 in every entry.
@@ -121,7 +123,7 @@ fn a_network_stays_within_the_limit() {
         let peak = peak_within(&arguments(&out), &format!("{needed}M"));
         assert!(peak <= needed << 20, "{command}: {} MiB resident of {needed}", peak >> 20);
         // What is said to be needed is no wild guess, or the test would pass with any; not everything is drawn, which takes some 60 MiB.
-        assert!(peak > (needed - 60 << 20) / 3, "{command}: {} MiB resident of {needed}", peak >> 20);
+        assert!(peak > ((needed - 60) << 20) / 3, "{command}: {} MiB resident of {needed}", peak >> 20);
         let bytes =
             |out: &str| fs::read(if result.is_empty() { out.into() } else { Path::new(out).join(result) }).unwrap();
         assert!(bytes(&whole) == bytes(&out), "{command}: other bytes");
@@ -153,7 +155,7 @@ fn sparse(path: &Path, examples: u64, layers: &[(String, u64)]) -> (File, Vec<u6
 
 /// The CKA of a result, row-major.
 fn map(dir: &Path) -> Vec<f64> {
-    gramscope_study::results::load(dir).unwrap().similarity.cka
+    PairResult::load(dir).unwrap().similarity.cka
 }
 
 /// The batches of a layer as float64 matrices.

@@ -7,8 +7,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::Stored;
+use gramscope_study::predict::PredictResult;
 use gramscope_study::predict::divergences::{Distributions, Likeness};
-use gramscope_study::predict::{self, PredictResult};
 use gramscope_study::statistics::{Moments, cohens_d, hedges_g, holm, welch};
 use gramscope_train::Run;
 use serde_json::Value;
@@ -170,7 +171,7 @@ fn two_groups_of_runs_are_compared() {
         line.contains("5 runs in 2 groups, 40 test images") && line.contains("compared: depth 8, width 0.25 and"),
         "{line}"
     );
-    let result = predict::load(Path::new(&out)).unwrap();
+    let result = PredictResult::load(Path::new(&out)).unwrap();
     assert_eq!(result.info.runs, ["n0", "n1", "n2", "w0", "w1"]);
     check_against_brute_force(&result, dir.path());
 
@@ -197,7 +198,7 @@ fn two_groups_of_runs_are_compared() {
     let groups = ["depth 8, width 0.5", "depth 8, width 0.25"];
     let between = ["--between", groups[0], groups[1], "--out", &turned];
     succeeds(["predict"].into_iter().chain(runs.iter().map(String::as_str)).chain(between));
-    let turned = predict::load(Path::new(&turned)).unwrap().info.between.unwrap();
+    let turned = PredictResult::load(Path::new(&turned)).unwrap().info.between.unwrap();
     assert_eq!((turned.a.as_str(), turned.b.as_str()), (groups[0], groups[1]));
     for (turned, class) in turned.classes.iter().zip(&result.info.between.unwrap().classes) {
         assert!(turned.t.is_nan() && class.t.is_nan() || turned.t == -class.t);
@@ -237,7 +238,7 @@ fn what_cannot_be_compared_is_explained() {
     // One run has no spread, which is said.
     let output = gramscope(["predict", &run, "--out", &out]);
     assert!(output.status.success() && text(&output.stderr).contains("one run only"), "{}", text(&output.stderr));
-    let result = predict::load(Path::new(&out)).unwrap();
+    let result = PredictResult::load(Path::new(&out)).unwrap();
     assert!(result.info.groups[0].sd.is_nan() && result.groups.agreement[0].is_nan() && result.info.between.is_none());
 }
 

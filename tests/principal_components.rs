@@ -9,8 +9,10 @@ use std::path::Path;
 
 use gramscope_cka::Estimator;
 use gramscope_reference::{Matrix, components};
-use gramscope_study::pcs::{self, PcsResult};
-use gramscope_study::{dominant, results};
+use gramscope_study::Stored;
+use gramscope_study::dominant::Dominant;
+use gramscope_study::pcs::PcsResult;
+use gramscope_study::results::PairResult;
 use safetensors::SafeTensors;
 use support::{fails, gramscope, noise, succeeds, text, train_tiny, write_activations};
 
@@ -74,7 +76,7 @@ fn numpy_finds_the_same_components_in_stored_activations() {
         let output = gramscope(["pcs", "--activations", &file, "--out", &out, "--estimator", &estimator]);
         let stderr = text(&output.stderr);
         assert!(output.status.success(), "{stderr}");
-        let PcsResult { info, similarity } = pcs::load(Path::new(&out)).unwrap();
+        let PcsResult { info, similarity } = PcsResult::load(Path::new(&out)).unwrap();
         assert_eq!((info.examples, info.layers.len(), info.estimator.as_str()), (33, 6, estimator.as_str()));
         assert_eq!(info.undefined, ["constant"]);
         assert_eq!(info.undefined_cka, ["constant"]);
@@ -107,11 +109,11 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     succeeds(["activations", &run, "--out", &file, "--examples", "37", "--layers", layers]);
     let of_run = path(dir.path(), "of_run");
     succeeds(["pcs", &run, "--examples", "37", "--layers", layers, "--out", &of_run]);
-    let result = pcs::load(Path::new(&of_run)).unwrap();
+    let result = PcsResult::load(Path::new(&of_run)).unwrap();
     assert_eq!((result.info.examples, result.info.layers.len()), (37, 8));
     let of_file = path(dir.path(), "of_file");
     succeeds(["pcs", "--activations", &file, "--out", &of_file]);
-    assert!(pcs::load(Path::new(&of_file)).unwrap().similarity == result.similarity, "the file says otherwise");
+    assert!(PcsResult::load(Path::new(&of_file)).unwrap().similarity == result.similarity, "the file says otherwise");
 
     let bytes = fs::read(&file).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
@@ -123,7 +125,7 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let shown = path(dir.path(), "dominant");
     let line = succeeds(["dominant", &run, "--examples", "37", "--layer", "pool", "--top", "5", "--out", &shown]);
     assert!(line.contains("pool"), "{line}");
-    let (info, projections) = dominant::load(Path::new(&shown)).unwrap();
+    let Dominant { info, projections, .. } = Dominant::load(Path::new(&shown)).unwrap();
     assert!(info.dominant.iter().all(|example| example.projection == projections[example.index]));
     let absolute = |index: &usize| projections[*index].abs();
     let layer = result.info.layers.iter().position(|name| name == "pool").unwrap();
@@ -146,8 +148,8 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     succeeds(["dominant", &run, "--examples", "37", "--out", &any]);
     let all = path(dir.path(), "all");
     succeeds(["pcs", &run, "--examples", "37", "--out", &all]);
-    let all = pcs::load(Path::new(&all)).unwrap();
-    let (found, _) = dominant::load(Path::new(&any)).unwrap();
+    let all = PcsResult::load(Path::new(&all)).unwrap();
+    let found = Dominant::load(Path::new(&any)).unwrap().info;
     let most = all.similarity.variance_explained.iter().copied().fold(0.0, f64::max);
     assert_eq!((found.variance_explained, found.dominant.len()), (most, 32));
 
@@ -155,7 +157,7 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let dropped = path(dir.path(), "dropped");
     let how = ["--examples", "37", "--layers", layers, "--passes", "1", "--drop-dominant", "0.1"];
     succeeds(["cka", &run, "--out", &dropped, "--batch-size", "33"].into_iter().chain(how));
-    let dropped = results::load(Path::new(&dropped)).unwrap();
+    let dropped = PairResult::load(Path::new(&dropped)).unwrap();
     let left_out = dropped.info.dropped_dominant.unwrap();
     let mut expected: Vec<usize> = found.dominant[..4].iter().map(|example| example.index).collect();
     expected.sort_unstable();
@@ -165,7 +167,7 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let by_pool = path(dir.path(), "by_pool");
     let layer = ["--dominant-layer", "pool"];
     succeeds(["cka", &run, "--out", &by_pool, "--batch-size", "33"].into_iter().chain(how).chain(layer));
-    let by_pool = results::load(Path::new(&by_pool)).unwrap().info.dropped_dominant.unwrap();
+    let by_pool = PairResult::load(Path::new(&by_pool)).unwrap().info.dropped_dominant.unwrap();
     let mut expected = order[..4].to_vec();
     expected.sort_unstable();
     assert_eq!((by_pool.layers, by_pool.examples), (vec!["run: pool".to_owned()], expected));

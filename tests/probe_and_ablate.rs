@@ -11,8 +11,10 @@ use candle_core::{Device, Tensor};
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_reference::softmax_regression::SoftmaxRegression;
 use gramscope_reference::{Matrix, sgd};
+use gramscope_study::Stored;
+use gramscope_study::ablate::AblateResult;
+use gramscope_study::probe::ProbeResult;
 use gramscope_study::probe::linear_probe::{LinearProbe, Step};
-use gramscope_study::{ablate, probe};
 use gramscope_train::batches;
 use gramscope_train::{Run, data};
 use safetensors::SafeTensors;
@@ -63,7 +65,7 @@ fn probes_are_the_references_and_do_not_know_of_each_other() {
         let out = path(dir.path(), name);
         let line = succeeds(["probe", &run, "--out", &out, "--layers", layers].into_iter().chain(settings));
         assert!(line.contains("3 epochs"), "{line}");
-        probe::load(Path::new(&out)).unwrap()
+        ProbeResult::load(Path::new(&out)).unwrap()
     };
     let together = probed("together", "^(stage3.block1.bn2|pool|logits)$");
     assert_eq!(together.layers.iter().map(|layer| layer.layer.as_str()).collect::<Vec<_>>(), LAYERS);
@@ -74,7 +76,7 @@ fn probes_are_the_references_and_do_not_know_of_each_other() {
     let one = path(dir.path(), "one thread");
     let mut command = support::command(["probe", &run, "--out", &one, "--layers", "^(stage3.block1.bn2|pool|logits)$"]);
     assert!(command.args(settings).env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
-    assert_eq!(probe::load(Path::new(&one)).unwrap(), together);
+    assert_eq!(ProbeResult::load(Path::new(&one)).unwrap(), together);
 
     let opened = Run::open(Path::new(&run)).unwrap();
     let dataset = data::load(&opened.config().data).unwrap();
@@ -113,7 +115,7 @@ fn the_default_is_before_and_after_every_addition() {
     succeeds(["train", "--no-residual", "--out", &plain].into_iter().chain(TINY));
     let out = path(dir.path(), "probes");
     succeeds(["probe", &run, "--epochs", "2", "--out", &out]);
-    let result = probe::load(Path::new(&out)).unwrap();
+    let result = ProbeResult::load(Path::new(&out)).unwrap();
     let expected: Vec<String> =
         (1..=3).flat_map(|stage| ["bn2", "add"].map(|part| format!("stage{stage}.block1.{part}"))).collect();
     assert_eq!(result.layers.iter().map(|layer| layer.layer.clone()).collect::<Vec<_>>(), expected);
@@ -122,12 +124,12 @@ fn the_default_is_before_and_after_every_addition() {
 
     let pooled = path(dir.path(), "pooled");
     succeeds(["probe", &run, "--epochs", "2", "--pool", "--examples", "30", "--out", &pooled]);
-    let pooled = probe::load(Path::new(&pooled)).unwrap();
+    let pooled = ProbeResult::load(Path::new(&pooled)).unwrap();
     assert!(pooled.info.pool && pooled.info.train_images == 30 && pooled.layers != result.layers);
 
     let of_plain = path(dir.path(), "of plain");
     succeeds(["probe", &plain, "--epochs", "1", "--out", &of_plain]);
-    let result = probe::load(Path::new(&of_plain)).unwrap();
+    let result = ProbeResult::load(Path::new(&of_plain)).unwrap();
     assert_eq!(
         result.layers[..2].iter().map(|l| l.layer.as_str()).collect::<Vec<_>>(),
         ["stage1.block1.bn2", "stage1.block1.relu2"]
@@ -152,7 +154,7 @@ fn deleted_blocks_cost_what_the_network_without_them_says() {
     succeeds(["ablate", &run, &other, "--each", "--out", &out]);
     for (name, per_stage) in [("run", 1), ("deeper", 2)] {
         let place = Path::new(&out).join(name);
-        let result = ablate::load(&place).unwrap();
+        let result = AblateResult::load(&place).unwrap();
         assert_eq!(result.stages.len(), 3 * (per_stage + 1));
         assert!(image::open(place.join("ablate.png")).unwrap().width() > 800);
         let opened = Run::open(&dir.path().join(name)).unwrap();
@@ -182,7 +184,7 @@ fn deleted_blocks_cost_what_the_network_without_them_says() {
     // One block by its name, straight into DIR.
     let alone = path(dir.path(), "alone");
     succeeds(["ablate", &other, "--block", "stage2.block2", "--examples", "20", "--out", &alone]);
-    let result = ablate::load(Path::new(&alone)).unwrap();
+    let result = AblateResult::load(Path::new(&alone)).unwrap();
     assert_eq!((result.info.alone.len(), result.info.alone[0].block.as_str()), (1, "stage2.block2"));
     let last_of_two = result.stages.iter().find(|entry| entry.stage == 2 && entry.deleted == 1).unwrap();
     assert_eq!((last_of_two.accuracy, result.info.examples), (result.info.alone[0].accuracy, 20));

@@ -6,11 +6,12 @@
 mod browser;
 mod support;
 
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use browser::Browser;
-use gramscope_study::results::{self, PairResult};
 use support::{noise, succeeds, train_tiny, write_activations};
 
 /// What a file system allows and a page must not take for markup, for a template of the plotting script or for its own.
@@ -39,7 +40,7 @@ fn family(dir: &Path) -> PathBuf {
 
 /// All results below `dir`.
 fn maps(dir: &Path) -> Vec<PairResult> {
-    let mut found: Vec<_> = results::load(dir).into_iter().collect();
+    let mut found: Vec<_> = PairResult::load(dir).into_iter().collect();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         if entry.path().is_dir() {
             found.extend(maps(&entry.path()));

@@ -3,10 +3,11 @@
 
 mod support;
 
+use gramscope_study::studies::StudyInfo;
+use gramscope_study::{Stored, results, studies};
 use std::fs;
 use std::path::Path;
 
-use gramscope_study::{results, studies};
 use support::{fails, files, gramscope, succeeds, text};
 
 /// At scale 0.5 one depth, two widths and two seeds are left.
@@ -56,7 +57,7 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     {
         assert!(said.contains(part), "{part:?} is missing from {said}");
     }
-    let info = studies::load(&out).unwrap();
+    let info = StudyInfo::load(&out).unwrap();
     assert_eq!(info.runs.len(), 4, "{:?}", info.runs);
     let said_of = |words: &str| info.findings.iter().filter(|finding| finding.contains(words)).count();
     for words in ["linear probe", "is lost without the last", "first component"] {

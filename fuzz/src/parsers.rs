@@ -11,9 +11,10 @@ use std::sync::OnceLock;
 use candle_core::Device;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use gramscope_study::Stored;
 use gramscope_study::activations::{ActivationFile, Rows};
 use gramscope_study::blocks::WithinMap;
-use gramscope_study::results;
+use gramscope_study::results::PairResult;
 use gramscope_study::studies::StudyPlan;
 use gramscope_train::data::fetch::{self, Archive};
 use gramscope_train::data::{self, DataConfig, DataName};
@@ -75,7 +76,7 @@ pub fn result(bytes: &[u8]) -> u64 {
     let (info, numbers) = halves(bytes);
     put("result/cka.json", info);
     put("result/cka.npz", numbers);
-    let _ = results::load(&folder().join("result"));
+    let _ = PairResult::load(&folder().join("result"));
     0
 }
 

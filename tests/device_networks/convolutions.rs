@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gramscope_nn::Backend;
-use gramscope_study::results;
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use gramscope_train::Run;
 
 use crate::support::driver::{assert_content, command_on, driver, driver_and_cudnn};
@@ -129,7 +130,7 @@ fn whose_convolutions_they_are_is_on_record() {
         ["cka", trained.to_str().unwrap(), "--batch-size", "8", "--passes", "1", "--out", out.to_str().unwrap()];
     let (finished, said) = sweeps.run(sweeps.libraries.path(), "", &[&arguments, &CUDNN[..]].concat());
     assert!(finished, "{said}");
-    assert_eq!(results::load(&out).unwrap().info.versions.backend, Backend::CudaF32Cudnn);
+    assert_eq!(PairResult::load(&out).unwrap().info.versions.backend, Backend::CudaF32Cudnn);
 }
 
 #[test]

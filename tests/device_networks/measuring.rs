@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Output;
 
 use gramscope_nn::Backend;
+use gramscope_study::Stored;
+use gramscope_study::ablate::AblateResult;
 use gramscope_study::pcs::PcsResult;
-use gramscope_study::{pcs, results};
+use gramscope_study::results::PairResult;
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
@@ -44,7 +46,7 @@ fn measure_beside_the_cpu(rest: &str) {
             arguments.extend(precision.iter().chain(&settings));
             let output = run(driver.path(), "", &arguments);
             assert!(output.status.success(), "{settings:?}: {}", text(&output.stderr));
-            results::load(&out).unwrap()
+            PairResult::load(&out).unwrap()
         };
         let cpu = compare("cpu", &[]).similarity;
         let floats = compare("cuda", &[]);
@@ -150,7 +152,7 @@ impl Components {
     }
 
     fn found(&self, name: &str) -> PcsResult {
-        pcs::load(Path::new(&self.at(name))).unwrap()
+        PcsResult::load(Path::new(&self.at(name))).unwrap()
     }
 
     /// Every number of a result.
@@ -227,7 +229,7 @@ fn deleted_blocks_cost_what_they_cost_on_the_cpu() {
             let arguments = ["ablate", trained.to_str().unwrap(), "--each", "--device", device, "--out"];
             let output = run(driver().path(), "", &[&arguments[..], &[out.to_str().unwrap()]].concat());
             assert!(output.status.success(), "{}", text(&output.stderr));
-            gramscope_study::ablate::load(&out).unwrap()
+            AblateResult::load(&out).unwrap()
         };
         let (cpu, gpu) = (ablate("cpu"), ablate("cuda"));
         assert_eq!((cpu.stages, cpu.info.alone), (gpu.stages, gpu.info.alone), "{name}");

@@ -1,9 +1,9 @@
 //! The memory of the device: what comparisons take of it, and `--memory-limit`.
 
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use std::fs;
-use std::path::Path;
-
-use gramscope_study::results;
+use std::path::{Path, PathBuf};
 
 use crate::support::driver::{Trace, driver, run};
 use crate::support::text;
@@ -37,8 +37,9 @@ fn a_comparison_takes_the_memory_of_its_largest_forward_pass() {
     let kibibytes = of_four.most_bytes / 1024 - 40;
     let (in_rounds, of_rounds) = compare("rounds", &all, "1", &format!("{kibibytes}K"));
 
-    let of =
-        |dir: &Path| results::load(dir).unwrap().similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let of = |dir: &Path| {
+        PairResult::load(dir).unwrap().similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+    };
     let alone = of(&alone);
     for maps in [together, in_rounds] {
         let maps = fs::read_dir(&maps).unwrap().map(|entry| entry.unwrap().path());
@@ -74,7 +75,7 @@ fn layers_taken_together_have_the_bits_that_they_have_with_others() {
             arguments.extend(more);
             let output = run(driver().path(), &format!("trace={}", trace.display()), &arguments);
             assert!(output.status.success(), "{name}: {}", text(&output.stderr));
-            (results::load(&out).unwrap(), Trace::read(&trace))
+            (PairResult::load(&out).unwrap(), Trace::read(&trace))
         };
         let (all, of_all) = compare("all", &[]);
         // On three multiprocessors a layer that had them for itself would be split in three, and one of thirty is not.
@@ -149,14 +150,24 @@ fn a_limit_on_device_memory_holds_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let trained = train(dir.path(), "runs", &format!("{WIDE_PLAN}width = [0.5]\n"), &["cpu"]);
     let measure = |command: &str, limit: &str| {
-        let flags: &[&str] = if command == "cka" { &["--batch-size", "16"] } else { &[] };
+        let flags: &[&str] = match command {
+            "cka" => &["--batch-size", "16"],
+            "probe" => &["--epochs", "2", "--batch-size", "5"],
+            _ => &[],
+        };
         let (out, trace) =
             (dir.path().join(format!("{command}{limit}")), dir.path().join(format!("{command}{limit}.trace")));
         let arguments = [command, trained.to_str().unwrap(), "--device", "cuda", "--memory-limit", limit, "--out"];
         let arguments = [&arguments[..], &[out.to_str().unwrap()], flags].concat();
         (run(driver().path(), &format!("trace={}", trace.display()), &arguments), Trace::read(&trace), out)
     };
-    for (command, numbers) in [("sparsity", "sparsity.npz"), ("cosine", "cosine.npz")] {
+    for (command, numbers) in [
+        ("sparsity", Some("sparsity.npz")),
+        ("cosine", Some("cosine.npz")),
+        ("ablate", Some("ablate.json")),
+        ("activations", None),
+        ("probe", Some("probe.json")),
+    ] {
         let (whole, _, whole_out) = measure(command, "1G");
         // Of which an eighth is less than the images take, so that a batch of them is there at a time.
         let (parts, trace, parts_out) = measure(command, "400K");
@@ -164,9 +175,10 @@ fn a_limit_on_device_memory_holds_for_every_command() {
             assert!(output.status.success(), "{command}: {}", text(&output.stderr));
         }
         assert!(trace.most_bytes <= 400 << 10, "{command}: {} bytes", trace.most_bytes);
-        assert!(fs::read(whole_out.join(numbers)).unwrap() == fs::read(parts_out.join(numbers)).unwrap(), "{command}");
+        let bytes = |out: PathBuf| fs::read(numbers.map_or(out.clone(), |numbers| out.join(numbers))).unwrap();
+        assert!(bytes(whole_out) == bytes(parts_out), "{command}");
     }
-    for command in ["cka", "pcs", "dominant", "sparsity", "cosine"] {
+    for command in ["cka", "pcs", "dominant", "sparsity", "cosine", "ablate", "activations", "probe"] {
         let (output, ..) = measure(command, "100K");
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");

@@ -8,7 +8,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use gramscope_nn::Backend;
-use gramscope_study::results;
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
+use gramscope_study::studies::StudyInfo;
 use gramscope_train::{EpochMetrics, Run};
 
 use crate::support::driver::{assert_content, command_on, driver, run};
@@ -88,7 +90,7 @@ fn what_computed_is_on_record_and_is_not_mixed() {
         let arguments = ["cka", trained.to_str().unwrap(), "--batch-size", "8", "--passes", "1", "--device", device];
         let output = run(driver().path(), "", &[&arguments[..], &["--out", out.to_str().unwrap()]].concat());
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let versions = results::load(&out).unwrap().info.versions;
+        let versions = PairResult::load(&out).unwrap().info.versions;
         assert_eq!(versions.backend, backend);
         assert_eq!(versions.gpu.as_deref(), (device == "cuda").then_some("Emulated GPU"));
     }
@@ -131,7 +133,7 @@ fn a_study_that_several_gpus_share_finds_the_same() {
         arguments.extend(flags);
         let output = run(driver.path(), "devices=2", &arguments);
         assert!(output.status.success(), "{}", text(&output.stderr));
-        (family(&out.join("runs")), gramscope_study::studies::load(&out).unwrap())
+        (family(&out.join("runs")), StudyInfo::load(&out).unwrap())
     };
     let (alone, one) = study("alone", &["--device", "cuda"]);
     let (shared, several) = study("shared", &["--device", "cuda:0,1", "--jobs", "2"]);

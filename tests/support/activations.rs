@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_reference::{Matrix, cka};
-use gramscope_study::results::{self, PairResult};
+use gramscope_study::Stored;
+use gramscope_study::results::PairResult;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -130,7 +131,7 @@ impl Comparison {
         command.extend(["--kernel", &kernel].map(str::to_owned));
         let output = gramscope(&command);
         assert!(output.status.success(), "{}: {}", self.name, text(&output.stderr));
-        (results::load(&out).unwrap(), out)
+        (PairResult::load(&out).unwrap(), out)
     }
 
     /// Minibatch CKA of all pairs in float64.

@@ -19,9 +19,8 @@ use gramscope_train::{Run, batches, evaluate};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
-use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
-use crate::stored::ListFiles;
+use crate::stored::{ListFiles, Stored};
 use crate::{Error, HOST, Result, Setting, plot};
 
 /// File of the accuracies: a list with an entry for every stage and number of blocks.
@@ -35,8 +34,7 @@ pub const PICTURE: &str = "ablate.png";
 /// of an ending and deleted alone, two part there, and again at the next.
 const MOST_WAITING: usize = 2;
 
-/// Both files of a result.
-pub(crate) const FILES: ListFiles = ListFiles { kind: "deleted blocks", rows: ABLATIONS, info: INFO };
+const FILES: ListFiles = ListFiles { kind: "deleted blocks", rows: ABLATIONS, info: INFO };
 
 /// What is deleted besides the ends of the stages, and on what data.
 #[derive(Clone, Debug, Default)]
@@ -228,42 +226,26 @@ fn alone(options: &AblateOptions, model: &str, names: &[String]) -> Result<Vec<u
     Ok((0..names.len()).filter(|&block| options.each || options.blocks.contains(&names[block])).collect())
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
-/// something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[ABLATIONS, INFO, PICTURE], |dir| FILES.are_in::<AblateInfo, AblatedStage>(dir))
-}
+impl Stored for AblateResult {
+    const SEALED: &'static [&'static str] = &[ABLATIONS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes ablate.json, ablate-about.json and ablate.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, result: &AblateResult) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    plot::warn_about(plot::ablations(result, &dir.join(PICTURE)));
-    Ok(())
-}
+    fn save(&self, dir: &Path) -> Result<()> {
+        FILES.save(dir, &self.info, &self.stages)
+    }
 
-/// Writes DIR/ablate.json and DIR/ablate-about.json; an earlier result there is replaced.
-///
-/// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &AblateResult) -> Result<()> {
-    FILES.save(dir, &result.info, &result.stages)
-}
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, stages) = FILES.load(dir)?;
+        Ok(Self { info, stages })
+    }
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
-/// belong together.
-pub fn load(dir: &Path) -> Result<AblateResult> {
-    let (info, stages) = FILES.load(dir)?;
-    Ok(AblateResult { info, stages })
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<AblateInfo, AblatedStage>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::ablations(self, &dir.join(PICTURE))
+    }
 }
 
 #[cfg(test)]
@@ -305,16 +287,16 @@ pub(crate) mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_damage_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &made("older")).unwrap();
-        write(dir.path(), &made("run")).unwrap();
-        assert_eq!(load(dir.path()).unwrap(), made("run"));
+        made("older").write(dir.path()).unwrap();
+        made("run").write(dir.path()).unwrap();
+        assert_eq!(AblateResult::load(dir.path()).unwrap(), made("run"));
         for (name, from, to) in [(ABLATIONS, "0.125", "0.225"), (INFO, "0.4", "0.5")] {
             let text = fs::read_to_string(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name), text.replace(from, to)).unwrap();
-            assert!(load(dir.path()).unwrap_err().to_string().contains("checksum"), "{name}");
+            assert!(AblateResult::load(dir.path()).unwrap_err().to_string().contains("checksum"), "{name}");
             fs::write(dir.path().join(name), text).unwrap();
         }
         fs::write(dir.path().join(ABLATIONS), "{}").unwrap();
-        assert!(load(dir.path()).unwrap_err().to_string().contains("not the list of deleted blocks"));
+        assert!(AblateResult::load(dir.path()).unwrap_err().to_string().contains("not the list of deleted blocks"));
     }
 }

@@ -9,10 +9,9 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{Feed, Limit, MemoryLimits, Model, Progress, TestImages, check_memory, forward_bytes, in_layer};
-use crate::output::check_place;
 use crate::pcs::{EXAMPLES, components};
 use crate::results::{DroppedDominant, ExampleSource, Versions};
-use crate::stored::Files;
+use crate::stored::{Files, Stored};
 use crate::{Error, Fewer, Result, Setting, plot};
 
 /// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
@@ -23,9 +22,7 @@ pub const INFO: &str = "dominant.json";
 /// File of their images.
 pub const PICTURE: &str = "dominant.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files =
-    Files { kind: "dominant examples", numbers: NUMBERS, info: INFO, arrays: &["projections"] };
+const FILES: Files = Files { kind: "dominant examples", numbers: NUMBERS, info: INFO, arrays: &["projections"] };
 
 /// Examples that are shown unless told otherwise.
 const TOP: usize = 32;
@@ -53,7 +50,7 @@ pub struct Dominant {
     pub info: DominantInfo,
     /// Of every example that was looked at, on the layer's first component, in units of the activation.
     pub projections: Vec<f64>,
-    /// Their images, [side, side, 3] bytes each, in the order of `info.dominant`.
+    /// Their images, [side, side, 3] bytes each, in the order of `info.dominant`; none of one that was read: they are in its picture.
     pub images: Vec<Vec<u8>>,
 }
 
@@ -244,35 +241,27 @@ pub fn dominant(
     Ok(Dominant { info, projections, images: chosen.iter().map(|&index| data.split().image(index).to_vec()).collect() })
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
-/// something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<DominantInfo>(dir))
-}
+/// dominant.npz holds float64 `projections` \[n\].
+impl Stored for Dominant {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes dominant.npz, dominant.json and dominant.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, found: &Dominant) -> Result<()> {
-    check(dir)?;
-    let projections = &found.projections;
-    FILES.save(dir, &found.info, &[("projections", &[projections.len()], projections)])?;
-    plot::warn_about(plot::dominant_sheet(found, &dir.join(PICTURE)));
-    Ok(())
-}
+    fn save(&self, dir: &Path) -> Result<()> {
+        FILES.save(dir, &self.info, &[("projections", &[self.projections.len()], &self.projections)])
+    }
 
-/// Reads DIR/dominant.json, and DIR/dominant.npz, the projections of all examples.
-///
-/// # Errors
-/// [`Error::Io`] where one cannot be read, [`Error::File`] where it is not what [`write()`] wrote, or where one of the two was
-/// changed.
-pub fn load(dir: &Path) -> Result<(DominantInfo, Vec<f64>)> {
-    let (info, mut numbers) = FILES.open::<DominantInfo>(dir)?;
-    let projections = numbers.array("projections", &[info.examples])?;
-    numbers.check()?;
-    Ok((info, projections))
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<DominantInfo>(dir)?;
+        let projections = numbers.array("projections", &[info.examples])?;
+        numbers.check()?;
+        Ok(Self { info, projections, images: Vec::new() })
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<DominantInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::dominant_sheet(self, &dir.join(PICTURE))
+    }
 }

@@ -30,4 +30,5 @@ mod tree;
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
 pub use error::{Error, Fewer, Result, Setting};
+pub use stored::Stored;
 pub use tree::{check_distinct, runs};

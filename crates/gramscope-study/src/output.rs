@@ -5,28 +5,19 @@ use std::path::{Path, PathBuf};
 
 use gramscope_train::{Run, atomic};
 
-use crate::results::{self, INFO, NUMBERS, PICTURE, PairInfo, PairResult};
+use crate::results::{self, PairInfo, PairResult};
 use crate::tree::RUN_MARK;
-use crate::{Error, Result, Setting, plot};
-
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed. The directory need not
-/// exist, and may hold other things, results of earlier comparisons among them.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| results::FILES.are_in::<PairInfo>(dir))
-}
+use crate::{Error, Result, Setting, Stored};
 
 /// Fails where the results of these pairs of models cannot go to `dir`.
 ///
 /// # Errors
-/// Those of [`check`], of every directory that [`write()`] would write to.
+/// Those of [`PairResult::check`], of every directory that [`write()`] would write to.
 pub fn check_pairs<'a>(dir: &Path, pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Result<()> {
-    check(dir)?;
+    PairResult::check(dir)?;
     // What is not there yet holds nothing, and whether it can be made has just been seen.
-    directories(dir, pairs).iter().filter(|directory| directory.exists()).try_for_each(|directory| check(directory))
+    let directories = directories(dir, pairs);
+    directories.iter().filter(|directory| directory.exists()).try_for_each(|directory| PairResult::check(directory))
 }
 
 /// Fails where files of these `names` cannot go to `dir`: where it is a run's, or is no directory and cannot become one, or where one
@@ -63,7 +54,7 @@ fn check_writable(dir: &Path) -> Result<()> {
 /// result of the same place is replaced; if it was one of other models, that is logged as a warning.
 ///
 /// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
+/// Those of [`check_pairs`], before anything is written, and [`Error::Io`].
 pub fn write(dir: &Path, pairs: &[PairResult]) -> Result<Vec<PathBuf>> {
     let names = || pairs.iter().map(|pair| (pair.info.model_x.as_str(), pair.info.model_y.as_str()));
     check_pairs(dir, names())?;
@@ -74,9 +65,7 @@ pub fn write(dir: &Path, pairs: &[PairResult]) -> Result<Vec<PathBuf>> {
         {
             tracing::warn!("{}: replaces the result of {} and {}", directory.display(), old.model_x, old.model_y);
         }
-        results::save(directory, pair)?;
-        // A picture that cannot be drawn must not cost the results that are still to be saved.
-        plot::warn_about(plot::heatmap(pair, &directory.join(PICTURE)));
+        pair.write(directory)?;
     }
     Ok(directories)
 }
@@ -116,6 +105,7 @@ mod tests {
 
     use super::*;
     use crate::results::tests::made;
+    use crate::results::{INFO, NUMBERS, PICTURE};
 
     fn names(pairs: &[(&str, &str)]) -> Vec<PathBuf> {
         directories(Path::new(""), pairs.iter().copied())
@@ -144,7 +134,7 @@ mod tests {
             pairs[1].info.estimator = estimator.to_owned();
             let directories = write(dir.path(), &pairs).unwrap();
             assert_eq!(directories, [dir.path().join("a__a"), dir.path().join("a__b")]);
-            assert_eq!(results::load(&directories[1]).unwrap().info.estimator, estimator);
+            assert_eq!(PairResult::load(&directories[1]).unwrap().info.estimator, estimator);
             assert!(directories.iter().all(|directory| directory.join(PICTURE).is_file()));
         }
     }
@@ -168,7 +158,11 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         for place in [file.clone(), file.join("below"), file.join("far/below")] {
-            assert!(check(&place).unwrap_err().to_string().contains("not a directory"), "{}", place.display());
+            assert!(
+                PairResult::check(&place).unwrap_err().to_string().contains("not a directory"),
+                "{}",
+                place.display()
+            );
         }
     }
 
@@ -180,7 +174,7 @@ mod tests {
         for left in [PICTURE, INFO] {
             fs::remove_file(dir.path().join(left)).unwrap();
             write(dir.path(), &[made("a", "a")]).unwrap();
-            results::load(dir.path()).unwrap();
+            PairResult::load(dir.path()).unwrap();
         }
     }
 
@@ -194,14 +188,14 @@ mod tests {
         fs::create_dir(directories[0].join(PICTURE)).unwrap();
         fs::remove_dir_all(&directories[1]).unwrap();
         write(dir.path(), &pairs).unwrap();
-        assert!(directories.iter().all(|directory| results::load(directory).is_ok()));
+        assert!(directories.iter().all(|directory| PairResult::load(directory).is_ok()));
     }
 
     #[test]
     fn other_files_do_no_harm() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("notes.txt"), "").unwrap();
-        check(dir.path()).unwrap();
-        check(&dir.path().join("not yet there")).unwrap();
+        PairResult::check(dir.path()).unwrap();
+        PairResult::check(&dir.path().join("not yet there")).unwrap();
     }
 }

@@ -12,8 +12,8 @@ use gramscope_nn::{Backend, Processor};
 use gramscope_train::data::DataName;
 use serde::{Deserialize, Serialize};
 
-use crate::stored::{Array, Files, positions};
-use crate::{Error, Result};
+use crate::stored::{Array, Files, Stored, positions};
+use crate::{Error, Result, plot};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "cka.npz";
@@ -22,8 +22,7 @@ pub const INFO: &str = "cka.json";
 /// File of the heatmap.
 pub const PICTURE: &str = "cka.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files =
+const FILES: Files =
     Files { kind: "a CKA result", numbers: NUMBERS, info: INFO, arrays: &["cka", "hsic_xy", "hsic_xx", "hsic_yy"] };
 
 /// The format that this program writes and reads.
@@ -263,32 +262,37 @@ impl Versions {
     }
 }
 
-/// Writes `result` to DIR/cka.npz and DIR/cka.json; an earlier result there is replaced.
-///
-/// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &PairResult) -> Result<()> {
-    let similarity = &result.similarity;
-    let matrix = [similarity.layers_x, similarity.layers_y];
-    let arrays: [Array<'_>; 4] = [
-        ("cka", &matrix, &similarity.cka),
-        ("hsic_xy", &matrix, &similarity.hsic_xy),
-        ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
-        ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
-    ];
-    FILES.save(dir, &result.info, &arrays)
+/// cka.npz holds float64 `cka` and `hsic_xy` \[L1, L2\], `hsic_xx` \[L1\] and `hsic_yy` \[L2\].
+impl Stored for PairResult {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        let similarity = &self.similarity;
+        let matrix = [similarity.layers_x, similarity.layers_y];
+        let arrays: [Array<'_>; 4] = [
+            ("cka", &matrix, &similarity.cka),
+            ("hsic_xy", &matrix, &similarity.hsic_xy),
+            ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
+            ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
+        ];
+        FILES.save(dir, &self.info, &arrays)
+    }
+
+    fn load(dir: &Path) -> Result<Self> {
+        load_files(&dir.join(NUMBERS), &dir.join(INFO))
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<PairInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::heatmap(self, &dir.join(PICTURE))
+    }
 }
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two
-/// files do not belong together.
-pub fn load(dir: &Path) -> Result<PairResult> {
-    load_files(&dir.join(NUMBERS), &dir.join(INFO))
-}
-
-/// Reads what [`save`] wrote, wherever its two files are now.
+/// Reads a result, wherever its two files are now.
 pub(crate) fn load_files(numbers: &Path, info: &Path) -> Result<PairResult> {
     let (info, mut numbers) = FILES.open_at::<PairInfo>(numbers, info)?;
     let (layers_x, layers_y) = (info.layers_x.len(), info.layers_y.len());
@@ -310,8 +314,8 @@ pub(crate) fn load_files(numbers: &Path, info: &Path) -> Result<PairResult> {
 /// Reads DIR/cka.json alone.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
-pub fn load_info(dir: &Path) -> Result<PairInfo> {
+/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is no result's.
+pub(crate) fn load_info(dir: &Path) -> Result<PairInfo> {
     FILES.load_info(dir)
 }
 
@@ -392,9 +396,9 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new").join("deep");
         let result = made("x", "y");
-        save(&dir, &made("older", "result")).unwrap();
-        save(&dir, &result).unwrap();
-        let loaded = load(&dir).unwrap();
+        made("older", "result").save(&dir).unwrap();
+        result.save(&dir).unwrap();
+        let loaded = PairResult::load(&dir).unwrap();
         assert_eq!(loaded.info, result.info);
         assert_eq!(bits(&loaded.similarity), bits(&result.similarity));
         assert_eq!(loaded.similarity.undefined_x, [1]);
@@ -407,22 +411,22 @@ pub(crate) mod tests {
     fn only_a_gpu_is_recorded() {
         let dir = tempfile::tempdir().unwrap();
         let mut result = made("x", "y");
-        save(dir.path(), &result).unwrap();
+        result.save(dir.path()).unwrap();
         let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
         assert!(!text.contains("backend") && !text.contains("gpu"), "{text}");
         result.info.versions.backend = Backend::CudaTf32;
         result.info.versions.gpu = Some("a GPU".to_owned());
-        save(dir.path(), &result).unwrap();
+        result.save(dir.path()).unwrap();
         let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
         assert!(text.contains("\"backend\": \"cuda-tf32\"") && text.contains("\"gpu\": \"a GPU\""), "{text}");
-        assert_eq!(load(dir.path()).unwrap().info, result.info);
+        assert_eq!(PairResult::load(dir.path()).unwrap().info, result.info);
     }
 
     #[test]
     fn the_same_result_makes_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| {
-            save(&dir.path().join(name), &made("x", "y")).unwrap();
+            made("x", "y").save(&dir.path().join(name)).unwrap();
             fs::read(dir.path().join(name).join(NUMBERS)).unwrap()
         });
         assert_eq!(one, two);
@@ -431,7 +435,7 @@ pub(crate) mod tests {
     #[test]
     fn the_description_has_the_keys_of_the_contract() {
         let dir = tempfile::tempdir().unwrap();
-        save(dir.path(), &made("x", "y")).unwrap();
+        made("x", "y").save(dir.path()).unwrap();
         let text = fs::read_to_string(dir.path().join(INFO)).unwrap();
         let info: serde_json::Value = serde_json::from_str(&text).unwrap();
         for key in
@@ -445,29 +449,29 @@ pub(crate) mod tests {
     #[test]
     fn every_flipped_bit_of_the_numbers_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        save(dir.path(), &made("x", "y")).unwrap();
+        made("x", "y").save(dir.path()).unwrap();
         let path = dir.path().join(NUMBERS);
         let good = fs::read(&path).unwrap();
         for bit in 0..8 * good.len() {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, &bad).unwrap();
-            assert!(load(dir.path()).is_err(), "bit {bit} may flip unnoticed");
+            assert!(PairResult::load(dir.path()).is_err(), "bit {bit} may flip unnoticed");
         }
         fs::write(&path, &good).unwrap();
         let info = dir.path().join(INFO);
         let text = fs::read_to_string(&info).unwrap();
         fs::write(&info, text.replace("\"unbiased\"", "\"biased\"")).unwrap();
-        let error = load(dir.path()).unwrap_err().to_string();
+        let error = PairResult::load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("checksum"), "{error}");
     }
 
     #[test]
     fn files_that_are_no_result_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = |dir: &Path| load(dir).unwrap_err().to_string();
+        let error = |dir: &Path| PairResult::load(dir).unwrap_err().to_string();
         assert!(error(dir.path()).contains(INFO));
-        save(dir.path(), &made("x", "y")).unwrap();
+        made("x", "y").save(dir.path()).unwrap();
         let numbers = fs::read(dir.path().join(NUMBERS)).unwrap();
         for end in [0, 10, numbers.len() / 2, numbers.len() - 1] {
             fs::write(dir.path().join(NUMBERS), &numbers[..end]).unwrap();

@@ -4,10 +4,39 @@ use std::path::Path;
 
 use gramscope_train::Verified;
 
-use crate::{
-    Error, Result, ablate, blocks, cosine, dominant, epochs, mean, pcs, predict, probe, results, sparsity, studies,
-    tree,
-};
+use crate::ablate::AblateResult;
+use crate::blocks::BlocksInfo;
+use crate::cosine::CosineResult;
+use crate::dominant::Dominant;
+use crate::epochs::EpochsResult;
+use crate::mean::Mean;
+use crate::pcs::PcsResult;
+use crate::predict::PredictResult;
+use crate::probe::ProbeResult;
+use crate::results::PairResult;
+use crate::sparsity::Sparsity;
+use crate::studies::StudyInfo;
+use crate::{Error, Result, Stored, tree};
+
+/// Every kind of result: whether the one in a directory, if there is one, is as it was written.
+const KINDS: [fn(&Path) -> Option<Verified>; 12] = [
+    verified::<PairResult>,
+    verified::<PcsResult>,
+    verified::<Dominant>,
+    verified::<CosineResult>,
+    verified::<Sparsity>,
+    verified::<StudyInfo>,
+    verified::<EpochsResult>,
+    verified::<BlocksInfo>,
+    verified::<ProbeResult>,
+    verified::<AblateResult>,
+    verified::<Mean>,
+    verified::<PredictResult>,
+];
+
+fn verified<R: Stored>(dir: &Path) -> Option<Verified> {
+    R::any_in(dir).then(|| Verified::new(dir.join(R::SEALED[0]), R::load(dir)))
+}
 
 /// Looks at every run and every result below `dir`: the settings, the line of each epoch, and all checksums.
 ///
@@ -19,42 +48,7 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         if dir.join(tree::RUN_MARK).is_file() {
             files.extend(gramscope_train::verify(&dir)?);
         }
-        if results::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(results::NUMBERS), results::load(&dir)));
-        }
-        if pcs::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(pcs::NUMBERS), pcs::load(&dir)));
-        }
-        if dominant::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(dominant::NUMBERS), dominant::load(&dir)));
-        }
-        if cosine::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(cosine::NUMBERS), cosine::load(&dir)));
-        }
-        if sparsity::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(sparsity::NUMBERS), sparsity::load(&dir)));
-        }
-        if dir.join(studies::INFO).is_file() {
-            files.push(Verified::new(dir.join(studies::INFO), studies::load(&dir)));
-        }
-        if epochs::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(epochs::NUMBERS), epochs::load(&dir)));
-        }
-        if dir.join(blocks::BLOCKS).is_file() {
-            files.push(Verified::new(dir.join(blocks::BLOCKS), blocks::load(&dir)));
-        }
-        if probe::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(probe::PROBES), probe::load(&dir)));
-        }
-        if ablate::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(ablate::ABLATIONS), ablate::load(&dir)));
-        }
-        if mean::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(mean::NUMBERS), mean::load(&dir)));
-        }
-        if predict::FILES.any_in(&dir) {
-            files.push(Verified::new(dir.join(predict::NUMBERS), predict::load(&dir)));
-        }
+        files.extend(KINDS.iter().filter_map(|verified| verified(&dir)));
     }
     if files.is_empty() {
         return Err(Error::file(dir, "there is neither a run nor a result below it"));
@@ -77,7 +71,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(verify(dir.path()).unwrap_err().to_string().contains("neither"));
         for name in ["a", "b"] {
-            results::save(&dir.path().join("deep").join(name), &made(name, name)).unwrap();
+            made(name, name).save(&dir.path().join("deep").join(name)).unwrap();
         }
         let problems =
             || -> Vec<bool> { verify(dir.path()).unwrap().iter().map(|verified| verified.problem.is_some()).collect() };

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blocks, Origin, WithinMap, find};
 use crate::results::Versions;
-use crate::stored::{Sealed, prepare};
-use crate::{Error, Result, output, plot};
+use crate::stored::{InfoFile, Stored};
+use crate::{Error, Result, plot};
 
 /// File of the blocks.
 pub const BLOCKS: &str = "blocks.json";
 /// File of the heatmap with the blocks outlined.
 pub const BLOCKS_PICTURE: &str = "blocks.png";
+
+const FILE: InfoFile = InfoFile { kind: "the blocks of a CKA map", info: BLOCKS };
 
 /// The blocks of a map, and what they were computed from and how: blocks.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,15 +78,6 @@ impl Parameters {
     }
 }
 
-/// Fails where the blocks cannot go to `dir`, as [`output::check`] does for other results.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something else.
-pub fn check(dir: &Path) -> Result<()> {
-    output::check_place(dir, &[BLOCKS, BLOCKS_PICTURE], |dir| load(dir).is_ok())
-}
-
 /// Finds the blocks of a map that was read from `origin`.
 ///
 /// # Errors
@@ -107,28 +100,30 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
     })
 }
 
-/// Writes DIR/blocks.json and DIR/blocks.png; earlier ones are replaced.
+/// Writes blocks.json and the picture of `map` into `dir`; an earlier result there is replaced.
 ///
 /// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn save(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
-    check(dir)?;
-    prepare(dir)?;
-    let path = dir.join(BLOCKS);
-    Sealed::new(info, &[], &path)?.write(&path)?;
+/// Those of [`Stored::write`].
+pub fn write(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
+    info.write(dir)?;
     plot::warn_about(plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE)));
     Ok(())
 }
 
-/// Reads DIR/blocks.json.
-///
-/// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`save`] wrote.
-pub fn load(dir: &Path) -> Result<BlocksInfo> {
-    let path = dir.join(BLOCKS);
-    let sealed = Sealed::<BlocksInfo>::read(&path, "the blocks of a CKA map")?;
-    if !sealed.is_intact(&[]) {
-        return Err(Error::file(&path, "the checksum is wrong: it was changed after it was written"));
+/// The picture shows the map as well: [`write()`] draws it.
+impl Stored for BlocksInfo {
+    const SEALED: &'static [&'static str] = &[BLOCKS];
+    const PICTURES: &'static [&'static str] = &[BLOCKS_PICTURE];
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        FILE.save(dir, self)
     }
-    Ok(sealed.info)
+
+    fn load(dir: &Path) -> Result<Self> {
+        FILE.load(dir)
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        Self::load(dir).is_ok()
+    }
 }

@@ -82,7 +82,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{BLOCKS, BLOCKS_PICTURE, BlocksInfo, Parameters, Source, check, load, measure, save};
+pub use file::{BLOCKS, BLOCKS_PICTURE, BlocksInfo, Parameters, Source, measure, write};
 pub use map::{Origin, WithinMap};
 
 use crate::results::PairResult;

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::*;
+use crate::Stored;
 use crate::results::tests::made;
 use crate::results::{INFO, NUMBERS};
-use crate::stored::npz;
+use crate::stored::npz::npz;
 
 /// A made map: the CKA of layers i < j as a function of both.
 fn map(side: usize, value: impl Fn(usize, usize) -> f64) -> WithinMap {
@@ -360,15 +361,15 @@ fn blocks_are_written_and_read_back_and_damage_is_found() {
     assert_eq!((read.cka(), origin.model.as_str()), (written.cka(), "theirs"));
     let info = measure(&read, &origin).unwrap();
     let out = dir.path().join("out");
-    save(&out, &read, &info).unwrap();
-    assert_eq!(load(&out).unwrap(), info);
+    write(&out, &read, &info).unwrap();
+    assert_eq!(BlocksInfo::load(&out).unwrap(), info);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
-    save(&out, &read, &info).unwrap();
+    write(&out, &read, &info).unwrap();
     let json = out.join(BLOCKS);
     let text = fs::read_to_string(&json).unwrap();
     fs::write(&json, text.replace("\"last\": 44", "\"last\": 45")).unwrap();
-    assert!(load(&out).unwrap_err().to_string().contains("checksum"));
-    assert!(save(&out, &read, &info).unwrap_err().to_string().contains("another place"));
+    assert!(BlocksInfo::load(&out).unwrap_err().to_string().contains("checksum"));
+    assert!(write(&out, &read, &info).unwrap_err().to_string().contains("another place"));
 }
 
 #[test]
@@ -394,7 +395,7 @@ fn files_that_hold_no_map_are_named() {
     fs::write(dir.path().join("theirs.json"), serde_json::json!({ "layers_x": written.layers() }).to_string()).unwrap();
     assert!(error(&dir.path().join("theirs.json")).contains("theirs.npz"));
     // A result of ours that was changed.
-    crate::results::save(dir.path(), &made("a", "a")).unwrap();
+    made("a", "a").save(dir.path()).unwrap();
     assert!(error(dir.path()).contains("different layers"));
     fs::write(dir.path().join(NUMBERS), "").unwrap();
     assert!(error(&dir.path().join(INFO)).contains("different layers"));

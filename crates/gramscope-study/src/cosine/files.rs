@@ -5,10 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
-use crate::stored::{Array, Files};
+use crate::stored::{Array, Files, Stored};
+use crate::{Result, plot};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "cosine.npz";
@@ -17,9 +16,7 @@ pub const INFO: &str = "cosine.json";
 /// File of the picture.
 pub const PICTURE: &str = "cosine.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files =
-    Files { kind: "cosine similarities", numbers: NUMBERS, info: INFO, arrays: &["cosine", "count"] };
+const FILES: Files = Files { kind: "cosine similarities", numbers: NUMBERS, info: INFO, arrays: &["cosine", "count"] };
 
 /// The cosine similarities of a model's layers.
 #[derive(Clone, Debug)]
@@ -89,35 +86,30 @@ pub struct CosineInfo {
     pub versions: Versions,
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<CosineInfo>(dir))
-}
+/// cosine.npz holds float64 `cosine` and `count` \[L, L\].
+impl Stored for CosineResult {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes DIR/cosine.npz (float64 `cosine` \[L, L\], `count` \[L, L\]) and DIR/cosine.json; an earlier result there is
-/// replaced.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &CosineResult) -> Result<()> {
-    let shape = [result.info.layers.len(); 2];
-    let arrays: [Array<'_>; 2] = [("cosine", &shape, &result.cosine), ("count", &shape, &result.count)];
-    FILES.save(dir, &result.info, &arrays)
-}
+    fn save(&self, dir: &Path) -> Result<()> {
+        let shape = [self.info.layers.len(); 2];
+        let arrays: [Array<'_>; 2] = [("cosine", &shape, &self.cosine), ("count", &shape, &self.count)];
+        FILES.save(dir, &self.info, &arrays)
+    }
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
-/// files do not belong together.
-pub fn load(dir: &Path) -> Result<CosineResult> {
-    let (info, mut numbers) = FILES.open::<CosineInfo>(dir)?;
-    let shape = [info.layers.len(); 2];
-    let (cosine, count) = (numbers.array("cosine", &shape)?, numbers.array("count", &shape)?);
-    numbers.check()?;
-    Ok(CosineResult { info, cosine, count })
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<CosineInfo>(dir)?;
+        let shape = [info.layers.len(); 2];
+        let (cosine, count) = (numbers.array("cosine", &shape)?, numbers.array("count", &shape)?);
+        numbers.check()?;
+        Ok(Self { info, cosine, count })
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<CosineInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::cosines(self, &dir.join(PICTURE))
+    }
 }

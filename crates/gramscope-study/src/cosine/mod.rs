@@ -24,8 +24,7 @@ use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
-pub(crate) use files::FILES;
-pub use files::{CosineInfo, CosineResult, INFO, NUMBERS, PICTURE, check, load, save};
+pub use files::{CosineInfo, CosineResult, INFO, NUMBERS, PICTURE};
 
 use shapes::Cosines;
 
@@ -35,7 +34,7 @@ use crate::compare::{
 };
 use crate::pcs::EXAMPLES;
 use crate::results::{ExampleSource, Versions};
-use crate::{Fewer, Result, plot};
+use crate::{Fewer, Result};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -159,17 +158,6 @@ fn result(
         versions,
     };
     CosineResult { info, cosine, count }
-}
-
-/// Writes cosine.npz, cosine.json and cosine.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`crate::Error::Io`].
-pub fn write(dir: &Path, result: &CosineResult) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    plot::warn_about(plot::cosines(result, &dir.join(PICTURE)));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
+use crate::Stored;
 use crate::{Error, HOST};
 
 /// A made result of three layers: two of one shape, which have one example less in common, and one alone.
@@ -40,20 +41,20 @@ fn what_is_saved_is_loaded_and_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("deep");
     let result = made("run");
-    write(&dir, &made("older")).unwrap();
-    write(&dir, &result).unwrap();
-    let loaded = load(&dir).unwrap();
+    made("older").write(&dir).unwrap();
+    result.write(&dir).unwrap();
+    let loaded = CosineResult::load(&dir).unwrap();
     assert_eq!(loaded.info, result.info);
     assert_eq!((bits(&loaded.cosine), &loaded.count), (bits(&result.cosine), &result.count));
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 3);
     let text = fs::read_to_string(dir.join(INFO)).unwrap();
     fs::write(dir.join(INFO), text.replace("\"examples\": 8", "\"examples\": 9")).unwrap();
-    assert!(load(&dir).unwrap_err().to_string().contains("checksum"));
+    assert!(CosineResult::load(&dir).unwrap_err().to_string().contains("checksum"));
     for name in ["config.toml", INFO, NUMBERS, PICTURE] {
         let other = dir.join(name.replace('.', "-"));
         fs::create_dir(&other).unwrap();
         fs::write(other.join(name), "irreplaceable").unwrap();
-        assert!(write(&other, &result).unwrap_err().to_string().contains("another place"));
+        assert!(result.write(&other).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
     }
 }

@@ -14,10 +14,9 @@ use gramscope_train::Run;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
-use crate::output::check_place;
 use crate::pcs::{PcsOptions, PcsResult, pcs_of_run};
 use crate::results::{DataInfo, PairResult, Versions};
-use crate::stored::{Array, Files};
+use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result, plot};
 
 /// File of the numbers.
@@ -27,8 +26,7 @@ pub const INFO: &str = "epochs.json";
 /// File of the picture.
 pub const PICTURE: &str = "epochs.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files = Files {
+const FILES: Files = Files {
     kind: "a comparison over training",
     numbers: NUMBERS,
     info: INFO,
@@ -86,14 +84,6 @@ impl EpochsResult {
         let of_epoch = |map: &[f64]| (0..layers).map(|layer| map[layer * layers + layer]).collect::<Vec<_>>();
         self.cka.chunks_exact(layers * layers).flat_map(of_epoch).collect()
     }
-}
-
-/// Fails where the result cannot go to `dir`, as [`crate::output::check`] does for other results.
-///
-/// # Errors
-/// As there.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[NUMBERS, INFO, PICTURE], |dir| FILES.are_in::<EpochsInfo>(dir))
 }
 
 /// Compares `run` after each of its kept epochs with itself as it is now. Of `run_options` the pairs are not looked at.
@@ -176,42 +166,45 @@ fn squared_cosines(one: &PcsResult, other: &PcsResult) -> Vec<f64> {
     rows.map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).sum::<f64>().powi(2)).collect()
 }
 
-/// Writes DIR/epochs.npz, epochs.json and epochs.png; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, result: &EpochsResult) -> Result<()> {
-    check(dir)?;
-    let (epochs, layers) = (result.info.epochs.len(), result.info.layers.len());
-    let (maps, rows) = ([epochs, layers, layers], [epochs, layers]);
-    let vectors = [epochs, layers, result.info.component_examples];
-    let arrays: [Array<'_>; 4] = [
-        ("cka", &maps, &result.cka),
-        ("variance_explained", &rows, &result.variance_explained),
-        ("cosine_sq", &rows, &result.cosine_sq),
-        ("first_pc", &vectors, &result.first_pc),
-    ];
-    FILES.save(dir, &result.info, &arrays)?;
-    plot::warn_about(plot::epochs(result, &dir.join(PICTURE)));
-    Ok(())
-}
+/// epochs.npz holds float64 `cka` \[E, L, L\], `variance_explained` \[E, L\], `cosine_sq` \[E, L\] and `first_pc` \[E, L, n\].
+impl Stored for EpochsResult {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Reads what [`write()`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result or was changed.
-pub fn load(dir: &Path) -> Result<EpochsResult> {
-    let (info, mut numbers) = FILES.open::<EpochsInfo>(dir)?;
-    let (epochs, layers) = (info.epochs.len(), info.layers.len());
-    let result = EpochsResult {
-        cka: numbers.array("cka", &[epochs, layers, layers])?,
-        variance_explained: numbers.array("variance_explained", &[epochs, layers])?,
-        cosine_sq: numbers.array("cosine_sq", &[epochs, layers])?,
-        first_pc: numbers.array("first_pc", &[epochs, layers, info.component_examples])?,
-        info,
-    };
-    numbers.check()?;
-    Ok(result)
+    fn save(&self, dir: &Path) -> Result<()> {
+        let (epochs, layers) = (self.info.epochs.len(), self.info.layers.len());
+        let (maps, rows) = ([epochs, layers, layers], [epochs, layers]);
+        let vectors = [epochs, layers, self.info.component_examples];
+        let arrays: [Array<'_>; 4] = [
+            ("cka", &maps, &self.cka),
+            ("variance_explained", &rows, &self.variance_explained),
+            ("cosine_sq", &rows, &self.cosine_sq),
+            ("first_pc", &vectors, &self.first_pc),
+        ];
+        FILES.save(dir, &self.info, &arrays)
+    }
+
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<EpochsInfo>(dir)?;
+        let (epochs, layers) = (info.epochs.len(), info.layers.len());
+        let result = Self {
+            cka: numbers.array("cka", &[epochs, layers, layers])?,
+            variance_explained: numbers.array("variance_explained", &[epochs, layers])?,
+            cosine_sq: numbers.array("cosine_sq", &[epochs, layers])?,
+            first_pc: numbers.array("first_pc", &[epochs, layers, info.component_examples])?,
+            info,
+        };
+        numbers.check()?;
+        Ok(result)
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<EpochsInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::epochs(self, &dir.join(PICTURE))
+    }
 }
 
 #[cfg(test)]

@@ -68,9 +68,9 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
     assert!(found.cosine_sq[..layers].iter().any(|&cosine| cosine < 0.99), "nothing changed in training");
 
     let out = dir.path().join("out");
-    write(&out, &found).unwrap();
-    write(&out, &found).unwrap();
-    let read = load(&out).unwrap();
+    found.write(&out).unwrap();
+    found.write(&out).unwrap();
+    let read = EpochsResult::load(&out).unwrap();
     assert_eq!((read.info, bits(&read.cka)), (found.info, bits(&found.cka)));
     assert_eq!(bits(&read.first_pc), bits(&found.first_pc));
     assert!(out.join(PICTURE).is_file());

@@ -23,16 +23,14 @@ use serde::{Deserialize, Serialize};
 use crate::plot::{self, is_within};
 use crate::results::{self, INFO, PairInfo, PairResult, Versions};
 use crate::statistics::Moments;
-use crate::stored::{Array, Files};
-use crate::{Error, Result, output, tree};
+use crate::stored::{Array, Files, Stored};
+use crate::{Error, Result, tree};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "mean.npz";
 /// File that says what the numbers are of.
 pub const MEAN: &str = "mean.json";
-/// Both files of a result.
-pub(crate) const FILES: Files =
-    Files { kind: "mean maps", numbers: NUMBERS, info: MEAN, arrays: &["mean", "variance", "count"] };
+const FILES: Files = Files { kind: "mean maps", numbers: NUMBERS, info: MEAN, arrays: &["mean", "variance", "count"] };
 /// File of the map of means.
 pub const PICTURE: &str = "mean.png";
 /// File of the map of variances.
@@ -81,15 +79,6 @@ pub struct Mean {
     pub variance: Vec<f64>,
     /// Maps in which the entry is defined.
     pub count: Vec<f64>,
-}
-
-/// Fails where the means cannot go to `dir`, as [`output::check`] does for other results.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something else.
-pub fn check(dir: &Path) -> Result<()> {
-    output::check_place(dir, &[NUMBERS, MEAN, PICTURE, VARIANCE_PICTURE], |dir| FILES.are_in::<MeanInfo>(dir))
 }
 
 /// Reads the maps that `paths` stand for and averages them. A path is a result's npz or json file, its directory, or
@@ -153,32 +142,34 @@ pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     Ok(Mean { info, mean, variance, count })
 }
 
-/// Writes DIR/mean.npz, mean.json, mean.png and variance.png; earlier ones are replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn save(dir: &Path, mean: &Mean) -> Result<()> {
-    check(dir)?;
-    let info = &mean.info;
-    let shape = [info.layers_x.len(), info.layers_y.len()];
-    let arrays: [Array<'_>; 3] =
-        [("mean", &shape, &mean.mean), ("variance", &shape, &mean.variance), ("count", &shape, &mean.count)];
-    FILES.save(dir, info, &arrays)?;
-    plot::warn_about(plot::mean(mean, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE)));
-    Ok(())
-}
+/// mean.npz holds float64 `mean`, `variance` and `count` \[L1, L2\].
+impl Stored for Mean {
+    const SEALED: &'static [&'static str] = &[NUMBERS, MEAN];
+    const PICTURES: &'static [&'static str] = &[PICTURE, VARIANCE_PICTURE];
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result or was changed.
-pub fn load(dir: &Path) -> Result<Mean> {
-    let (info, mut numbers) = FILES.open::<MeanInfo>(dir)?;
-    let shape = [info.layers_x.len(), info.layers_y.len()];
-    let mut array = |name| numbers.array(name, &shape);
-    let (mean, variance, count) = (array("mean")?, array("variance")?, array("count")?);
-    numbers.check()?;
-    Ok(Mean { info, mean, variance, count })
+    fn save(&self, dir: &Path) -> Result<()> {
+        let shape = [self.info.layers_x.len(), self.info.layers_y.len()];
+        let arrays: [Array<'_>; 3] =
+            [("mean", &shape, &self.mean), ("variance", &shape, &self.variance), ("count", &shape, &self.count)];
+        FILES.save(dir, &self.info, &arrays)
+    }
+
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<MeanInfo>(dir)?;
+        let shape = [info.layers_x.len(), info.layers_y.len()];
+        let mut array = |name| numbers.array(name, &shape);
+        let (mean, variance, count) = (array("mean")?, array("variance")?, array("count")?);
+        numbers.check()?;
+        Ok(Self { info, mean, variance, count })
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<MeanInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::mean(self, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
@@ -188,7 +179,7 @@ fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
     }
     let mut found = Vec::new();
     for dir in tree::directories(path)?.into_iter().filter(|dir| dir.join(INFO).is_file()) {
-        let result = results::load(&dir)?;
+        let result = PairResult::load(&dir)?;
         if is_within(&result.info) {
             found.push((result, dir.join(results::NUMBERS)));
         }
@@ -244,7 +235,7 @@ mod tests {
             let mut result = made(&model, &model);
             result.similarity.cka[0] = first;
             let dir = dir.join(model);
-            results::save(&dir, &result).unwrap();
+            result.save(&dir).unwrap();
             dir
         });
         saved.collect()
@@ -276,10 +267,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mean = average(&maps(dir.path(), &[0.1, 0.4])).unwrap();
         let out = dir.path().join("out");
-        save(&out, &mean).unwrap();
-        save(&out, &mean).unwrap();
+        mean.write(&out).unwrap();
+        mean.write(&out).unwrap();
         assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
-        load(&out).unwrap();
+        Mean::load(&out).unwrap();
         let bytes = fs::read(out.join(NUMBERS)).unwrap();
         let mut read = Npz::open(&out.join(NUMBERS), bytes.clone()).unwrap();
         let read = read.array("variance", &[2, 3]).unwrap();
@@ -287,9 +278,9 @@ mod tests {
         let mut damaged = bytes.clone();
         damaged[bytes.len() / 2] ^= 1;
         fs::write(out.join(NUMBERS), &damaged).unwrap();
-        assert!(load(&out).unwrap_err().to_string().contains("checksum"));
+        assert!(Mean::load(&out).unwrap_err().to_string().contains("checksum"));
         fs::write(out.join(MEAN), "{}").unwrap();
-        assert!(save(&out, &mean).unwrap_err().to_string().contains("another place"));
+        assert!(mean.write(&out).unwrap_err().to_string().contains("another place"));
     }
 
     #[test]
@@ -298,7 +289,7 @@ mod tests {
         let paths = maps(dir.path(), &[0.1]);
         let error = |other: PairResult| {
             let place = dir.path().join("other");
-            results::save(&place, &other).unwrap();
+            other.save(&place).unwrap();
             average(&[paths[0].clone(), place]).unwrap_err().to_string()
         };
         assert!(average(&paths).unwrap_err().to_string().contains("s0 is the only map"));

@@ -5,9 +5,8 @@ use std::path::Path;
 use gramscope_cka::ComponentSimilarity;
 use serde::{Deserialize, Serialize};
 
-use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
-use crate::stored::{Array, Files, positions};
+use crate::stored::{Array, Files, Stored, positions};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -17,8 +16,7 @@ pub const INFO: &str = "pcs.json";
 /// File of the picture.
 pub const PICTURE: &str = "pcs.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files = Files {
+const FILES: Files = Files {
     kind: "principal components",
     numbers: NUMBERS,
     info: INFO,
@@ -65,74 +63,51 @@ pub struct PcsInfo {
     pub versions: Versions,
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<PcsInfo>(dir))
-}
+/// pcs.npz holds float64 `variance_explained` \[L\], `second_over_first` \[L\], `cosine_sq` \[L, L\], `cka` \[L, L\],
+/// `cka_without_first` \[L, L\] and `first_pc` \[L, n\].
+impl Stored for PcsResult {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes pcs.npz, pcs.json and pcs.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`crate::Error::Io`].
-pub fn write(dir: &Path, result: &PcsResult) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    plot::warn_about(plot::principal_components(result, &dir.join(PICTURE)));
-    Ok(())
-}
+    fn save(&self, dir: &Path) -> Result<()> {
+        let found = &self.similarity;
+        let (layers, n) = (found.layers, found.examples);
+        let arrays: [Array<'_>; 6] = [
+            ("variance_explained", &[layers], &found.variance_explained),
+            ("second_over_first", &[layers], &found.second_over_first),
+            ("cosine_sq", &[layers, layers], &found.cosine_sq),
+            ("cka", &[layers, layers], &found.cka),
+            ("cka_without_first", &[layers, layers], &found.cka_without_first),
+            ("first_pc", &[layers, n], &found.first_pc),
+        ];
+        FILES.save(dir, &self.info, &arrays)
+    }
 
-/// Writes DIR/pcs.npz (float64 `variance_explained` \[L\], `second_over_first` \[L\], `cosine_sq` \[L, L\], `cka` \[L, L\],
-/// `cka_without_first` \[L, L\], `first_pc` \[L, n\]) and DIR/pcs.json; an earlier result there is replaced.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &PcsResult) -> Result<()> {
-    let found = &result.similarity;
-    let (layers, n) = (found.layers, found.examples);
-    let arrays: [Array<'_>; 6] = [
-        ("variance_explained", &[layers], &found.variance_explained),
-        ("second_over_first", &[layers], &found.second_over_first),
-        ("cosine_sq", &[layers, layers], &found.cosine_sq),
-        ("cka", &[layers, layers], &found.cka),
-        ("cka_without_first", &[layers, layers], &found.cka_without_first),
-        ("first_pc", &[layers, n], &found.first_pc),
-    ];
-    FILES.save(dir, &result.info, &arrays)
-}
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<PcsInfo>(dir)?;
+        let (layers, examples) = (info.layers.len(), info.examples);
+        let similarity = ComponentSimilarity {
+            layers,
+            examples,
+            variance_explained: numbers.array("variance_explained", &[layers])?,
+            second_over_first: numbers.array("second_over_first", &[layers])?,
+            cosine_sq: numbers.array("cosine_sq", &[layers, layers])?,
+            cka: numbers.array("cka", &[layers, layers])?,
+            cka_without_first: numbers.array("cka_without_first", &[layers, layers])?,
+            first_pc: numbers.array("first_pc", &[layers, examples])?,
+            undefined: positions(&info.layers, &info.undefined),
+            undefined_cka: positions(&info.layers, &info.undefined_cka),
+            undefined_without_first: positions(&info.layers, &info.undefined_cka_without_first),
+        };
+        numbers.check()?;
+        Ok(Self { info, similarity })
+    }
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
-/// files do not belong together.
-pub fn load(dir: &Path) -> Result<PcsResult> {
-    let (info, mut numbers) = FILES.open::<PcsInfo>(dir)?;
-    let (layers, examples) = (info.layers.len(), info.examples);
-    let similarity = ComponentSimilarity {
-        layers,
-        examples,
-        variance_explained: numbers.array("variance_explained", &[layers])?,
-        second_over_first: numbers.array("second_over_first", &[layers])?,
-        cosine_sq: numbers.array("cosine_sq", &[layers, layers])?,
-        cka: numbers.array("cka", &[layers, layers])?,
-        cka_without_first: numbers.array("cka_without_first", &[layers, layers])?,
-        first_pc: numbers.array("first_pc", &[layers, examples])?,
-        undefined: positions(&info.layers, &info.undefined),
-        undefined_cka: positions(&info.layers, &info.undefined_cka),
-        undefined_without_first: positions(&info.layers, &info.undefined_cka_without_first),
-    };
-    numbers.check()?;
-    Ok(PcsResult { info, similarity })
-}
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<PcsInfo>(dir)
+    }
 
-/// Reads DIR/pcs.json alone.
-///
-/// # Errors
-/// [`crate::Error::Io`] where it cannot be read, [`crate::Error::File`] where it is not what [`save`] wrote.
-pub fn load_info(dir: &Path) -> Result<PcsInfo> {
-    FILES.load_info(dir)
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::principal_components(self, &dir.join(PICTURE))
+    }
 }

@@ -16,8 +16,7 @@ use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
-pub(crate) use files::FILES;
-pub use files::{INFO, NUMBERS, PICTURE, PcsInfo, PcsResult, check, load, load_info, save, write};
+pub use files::{INFO, NUMBERS, PICTURE, PcsInfo, PcsResult};
 
 use crate::activations::{ActivationFile, Rows};
 use crate::compare::{

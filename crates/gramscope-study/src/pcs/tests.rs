@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::Stored;
 
 /// A made result of 3 layers and 4 examples: the second is not well defined, the third constant.
 pub(crate) fn made(model: &str) -> PcsResult {
@@ -56,9 +57,9 @@ fn what_is_saved_is_loaded_bit_for_bit_and_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("deep");
     let result = made("run");
-    write(&dir, &made("older")).unwrap();
-    write(&dir, &result).unwrap();
-    let loaded = load(&dir).unwrap();
+    made("older").write(&dir).unwrap();
+    result.write(&dir).unwrap();
+    let loaded = PcsResult::load(&dir).unwrap();
     assert_eq!(loaded.info, result.info);
     assert_eq!(bits(&loaded.similarity), bits(&result.similarity));
     assert_eq!((loaded.similarity.undefined, loaded.similarity.undefined_without_first), (vec![2], vec![1, 2]));
@@ -67,9 +68,9 @@ fn what_is_saved_is_loaded_bit_for_bit_and_damage_is_found() {
     let path = dir.join(INFO);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("unbiased", "biased")).unwrap();
-    assert!(load(&dir).unwrap_err().to_string().contains("checksum"));
+    assert!(PcsResult::load(&dir).unwrap_err().to_string().contains("checksum"));
     fs::write(&path, "{}").unwrap();
-    assert!(load(&dir).unwrap_err().to_string().contains("not the description of principal components"));
+    assert!(PcsResult::load(&dir).unwrap_err().to_string().contains("not the description of principal components"));
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn what_is_not_ours_is_left_alone() {
         let dir = root.path().join(name);
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(name), "irreplaceable").unwrap();
-        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("another place"));
+        assert!(made("run").write(&dir).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 }

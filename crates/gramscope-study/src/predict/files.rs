@@ -6,10 +6,9 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Maps, PredictResult, Predicted};
-use crate::output::check_place;
 use crate::plot::{self, warn_about};
 use crate::results::Versions;
-use crate::stored::{Array, Files};
+use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result};
 use gramscope_train::atomic;
 
@@ -30,8 +29,7 @@ pub const EXAMPLES_PICTURE: &str = "examples.png";
 /// Picture of the classes' differences, as figure 8 of the paper.
 pub const CLASSES_PICTURE: &str = "classes.png";
 
-/// The sealed files of a result.
-pub(crate) const FILES: Files = Files {
+const FILES: Files = Files {
     kind: "predictions",
     numbers: NUMBERS,
     info: INFO,
@@ -186,68 +184,83 @@ fn numbers_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; 2], D::Er
     Ok(<[Option<f64>; 2]>::deserialize(from)?.map(|number| number.unwrap_or(f64::NAN)))
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
-/// something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    let names = [INFO, NUMBERS, ACCURACIES, CLASSES, MAPS_PICTURE, EXAMPLES_PICTURE, CLASSES_PICTURE];
-    check_place(dir, &names, |dir| FILES.are_in::<PredictInfo>(dir))
-}
+/// predict.npz holds float64 `agreement`, `kl`, `hellinger`, `entropy` \[runs, runs\], the same with `group_` before them
+/// \[groups, groups\], `example_accuracy` \[groups, images\], `half_accuracy` \[2, images\] and `class_accuracy` \[runs, classes\].
+impl Stored for PredictResult {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const EXCERPTS: &'static [&'static str] = &[ACCURACIES, CLASSES];
+    const PICTURES: &'static [&'static str] = &[MAPS_PICTURE, EXAMPLES_PICTURE, CLASSES_PICTURE];
 
-/// Writes the files of [`save`] and the pictures; an earlier result there is replaced, and its pictures of what this one has
-/// not are removed. A picture that cannot be drawn is logged as a warning.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, result: &PredictResult) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    for (name, draw) in [
-        (EXAMPLES_PICTURE, plot::example_accuracies as fn(&PredictResult, &Path) -> Result<bool>),
-        (CLASSES_PICTURE, plot::class_differences),
-    ] {
-        let path = dir.join(name);
-        match draw(result, &path) {
-            Ok(false) if path.exists() => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
-            drawn => warn_about(drawn.map(drop)),
+    fn save(&self, dir: &Path) -> Result<()> {
+        let PredictResult { info, runs, groups, .. } = self;
+        let (by_run, by_group) = ([runs.side, runs.side], [groups.side, groups.side]);
+        let shapes = shapes(info);
+        let arrays: [Array<'_>; 11] = [
+            ("agreement", &by_run, &runs.agreement),
+            ("kl", &by_run, &runs.kl),
+            ("hellinger", &by_run, &runs.hellinger),
+            ("entropy", &by_run, &runs.entropy),
+            ("group_agreement", &by_group, &groups.agreement),
+            ("group_kl", &by_group, &groups.kl),
+            ("group_hellinger", &by_group, &groups.hellinger),
+            ("group_entropy", &by_group, &groups.entropy),
+            ("example_accuracy", &shapes[0], &self.example_accuracy),
+            ("half_accuracy", &shapes[1], &self.half_accuracy),
+            ("class_accuracy", &shapes[2], &self.class_accuracy),
+        ];
+        FILES.save(dir, info, &arrays)?;
+        for (name, text) in excerpts(info) {
+            let path = dir.join(name);
+            atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))?;
         }
+        Ok(())
     }
-    // The one picture that every result has comes last: where it is, the others are that there are to be.
-    warn_about(plot::prediction_maps(result, &dir.join(MAPS_PICTURE)));
-    Ok(())
-}
 
-/// Writes DIR/predict.npz (float64 `agreement`, `kl`, `hellinger`, `entropy` \[runs, runs\], the same with `group_` before
-/// them \[groups, groups\], `example_accuracy` \[groups, images\], `half_accuracy` \[2, images\], `class_accuracy`
-/// \[runs, classes\]), DIR/predict.json, and its excerpts accuracies.json and classes.json.
-///
-/// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &PredictResult) -> Result<()> {
-    let PredictResult { info, runs, groups, .. } = result;
-    let (by_run, by_group) = ([runs.side, runs.side], [groups.side, groups.side]);
-    let shapes = shapes(info);
-    let arrays: [Array<'_>; 11] = [
-        ("agreement", &by_run, &runs.agreement),
-        ("kl", &by_run, &runs.kl),
-        ("hellinger", &by_run, &runs.hellinger),
-        ("entropy", &by_run, &runs.entropy),
-        ("group_agreement", &by_group, &groups.agreement),
-        ("group_kl", &by_group, &groups.kl),
-        ("group_hellinger", &by_group, &groups.hellinger),
-        ("group_entropy", &by_group, &groups.entropy),
-        ("example_accuracy", &shapes[0], &result.example_accuracy),
-        ("half_accuracy", &shapes[1], &result.half_accuracy),
-        ("class_accuracy", &shapes[2], &result.class_accuracy),
-    ];
-    FILES.save(dir, info, &arrays)?;
-    for (name, text) in excerpts(info) {
-        let path = dir.join(name);
-        atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))?;
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<PredictInfo>(dir)?;
+        let mut maps = |side: usize, prefix: &str| {
+            let mut array = |name: &str| numbers.array(&format!("{prefix}{name}"), &[side, side]);
+            Ok::<Maps, Error>(Maps {
+                side,
+                agreement: array("agreement")?,
+                kl: array("kl")?,
+                hellinger: array("hellinger")?,
+                entropy: array("entropy")?,
+            })
+        };
+        let (runs, groups) = (maps(info.runs.len(), "")?, maps(info.groups.len(), "group_")?);
+        let [examples, halves, classes] = shapes(&info);
+        let example_accuracy = numbers.array("example_accuracy", &examples)?;
+        let half_accuracy = numbers.array("half_accuracy", &halves)?;
+        let class_accuracy = numbers.array("class_accuracy", &classes)?;
+        numbers.check()?;
+        for (name, expected) in excerpts(&info) {
+            let path = dir.join(name);
+            if fs::read_to_string(&path).map_err(Error::io("read", &path))? != expected {
+                return Err(Error::file(&path, format!("not what {INFO} says: it was changed after it was written")));
+            }
+        }
+        Ok(Self { info, runs, groups, example_accuracy, half_accuracy, class_accuracy })
     }
-    Ok(())
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<PredictInfo>(dir)
+    }
+
+    /// Pictures of an earlier result that this one has not are removed.
+    fn draw(&self, dir: &Path) -> Result<()> {
+        for (name, draw) in [
+            (EXAMPLES_PICTURE, plot::example_accuracies as fn(&Self, &Path) -> Result<bool>),
+            (CLASSES_PICTURE, plot::class_differences),
+        ] {
+            let path = dir.join(name);
+            warn_about(match draw(self, &path) {
+                Ok(false) if path.exists() => fs::remove_file(&path).map_err(Error::io("remove", &path)),
+                drawn => drawn.map(drop),
+            });
+        }
+        plot::prediction_maps(self, &dir.join(MAPS_PICTURE))
+    }
 }
 
 /// Shapes of `example_accuracy`, `half_accuracy` and `class_accuracy`.
@@ -263,36 +276,4 @@ fn excerpts(info: &PredictInfo) -> [(&'static str, String); 2] {
         (ACCURACIES, text(serde_json::to_string_pretty(&info.groups))),
         (CLASSES, text(serde_json::to_string_pretty(classes))),
     ]
-}
-
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the files do not belong
-/// together.
-pub fn load(dir: &Path) -> Result<PredictResult> {
-    let (info, mut numbers) = FILES.open::<PredictInfo>(dir)?;
-    let mut maps = |side: usize, prefix: &str| {
-        let mut array = |name: &str| numbers.array(&format!("{prefix}{name}"), &[side, side]);
-        Ok::<Maps, Error>(Maps {
-            side,
-            agreement: array("agreement")?,
-            kl: array("kl")?,
-            hellinger: array("hellinger")?,
-            entropy: array("entropy")?,
-        })
-    };
-    let (runs, groups) = (maps(info.runs.len(), "")?, maps(info.groups.len(), "group_")?);
-    let [examples, halves, classes] = shapes(&info);
-    let example_accuracy = numbers.array("example_accuracy", &examples)?;
-    let half_accuracy = numbers.array("half_accuracy", &halves)?;
-    let class_accuracy = numbers.array("class_accuracy", &classes)?;
-    numbers.check()?;
-    for (name, expected) in excerpts(&info) {
-        let path = dir.join(name);
-        if fs::read_to_string(&path).map_err(Error::io("read", &path))? != expected {
-            return Err(Error::file(&path, format!("not what {INFO} says: it was changed after it was written")));
-        }
-    }
-    Ok(PredictResult { info, runs, groups, example_accuracy, half_accuracy, class_accuracy })
 }

@@ -33,10 +33,8 @@ use crate::results::Versions;
 use crate::statistics::{Moments, cohens_d, hedges_g, holm, welch};
 use crate::{Error, Result, Setting, output, tree};
 use divergences::{Distributions, Likeness};
-pub(crate) use files::FILES;
 pub use files::{
     ACCURACIES, ClassDifference, Classwise, EXAMPLES_PICTURE, Group, Halves, INFO, MAPS_PICTURE, NUMBERS, PredictInfo,
-    check, load, save, write,
 };
 pub use files::{CLASSES, CLASSES_PICTURE};
 pub use words::sentences;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::Stored;
 use crate::family::tests::member;
 
 /// Made networks of two groups, `a-s0` to `a-s2` and `b-s0`, and their members; more images than a slab has, three classes, of
@@ -164,11 +165,11 @@ fn groups_to_compare_are_the_named_ones_or_the_outermost() {
 fn what_is_written_is_read_and_every_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let result = made("one");
-    write(dir.path(), &result).unwrap();
+    result.write(dir.path()).unwrap();
     for name in [MAPS_PICTURE, EXAMPLES_PICTURE, CLASSES_PICTURE] {
         assert!(image::open(dir.path().join(name)).unwrap().width() > 500, "{name}");
     }
-    let read = load(dir.path()).unwrap();
+    let read = PredictResult::load(dir.path()).unwrap();
     // The second class has a test, the first none: as text, so that NaN equals NaN.
     assert_eq!(format!("{read:?}"), format!("{result:?}"));
     assert!(result.info.between.as_ref().unwrap().undefined().map(|class| class.class).eq([0]));
@@ -176,14 +177,14 @@ fn what_is_written_is_read_and_every_damage_is_found() {
         let path = dir.path().join(name);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen('5', "6", 1)).unwrap();
-        assert!(load(dir.path()).is_err(), "damage of {name} goes unnoticed");
+        assert!(PredictResult::load(dir.path()).is_err(), "damage of {name} goes unnoticed");
         std::fs::write(&path, text).unwrap();
     }
-    load(dir.path()).unwrap();
+    PredictResult::load(dir.path()).unwrap();
     // A result without a second group replaces it, its picture too.
     let mut single = result;
     (single.info.between, single.info.halves) = (None, None);
-    write(dir.path(), &single).unwrap();
+    single.write(dir.path()).unwrap();
     assert!(!dir.path().join(CLASSES_PICTURE).exists() && !dir.path().join(EXAMPLES_PICTURE).exists());
     assert_eq!(std::fs::read_to_string(dir.path().join(CLASSES)).unwrap().trim(), "[]");
 }

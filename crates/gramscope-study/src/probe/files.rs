@@ -4,9 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
-use crate::stored::ListFiles;
+use crate::stored::{ListFiles, Stored};
 use crate::{Error, Result, plot};
 
 /// File of the accuracies: a list with an entry a layer.
@@ -16,8 +15,7 @@ pub const INFO: &str = "probe-about.json";
 /// File of the picture.
 pub const PICTURE: &str = "probe.png";
 
-/// Both files of a result.
-pub(crate) const FILES: ListFiles = ListFiles { kind: "linear probes", rows: PROBES, info: INFO };
+const FILES: ListFiles = ListFiles { kind: "linear probes", rows: PROBES, info: INFO };
 
 /// The linear probes of a network.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,43 +103,27 @@ pub struct Diverged {
     pub batch: usize,
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is taken by
-/// something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[PROBES, INFO, PICTURE], |dir| FILES.are_in::<ProbeInfo, ProbedLayer>(dir))
-}
+impl Stored for ProbeResult {
+    const SEALED: &'static [&'static str] = &[PROBES, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes probe.json, probe-about.json and probe.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, result: &ProbeResult) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    plot::warn_about(plot::probes(result, &dir.join(PICTURE)));
-    Ok(())
-}
-
-/// Writes DIR/probe.json and DIR/probe-about.json; an earlier result there is replaced.
-///
-/// # Errors
-/// [`Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &ProbeResult) -> Result<()> {
-    FILES.save(dir, &result.info, &result.layers)
-}
-
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where the two files do not
-/// belong together.
-pub fn load(dir: &Path) -> Result<ProbeResult> {
-    let (info, layers): (ProbeInfo, Vec<ProbedLayer>) = FILES.load(dir)?;
-    if info.indices.len() != layers.len() {
-        return Err(Error::file(dir, format!("{PROBES} and {INFO} speak of different layers")));
+    fn save(&self, dir: &Path) -> Result<()> {
+        FILES.save(dir, &self.info, &self.layers)
     }
-    Ok(ProbeResult { info, layers })
+
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, layers): (ProbeInfo, Vec<ProbedLayer>) = FILES.load(dir)?;
+        if info.indices.len() != layers.len() {
+            return Err(Error::file(dir, format!("{PROBES} and {INFO} speak of different layers")));
+        }
+        Ok(Self { info, layers })
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<ProbeInfo, ProbedLayer>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::probes(self, &dir.join(PICTURE))
+    }
 }

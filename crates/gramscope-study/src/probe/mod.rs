@@ -31,8 +31,7 @@ use gramscope_train::data::{self, DataConfig, Dataset, balanced_prefix};
 use gramscope_train::{Run, evaluate};
 use regex::Regex;
 
-pub(crate) use files::FILES;
-pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer, check, load, save, write};
+pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer};
 
 use crate::compare::{Batch, Feed, MemoryLimits, Model, Progress, check_memory, check_side, forward_bytes};
 use crate::results::{ExampleSource, Versions};

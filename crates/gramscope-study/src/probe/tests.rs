@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::Stored;
 
 /// A made result: before and after an addition in two stages, another layer, and a probe that diverged.
 pub(crate) fn made(model: &str) -> ProbeResult {
@@ -43,9 +44,9 @@ pub(crate) fn made(model: &str) -> ProbeResult {
 #[test]
 fn what_is_saved_is_loaded_and_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &made("older")).unwrap();
-    write(dir.path(), &made("run")).unwrap();
-    assert_eq!(load(dir.path()).unwrap(), made("run"));
+    made("older").write(dir.path()).unwrap();
+    made("run").write(dir.path()).unwrap();
+    assert_eq!(ProbeResult::load(dir.path()).unwrap(), made("run"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     // The list alone is what other tools read: a probe that diverged has null for both accuracies.
     let text = fs::read_to_string(dir.path().join(PROBES)).unwrap();
@@ -57,7 +58,7 @@ fn what_is_saved_is_loaded_and_damage_is_found() {
         let text = fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(text.contains(from));
         fs::write(dir.path().join(name), text.replace(from, to)).unwrap();
-        assert!(load(dir.path()).unwrap_err().to_string().contains("checksum"), "{name}");
+        assert!(ProbeResult::load(dir.path()).unwrap_err().to_string().contains("checksum"), "{name}");
         fs::write(dir.path().join(name), text).unwrap();
     }
 }
@@ -65,14 +66,14 @@ fn what_is_saved_is_loaded_and_damage_is_found() {
 #[test]
 fn what_a_killed_process_left_is_replaced_and_what_is_not_ours_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &made("run")).unwrap();
+    made("run").write(dir.path()).unwrap();
     fs::remove_file(dir.path().join(INFO)).unwrap();
-    write(dir.path(), &made("run")).unwrap();
+    made("run").write(dir.path()).unwrap();
     for name in ["config.toml", PROBES, INFO, PICTURE] {
         let dir = dir.path().join(format!("{name}-holder"));
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(name), "irreplaceable").unwrap();
-        assert!(write(&dir, &made("run")).unwrap_err().to_string().contains("another place"));
+        assert!(made("run").write(&dir).unwrap_err().to_string().contains("another place"));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     }
 }

@@ -4,131 +4,65 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{of_ablations, of_probes};
-use crate::pcs::PcsInfo;
-use crate::{Error, Result, ablate, cosine, dominant, epochs, mean, pcs, predict, probe, sparsity, studies};
+use crate::ablate::{self, AblateResult};
+use crate::cosine::{self, CosineResult};
+use crate::dominant::{self, Dominant};
+use crate::epochs::{self, EpochsResult};
+use crate::mean::{self, Mean};
+use crate::pcs::{self, PcsInfo, PcsResult};
+use crate::predict::{self, PredictResult};
+use crate::probe::{self, ProbeResult};
+use crate::sparsity::{self, Sparsity};
+use crate::studies::{self, StudyInfo};
+use crate::{Error, Result, Stored};
 
 /// The sections, in their order on the page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Study,
-    Mean,
-    Components,
-    Dominant,
-    Cosines,
-    Epochs,
-    Predictions,
-    Sparsity,
-    Probes,
-    Ablations,
+pub(super) const SECTIONS: [Section; 10] = [
+    Section::of::<StudyInfo>(),
+    Section::of::<Mean>(),
+    Section::of::<PcsResult>(),
+    Section::of::<Dominant>(),
+    Section::of::<CosineResult>(),
+    Section::of::<EpochsResult>(),
+    Section::of::<PredictResult>(),
+    Section::of::<Sparsity>(),
+    Section::of::<ProbeResult>(),
+    Section::of::<AblateResult>(),
+];
+
+/// A kind of result on the page.
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    /// What there is to see.
+    pub(super) text: &'static str,
+    figures: fn(&Path) -> Result<Vec<Figure>>,
 }
 
-impl Kind {
-    pub(super) const ALL: [Self; 10] = [
-        Self::Study,
-        Self::Mean,
-        Self::Components,
-        Self::Dominant,
-        Self::Cosines,
-        Self::Epochs,
-        Self::Predictions,
-        Self::Sparsity,
-        Self::Probes,
-        Self::Ablations,
-    ];
-
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Study => "Studies",
-            Self::Mean => "Means over networks",
-            Self::Components => "First principal components",
-            Self::Dominant => "Dominant images",
-            Self::Cosines => "Cosine similarity",
-            Self::Epochs => "Over training",
-            Self::Predictions => "Predictions",
-            Self::Sparsity => "Sparsity",
-            Self::Probes => "Linear probes",
-            Self::Ablations => "Deleted blocks",
-        }
-    }
-
+/// A kind of result that has a section.
+pub(super) trait Shown: Stored {
+    const TITLE: &'static str;
     /// What there is to see.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::Study => "A figure of the paper each, at the scale that stands in it; below it, what was found here.",
-            Self::Mean => {
-                "Mean CKA of the same layers over several networks or pairs of networks, and its variance, entry by entry."
-            }
-            Self::Components => {
-                "Of each network: CKA between its layers, the fraction of the variance that each layer's first principal \
-                 component explains, the squared cosine between first components, and CKA without them."
-            }
-            Self::Dominant => {
-                "Of each network: the test images with the largest projections, of either sign, on the first principal component of a \
-                 layer."
-            }
-            Self::Cosines => {
-                "Of each network: the cosine between its layers of one shape, coordinate by coordinate and not centred, from -1 \
-                 in black to 1; grey: layers of different shapes. Residual connections hand coordinates on."
-            }
-            Self::Epochs => {
-                "Of each network, from epoch to epoch: how like each layer is to itself at the end, what its first principal \
-                 component explains, and whole maps of some epochs against the end."
-            }
-            Self::Predictions => {
-                "Networks that differ in their seed alone are a group. How alike their predictions are; accuracy on single \
-                 images, of one group against another and, to show what is chance, of two halves of one; accuracy by class."
-            }
-            Self::Sparsity => {
-                "Of each network: how much of every ReLU's output is zero, and how many of its units are zero for every image."
-            }
-            Self::Probes => {
-                "How well the classes can be read off each layer of a frozen network by a linear classifier, right before and \
-                 right after each residual connection; blue lines part the stages."
-            }
-            Self::Ablations => {
-                "Test accuracy when the last blocks of one stage are deleted: their shortcuts stay, and nothing is trained anew."
-            }
-        }
-    }
+    const TEXT: &'static str;
 
-    /// The file that makes a directory one of such a result.
-    fn mark(self) -> &'static str {
-        match self {
-            Self::Study => studies::INFO,
-            Self::Mean => mean::MEAN,
-            Self::Components => pcs::INFO,
-            Self::Dominant => dominant::INFO,
-            Self::Cosines => cosine::INFO,
-            Self::Epochs => epochs::INFO,
-            Self::Predictions => predict::INFO,
-            Self::Sparsity => sparsity::INFO,
-            Self::Probes => probe::INFO,
-            Self::Ablations => ablate::INFO,
-        }
-    }
+    /// What is said of its pictures, in their order on the page.
+    fn captions(&self) -> Vec<Caption>;
+}
 
-    /// The figures of the result in `dir`: one, or several where it has several pictures.
-    fn figures(self, dir: &Path) -> Result<Vec<Figure>> {
-        let one = match self {
-            Self::Study => study(dir),
-            Self::Mean => return means(dir),
-            Self::Components => components(dir),
-            Self::Dominant => dominant(dir),
-            Self::Cosines => cosines(dir),
-            Self::Epochs => over_training(dir),
-            Self::Predictions => return predictions(dir),
-            Self::Sparsity => sparse(dir),
-            Self::Probes => probes(dir),
-            Self::Ablations => ablations(dir),
-        };
-        one.map(|figure| vec![figure])
-    }
+/// What is said of a picture.
+pub(super) struct Caption {
+    /// Its file.
+    picture: &'static str,
+    /// What it is of.
+    title: String,
+    /// What can be said of it in words.
+    summary: String,
 }
 
 /// A picture with what is said of it.
 #[derive(Debug)]
 pub(super) struct Figure {
-    pub(super) kind: Kind,
+    /// Title of its section.
+    pub(super) section: &'static str,
     /// What it is of.
     pub(super) title: String,
     /// What can be said of it in words.
@@ -139,65 +73,85 @@ pub(super) struct Figure {
     pub(super) picture: Vec<u8>,
 }
 
+impl Section {
+    const fn of<R: Shown>() -> Self {
+        Self { title: R::TITLE, text: R::TEXT, figures: figures::<R> }
+    }
+}
+
 /// The figures of the results in `dir`; what cannot be read is left out, with a warning.
 pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| dir.join(kind.mark()).is_file()) {
-        match kind.figures(dir) {
-            Ok(found) => figures.extend(found),
+    let mut found = Vec::new();
+    for section in &SECTIONS {
+        match (section.figures)(dir) {
+            Ok(figures) => found.extend(figures),
             Err(reason) => tracing::warn!("left out of the report: {reason}"),
         }
     }
-    figures
+    found
 }
 
-fn figure(kind: Kind, (title, summary): (String, String), dir: &Path, picture: &str) -> Result<Figure> {
-    let path = dir.join(picture);
+/// Those of the result in `dir`, if it is of this kind: of its pictures the first has to be there, and others may.
+fn figures<R: Shown>(dir: &Path) -> Result<Vec<Figure>> {
+    if !R::any_in(dir) {
+        return Ok(Vec::new());
+    }
+    let captions = R::load(dir)?.captions().into_iter();
+    let there = captions.filter(|caption| caption.picture == R::PICTURES[0] || dir.join(caption.picture).is_file());
+    there.map(|caption| figure(R::TITLE, caption, dir)).collect()
+}
+
+fn figure(section: &'static str, caption: Caption, dir: &Path) -> Result<Figure> {
+    let path = dir.join(caption.picture);
     let picture = fs::read(&path).map_err(Error::io("read", &path))?;
     if !picture.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Err(Error::file(&path, "not a PNG file"));
     }
-    Ok(Figure { kind, title, summary, place: dir.to_owned(), picture })
+    let Caption { title, summary, .. } = caption;
+    Ok(Figure { section, title, summary, place: dir.to_owned(), picture })
 }
 
-fn study(dir: &Path) -> Result<Figure> {
-    let info = studies::load(dir)?;
-    let reported = info.reported.map_or_else(String::new, |reported| format!("The paper reports: {reported} Here: "));
-    figure(Kind::Study, (info.title, reported + &info.findings.join(" ")), dir, studies::FIGURE)
+impl Shown for StudyInfo {
+    const TITLE: &'static str = "Studies";
+    const TEXT: &'static str =
+        "A figure of the paper each, at the scale that stands in it; below it, what was found here.";
+
+    fn captions(&self) -> Vec<Caption> {
+        let reported = self.reported.as_ref();
+        let reported = reported.map_or_else(String::new, |reported| format!("The paper reports: {reported} Here: "));
+        let summary = reported + &self.findings.join(" ");
+        vec![Caption { picture: studies::FIGURE, title: self.title.clone(), summary }]
+    }
 }
 
-/// Mean and variance.
-fn means(dir: &Path) -> Result<Vec<Figure>> {
-    let info = mean::load(dir)?.info;
-    let first = &info.maps[0];
-    let title = match (info.maps.len(), first.model_x == first.model_y) {
-        (count, true) => format!("{} and {} more", first.model_x, count - 1),
-        (count, false) => format!("{} x {} and {} more", first.model_x, first.model_y, count - 1),
-    };
-    let of = format!("of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
-    let pictures = [(mean::PICTURE, "mean"), (mean::VARIANCE_PICTURE, "variance")];
-    pictures
-        .map(|(picture, what)| figure(Kind::Mean, (title.clone(), format!("{what} {of}")), dir, picture))
-        .into_iter()
-        .collect()
+impl Shown for Mean {
+    const TITLE: &'static str = "Means over networks";
+    const TEXT: &'static str =
+        "Mean CKA of the same layers over several networks or pairs of networks, and its variance, entry by entry.";
+
+    fn captions(&self) -> Vec<Caption> {
+        let info = &self.info;
+        let first = &info.maps[0];
+        let title = match (info.maps.len(), first.model_x == first.model_y) {
+            (count, true) => format!("{} and {} more", first.model_x, count - 1),
+            (count, false) => format!("{} x {} and {} more", first.model_x, first.model_y, count - 1),
+        };
+        let of = format!("of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
+        let pictures = [(mean::PICTURE, "mean"), (mean::VARIANCE_PICTURE, "variance")];
+        let caption = |(picture, what)| Caption { picture, title: title.clone(), summary: format!("{what} {of}") };
+        pictures.into_iter().map(caption).collect()
+    }
 }
 
-fn dominant(dir: &Path) -> Result<Figure> {
-    let (info, _) = dominant::load(dir)?;
-    let summary = format!(
-        "{} of {} images; the first component of {} explains {:.1}% of its variance",
-        info.dominant.len(),
-        info.examples,
-        info.layer,
-        100.0 * info.variance_explained
-    );
-    figure(Kind::Dominant, (info.model, summary), dir, dominant::PICTURE)
-}
+impl Shown for PcsResult {
+    const TITLE: &'static str = "First principal components";
+    const TEXT: &'static str = "Of each network: CKA between its layers, the fraction of the variance that each layer's first principal \
+         component explains, the squared cosine between first components, and CKA without them.";
 
-fn components(dir: &Path) -> Result<Figure> {
-    let result = pcs::load(dir)?;
-    let summary = components_summary(&result.info, &result.similarity.variance_explained);
-    figure(Kind::Components, (result.info.model, summary), dir, pcs::PICTURE)
+    fn captions(&self) -> Vec<Caption> {
+        let summary = components_summary(&self.info, &self.similarity.variance_explained);
+        vec![Caption { picture: pcs::PICTURE, title: self.info.model.clone(), summary }]
+    }
 }
 
 fn components_summary(info: &PcsInfo, fractions: &[f64]) -> String {
@@ -216,57 +170,99 @@ fn components_summary(info: &PcsInfo, fractions: &[f64]) -> String {
     format!("{} layers over {} examples; {largest}{unclear}", info.layers.len(), info.examples)
 }
 
-fn cosines(dir: &Path) -> Result<Figure> {
-    let result = cosine::load(dir)?;
-    let summary = result.summary();
-    figure(Kind::Cosines, (result.info.model, summary), dir, cosine::PICTURE)
+impl Shown for Dominant {
+    const TITLE: &'static str = "Dominant images";
+    const TEXT: &'static str = "Of each network: the test images with the largest projections, of either sign, on the first principal \
+         component of a layer.";
+
+    fn captions(&self) -> Vec<Caption> {
+        let info = &self.info;
+        let summary = format!(
+            "{} of {} images; the first component of {} explains {:.1}% of its variance",
+            info.dominant.len(),
+            info.examples,
+            info.layer,
+            100.0 * info.variance_explained
+        );
+        vec![Caption { picture: dominant::PICTURE, title: info.model.clone(), summary }]
+    }
 }
 
-fn over_training(dir: &Path) -> Result<Figure> {
-    let result = epochs::load(dir)?;
-    let info = &result.info;
-    let layers = info.layers.len();
-    let first = &result.layers_with_themselves()[..layers];
-    let defined = first.iter().filter(|value| !value.is_nan());
-    let (sum, count) = defined.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
-    let summary = format!(
-        "{} epochs; after epoch {} the mean CKA of a layer with itself at the end is {:.3}",
-        info.epochs.len(),
-        info.epochs[0],
-        sum / f64::from(count)
-    );
-    figure(Kind::Epochs, (info.model.clone(), summary), dir, epochs::PICTURE)
+impl Shown for CosineResult {
+    const TITLE: &'static str = "Cosine similarity";
+    const TEXT: &'static str = "Of each network: the cosine between its layers of one shape, coordinate by coordinate and not centred, \
+         from -1 in black to 1; grey: layers of different shapes. Residual connections hand coordinates on.";
+
+    fn captions(&self) -> Vec<Caption> {
+        vec![Caption { picture: cosine::PICTURE, title: self.info.model.clone(), summary: self.summary() }]
+    }
 }
 
-fn probes(dir: &Path) -> Result<Figure> {
-    let result = probe::load(dir)?;
-    let summary = of_probes(&result);
-    figure(Kind::Probes, (result.info.model, summary), dir, probe::PICTURE)
-}
+impl Shown for EpochsResult {
+    const TITLE: &'static str = "Over training";
+    const TEXT: &'static str = "Of each network, from epoch to epoch: how like each layer is to itself at the end, what its first \
+         principal component explains, and whole maps of some epochs against the end.";
 
-fn ablations(dir: &Path) -> Result<Figure> {
-    let result = ablate::load(dir)?;
-    let summary = of_ablations(&result);
-    figure(Kind::Ablations, (result.info.model, summary), dir, ablate::PICTURE)
-}
-
-fn sparse(dir: &Path) -> Result<Figure> {
-    let result = sparsity::load(dir)?;
-    let summary = result.summary();
-    figure(Kind::Sparsity, (result.info.model, summary), dir, sparsity::PICTURE)
+    fn captions(&self) -> Vec<Caption> {
+        let info = &self.info;
+        let first = &self.layers_with_themselves()[..info.layers.len()];
+        let defined = first.iter().filter(|value| !value.is_nan());
+        let (sum, count) = defined.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+        let summary = format!(
+            "{} epochs; after epoch {} the mean CKA of a layer with itself at the end is {:.3}",
+            info.epochs.len(),
+            info.epochs[0],
+            sum / f64::from(count)
+        );
+        vec![Caption { picture: epochs::PICTURE, title: info.model.clone(), summary }]
+    }
 }
 
 /// How alike predictions are, and accuracy image by image and class by class, where there is something to compare.
-fn predictions(dir: &Path) -> Result<Vec<Figure>> {
-    let result = predict::load(dir)?;
-    let info = &result.info;
-    let sentences = predict::sentences(&result).join(" ");
-    let size = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
-    let pictures = [
-        (predict::MAPS_PICTURE, "How alike they are", sentences),
-        (predict::EXAMPLES_PICTURE, "Image by image", size.clone()),
-        (predict::CLASSES_PICTURE, "Class by class", size),
-    ];
-    let drawn = pictures.into_iter().filter(|(picture, ..)| dir.join(picture).is_file());
-    drawn.map(|(picture, title, text)| figure(Kind::Predictions, (title.to_owned(), text), dir, picture)).collect()
+impl Shown for PredictResult {
+    const TITLE: &'static str = "Predictions";
+    const TEXT: &'static str = "Networks that differ in their seed alone are a group. How alike their predictions are; accuracy on \
+         single images, of one group against another and, to show what is chance, of two halves of one; accuracy by class.";
+
+    fn captions(&self) -> Vec<Caption> {
+        let info = &self.info;
+        let sentences = predict::sentences(self).join(" ");
+        let size = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
+        let pictures = [
+            (predict::MAPS_PICTURE, "How alike they are", sentences),
+            (predict::EXAMPLES_PICTURE, "Image by image", size.clone()),
+            (predict::CLASSES_PICTURE, "Class by class", size),
+        ];
+        let caption = |(picture, title, summary): (_, &str, _)| Caption { picture, title: title.to_owned(), summary };
+        pictures.into_iter().map(caption).collect()
+    }
+}
+
+impl Shown for Sparsity {
+    const TITLE: &'static str = "Sparsity";
+    const TEXT: &'static str =
+        "Of each network: how much of every ReLU's output is zero, and how many of its units are zero for every image.";
+
+    fn captions(&self) -> Vec<Caption> {
+        vec![Caption { picture: sparsity::PICTURE, title: self.info.model.clone(), summary: self.summary() }]
+    }
+}
+
+impl Shown for ProbeResult {
+    const TITLE: &'static str = "Linear probes";
+    const TEXT: &'static str = "How well the classes can be read off each layer of a frozen network by a linear classifier, right before \
+         and right after each residual connection; blue lines part the stages.";
+
+    fn captions(&self) -> Vec<Caption> {
+        vec![Caption { picture: probe::PICTURE, title: self.info.model.clone(), summary: of_probes(self) }]
+    }
+}
+
+impl Shown for AblateResult {
+    const TITLE: &'static str = "Deleted blocks";
+    const TEXT: &'static str = "Test accuracy when the last blocks of one stage are deleted: their shortcuts stay, and nothing is trained anew.";
+
+    fn captions(&self) -> Vec<Caption> {
+        vec![Caption { picture: ablate::PICTURE, title: self.info.model.clone(), summary: of_ablations(self) }]
+    }
 }

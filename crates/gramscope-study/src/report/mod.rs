@@ -16,8 +16,8 @@ pub(crate) use findings::findings;
 use figures::Figure;
 
 use crate::family::{Member, members, relation};
-use crate::results::{self, PairResult};
-use crate::{Error, Result, tree};
+use crate::results::PairResult;
+use crate::{Error, Result, Stored, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
@@ -81,8 +81,8 @@ impl Found {
                 Err(reason) => tracing::warn!("left out of the report: {reason}"),
             }
         }
-        if results::FILES.any_in(&dir) {
-            self.results.extend(placed(results::load(&dir), &dir));
+        if PairResult::any_in(&dir) {
+            self.results.extend(placed(PairResult::load(&dir), &dir));
         }
         self.figures.extend(figures::of_directory(&dir));
     }

@@ -8,7 +8,7 @@ use gramscope_nn::Backend;
 use gramscope_train::EpochMetrics;
 use serde::Serialize;
 
-use super::figures::{Figure, Kind};
+use super::figures::{Figure, SECTIONS, Section};
 use super::{Placed, findings};
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
@@ -213,11 +213,11 @@ fn sections<'a>(figures: &'a [Figure], dir: &Path) -> Vec<SectionData<'a>> {
         place: below(dir, &figure.place),
         picture: BASE64_STANDARD.encode(&figure.picture),
     };
-    let section = |kind: Kind| {
-        let figures: Vec<_> = figures.iter().filter(|figure| figure.kind == kind).map(figure).collect();
-        (!figures.is_empty()).then_some(SectionData { title: kind.title(), text: kind.text(), figures })
+    let section = |section: &Section| {
+        let figures: Vec<_> = figures.iter().filter(|figure| figure.section == section.title).map(figure).collect();
+        (!figures.is_empty()).then_some(SectionData { title: section.title, text: section.text, figures })
     };
-    Kind::ALL.into_iter().filter_map(section).collect()
+    SECTIONS.iter().filter_map(section).collect()
 }
 
 /// `place` as seen from `dir`.
@@ -242,6 +242,8 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
+    use crate::pcs::PcsResult;
+    use crate::report::figures::Shown;
     use crate::results::tests::made;
 
     #[test]
@@ -264,7 +266,7 @@ mod tests {
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
         let picture = b"\x89PNG\r\n\x1a\n\0".to_vec();
         let (title, summary) = (name.to_owned(), "</script>".to_owned());
-        let figure = Figure { kind: Kind::Components, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
+        let figure = Figure { section: PcsResult::TITLE, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
         let page = page(&[hostile], &[placed], &[figure], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::output::check_place;
 use crate::results::{ExampleSource, Versions};
-use crate::stored::{Array, Files};
+use crate::stored::{Array, Files, Stored};
+use crate::{Result, plot};
 
 /// File of the numbers.
 pub const NUMBERS: &str = "sparsity.npz";
@@ -16,9 +15,7 @@ pub const INFO: &str = "sparsity.json";
 /// File of the picture.
 pub const PICTURE: &str = "sparsity.png";
 
-/// Both files of a result.
-pub(crate) const FILES: Files =
-    Files { kind: "sparsity", numbers: NUMBERS, info: INFO, arrays: &["zeros", "dead", "unit_zeros"] };
+const FILES: Files = Files { kind: "sparsity", numbers: NUMBERS, info: INFO, arrays: &["zeros", "dead", "unit_zeros"] };
 
 /// The sparsity of a network's ReLUs.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,43 +62,38 @@ pub struct SparsityInfo {
     pub versions: Versions,
 }
 
-/// Fails where results cannot go to `dir`, so that this is known before anything is computed.
-///
-/// # Errors
-/// [`crate::Error::File`] for a run directory, for something that is not a directory, and where one of our files' names is
-/// taken by something that is not a result.
-pub fn check(dir: &Path) -> Result<()> {
-    check_place(dir, &[INFO, NUMBERS, PICTURE], |dir| FILES.are_in::<SparsityInfo>(dir))
-}
+/// sparsity.npz holds float64 `zeros` \[L\], `dead` \[L\] and `unit_zeros` \[sum of `units`\].
+impl Stored for Sparsity {
+    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+    const PICTURES: &'static [&'static str] = &[PICTURE];
 
-/// Writes DIR/sparsity.npz (float64 `zeros` \[L\], `dead` \[L\], `unit_zeros` \[sum of `units`\]) and DIR/sparsity.json; an
-/// earlier result there is replaced.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the directory cannot be made or written.
-pub fn save(dir: &Path, result: &Sparsity) -> Result<()> {
-    let arrays: [Array<'_>; 3] = [
-        ("zeros", &[result.zeros.len()], &result.zeros),
-        ("dead", &[result.dead.len()], &result.dead),
-        ("unit_zeros", &[result.unit_zeros.len()], &result.unit_zeros),
-    ];
-    FILES.save(dir, &result.info, &arrays)
-}
+    fn save(&self, dir: &Path) -> Result<()> {
+        let arrays: [Array<'_>; 3] = [
+            ("zeros", &[self.zeros.len()], &self.zeros),
+            ("dead", &[self.dead.len()], &self.dead),
+            ("unit_zeros", &[self.unit_zeros.len()], &self.unit_zeros),
+        ];
+        FILES.save(dir, &self.info, &arrays)
+    }
 
-/// Reads what [`save`] wrote.
-///
-/// # Errors
-/// [`crate::Error::Io`] for a missing file, [`crate::Error::File`] for one that does not hold a result, or where the two
-/// files do not belong together.
-pub fn load(dir: &Path) -> Result<Sparsity> {
-    let (info, mut numbers) = FILES.open::<SparsityInfo>(dir)?;
-    let layers = info.layers.len();
-    let result = Sparsity {
-        zeros: numbers.array("zeros", &[layers])?,
-        dead: numbers.array("dead", &[layers])?,
-        unit_zeros: numbers.array("unit_zeros", &[info.units.iter().sum()])?,
-        info,
-    };
-    numbers.check()?;
-    Ok(result)
+    fn load(dir: &Path) -> Result<Self> {
+        let (info, mut numbers) = FILES.open::<SparsityInfo>(dir)?;
+        let layers = info.layers.len();
+        let result = Self {
+            zeros: numbers.array("zeros", &[layers])?,
+            dead: numbers.array("dead", &[layers])?,
+            unit_zeros: numbers.array("unit_zeros", &[info.units.iter().sum()])?,
+            info,
+        };
+        numbers.check()?;
+        Ok(result)
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        FILES.are_in::<SparsityInfo>(dir)
+    }
+
+    fn draw(&self, dir: &Path) -> Result<()> {
+        plot::sparsity(self, &dir.join(PICTURE))
+    }
 }

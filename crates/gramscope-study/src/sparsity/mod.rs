@@ -6,20 +6,17 @@
 
 mod files;
 
-use std::path::Path;
-
 use gramscope_cka::{Activation, Values};
 use gramscope_nn::Processor;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use regex::Regex;
 
-pub(crate) use files::FILES;
-pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo, check, load, save};
+pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes, in_layer};
 use crate::results::Versions;
-use crate::{Error, Result, plot};
+use crate::{Error, Result};
 
 /// Images that go through the network together, where there is memory for them.
 const BATCH: usize = 250;
@@ -135,17 +132,6 @@ impl Units {
     fn dead(&self) -> usize {
         self.zeros.iter().filter(|&&zeros| zeros == self.seen).count()
     }
-}
-
-/// Writes sparsity.npz, sparsity.json and sparsity.png into `dir`; an earlier result there is replaced.
-///
-/// # Errors
-/// Those of [`check`], before anything is written, and [`Error::Io`].
-pub fn write(dir: &Path, result: &Sparsity) -> Result<()> {
-    check(dir)?;
-    save(dir, result)?;
-    plot::warn_about(plot::sparsity(result, &dir.join(PICTURE)));
-    Ok(())
 }
 
 #[cfg(test)]

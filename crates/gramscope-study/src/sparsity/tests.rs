@@ -9,6 +9,7 @@ use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
 use crate::HOST;
+use crate::Stored;
 use crate::results::ExampleSource;
 
 /// A made result of three ReLUs, the second with a dead unit.
@@ -33,17 +34,17 @@ pub(crate) fn made(model: &str) -> Sparsity {
 fn what_is_saved_is_loaded_and_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("deep");
-    write(&dir, &made("older")).unwrap();
-    write(&dir, &made("run")).unwrap();
-    assert_eq!(load(&dir).unwrap(), made("run"));
+    made("older").write(&dir).unwrap();
+    made("run").write(&dir).unwrap();
+    assert_eq!(Sparsity::load(&dir).unwrap(), made("run"));
     assert!(dir.join(PICTURE).is_file());
     let text = fs::read_to_string(dir.join(INFO)).unwrap();
     fs::write(dir.join(INFO), text.replace("\"examples\": 8", "\"examples\": 9")).unwrap();
-    assert!(load(&dir).unwrap_err().to_string().contains("checksum"));
+    assert!(Sparsity::load(&dir).unwrap_err().to_string().contains("checksum"));
     let other = dir.join("other");
     fs::create_dir(&other).unwrap();
     fs::write(other.join(NUMBERS), "irreplaceable").unwrap();
-    assert!(write(&other, &made("run")).unwrap_err().to_string().contains("another place"));
+    assert!(made("run").write(&other).unwrap_err().to_string().contains("another place"));
     assert_eq!(fs::read_to_string(other.join(NUMBERS)).unwrap(), "irreplaceable");
 }
 

@@ -18,7 +18,7 @@ use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeOptions, ProbeResult};
 use crate::results::{self, PairResult};
 use crate::sparsity::{self, Sparsity, SparsityOptions};
-use crate::{Error, Result, output, plot};
+use crate::{Error, Result, Stored, plot};
 
 /// Examples a minibatch of CKA, or all there are.
 const BATCH: usize = 256;
@@ -90,7 +90,7 @@ impl Experiment<'_> {
         }
         if what.predict {
             let dir = self.dir.join("predict");
-            measured.predictions = Some(once(&dir, predict::MAPS_PICTURE, predict::load, |dir| self.predictions(dir))?);
+            measured.predictions = Some(once(&dir, |dir| self.predictions(dir))?);
             let pictures = [predict::EXAMPLES_PICTURE, predict::CLASSES_PICTURE, predict::MAPS_PICTURE];
             measured
                 .pictures
@@ -104,9 +104,7 @@ impl Experiment<'_> {
         let name = |run: usize| self.runs[run].name();
         let directories: Vec<PathBuf> =
             pairs.among(self.runs)?.into_iter().map(|(x, y)| self.place(&name(x), &name(y))).collect();
-        let drawn = directories.iter().all(|dir| dir.join(results::PICTURE).is_file());
-        if let (true, Ok(found)) = (drawn, directories.iter().map(|dir| results::load(dir)).collect::<Result<Vec<_>>>())
-        {
+        if let Some(found) = directories.iter().map(|dir| whole(dir)).collect() {
             return Ok(found);
         }
         let options = self.options();
@@ -115,9 +113,7 @@ impl Experiment<'_> {
             (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
         })?;
         for (map, directory) in maps.iter().zip(&directories) {
-            output::check(directory)?;
-            results::save(directory, map)?;
-            plot::warn_about(plot::heatmap(map, &directory.join(results::PICTURE)));
+            map.write(directory)?;
         }
         Ok(maps)
     }
@@ -141,7 +137,7 @@ impl Experiment<'_> {
         let mut network = Network::default();
         let map = self.place(&name, &name);
         if what.blocks {
-            network.blocks = Some(once(&map, blocks::BLOCKS_PICTURE, blocks::load, find_blocks)?);
+            network.blocks = Some(once(&map, find_blocks)?);
         }
         // Curves stand beside the map whose block they cross; the other pictures hold maps of their own.
         if what.blocks && (what.probe.is_some() || what.ablate) {
@@ -149,27 +145,27 @@ impl Experiment<'_> {
         }
         if what.pcs {
             let dir = self.dir.join("pcs").join(&name);
-            network.components = Some(once(&dir, pcs::PICTURE, pcs::load, |dir| self.components(run, dir))?);
+            network.components = Some(once(&dir, |dir| self.components(run, dir))?);
             network.pictures.push(dir.join(pcs::PICTURE));
         }
         if let Some(how) = &what.probe {
             let dir = self.dir.join("probe").join(&name);
-            network.probes = Some(once(&dir, probe::PICTURE, probe::load, |dir| self.probes(run, how, dir))?);
+            network.probes = Some(once(&dir, |dir| self.probes(run, how, dir))?);
             network.pictures.push(dir.join(probe::PICTURE));
         }
         if what.ablate {
             let dir = self.dir.join("ablate").join(&name);
-            network.ablations = Some(once(&dir, ablate::PICTURE, ablate::load, |dir| self.ablations(run, dir))?);
+            network.ablations = Some(once(&dir, |dir| self.ablations(run, dir))?);
             network.pictures.push(dir.join(ablate::PICTURE));
         }
         if what.sparsity {
             let dir = self.dir.join("sparsity").join(&name);
-            network.sparsity = Some(once(&dir, sparsity::PICTURE, sparsity::load, |dir| self.sparsity(run, dir))?);
+            network.sparsity = Some(once(&dir, |dir| self.sparsity(run, dir))?);
             network.pictures.push(dir.join(sparsity::PICTURE));
         }
         if what.epochs {
             let dir = self.dir.join("epochs").join(&name);
-            network.epochs = Some(once(&dir, epochs::PICTURE, epochs::load, |dir| self.epochs(run, dir))?);
+            network.epochs = Some(once(&dir, |dir| self.epochs(run, dir))?);
             network.pictures.push(dir.join(epochs::PICTURE));
         }
         Ok(network)
@@ -179,7 +175,7 @@ impl Experiment<'_> {
         self.check_stop()?;
         let (processor, options) = (self.processor, PcsOptions { memory: self.memory, ..PcsOptions::default() });
         let result = pcs::pcs_of_run(run, &options, processor, &mut self.shows("decomposing"))?;
-        pcs::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -188,7 +184,7 @@ impl Experiment<'_> {
         let options = ProbeOptions { epochs, pool: how.pool, memory: self.memory, ..ProbeOptions::default() };
         let (processor, stop) = (self.processor, self.stop);
         let result = probe::probe(run, &options, processor, stop, &mut self.shows("probing"))?;
-        probe::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -196,7 +192,7 @@ impl Experiment<'_> {
         let options = AblateOptions { each: true, memory: self.memory, ..AblateOptions::default() };
         let (processor, stop) = (self.processor, self.stop);
         let result = ablate::ablate(run, &options, processor, stop, &mut self.shows("deleting"))?;
-        ablate::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -205,7 +201,7 @@ impl Experiment<'_> {
         let options = SparsityOptions { memory: self.memory, ..SparsityOptions::default() };
         let processor = self.processor;
         let result = sparsity::sparsity(run, &options, processor, &mut self.shows("counting"))?;
-        sparsity::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -216,7 +212,7 @@ impl Experiment<'_> {
         let result = predict::predict(runs, None, &mut |done, total| {
             show(Progress { done, total, batch: done, batches: total, subject: "predictions of all networks" });
         })?;
-        predict::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -224,7 +220,7 @@ impl Experiment<'_> {
         let (options, run_options) = (self.options(), RunOptions { passes: self.passes, ..RunOptions::default() });
         let (processor, stop) = (self.processor, self.stop);
         let result = epochs::over_epochs(run, &options, &run_options, processor, stop, &mut self.shows("comparing"))?;
-        epochs::write(dir, &result)?;
+        result.write(dir)?;
         Ok(result)
     }
 
@@ -246,7 +242,7 @@ impl Experiment<'_> {
                 [(map, _)] => pictures.push(self.picture_of(map)),
                 maps => {
                     let dir = self.dir.join(mean::PAIRS).join(name);
-                    mean::save(&dir, &mean::of_maps(maps)?)?;
+                    mean::of_maps(maps)?.write(&dir)?;
                     pictures.extend([mean::PICTURE, mean::VARIANCE_PICTURE].map(|picture| dir.join(picture)));
                 }
             }
@@ -264,23 +260,20 @@ impl Experiment<'_> {
     }
 }
 
-/// What `load` finds in `dir`, or else what `make` makes there. Pictures are drawn after the numbers they show are written, so
-/// that a result without its picture was broken off.
-fn once<R>(
-    dir: &Path,
-    picture: &str,
-    load: impl FnOnce(&Path) -> Result<R>,
-    make: impl FnOnce(&Path) -> Result<R>,
-) -> Result<R> {
-    match load(dir) {
-        Ok(found) if dir.join(picture).is_file() => Ok(found),
-        _ => make(dir),
-    }
+/// The result that lies in `dir`, or else the one that `make` makes there.
+fn once<R: Stored>(dir: &Path, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
+    whole(dir).map_or_else(|| make(dir), Ok)
+}
+
+/// The result that lies in `dir`. Pictures are drawn after the numbers they show are written, so that one without its picture was
+/// broken off.
+fn whole<R: Stored>(dir: &Path) -> Option<R> {
+    dir.join(R::PICTURES[0]).is_file().then(|| R::load(dir).ok()).flatten()
 }
 
 fn find_blocks(dir: &Path) -> Result<BlocksInfo> {
     let (map, origin) = WithinMap::read(dir)?;
     let info = blocks::measure(&map, &origin)?;
-    blocks::save(dir, &map, &info)?;
+    blocks::write(dir, &map, &info)?;
     Ok(info)
 }

@@ -28,7 +28,7 @@ pub use scale::Scale;
 
 use crate::compare::{MemoryLimits, Progress};
 use crate::results::Versions;
-use crate::stored::{Sealed, prepare};
+use crate::stored::{InfoFile, Stored, prepare};
 use crate::{Error, Result, Setting, family, plot, report};
 use measure::Experiment;
 use scaled::ScaledStudy;
@@ -40,8 +40,7 @@ pub const INFO: &str = "study.json";
 /// File of the figure.
 pub const FIGURE: &str = "figure.png";
 const RUNS: &str = "runs";
-/// What [`INFO`] is, for messages.
-const KIND: &str = "a study";
+const FILE: InfoFile = InfoFile { kind: "a study", info: INFO };
 
 /// What was found: study.json.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,8 +137,7 @@ pub fn study(
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
     };
-    let path = dir.join(INFO);
-    Sealed::new(&info, &[], &path)?.write(&path)?;
+    info.save(dir)?;
     let figure = dir.join(FIGURE);
     let drawn = figure::draw(&info, &runs, &measured, &figure);
     let figure = drawn.is_ok().then_some(figure);
@@ -147,16 +145,22 @@ pub fn study(
     Ok(Outcome { info, figure, report: report::write(dir)? })
 }
 
-/// Reads DIR/study.json.
-///
-/// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::File`] where it is none or was changed.
-pub fn load(dir: &Path) -> Result<StudyInfo> {
-    let sealed = Sealed::<StudyInfo>::read(&dir.join(INFO), KIND)?;
-    if sealed.is_intact(&[]) {
-        return Ok(sealed.info);
+/// The figure shows what was measured: [`study`] draws it.
+impl Stored for StudyInfo {
+    const SEALED: &'static [&'static str] = &[INFO];
+    const PICTURES: &'static [&'static str] = &[FIGURE];
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        FILE.save(dir, self)
     }
-    Err(Error::file(&dir.join(INFO), "its checksum is wrong: it was changed after it was written"))
+
+    fn load(dir: &Path) -> Result<Self> {
+        FILE.load(dir)
+    }
+
+    fn is_in(dir: &Path) -> bool {
+        Self::load(dir).is_ok()
+    }
 }
 
 /// Makes `dir` this study's, or finds that it is.

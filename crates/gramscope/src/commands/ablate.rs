@@ -1,5 +1,6 @@
 //! `gramscope ablate`: test accuracy without some of a run's blocks.
 
+use gramscope_study::Stored;
 use gramscope_study::ablate::{self, AblateOptions, AblateResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -10,7 +11,7 @@ use crate::{device, memory};
 
 /// Deletes blocks of every run the arguments name and writes what accuracy is left.
 pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, ablate::check)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, AblateResult::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = AblateOptions {
         blocks: arguments.block.clone(),
@@ -23,7 +24,7 @@ pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &
         let result = with_bar(console, "ablating", |progress| {
             ablate::ablate(run, &options, &processor, interrupt.requested(), progress)
         })?;
-        ablate::write(dir, &result)?;
+        result.write(dir)?;
         console.result(&format!("{} -> {}", describe(&result), dir.display()));
     }
     Ok(())

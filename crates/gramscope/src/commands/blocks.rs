@@ -1,16 +1,17 @@
 //! `gramscope blocks`: the block structure of a map.
 
-use gramscope_study::blocks::{self, Block, WithinMap};
+use gramscope_study::Stored;
+use gramscope_study::blocks::{self, Block, BlocksInfo, WithinMap};
 
 use crate::arguments::BlocksArguments;
 use crate::console::Console;
 
 /// Finds the blocks of the map, writes them, and says a line of each.
 pub(crate) fn run(arguments: &BlocksArguments, console: &Console) -> anyhow::Result<()> {
-    blocks::check(&arguments.out)?;
+    BlocksInfo::check(&arguments.out)?;
     let (map, origin) = WithinMap::read(&arguments.map)?;
     let info = blocks::measure(&map, &origin)?;
-    blocks::save(&arguments.out, &map, &info)?;
+    blocks::write(&arguments.out, &map, &info)?;
     let (model, found, layers) = (&origin.model, &info.found, map.layers().len());
     for block in &found.blocks {
         console.result(&describe(block));

@@ -8,7 +8,7 @@ use gramscope_cka::Options;
 use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::results::PairResult;
-use gramscope_study::{mean, output};
+use gramscope_study::{Stored, mean, output};
 use gramscope_train::Run;
 
 use super::{other_data, with_bar};
@@ -69,7 +69,7 @@ fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -
 /// Fails where the results cannot go where they are to go, before anything is computed.
 fn check_place(arguments: &CkaArguments, runs: &[Run], pairs: &Pairs) -> anyhow::Result<()> {
     if runs.is_empty() {
-        return Ok(output::check(&arguments.out)?);
+        return Ok(PairResult::check(&arguments.out)?);
     }
     let names = compare::pair_names(runs, pairs)?;
     output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
@@ -95,7 +95,7 @@ fn write_means(
     }
     for (name, mean) in means {
         let dir = out.join(mean::PAIRS).join(&name);
-        mean::save(&dir, &mean)?;
+        mean.write(&dir)?;
         console.result(&format!("{name}: mean of {} maps -> {}", mean.info.maps.len(), dir.display()));
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use gramscope_nn::Processor;
+use gramscope_study::Stored;
 use gramscope_study::cosine::{self, CosineOptions, CosineResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -28,16 +29,16 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
         memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     let write = |dir: &Path, result: &CosineResult| -> anyhow::Result<()> {
-        cosine::write(dir, result)?;
+        result.write(dir)?;
         report(result, dir, console);
         Ok(())
     };
     if let Some(file) = &arguments.source.activations {
-        cosine::check(&arguments.source.out)?;
+        CosineResult::check(&arguments.source.out)?;
         let result = with_bar(console, "comparing", |progress| cosine::cosine_of_file(file, &options, progress))?;
         return write(&arguments.source.out, &result);
     }
-    for (run, dir) in placed(opened(&arguments.source.runs, false)?, &arguments.source.out, cosine::check)? {
+    for (run, dir) in placed(opened(&arguments.source.runs, false)?, &arguments.source.out, CosineResult::check)? {
         let result =
             with_bar(console, "comparing", |progress| cosine::cosine_of_run(&run, &options, &processor, progress))?;
         write(&dir, &result)?;

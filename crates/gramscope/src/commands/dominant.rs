@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use gramscope_study::dominant::{self, DominantInfo, DominantOptions};
+use gramscope_study::Stored;
+use gramscope_study::dominant::{self, Dominant, DominantInfo, DominantOptions};
 use gramscope_study::pcs::CLOSE_EIGENVALUES;
 
 use super::{opened, other_data, placed, with_bar};
@@ -12,7 +13,7 @@ use crate::{device, memory};
 
 /// Finds the images and writes them.
 pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, dominant::check)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, Dominant::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = DominantOptions {
         examples: arguments.examples,
@@ -24,7 +25,7 @@ pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::R
     for (run, dir) in &runs {
         let found =
             with_bar(console, "decomposing", |progress| dominant::dominant(run, &options, &processor, progress))?;
-        dominant::write(dir, &found)?;
+        found.write(dir)?;
         report(&found.info, dir, console);
     }
     Ok(())

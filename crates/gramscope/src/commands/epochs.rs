@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::Options;
+use gramscope_study::Stored;
 use gramscope_study::compare::{CompareOptions, RunOptions};
-use gramscope_study::epochs;
+use gramscope_study::epochs::{self, EpochsResult};
 
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::EpochsArguments;
@@ -13,7 +14,7 @@ use crate::{device, memory};
 
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, epochs::check)?;
+    let runs = placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, EpochsResult::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = CompareOptions {
         cka: Options { estimator: arguments.estimator, ..Options::default() },
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
         let result = with_bar(console, "comparing", |progress| {
             epochs::over_epochs(run, &options, &run_options, &processor, &stop, progress)
         })?;
-        epochs::write(dir, &result)?;
+        result.write(dir)?;
         let info = &result.info;
         console.result(&format!(
             "{}: {} layers after each of {} epochs against the end -> {}",

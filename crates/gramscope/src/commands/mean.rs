@@ -1,15 +1,16 @@
 //! `gramscope mean`: maps of the same layers, averaged.
 
-use gramscope_study::mean;
+use gramscope_study::Stored;
+use gramscope_study::mean::{self, Mean};
 
 use crate::arguments::MeanArguments;
 use crate::console::Console;
 
 /// Averages the maps and writes mean and variance.
 pub(crate) fn run(arguments: &MeanArguments, console: &Console) -> anyhow::Result<()> {
-    mean::check(&arguments.out)?;
+    Mean::check(&arguments.out)?;
     let averaged = mean::average(&arguments.results)?;
-    mean::save(&arguments.out, &averaged)?;
+    averaged.write(&arguments.out)?;
     let info = &averaged.info;
     console.result(&format!(
         "mean and variance of {} maps of {} x {} layers -> {}",

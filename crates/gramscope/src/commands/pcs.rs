@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use gramscope_nn::Processor;
+use gramscope_study::Stored;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -27,17 +28,17 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         device: gpu,
     };
     let write = |dir: &Path, result: &PcsResult| -> anyhow::Result<()> {
-        pcs::write(dir, result)?;
+        result.write(dir)?;
         report(result, dir, console);
         Ok(())
     };
     if let Some(file) = &arguments.source.activations {
-        pcs::check(&arguments.source.out)?;
+        PcsResult::check(&arguments.source.out)?;
         let result = with_bar(console, "decomposing", |progress| pcs::pcs_of_file(file, &options, progress))?;
         return write(&arguments.source.out, &result);
     }
     for (run, dir) in
-        placed(opened(&arguments.source.runs, arguments.batch_statistics)?, &arguments.source.out, pcs::check)?
+        placed(opened(&arguments.source.runs, arguments.batch_statistics)?, &arguments.source.out, PcsResult::check)?
     {
         let result =
             with_bar(console, "decomposing", |progress| pcs::pcs_of_run(&run, &options, &processor, progress))?;

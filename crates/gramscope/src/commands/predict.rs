@@ -1,5 +1,6 @@
 //! `gramscope predict`: what groups of runs predict, and where two of them differ.
 
+use gramscope_study::Stored;
 use gramscope_study::predict::{self, Group, PredictResult};
 
 use crate::arguments::PredictArguments;
@@ -7,7 +8,7 @@ use crate::console::{Console, Unit};
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PredictArguments, console: &Console) -> anyhow::Result<()> {
-    predict::check(&arguments.out)?;
+    PredictResult::check(&arguments.out)?;
     let runs = super::opened(&arguments.runs, false)?;
     let between = match arguments.between.as_deref() {
         Some([a, b]) => Some([a.as_str(), b.as_str()]),
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &PredictArguments, console: &Console) -> anyhow::Re
         bar.update(done as u64, "comparing", "of all pairs of runs");
     })?;
     drop(bar);
-    predict::write(&arguments.out, &result)?;
+    result.write(&arguments.out)?;
     report(&result, arguments, console);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gramscope_study::Stored;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -12,7 +13,7 @@ use crate::{device, memory};
 
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, probe::check)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, ProbeResult::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = ProbeOptions {
         layers: arguments.layers.clone(),
@@ -30,7 +31,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         let result = with_bar(console, "probing", |progress| {
             probe::probe(run, &options, &processor, interrupt.requested(), progress)
         })?;
-        probe::write(dir, &result)?;
+        result.write(dir)?;
         report(&result, dir, console);
     }
     Ok(())

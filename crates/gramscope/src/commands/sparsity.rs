@@ -1,6 +1,7 @@
 //! `gramscope sparsity`: zeros in the outputs of a run's ReLUs.
 
-use gramscope_study::sparsity::{self, SparsityOptions};
+use gramscope_study::Stored;
+use gramscope_study::sparsity::{self, Sparsity, SparsityOptions};
 
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::SparsityArguments;
@@ -9,7 +10,7 @@ use crate::{device, memory};
 
 /// Counts and writes the result.
 pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, sparsity::check)?;
+    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, Sparsity::check)?;
     let processor = device::processor(&arguments.device, console)?;
     let options = SparsityOptions {
         examples: arguments.examples,
@@ -18,7 +19,7 @@ pub(crate) fn run(arguments: &SparsityArguments, console: &Console) -> anyhow::R
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "counting", |progress| sparsity::sparsity(run, &options, &processor, progress))?;
-        sparsity::write(dir, &result)?;
+        result.write(dir)?;
         console.result(&format!("{}: {} -> {}", result.info.model, result.summary(), dir.display()));
     }
     Ok(())
