@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use serde_json::Value;
 use support::{fails, noise, succeeds, train_tiny, write_activations};
 

@@ -6,8 +6,8 @@
 mod support;
 
 use gramscope_study::Stored;
+use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;
-use gramscope_study::results::PairResult;
 use std::path::Path;
 use std::process::Command;
 

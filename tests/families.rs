@@ -6,7 +6,7 @@ mod support;
 use gramscope_study::Stored;
 use gramscope_study::epochs::EpochsResult;
 use gramscope_study::mean::Mean;
-use gramscope_study::results::{self, PairResult};
+use gramscope_study::pair::{self, PairResult};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -62,10 +62,10 @@ fn a_family_is_compared_by_seeds_by_architectures_and_over_its_training() {
 
     cka(&["--pairs", "same-architecture"], &at("seeds"));
     let seeds = ["resnet14-w0.25-s0__resnet14-w0.25-s1", "resnet8-w0.25-s0__resnet8-w0.25-s1"];
-    assert_eq!(with(&dir.path().join("seeds"), results::INFO), names(&seeds));
+    assert_eq!(with(&dir.path().join("seeds"), pair::INFO), names(&seeds));
     cka(&["--pairs", "same-seed"], &at("depths"));
     let depths = ["resnet8-w0.25-s0__resnet14-w0.25-s0", "resnet14-w0.25-s1__resnet8-w0.25-s1"];
-    assert_eq!(with(&dir.path().join("depths"), results::INFO), names(&depths));
+    assert_eq!(with(&dir.path().join("depths"), pair::INFO), names(&depths));
 
     // A directory stands for the runs below it.
     for (command, result) in [("pcs", "pcs.json"), ("sparsity", "sparsity.json"), ("dominant", "dominant.json")] {

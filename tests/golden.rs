@@ -10,7 +10,7 @@ use std::path::Path;
 use gramscope_reference::cka::{self, Estimator, Kernel};
 use gramscope_reference::{Matrix, gram, hsic};
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use safetensors::SafeTensors;
 
 const GOLDEN: [(Estimator, Kernel, &str, &str, f64); 3] = [

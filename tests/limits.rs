@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gramscope_reference::{Matrix, cka};
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use support::{command, fails, noise, succeeds, text, write_activations};
 
 /// `exact` promises 1e-6 of float64 in every entry.

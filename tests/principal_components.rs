@@ -11,8 +11,8 @@ use gramscope_cka::Estimator;
 use gramscope_reference::{Matrix, components};
 use gramscope_study::Stored;
 use gramscope_study::dominant::Dominant;
+use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;
-use gramscope_study::results::PairResult;
 use safetensors::SafeTensors;
 use support::{fails, gramscope, noise, succeeds, text, train_tiny, write_activations};
 

@@ -7,7 +7,7 @@ mod browser;
 mod support;
 
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use std::fs;
 use std::path::{Path, PathBuf};
 

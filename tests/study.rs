@@ -4,7 +4,7 @@
 mod support;
 
 use gramscope_study::studies::StudyInfo;
-use gramscope_study::{Stored, results, studies};
+use gramscope_study::{Stored, pair, studies};
 use std::fs;
 use std::path::Path;
 
@@ -81,7 +81,7 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     assert!(before == bytes(&out), "the second run changed something");
     // One result is gone: it alone is made again, with the same bits.
     let lost = out.join("cka").join(format!("{0}__{0}", info.runs[0]));
-    fs::remove_file(lost.join(results::NUMBERS)).unwrap();
+    fs::remove_file(lost.join(pair::NUMBERS)).unwrap();
     succeeds(study("0.5"));
     assert!(before == bytes(&out), "what was lost came back differently");
 
@@ -119,7 +119,7 @@ fn networks_that_are_only_compared_with_each_other_have_a_figure() {
     let out = dir.path().join("out");
     let said = succeeds(["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()]);
     assert!(said.contains("figure.png"), "{said}");
-    let map = image::open(out.join("cka/resnet8-w0.25-s0__resnet8-w0.5-s0").join(results::PICTURE)).unwrap();
+    let map = image::open(out.join("cka/resnet8-w0.25-s0__resnet8-w0.5-s0").join(pair::PICTURE)).unwrap();
     let figure = image::open(out.join(studies::FIGURE)).unwrap();
     assert!(figure.width() > map.width() / 2 && figure.height() > map.height() / 2);
 }

@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use gramscope_study::Stored;
 use gramscope_study::activations::{ActivationFile, Rows};
 use gramscope_study::blocks::WithinMap;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use gramscope_study::studies::StudyPlan;
 use gramscope_train::data::fetch::{self, Archive};
 use gramscope_train::data::{self, DataConfig, DataName};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gramscope_nn::Backend;
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use gramscope_train::Run;
 
 use crate::support::driver::{assert_content, command_on, driver, driver_and_cudnn};

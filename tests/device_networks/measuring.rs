@@ -7,8 +7,8 @@ use std::process::Output;
 use gramscope_nn::Backend;
 use gramscope_study::Stored;
 use gramscope_study::ablate::AblateResult;
+use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;
-use gramscope_study::results::PairResult;
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 

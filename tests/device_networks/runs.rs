@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gramscope_nn::Backend;
 use gramscope_study::Stored;
-use gramscope_study::results::PairResult;
+use gramscope_study::pair::PairResult;
 use gramscope_study::studies::StudyInfo;
 use gramscope_train::{EpochMetrics, Run};
 

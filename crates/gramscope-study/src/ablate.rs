@@ -19,7 +19,7 @@ use gramscope_train::{Run, batches, evaluate};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::stored::{ListFiles, Stored};
 use crate::{Error, HOST, Result, Setting, plot};
 

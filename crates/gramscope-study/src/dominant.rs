@@ -9,8 +9,9 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{Feed, Limit, MemoryLimits, Model, Progress, TestImages, check_memory, forward_bytes, in_layer};
+use crate::pair::DroppedDominant;
 use crate::pcs::{EXAMPLES, components};
-use crate::results::{DroppedDominant, ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::stored::{Files, Stored};
 use crate::{Error, Fewer, Result, Setting, plot};
 

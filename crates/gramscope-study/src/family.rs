@@ -11,7 +11,7 @@ use gramscope_train::sweep::{self, Plan, sweep};
 use gramscope_train::{EpochMetrics, Run, TrainSettings};
 use serde_json::{Map, Value};
 
-use crate::results::PairInfo;
+use crate::pair::PairInfo;
 use crate::{Error, Result, plot};
 
 /// Trains what `plan` lists and is not finished yet, each run below `dir`, and draws the family; returns the runs in the plan's order.
@@ -197,7 +197,7 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::results::tests::made;
+    use crate::pair::tests::made;
 
     /// A made member, trained for two epochs to these accuracies.
     pub(crate) fn member(name: &str, (depth, width, seed): (usize, f64, u64), (train, test): (f64, f64)) -> Member {

@@ -8,14 +8,14 @@ pub mod cosine;
 pub mod dominant;
 pub mod epochs;
 pub mod mean;
-pub mod output;
+pub mod pair;
 pub mod pcs;
 pub mod plot;
 pub mod predict;
 pub mod probe;
+pub mod provenance;
 pub mod quickstart;
 pub mod report;
-pub mod results;
 pub mod sparsity;
 pub mod statistics;
 pub mod studies;
@@ -23,6 +23,7 @@ pub mod verify;
 
 mod error;
 mod family;
+mod names;
 mod stored;
 mod tree;
 
@@ -30,5 +31,6 @@ mod tree;
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
 pub use error::{Error, Fewer, Result, Setting};
+pub use names::names;
 pub use stored::Stored;
 pub use tree::{check_distinct, runs};

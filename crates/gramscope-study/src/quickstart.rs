@@ -10,7 +10,7 @@ use gramscope_train::sweep::{Plan, SweepEvent};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
 use crate::family::{self, members};
-use crate::{Error, Result, Setting, output, plot, report};
+use crate::{Error, Result, Setting, pair, plot, report};
 
 /// How large the quickstart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub fn quickstart(
     let plan = networks(scale).map_err(gramscope_train::Error::from)?;
     let names = || plan.runs().iter().map(|(name, _)| name.as_str());
     let pairs: Vec<_> = names().enumerate().flat_map(|(place, x)| names().skip(place).map(move |y| (x, y))).collect();
-    output::check_pairs(&results_dir, pairs.into_iter())?;
+    pair::check_all(&results_dir, pairs.into_iter())?;
     let training = &mut |event: SweepEvent<'_>| progress(QuickstartEvent::Training(event));
     let trained = family::train(&plan, &dir.join("runs"), slice::from_ref(processor), stop, training)?;
 
@@ -92,7 +92,7 @@ pub fn quickstart(
     let results = compare_runs(&trained, &options, &run_options, processor, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
     })?;
-    output::write(&results_dir, &results)?;
+    pair::write_all(&results_dir, &results)?;
     let maps = dir.join(MAPS);
     plot::family_maps(&trained, &results, &maps)?;
     Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members(&trained)?, &results) })

@@ -10,10 +10,10 @@ use crate::cosine::CosineResult;
 use crate::dominant::Dominant;
 use crate::epochs::EpochsResult;
 use crate::mean::Mean;
+use crate::pair::PairResult;
 use crate::pcs::PcsResult;
 use crate::predict::PredictResult;
 use crate::probe::ProbeResult;
-use crate::results::PairResult;
 use crate::sparsity::Sparsity;
 use crate::studies::StudyInfo;
 use crate::{Error, Result, Stored, tree};
@@ -63,8 +63,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::results::NUMBERS;
-    use crate::results::tests::made;
+    use crate::pair::NUMBERS;
+    use crate::pair::tests::made;
 
     #[test]
     fn damage_is_named_and_the_rest_is_well() {

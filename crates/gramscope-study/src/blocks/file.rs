@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::{Blocks, Origin, WithinMap, find};
-use crate::results::Versions;
+use crate::provenance::Versions;
 use crate::stored::{InfoFile, Stored};
 use crate::{Error, Result, plot};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::LEAST_LAYERS;
-use crate::results::{self, PairResult};
+use crate::pair::{self, PairResult};
 use crate::stored::Npz;
 use crate::{Error, Result};
 
@@ -82,7 +82,7 @@ impl WithinMap {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::File`] for one that does not hold the map of one network.
     pub fn read(path: &Path) -> Result<(Self, Origin)> {
-        let (numbers, info) = results::files(path)?;
+        let (numbers, info) = pair::files(path)?;
         let wrong = |path: &Path| {
             let path = path.to_owned();
             move |problem: String| Error::file(&path, problem)
@@ -98,7 +98,7 @@ impl WithinMap {
             None => numbers.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         };
         let cka = if described.checksum.is_some() {
-            results::load_files(&numbers, &info)?.similarity.cka
+            pair::load_files(&numbers, &info)?.similarity.cka
         } else {
             let bytes = fs::read(&numbers).map_err(Error::io("read", &numbers))?;
             Npz::open(&numbers, bytes)?.array("cka", &[layers.len(), layers.len()])?

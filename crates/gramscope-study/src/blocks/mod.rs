@@ -85,7 +85,7 @@ use serde::{Deserialize, Serialize};
 pub use file::{BLOCKS, BLOCKS_PICTURE, BlocksInfo, Parameters, Source, measure, write};
 pub use map::{Origin, WithinMap};
 
-use crate::results::PairResult;
+use crate::pair::PairResult;
 
 /// A layer is skipped only by layers at most this far apart: a bottleneck block has nine layers between two additions.
 pub const SKIP_REACH: usize = 10;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::*;
 use crate::Stored;
-use crate::results::tests::made;
-use crate::results::{INFO, NUMBERS};
+use crate::pair::tests::made;
+use crate::pair::{INFO, NUMBERS};
 use crate::stored::npz::npz;
 
 /// A made map: the CKA of layers i < j as a function of both.

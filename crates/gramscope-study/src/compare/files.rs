@@ -7,8 +7,9 @@ use gramscope_cka::DeviceMemory;
 
 use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
-use crate::output::unused;
-use crate::results::{DataInfo, PairResult, Versions};
+use crate::names::unused;
+use crate::pair::PairResult;
+use crate::provenance::{DataInfo, Versions};
 use crate::{Error, Result};
 
 /// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`; batches are taken in

@@ -7,7 +7,7 @@ use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
 
-use crate::results::{DataInfo, ExampleSource};
+use crate::provenance::{DataInfo, ExampleSource};
 use crate::{Error, Result, Setting};
 
 /// How many test images are wanted: the first so many, class-balanced.

@@ -33,7 +33,8 @@ pub(crate) use pass::Pass;
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 
 use crate::activations::ActivationFile;
-use crate::results::{DataInfo, PairInfo, PairResult, Undefined, Versions};
+use crate::pair::{PairInfo, PairResult, Undefined};
+use crate::provenance::{DataInfo, Versions};
 use crate::{Error, Fewer, Result};
 
 /// What comparisons of runs and of files share.

@@ -15,7 +15,7 @@ use gramscope_train::Run;
 use regex::Regex;
 
 use super::{Batch, ModelInfo, TestImages, in_layer};
-use crate::output::names;
+use crate::names::names;
 use crate::{Error, HOST, Result, Setting};
 
 /// What there is to see of an activation.

@@ -14,9 +14,10 @@ use super::{
     Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result,
 };
 use crate::family;
-use crate::output::names;
+use crate::names::names;
+use crate::pair::{DroppedDominant, PairResult};
 use crate::pcs::EXAMPLES;
-use crate::results::{DroppedDominant, PairResult, Versions};
+use crate::provenance::Versions;
 use crate::{Error, Result, Setting};
 
 /// Which pairs of runs are compared.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::stored::{Array, Files, Stored};
 use crate::{Result, plot};
 

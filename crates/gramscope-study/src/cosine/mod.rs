@@ -33,7 +33,7 @@ use crate::compare::{
     BatchNeeds, Limit, MemoryLimits, Model, ModelInfo, Pass, Progress, TestImages, forward_bytes, in_layer,
 };
 use crate::pcs::EXAMPLES;
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::{Fewer, Result};
 
 /// The most examples of a batch: enough for the network to be fast.

@@ -14,8 +14,9 @@ use gramscope_train::Run;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
+use crate::pair::PairResult;
 use crate::pcs::{PcsOptions, PcsResult, pcs_of_run};
-use crate::results::{DataInfo, PairResult, Versions};
+use crate::provenance::{DataInfo, Versions};
 use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result, plot};
 
@@ -166,7 +167,6 @@ fn squared_cosines(one: &PcsResult, other: &PcsResult) -> Vec<f64> {
     rows.map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).sum::<f64>().powi(2)).collect()
 }
 
-/// epochs.npz holds float64 `cka` \[E, L, L\], `variance_explained` \[E, L\], `cosine_sq` \[E, L\] and `first_pc` \[E, L, n\].
 impl Stored for EpochsResult {
     const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
     const PICTURES: &'static [&'static str] = &[PICTURE];

@@ -20,8 +20,9 @@ pub(crate) use pairs::groups;
 pub use pairs::{PAIRS, over_pairs};
 use serde::{Deserialize, Serialize};
 
+use crate::pair::{self, INFO, PairInfo, PairResult};
 use crate::plot::{self, is_within};
-use crate::results::{self, INFO, PairInfo, PairResult, Versions};
+use crate::provenance::Versions;
 use crate::statistics::Moments;
 use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result, tree};
@@ -142,7 +143,6 @@ pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     Ok(Mean { info, mean, variance, count })
 }
 
-/// mean.npz holds float64 `mean`, `variance` and `count` \[L1, L2\].
 impl Stored for Mean {
     const SEALED: &'static [&'static str] = &[NUMBERS, MEAN];
     const PICTURES: &'static [&'static str] = &[PICTURE, VARIANCE_PICTURE];
@@ -174,14 +174,14 @@ impl Stored for Mean {
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
     if !path.is_dir() || path.join(INFO).exists() {
-        let (numbers, info) = results::files(path)?;
-        return Ok(vec![(results::load_files(&numbers, &info)?, numbers)]);
+        let (numbers, info) = pair::files(path)?;
+        return Ok(vec![(pair::load_files(&numbers, &info)?, numbers)]);
     }
     let mut found = Vec::new();
     for dir in tree::directories(path)?.into_iter().filter(|dir| dir.join(INFO).is_file()) {
         let result = PairResult::load(&dir)?;
         if is_within(&result.info) {
-            found.push((result, dir.join(results::NUMBERS)));
+            found.push((result, dir.join(pair::NUMBERS)));
         }
     }
     if found.is_empty() {
@@ -224,8 +224,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::results::DataInfo;
-    use crate::results::tests::made;
+    use crate::pair::tests::made;
+    use crate::provenance::DataInfo;
     use crate::stored::Npz;
 
     /// Saves made maps below `dir` whose first entry is as given, and returns their directories.

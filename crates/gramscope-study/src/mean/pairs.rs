@@ -6,8 +6,8 @@ use gramscope_train::Run;
 
 use super::{Mean, of_maps};
 use crate::family::{self, Member};
-use crate::output::names;
-use crate::results::{NUMBERS, PairResult};
+use crate::names::names;
+use crate::pair::{NUMBERS, PairResult};
 use crate::{Error, Result, tree};
 
 /// Directory of such means, below that of the results.

@@ -22,7 +22,7 @@ use crate::activations::{ActivationFile, Rows};
 use crate::compare::{
     Batch, Feed, Limit, MemoryLimits, Model, ModelInfo, Needs, Progress, TestImages, forward_bytes, in_layer, in_whole,
 };
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::{Error, Fewer, Result};
 
 /// Examples that are used unless told otherwise.

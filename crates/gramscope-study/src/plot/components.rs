@@ -10,7 +10,7 @@ use super::cells::{self, BAR_WIDTH, Layers, Square};
 use super::chart::{self, Panel, Series};
 use super::{colour, layers};
 use crate::pcs::{CLOSE_EIGENVALUES, PcsResult};
-use crate::results::ExampleSource;
+use crate::provenance::ExampleSource;
 use crate::{Error, Result};
 
 /// Pixels of a map's side.

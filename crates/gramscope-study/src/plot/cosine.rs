@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::heatmap::{Picture, range};
 use crate::cosine::CosineResult;
-use crate::results::ExampleSource;
+use crate::provenance::ExampleSource;
 use crate::{Error, Result};
 
 /// Draws `result` as a PNG at `path`, replacing what is there: as [`super::heatmap`] draws CKA, but on a scale from -1 in

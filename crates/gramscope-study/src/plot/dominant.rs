@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::dominant::DominantInfo;
-    use crate::results::{ExampleSource, Versions};
+    use crate::provenance::{ExampleSource, Versions};
 
     #[test]
     fn images_of_either_sign_stand_together_in_their_order() {

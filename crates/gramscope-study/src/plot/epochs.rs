@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::epochs::EpochsInfo;
     use crate::plot::colour;
-    use crate::results::{DataInfo, Versions};
+    use crate::provenance::{DataInfo, Versions};
 
     /// Three epochs of two layers, without two numbers that are the same.
     fn made() -> EpochsResult {

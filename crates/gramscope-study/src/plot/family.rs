@@ -8,7 +8,7 @@ use gramscope_train::Run;
 use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves};
 use crate::Result;
 use crate::family::{Member, members};
-use crate::results::PairResult;
+use crate::pair::PairResult;
 use crate::stored::prepare;
 
 /// File of the training curves, in a run's directory or a family's.

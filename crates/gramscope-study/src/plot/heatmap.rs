@@ -12,7 +12,8 @@ use super::{cells, colour};
 use crate::Result;
 use crate::blocks::{Blocks, WithinMap};
 use crate::mean::{Mean, MeanSource};
-use crate::results::{DataInfo, PairInfo, PairResult};
+use crate::pair::{PairInfo, PairResult};
+use crate::provenance::DataInfo;
 
 /// A map's longer side aims at this many pixels.
 const SIDE: usize = 900;

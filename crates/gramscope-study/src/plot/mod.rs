@@ -45,7 +45,7 @@ pub(crate) use tiles::{Tiles, tiles};
 
 use gramscope_train::atomic;
 
-use crate::results::{PairInfo, PairResult};
+use crate::pair::{PairInfo, PairResult};
 use crate::{Error, Result};
 
 /// Whether a result compares a model with itself.

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::canvas::{Anchor, Canvas, INK, QUIET, shorten};
 use super::cells::{self, BAR_WIDTH, Layers, Square};
 use crate::blocks;
-use crate::results::PairResult;
+use crate::pair::PairResult;
 use crate::{Error, Result};
 
 /// Pixels of a map's side. Sheets are wide: they are looked at shrunk to the width of a page.
@@ -86,8 +86,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::pair::tests::made;
     use crate::plot::colour;
-    use crate::results::tests::made;
 
     fn maps(result: &PairResult, count: usize) -> Vec<SheetMap<'_>> {
         let map = SheetMap { result, title: "title".to_owned(), lines: vec!["one".to_owned(), "two".to_owned()] };

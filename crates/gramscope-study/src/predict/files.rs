@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Maps, PredictResult, Predicted};
 use crate::plot::{self, warn_about};
-use crate::results::Versions;
+use crate::provenance::Versions;
 use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result};
 use gramscope_train::atomic;

@@ -29,9 +29,9 @@ use gramscope_train::{Predictions, Run};
 use rayon::prelude::*;
 
 use crate::family::{self, Member};
-use crate::results::Versions;
+use crate::provenance::Versions;
 use crate::statistics::{Moments, cohens_d, hedges_g, holm, welch};
-use crate::{Error, Result, Setting, output, tree};
+use crate::{Error, Result, Setting, names, tree};
 use divergences::{Distributions, Likeness};
 pub use files::{
     ACCURACIES, ClassDifference, Classwise, EXAMPLES_PICTURE, Group, Halves, INFO, MAPS_PICTURE, NUMBERS, PredictInfo,
@@ -200,7 +200,7 @@ fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
             return Err(Error::incomparable(problem));
         }
         let predictions = run.predictions()?;
-        let name = output::unused(&member.name, &mut taken);
+        let name = names::unused(&member.name, &mut taken);
         let first = networks.first().map(|first| (&first.name, &first.predictions));
         if let Some((other, expected)) = first {
             let differs = if predictions.classes != expected.classes {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::stored::{ListFiles, Stored};
 use crate::{Error, Result, plot};
 

@@ -34,7 +34,7 @@ use regex::Regex;
 pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedLayer};
 
 use crate::compare::{Batch, Feed, MemoryLimits, Model, Progress, check_memory, check_side, forward_bytes};
-use crate::results::{ExampleSource, Versions};
+use crate::provenance::{ExampleSource, Versions};
 use crate::{Error, Fewer, HOST, Result, Setting};
 use linear_probe::Step;
 use on_host::OnHost;

@@ -2,7 +2,7 @@
 
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, named, relation};
-use crate::results::PairResult;
+use crate::pair::PairResult;
 use crate::statistics::mean;
 
 /// Share by which training accuracy must exceed test accuracy before it is worth a sentence.
@@ -170,7 +170,7 @@ fn both(result: &PairResult) -> String {
 mod tests {
     use super::*;
     use crate::family::tests::member;
-    use crate::results::tests::made;
+    use crate::pair::tests::made;
 
     /// A made result whose layers have these names and these values, row-major.
     fn result(models: (&str, &str), layers: (&[&str], &[&str]), cka: Vec<f64>) -> PairResult {

@@ -16,7 +16,7 @@ pub(crate) use findings::findings;
 use figures::Figure;
 
 use crate::family::{Member, members, relation};
-use crate::results::PairResult;
+use crate::pair::PairResult;
 use crate::{Error, Result, Stored, tree};
 
 /// Name of the page.

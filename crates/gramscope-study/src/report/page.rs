@@ -12,9 +12,9 @@ use super::figures::{Figure, SECTIONS, Section};
 use super::{Placed, findings};
 use crate::blocks::{self, Blocks};
 use crate::family::{Member, Relation, relation};
+use crate::pair::PairResult;
 use crate::plot::colour::{self, Rgb};
 use crate::plot::layers;
-use crate::results::PairResult;
 use crate::{Error, Result};
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
@@ -242,9 +242,9 @@ mod tests {
 
     use super::*;
     use crate::family::tests::member;
+    use crate::pair::tests::made;
     use crate::pcs::PcsResult;
     use crate::report::figures::Shown;
-    use crate::results::tests::made;
 
     #[test]
     fn packed_values_keep_four_decimals() {

@@ -15,7 +15,7 @@ use regex::Regex;
 pub use files::{INFO, NUMBERS, PICTURE, Sparsity, SparsityInfo};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes, in_layer};
-use crate::results::Versions;
+use crate::provenance::Versions;
 use crate::{Error, Result};
 
 /// Images that go through the network together, where there is memory for them.

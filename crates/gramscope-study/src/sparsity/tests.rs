@@ -10,7 +10,7 @@ use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 use super::*;
 use crate::HOST;
 use crate::Stored;
-use crate::results::ExampleSource;
+use crate::provenance::ExampleSource;
 
 /// A made result of three ReLUs, the second with a dead unit.
 pub(crate) fn made(model: &str) -> Sparsity {

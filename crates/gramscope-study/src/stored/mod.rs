@@ -3,6 +3,7 @@
 
 mod files;
 pub(crate) mod npz;
+mod place;
 mod sealed;
 
 use std::collections::HashSet;
@@ -14,8 +15,8 @@ use gramscope_train::atomic;
 pub(crate) use files::{Files, InfoFile, ListFiles};
 pub(crate) use npz::{Array, Npz};
 
-use crate::output::check_place;
 use crate::{Error, Result, plot};
+use place::check_place;
 
 /// A kind of result, as it lies in a directory.
 pub trait Stored: Sized {

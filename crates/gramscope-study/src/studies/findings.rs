@@ -6,9 +6,9 @@ use super::measure::{Measured, Network};
 use crate::ablate::AblateResult;
 use crate::blocks::{self, Block, WithinMap};
 use crate::family::members;
+use crate::pair::PairResult;
 use crate::pcs::PcsResult;
 use crate::probe::ProbeResult;
-use crate::results::PairResult;
 use crate::statistics::mean;
 use crate::{Result, predict, report};
 

@@ -13,10 +13,10 @@ use crate::blocks::{self, BlocksInfo, WithinMap};
 use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, compare_runs};
 use crate::epochs::{self, EpochsResult};
 use crate::mean;
+use crate::pair::{self, PairResult};
 use crate::pcs::{self, PcsOptions, PcsResult};
 use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeOptions, ProbeResult};
-use crate::results::{self, PairResult};
 use crate::sparsity::{self, Sparsity, SparsityOptions};
 use crate::{Error, Result, Stored, plot};
 
@@ -129,7 +129,7 @@ impl Experiment<'_> {
     }
 
     fn picture_of(&self, map: &PairResult) -> PathBuf {
-        self.place(&map.info.model_x, &map.info.model_y).join(results::PICTURE)
+        self.place(&map.info.model_x, &map.info.model_y).join(pair::PICTURE)
     }
 
     fn network(&mut self, what: &Measures, run: &Run) -> Result<Network> {

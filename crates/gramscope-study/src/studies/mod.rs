@@ -27,7 +27,7 @@ pub use plan::{Measures, ProbeMeasure, StudyPlan};
 pub use scale::Scale;
 
 use crate::compare::{MemoryLimits, Progress};
-use crate::results::Versions;
+use crate::provenance::Versions;
 use crate::stored::{InfoFile, Stored, prepare};
 use crate::{Error, Result, Setting, family, plot, report};
 use measure::Experiment;

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use gramscope_cka::Options;
 use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
-use gramscope_study::results::PairResult;
-use gramscope_study::{Stored, mean, output};
+use gramscope_study::pair::PairResult;
+use gramscope_study::{Stored, mean, pair};
 use gramscope_train::Run;
 
 use super::{other_data, with_bar};
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
             anyhow::bail!("--activations: {} files; one is compared with itself, or two with each other", files.len())
         }
     })?;
-    let directories = output::write(&arguments.out, &results)?;
+    let directories = pair::write_all(&arguments.out, &results)?;
     for (result, dir) in results.iter().zip(&directories) {
         report(result, dir, console);
     }
@@ -72,7 +72,7 @@ fn check_place(arguments: &CkaArguments, runs: &[Run], pairs: &Pairs) -> anyhow:
         return Ok(PairResult::check(&arguments.out)?);
     }
     let names = compare::pair_names(runs, pairs)?;
-    output::check_pairs(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
+    pair::check_all(&arguments.out, names.iter().map(|(x, y)| (x.as_str(), y.as_str())))?;
     if arguments.mean {
         gramscope_study::check_distinct(runs)?;
     }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gramscope_study::compare::Progress;
-use gramscope_study::output::names;
+use gramscope_study::names;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
