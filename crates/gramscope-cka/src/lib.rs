@@ -29,7 +29,7 @@
 //! one float32 row of the model's *panel*. When all layers have been seen, panel times panel gives the HSIC of all pairs
 //! of layers at once. Memory is the panel, n(n-1)/2 floats a layer, and a small workspace; features never count.
 //!
-//! Where the panel is too large for the memory there is ([`Comparison::limit_panels`]), a batch is observed in rounds, each of
+//! Where the panel is too large for the memory there is ([`Comparison::limit_memory`]), a batch is observed in rounds, each of
 //! which holds part of the layers while the later ones pass by. And an activation whose features are too many may lie
 //! elsewhere and be read some features at a time ([`Activation::stored`]). Neither changes a bit of the results.
 //!
@@ -51,15 +51,13 @@
 //! U-centring, its numerically stable form.
 
 mod activation;
+mod attendance;
 mod comparison;
 mod components;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod device;
-#[cfg(feature = "cuda")]
-mod device_components;
 mod error;
-mod host;
 mod normalise;
 mod options;
 mod rounds;
@@ -72,5 +70,5 @@ pub use activation::{Activation, Format, ReadFeatures, Values};
 pub use comparison::Comparison;
 pub use components::{ComponentSimilarity, Components, FirstComponent};
 pub use error::{Error, ParseOptionError};
-pub use options::{DeviceMemory, Estimator, Gram, Kernel, Options};
+pub use options::{DeviceMemory, Estimator, Gram, Kernel, Memory, Options};
 pub use similarity::Similarity;

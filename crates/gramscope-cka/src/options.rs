@@ -50,6 +50,21 @@ impl FromStr for Estimator {
     }
 }
 
+/// The memory that a comparison may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The bytes of the host's that panels may have there; with `u64::MAX`, the default, as many as they want.
+    pub panels: u64,
+    /// Of the GPU, where one compares.
+    pub device: DeviceMemory,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { panels: u64::MAX, device: DeviceMemory::default() }
+    }
+}
+
 /// What a comparison on a GPU is to know of the memory there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {

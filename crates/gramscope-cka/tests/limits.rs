@@ -7,8 +7,8 @@ use std::io;
 use std::ops::Range;
 
 use gramscope_cka::{
-    Activation, Comparison, Components, Error, Estimator, Format, Gram, Kernel, Options, ReadFeatures, Similarity,
-    Values,
+    Activation, Comparison, Components, Error, Estimator, Format, Gram, Kernel, Memory, Options, ReadFeatures,
+    Similarity, Values,
 };
 use support::{Layer, normals};
 
@@ -41,11 +41,16 @@ fn observe_all(comparison: &mut Comparison, batch: &[Vec<Layer>]) -> usize {
     }
 }
 
+/// Memory for so many bytes of panels.
+fn panels(bytes: u64) -> Memory {
+    Memory { panels: bytes, ..Memory::default() }
+}
+
 /// The similarities where panels may take `rows` rows of the first batch, and the rounds that it took.
 fn compare(layers: usize, options: Options, pairs: &[(usize, usize)], rows: u64) -> (Vec<Similarity>, usize) {
     let row = if options.estimator == Estimator::Unbiased { 4 * 28 } else { 4 * 36 };
     let mut comparison = Comparison::new(&[layers, 3], pairs, options).unwrap();
-    comparison.limit_panels(rows.saturating_mul(row));
+    comparison.limit_memory(panels(rows.saturating_mul(row)));
     let mut rounds = 0;
     for batch in models(layers) {
         comparison.begin_batch(batch[0][0].examples()).unwrap();
@@ -87,10 +92,10 @@ fn panels_in_rounds_give_the_same_bits() {
 fn rounds_are_to_be_kept() {
     let [batch, _] = models(5);
     let mut comparison = Comparison::new(&[5, 3], &[(0, 1)], Options::default()).unwrap();
-    comparison.limit_panels(Comparison::panel_bytes(&[1], 8));
+    comparison.limit_memory(panels(Comparison::panel_bytes(&[1], 8)));
     let error = comparison.begin_batch(8).unwrap_err();
     assert!(matches!(error, Error::PanelLimit { needed: 224, limit: 144 }), "{error:?}");
-    comparison.limit_panels(4 * Comparison::panel_bytes(&[1], 8));
+    comparison.limit_memory(panels(4 * Comparison::panel_bytes(&[1], 8)));
     comparison.begin_batch(8).unwrap();
     let view = |model: usize, layer: usize| Activation::new(Values::F32(&batch[model][layer].values), 8).unwrap();
     assert_eq!(comparison.observe(0, 1, view(0, 1)).unwrap_err(), Error::OutOfTurn { model: 0, layer: 1 });
@@ -117,7 +122,7 @@ fn components_in_rounds_give_the_same_bits() {
     let layers: Vec<Layer> = (0..35).map(|index| Layer::normal(index as u64, n, 1 + index % 9)).collect();
     let analyse = |rows: u64| {
         let mut components = Components::new(layers.len(), n, Estimator::Unbiased).unwrap();
-        components.limit_panels(rows * 2 * (n * (n - 1) / 2 * 4) as u64).unwrap();
+        components.limit_memory(panels(rows * 2 * (n * (n - 1) / 2 * 4) as u64)).unwrap();
         loop {
             for layer in components.wanted() {
                 let view = Activation::new(Values::F32(&layers[layer].values), n).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use gramscope_cka::DeviceMemory;
+use gramscope_cka::{DeviceMemory, Memory};
 
 use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
@@ -39,9 +39,8 @@ pub fn compare_files(
     let shares = options.needs(batches.largest(), &layers, &[(x, y)], largest, 0).within(options.memory.host)?;
 
     let limit = options.memory.device;
-    let memory = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
-    let mut comparison = options.begin(&layers, &[(x, y)], memory)?;
-    comparison.limit_panels(shares.panels);
+    let device = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
+    let mut comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
     let mut rows = Rows::default();
     let mut done = 0;
     for (batch, range) in batches.ranges.iter().enumerate() {

@@ -18,7 +18,7 @@ mod runs;
 use std::io;
 use std::sync::Arc;
 
-use gramscope_cka::{Comparison, DeviceMemory, Options, Similarity};
+use gramscope_cka::{Comparison, Memory, Options, Similarity};
 use gramscope_cuda::{Device, PINNED_BYTES};
 use regex::Regex;
 
@@ -57,10 +57,10 @@ pub struct CompareOptions {
 }
 
 impl CompareOptions {
-    /// The comparison of models with so many layers each, where it is to be made, within the `memory` there may be on a GPU.
-    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)], memory: DeviceMemory) -> Result<Comparison> {
+    /// The comparison of models with so many layers each, where it is to be made, within the `memory` there may be.
+    fn begin(&self, layers: &[usize], pairs: &[(usize, usize)], memory: Memory) -> Result<Comparison> {
         let mut comparison = Comparison::on(self.device.clone(), layers, pairs, self.cka).map_err(in_whole)?;
-        comparison.plan_device_memory(memory);
+        comparison.limit_memory(memory);
         Ok(comparison)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gramscope_cka::{Comparison, DeviceMemory};
+use gramscope_cka::{Comparison, DeviceMemory, Memory};
 use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
@@ -220,8 +220,8 @@ fn begin<'a>(
     let features = models.iter().map(Model::largest_output).max().unwrap_or(0);
     let largest_upload = if stays { 0 } else { (features * options.batch_size * size_of::<f32>()) as u64 };
     let memory = feed.device_memory(models, options.batch_size);
-    let mut comparison = options.begin(&layers, pairs, DeviceMemory { limit, features, largest_upload, ..memory })?;
-    comparison.limit_panels(shares.panels);
+    let device = DeviceMemory { limit, features, largest_upload, ..memory };
+    let comparison = options.begin(&layers, pairs, Memory { panels: shares.panels, device })?;
     Ok((feed, comparison))
 }
 

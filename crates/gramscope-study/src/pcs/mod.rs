@@ -9,7 +9,7 @@ mod files;
 use std::path::Path;
 use std::sync::Arc;
 
-use gramscope_cka::{ComponentSimilarity, Components, DeviceMemory, Estimator};
+use gramscope_cka::{ComponentSimilarity, Components, DeviceMemory, Estimator, Memory};
 use gramscope_cuda::PINNED_BYTES;
 use gramscope_nn::Processor;
 use gramscope_train::Run;
@@ -77,12 +77,8 @@ impl PcsOptions {
         };
         let mut components = components(self.device.clone(), model, examples, self.estimator)?;
         let shares = needs.within(self.memory.host)?;
-        if on_device {
-            let memory = DeviceMemory { limit: self.memory.device, largest_upload: largest_layer, ..there };
-            components.plan_device_memory(memory).map_err(in_whole)?;
-        } else {
-            components.limit_panels(shares.panels).map_err(in_whole)?;
-        }
+        let device = DeviceMemory { limit: self.memory.device, largest_upload: largest_layer, ..there };
+        components.limit_memory(Memory { panels: shares.panels, device }).map_err(in_whole)?;
         Ok((components, shares.layer))
     }
 }

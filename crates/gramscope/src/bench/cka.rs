@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::{Device, Storage, Tensor};
-#[cfg(feature = "cuda")]
-use gramscope_cka::DeviceMemory;
 use gramscope_cka::{Activation, Comparison, Gram, Options, Values};
+#[cfg(feature = "cuda")]
+use gramscope_cka::{DeviceMemory, Memory};
 #[cfg(feature = "cuda")]
 use gramscope_cuda::plan::{Arithmetic, Placing};
 #[cfg(feature = "cuda")]
@@ -187,7 +187,8 @@ fn on_gpu(
         let options = Options { gram, ..Options::default() };
         let mut comparison = Comparison::on(Some(device.clone()), &[layers], &[(0, 0)], options)?;
         let other = network.borrow().observation_bytes(examples);
-        comparison.plan_device_memory(DeviceMemory { features, other, ..DeviceMemory::default() });
+        let memory = DeviceMemory { features, other, ..DeviceMemory::default() };
+        comparison.limit_memory(Memory { device: memory, ..Memory::default() });
         Ok(Box::new(move || {
             comparison.begin_batch(examples)?;
             loop {

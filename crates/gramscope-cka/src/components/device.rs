@@ -3,21 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Uploads, Values, plan};
+use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Uploads, Values};
 
 use crate::activation::Activation;
 use crate::components::FirstComponent;
 use crate::cpu::{PrincipalError, PrincipalRows, Principals, SMALLEST_REST, Unusable, set_upright};
-use crate::device::{blocks_held, blocks_with, host_values, most_rows, panel_row, summary};
+use crate::device::{STRIP, blocks_held, blocks_with, host_values, most_rows, panel_row, summary};
 use crate::error::Error;
 use crate::options::{DeviceMemory, Estimator};
 use crate::rounds::Rounds;
 use crate::scale::ldexp;
 use crate::sums::Row;
 use crate::totals::hsic_factor;
-
-/// Layers that pass by at a time where memory is short.
-const STRIP: usize = plan::TILE;
 
 /// The layers of one model over one batch, on a GPU.
 pub(crate) struct OnDevice {

@@ -1,17 +1,22 @@
 //! All layers of one or several models, compared batch by batch.
 
+#[cfg(feature = "cuda")]
+mod device;
+mod host;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::activation::{Activation, Values};
+use crate::attendance::Attendance;
 use crate::cpu;
 use crate::error::Error;
-use crate::host::Host;
 use crate::normalise;
-use crate::options::{DeviceMemory, Estimator, Options};
+use crate::options::{Estimator, Memory, Options};
 use crate::rounds::Rounds;
 use crate::similarity::Similarity;
 use crate::totals::packed_length;
+use host::Host;
 
 /// All layers of one or several models compared batch by batch: the front door.
 ///
@@ -24,8 +29,7 @@ use crate::totals::packed_length;
 pub struct Comparison {
     options: Options,
     pairs: Vec<(usize, usize)>,
-    /// For each model and layer, whether it has been observed in the batch that is open.
-    observed: Vec<Vec<bool>>,
+    observed: Attendance,
     place: Place,
     /// The values of a normalised activation.
     normalised: Vec<f64>,
@@ -39,7 +43,7 @@ pub struct Comparison {
 enum Place {
     Host(Box<Host>),
     #[cfg(feature = "cuda")]
-    Device(Box<crate::device::OnDevice>),
+    Device(Box<device::OnDevice>),
 }
 
 impl Comparison {
@@ -68,7 +72,7 @@ impl Comparison {
         #[cfg(feature = "cuda")]
         if let Some(device) = device {
             check(layers, pairs, options)?;
-            let place = Place::Device(Box::new(crate::device::OnDevice::new(device, layers, pairs, options)?));
+            let place = Place::Device(Box::new(device::OnDevice::new(device, layers, pairs, options)?));
             return Ok(Self::at(place, layers, pairs, options));
         }
         #[cfg(not(feature = "cuda"))]
@@ -77,30 +81,18 @@ impl Comparison {
     }
 
     fn at(place: Place, layers: &[usize], pairs: &[(usize, usize)], options: Options) -> Self {
-        let observed = layers.iter().map(|&layers| vec![false; layers]).collect();
-        Self { options, pairs: pairs.to_vec(), observed, place, normalised: Vec::new(), open: None, batches: 0 }
+        let (pairs, observed) = (pairs.to_vec(), Attendance::new(layers));
+        Self { options, pairs, observed, place, normalised: Vec::new(), open: None, batches: 0 }
     }
 
-    /// Lets panels on the host take no more than so many bytes, from the next batch on; batches then take several rounds where
-    /// that is less than [`Self::panel_bytes`]. The results are the same, bit for bit. For panels on a GPU there is
-    /// [`Self::plan_device_memory`].
-    pub fn limit_panels(&mut self, bytes: u64) {
+    /// Says how much memory may be taken, from the next batch on. Where the panel does not fit, batches take several rounds, with the
+    /// same results, bit for bit.
+    pub fn limit_memory(&mut self, memory: Memory) {
         match &mut self.place {
-            Place::Host(host) => host.limit_panels(bytes),
+            Place::Host(host) => host.limit_panels(memory.panels),
             #[cfg(feature = "cuda")]
-            Place::Device(_) => {}
+            Place::Device(device) => device.plan_memory(memory.device),
         }
-    }
-
-    /// Says how much of a GPU's memory may be taken, and what else it is needed for, from the next batch on; where the panel does
-    /// not fit, batches take several rounds, with the same results, bit for bit. For a comparison on the host nothing.
-    pub fn plan_device_memory(&mut self, memory: DeviceMemory) {
-        #[cfg(feature = "cuda")]
-        if let Place::Device(device) = &mut self.place {
-            device.plan_memory(memory);
-        }
-        #[cfg(not(feature = "cuda"))]
-        let _ = memory;
     }
 
     /// Begins a batch of `examples`.
@@ -122,9 +114,7 @@ impl Comparison {
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.begin_batch(examples)?,
         }
-        for observed in &mut self.observed {
-            observed.fill(false);
-        }
+        self.observed.clear();
         self.open = Some(examples);
         Ok(())
     }
@@ -150,7 +140,7 @@ impl Comparison {
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.observe(model, layer, activation)?.map_err(unusable)?,
         }
-        self.observed[model][layer] = true;
+        self.observed.add(model, layer);
         Ok(())
     }
 
@@ -185,7 +175,7 @@ impl Comparison {
         for &(layer, values) in &layers {
             crate::activation::check_shape(values.len(), examples)?;
             self.check_place(model, layer, examples)?;
-            self.observed[model][layer] = true;
+            self.observed.add(model, layer);
         }
         match &mut self.place {
             Place::Host(_) => Err(Error::NotOnDevice),
@@ -196,50 +186,30 @@ impl Comparison {
     /// Whether `layer` of `model` can be observed now, with so many examples.
     fn check_place(&self, model: usize, layer: usize, found: usize) -> Result<(), Error> {
         let expected = self.open.ok_or(Error::NoBatchOpen)?;
-        let (batch, models) = (self.batches, self.observed.len());
-        let observed = self.observed.get(model).ok_or(Error::UnknownModel { model, models })?;
-        match observed.get(layer) {
-            None => Err(Error::UnknownLayer { model, layer, layers: observed.len() }),
-            Some(true) => Err(Error::ObservedTwice { model, layer, batch }),
-            Some(false) if found != expected => Err(Error::WrongExamples { model, layer, batch, expected, found }),
-            Some(false) if self.is_out_of_turn(model, layer) => Err(Error::OutOfTurn { model, layer }),
-            Some(false) => Ok(()),
-        }
+        self.observed.check_layer((model, layer), self.batches, (expected, found))?;
+        self.observed.check_turn(self.rounds(), (model, layer), self.batches)
     }
 
-    fn is_out_of_turn(&self, model: usize, layer: usize) -> bool {
-        self.rounds().is_some() && self.first_missing() != Some((model, layer))
-    }
-
-    /// The first layer that this round wants and that has not been observed in it.
-    fn first_missing(&self) -> Option<(usize, usize)> {
-        let missing = |(model, observed): (usize, &Vec<bool>)| {
-            self.wanted(model).find(|&layer| !observed[layer]).map(|layer| (model, layer))
-        };
-        self.observed.iter().enumerate().find_map(missing)
-    }
-
-    /// The rounds of the batch that is open, where there are several.
-    fn rounds(&self) -> Option<&Rounds> {
-        let rounds = match &self.place {
+    /// The rounds of the batch that is open, or of the one before.
+    fn rounds(&self) -> &Rounds {
+        match &self.place {
             Place::Host(host) => host.rounds(),
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.rounds(),
-        };
-        Some(rounds).filter(|rounds| !rounds.only_one())
+        }
     }
 
-    /// The layers of `model` that are to be observed in this round of the batch: all, where there is no limit on panels.
+    /// The layers of `model` that are to be observed in this round of the batch: all, where memory has room for all.
     ///
     /// # Panics
     /// If there is no such model.
     pub fn wanted(&self, model: usize) -> Range<usize> {
-        self.rounds().map_or(0..self.observed[model].len(), |rounds| rounds.wanted(model))
+        self.rounds().wanted(model)
     }
 
     /// How many layers all rounds of the batch that is open want together.
     pub fn observations(&self) -> usize {
-        self.rounds().map_or_else(|| self.observed.iter().map(Vec::len).sum(), Rounds::observations)
+        self.rounds().observations()
     }
 
     /// Ends a round of the batch. If true, another begins, for whose layers ([`Self::wanted`]) the same examples are to be
@@ -249,7 +219,7 @@ impl Comparison {
     /// [`Error::NoBatchOpen`], [`Error::NotObserved`]; on a GPU [`Error::Device`].
     pub fn next_round(&mut self) -> Result<bool, Error> {
         self.check_round()?;
-        if self.rounds().is_none_or(Rounds::is_last) {
+        if self.rounds().is_last() {
             return Ok(false);
         }
         match &mut self.place {
@@ -257,21 +227,14 @@ impl Comparison {
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.next_round()?,
         };
-        for observed in &mut self.observed {
-            observed.fill(false);
-        }
+        self.observed.clear();
         Ok(true)
     }
 
     /// Whether every layer of the round has been observed.
     fn check_round(&self) -> Result<(), Error> {
-        if self.open.is_none() {
-            return Err(Error::NoBatchOpen);
-        }
-        match self.first_missing() {
-            Some((model, layer)) => Err(Error::NotObserved { model, layer, batch: self.batches }),
-            None => Ok(()),
-        }
+        self.open.ok_or(Error::NoBatchOpen)?;
+        self.observed.check_round(self.rounds(), self.batches)
     }
 
     /// Ends the batch: adds the HSIC of all pairs of layers to the sums.
@@ -281,7 +244,7 @@ impl Comparison {
     /// [`Error::NonFinite`].
     pub fn end_batch(&mut self) -> Result<(), Error> {
         self.check_round()?;
-        if self.rounds().is_some_and(|rounds| !rounds.is_last()) {
+        if !self.rounds().is_last() {
             return Err(Error::MoreRounds { batch: self.batches });
         }
         match &mut self.place {

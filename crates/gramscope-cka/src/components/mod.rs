@@ -1,18 +1,22 @@
 //! First principal components of the layers of one model, over one batch, in Gram space.
 
+#[cfg(feature = "cuda")]
+mod device;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::activation::Activation;
+use crate::attendance::Attendance;
 use crate::comparison::Comparison;
 use crate::cpu::{self, PrincipalError, PrincipalRows, Principals};
-#[cfg(feature = "cuda")]
-use crate::device_components::OnDevice;
 use crate::error::Error;
-use crate::options::{DeviceMemory, Estimator};
+use crate::options::{Estimator, Memory};
 use crate::rounds::{Panel, Rounds, TILE, Tile};
 use crate::sums::Row;
 use crate::totals::packed_length;
+#[cfg(feature = "cuda")]
+use device::OnDevice;
 
 /// The first principal component of a layer's features over n examples: of K' = HKH, with K the linear Gram matrix and
 /// H = I - 1 1^T / n, the largest eigenvalue and its eigenvector (Nguyen, Raghu and Kornblith 2021, section 5).
@@ -60,8 +64,7 @@ pub struct Components {
     examples: usize,
     estimator: Estimator,
     layers: Vec<Option<Observed>>,
-    /// Which layers have been observed in this round.
-    observed: Vec<bool>,
+    observed: Attendance,
     rounds: Rounds,
     whole: Products,
     rest: Products,
@@ -98,7 +101,7 @@ impl Components {
             examples,
             estimator,
             layers: (0..layers).map(|_| None).collect(),
-            observed: vec![false; layers],
+            observed: Attendance::new(&[layers]),
             rounds: Rounds::all_at_once(&[layers], &[(0, 0)], TILE),
             whole: Products::new(layers),
             rest: Products::new(layers),
@@ -140,20 +143,18 @@ impl Components {
         Ok(components)
     }
 
-    /// Says how much of a GPU's memory may be taken, and what else it is needed for; to be called before anything is observed.
-    /// Where panels do not fit, the layers are to be observed in several rounds, with the same results, bit for bit. Nothing for
-    /// an analysis on the host.
+    /// Says how much memory may be taken; to be called before anything is observed. Where panels do not fit, the layers are to be
+    /// observed in several rounds, in order ([`Self::wanted`], [`Self::next_round`]), with the same results, bit for bit.
     ///
     /// # Errors
-    /// [`Error::Device`]: too little memory, too.
-    pub fn plan_device_memory(&mut self, memory: DeviceMemory) -> Result<(), Error> {
+    /// [`Error::TooManyExamples`], [`Error::PanelLimit`]; on a GPU [`Error::Device`]: too little memory, too.
+    pub fn limit_memory(&mut self, memory: Memory) -> Result<(), Error> {
         #[cfg(feature = "cuda")]
         if let Some(device) = &mut self.device {
-            device.plan_memory(memory);
+            device.plan_memory(memory.device);
             return self.begin_on_device();
         }
-        #[cfg(not(feature = "cuda"))]
-        let _ = memory;
+        self.rounds = self.rounds.for_batch(self.length()?, memory.panels / 2)?;
         Ok(())
     }
 
@@ -164,17 +165,6 @@ impl Components {
             self.rounds = self.rounds.with_rows(device.begin()?).ok_or(too_many)?;
             device.begin_rounds(&self.rounds)?;
         }
-        Ok(())
-    }
-
-    /// Lets panels take no more than so many bytes; to be called before anything is observed. Where that is less than both need,
-    /// the layers are to be observed in several rounds, in order ([`Self::wanted`], [`Self::next_round`]). The results are the
-    /// same, bit for bit.
-    ///
-    /// # Errors
-    /// [`Error::TooManyExamples`], [`Error::PanelLimit`].
-    pub fn limit_panels(&mut self, bytes: u64) -> Result<(), Error> {
-        self.rounds = self.rounds.for_batch(self.length()?, bytes / 2)?;
         Ok(())
     }
 
@@ -198,15 +188,13 @@ impl Components {
     /// # Errors
     /// [`Error::NotObserved`]; on a GPU [`Error::Device`] and, of layers of the round, [`Error::NonFinite`].
     pub fn next_round(&mut self) -> Result<bool, Error> {
-        if let Some(layer) = self.wanted().find(|&layer| !self.observed[layer]) {
-            return Err(Error::NotObserved { model: 0, layer, batch: 0 });
-        }
+        self.observed.check_round(&self.rounds, 0)?;
         if self.rounds.is_last() {
             return Ok(false);
         }
         self.multiply_held()?;
         self.rounds.advance();
-        self.observed.fill(false);
+        self.observed.clear();
         Ok(true)
     }
 
@@ -231,7 +219,7 @@ impl Components {
     /// # Errors
     /// [`Error::UnknownLayer`], [`Error::WrongExamples`], [`Error::NonFinite`], [`Error::NoEigenvalues`].
     pub fn first(&mut self, layer: usize, activation: Activation<'_>) -> Result<Option<FirstComponent>, Error> {
-        self.check(layer, activation.examples())?;
+        self.check_layer(layer, activation.examples())?;
         let found = self.principals.first(activation).map_err(in_layer(layer))?;
         Ok(found.map(FirstComponent::from))
     }
@@ -241,8 +229,7 @@ impl Components {
     /// # Errors
     /// Those of [`Self::first`], [`Error::ObservedTwice`], [`Error::OutOfTurn`], [`Error::NoMemory`].
     pub fn observe(&mut self, layer: usize, activation: Activation<'_>) -> Result<(), Error> {
-        self.check(layer, activation.examples())?;
-        self.check_turn(layer)?;
+        self.check_turn(layer, activation.examples())?;
         #[cfg(feature = "cuda")]
         if self.device.is_some() {
             return self.observe_with(layer, |device, rounds| device.observe(layer, activation, rounds));
@@ -254,7 +241,7 @@ impl Components {
         let rows = PrincipalRows { whole: self.whole.panel.row_mut(place), rest: self.rest.panel.row_mut(place) };
         let (found, [whole, rest]) = self.principals.rows(activation, self.estimator, rows).map_err(in_layer(layer))?;
         self.layers[layer] = Some(Observed { component: found.map(FirstComponent::from), whole, rest });
-        self.observed[layer] = true;
+        self.observed.add(0, layer);
         let tiles = self.rounds.tiles_with(0, layer);
         self.whole.add(&tiles);
         self.rest.add(&tiles);
@@ -280,8 +267,7 @@ impl Components {
         examples: usize,
     ) -> Result<(), Error> {
         crate::activation::check_shape(values.len(), examples)?;
-        self.check(layer, examples)?;
-        self.check_turn(layer)?;
+        self.check_turn(layer, examples)?;
         self.observe_with(layer, |device, rounds| device.observe_values(layer, values, rounds))
     }
 
@@ -296,7 +282,7 @@ impl Components {
             self.begin_on_device()?;
         }
         take(self.device.as_mut().ok_or(Error::NotOnDevice)?, &self.rounds)?;
-        self.observed[layer] = true;
+        self.observed.add(0, layer);
         Ok(())
     }
 
@@ -349,26 +335,14 @@ impl Components {
     }
 
     /// There is such a layer, with so many examples.
-    fn check(&self, layer: usize, found: usize) -> Result<(), Error> {
-        let (layers, expected) = (self.layers.len(), self.examples);
-        if layer >= layers {
-            return Err(Error::UnknownLayer { model: 0, layer, layers });
-        }
-        if found != expected {
-            return Err(Error::WrongExamples { model: 0, layer, batch: 0, expected, found });
-        }
-        Ok(())
+    fn check_layer(&self, layer: usize, found: usize) -> Result<(), Error> {
+        self.observed.check_layer((0, layer), 0, (self.examples, found))
     }
 
-    /// It is this layer's turn.
-    fn check_turn(&self, layer: usize) -> Result<(), Error> {
-        if self.observed[layer] {
-            return Err(Error::ObservedTwice { model: 0, layer, batch: 0 });
-        }
-        if !self.rounds.only_one() && self.wanted().find(|&layer| !self.observed[layer]) != Some(layer) {
-            return Err(Error::OutOfTurn { model: 0, layer });
-        }
-        Ok(())
+    /// The same, and it is its turn.
+    fn check_turn(&self, layer: usize, found: usize) -> Result<(), Error> {
+        self.check_layer(layer, found)?;
+        self.observed.check_turn(&self.rounds, (0, layer), 0)
     }
 }
 
