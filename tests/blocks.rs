@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use serde_json::Value;
 use support::{fails, noise, succeeds, train_tiny, write_activations};

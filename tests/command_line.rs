@@ -3,11 +3,11 @@
 
 mod support;
 
-use gramscope_study::Stored;
-use gramscope_study::pair::PairResult;
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::Saved;
+use gramscope_study::pair::PairResult;
 use support::{TINY, fails, files, gramscope, noise, succeeds, text, train_tiny, write_activations};
 
 fn path(dir: &Path, name: &str) -> String {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gramscope_reference::Matrix;
 use gramscope_reference::cosine::mean_cosine;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::cosine::CosineResult;
 use safetensors::Dtype;
 use support::activations::{Layer, related, write};

@@ -5,12 +5,12 @@
 
 mod support;
 
-use gramscope_study::Stored;
-use gramscope_study::pair::PairResult;
-use gramscope_study::pcs::PcsResult;
 use std::path::Path;
 use std::process::Command;
 
+use gramscope_study::Saved;
+use gramscope_study::pair::PairResult;
+use gramscope_study::pcs::PcsResult;
 use support::driver::{Trace, command_on, driver, needed, run};
 use support::{noise, text, write_activations};
 

@@ -3,14 +3,14 @@
 
 mod support;
 
-use gramscope_study::Stored;
-use gramscope_study::epochs::EpochsResult;
-use gramscope_study::mean::Mean;
-use gramscope_study::pair::{self, PairResult};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::Saved;
+use gramscope_study::epochs::EpochsResult;
+use gramscope_study::mean::Mean;
+use gramscope_study::pair::{self, PairResult};
 use support::{fails, succeeds};
 
 const PLAN: &str = "\

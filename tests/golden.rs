@@ -9,7 +9,7 @@ use std::path::Path;
 
 use gramscope_reference::cka::{self, Estimator, Kernel};
 use gramscope_reference::{Matrix, gram, hsic};
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use safetensors::SafeTensors;
 

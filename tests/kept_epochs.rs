@@ -3,14 +3,14 @@
 
 mod support;
 
-use gramscope_study::Stored;
+use std::path::Path;
+
+use gramscope_study::Saved;
 use gramscope_study::ablate::AblateResult;
 use gramscope_study::cosine::CosineResult;
 use gramscope_study::pcs::PcsResult;
 use gramscope_study::probe::ProbeResult;
 use gramscope_study::sparsity::Sparsity;
-use std::path::Path;
-
 use support::{TINY, fails, succeeds};
 
 /// A command, and what of its result depends on the network; numbers are written with all their digits.

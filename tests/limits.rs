@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use gramscope_reference::{Matrix, cka};
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use support::{command, fails, noise, succeeds, text, write_activations};
 

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::predict::PredictResult;
 use gramscope_study::predict::divergences::{Distributions, Likeness};
 use gramscope_study::statistics::{Moments, cohens_d, hedges_g, holm, welch};

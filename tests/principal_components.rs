@@ -9,7 +9,7 @@ use std::path::Path;
 
 use gramscope_cka::Estimator;
 use gramscope_reference::{Matrix, components};
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::dominant::Dominant;
 use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;

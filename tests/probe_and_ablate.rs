@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_reference::softmax_regression::SoftmaxRegression;
 use gramscope_reference::{Matrix, sgd};
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::ablate::AblateResult;
 use gramscope_study::probe::ProbeResult;
 use gramscope_study::probe::linear_probe::{LinearProbe, Step};

@@ -6,12 +6,12 @@
 mod browser;
 mod support;
 
-use gramscope_study::Stored;
-use gramscope_study::pair::PairResult;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use browser::Browser;
+use gramscope_study::Saved;
+use gramscope_study::pair::PairResult;
 use support::{noise, succeeds, train_tiny, write_activations};
 
 /// What a file system allows and a page must not take for markup, for a template of the plotting script or for its own.

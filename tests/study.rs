@@ -3,11 +3,11 @@
 
 mod support;
 
-use gramscope_study::studies::StudyInfo;
-use gramscope_study::{Stored, pair, studies};
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::studies::StudyInfo;
+use gramscope_study::{Saved, pair, studies};
 use support::{fails, files, gramscope, succeeds, text};
 
 /// At scale 0.5 one depth, two widths and two seeds are left.

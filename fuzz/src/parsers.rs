@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use candle_core::Device;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::activations::{ActivationFile, Rows};
 use gramscope_study::blocks::WithinMap;
 use gramscope_study::pair::PairResult;

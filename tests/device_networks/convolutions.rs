@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gramscope_nn::Backend;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use gramscope_train::Run;
 

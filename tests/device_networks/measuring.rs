@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use gramscope_nn::Backend;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::ablate::AblateResult;
 use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;

@@ -1,9 +1,10 @@
 //! The memory of the device: what comparisons take of it, and `--memory-limit`.
 
-use gramscope_study::Stored;
-use gramscope_study::pair::PairResult;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use gramscope_study::Saved;
+use gramscope_study::pair::PairResult;
 
 use crate::support::driver::{Trace, driver, run};
 use crate::support::text;

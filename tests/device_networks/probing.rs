@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gramscope_nn::Backend;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::probe::ProbeResult;
 
 use crate::support::driver::{Trace, driver, run};

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use gramscope_nn::Backend;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use gramscope_study::studies::StudyInfo;
 use gramscope_train::{EpochMetrics, Run};

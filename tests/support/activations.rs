@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_reference::{Matrix, cka};
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pair::PairResult;
 use half::{bf16, f16};
 use safetensors::Dtype;

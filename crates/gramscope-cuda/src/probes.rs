@@ -102,17 +102,22 @@ impl DeviceProbes {
         })
     }
 
-    /// Bytes of device memory that probes on `inputs` take at most, with batches of so many examples.
+    /// Bytes of device memory that probes on `inputs` take at most, with batches of so many examples or fewer.
     pub fn bytes(inputs: &[ProbeInput], classes: usize, examples: usize) -> u64 {
         let parameters = |input: &ProbeInput| 2 * (input.features() + 1) * classes * size_of::<f32>();
-        let scratch = |input: &ProbeInput| {
-            let plan = plan::probe::probe(examples, input.features(), classes);
-            let pooled = if matches!(input, ProbeInput::Squares(_)) { examples * input.features() } else { 0 };
-            (plan.partials + pooled + examples * (classes + plan.row)) * size_of::<f32>()
-                + plan.totals * size_of::<f64>()
+        let most = |values: fn(&ProbeInput, usize) -> usize| {
+            inputs.iter().map(|input| values(input, examples)).max().unwrap_or(0) * size_of::<f32>()
         };
-        let most = inputs.iter().map(scratch).max().unwrap_or(0);
-        (inputs.iter().map(parameters).sum::<usize>() + most) as u64
+        let pooled = most(|input, examples| match input {
+            ProbeInput::Squares(_) => examples * input.features(),
+            ProbeInput::Whole(_) => 0,
+        });
+        // Fewer examples are split over more blocks: as many as there are at most, then.
+        let partials = most(|input, examples| plan::probe::most_splits(input.features()) * examples) * classes;
+        let row = plan::probe::probe(examples, 1, classes).row;
+        let each = (row + classes + 1) * size_of::<f32>() + size_of::<f64>();
+        let records = inputs.len().max(1) * size_of::<ProbeRecord>();
+        (inputs.iter().map(parameters).sum::<usize>() + pooled + partials + examples * each + records) as u64
     }
 
     /// Begins a batch of examples of these labels.

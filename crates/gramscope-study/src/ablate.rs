@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{ListFiles, Stored};
+use crate::saved::{ListFiles, Saved};
 use crate::{Error, HOST, Result, Setting, plot};
 
 /// File of the accuracies: a list with an entry for every stage and number of blocks.
@@ -180,11 +180,12 @@ fn accuracies(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<f64>> {
-    model.prepare_ablation(choices)?;
-    let waiting = if model.gpu().is_some() { 0 } else { MOST_WAITING * model.largest_output() * size_of::<f32>() };
-    let image = forward_bytes(std::slice::from_ref(model), 1, true) + waiting as u64;
+    let (classes, on_gpu) = (model.network.config().classes, model.gpu().is_some());
+    let waiting = if on_gpu { 0 } else { MOST_WAITING * model.largest_output() };
+    let kept = (waiting + choices.len() * classes) * size_of::<f32>();
+    let image = forward_bytes(std::slice::from_ref(model), 1, true) + kept as u64;
     let needs = BatchNeeds::of_images("the activations of an image", model, data, image);
-    let device_bytes = |images| model.device_ablation_bytes(images);
+    let device_bytes = |images| model.device_ablation_bytes(images, choices);
     let pass = Pass::new(model, data, &needs, &device_bytes, memory, evaluate::BATCH)?;
     let mut correct = vec![0.0; choices.len()];
     pass.each_batch(stop, progress, &mut |images, indices| {
@@ -226,8 +227,8 @@ fn alone(options: &AblateOptions, model: &str, names: &[String]) -> Result<Vec<u
     Ok((0..names.len()).filter(|&block| options.each || options.blocks.contains(&names[block])).collect())
 }
 
-impl Stored for AblateResult {
-    const SEALED: &'static [&'static str] = &[ABLATIONS, INFO];
+impl Saved for AblateResult {
+    const SEALED: &'static [&'static str] = &[FILES.rows, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

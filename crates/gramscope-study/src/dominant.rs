@@ -12,7 +12,7 @@ use crate::compare::{Feed, Limit, MemoryLimits, Model, Progress, TestImages, che
 use crate::pair::DroppedDominant;
 use crate::pcs::{EXAMPLES, components};
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{Files, Stored};
+use crate::saved::{Files, Saved};
 use crate::{Error, Fewer, Result, Setting, plot};
 
 /// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
@@ -115,7 +115,7 @@ impl Ranking {
         let network = model.bytes() + forward_bytes(std::slice::from_ref(model), data.len(), false);
         check_memory(what, workspace + data.bytes() + network, memory.host, &[Fewer::Examples])?;
         let feed = Feed::new(data, std::slice::from_ref(model), memory.device)?;
-        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| model.device_bytes(images))?;
+        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| Ok(model.device_bytes(images)))?;
         let images = feed.batch(&(0..data.len()).collect::<Vec<_>>())?;
         let chosen = layer.map(|name| position(name, &model.info.name, names)).transpose()?;
         // What is defined for the biased estimator is all that one component needs.
@@ -243,8 +243,8 @@ pub fn dominant(
 }
 
 /// dominant.npz holds float64 `projections` \[n\].
-impl Stored for Dominant {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for Dominant {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {
@@ -263,6 +263,9 @@ impl Stored for Dominant {
     }
 
     fn draw(&self, dir: &Path) -> Result<()> {
-        plot::dominant_sheet(self, &dir.join(PICTURE))
+        match self.images.is_empty() {
+            true => Ok(()),
+            false => plot::dominant_sheet(self, &dir.join(PICTURE)),
+        }
     }
 }

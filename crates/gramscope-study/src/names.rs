@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use gramscope_train::Run;
 
 /// The names of the runs; equal ones get a number.
-pub fn names(runs: &[Run]) -> Vec<String> {
+pub fn run_names(runs: &[Run]) -> Vec<String> {
     let mut taken = HashSet::new();
     runs.iter().map(|run| unused(&run.name(), &mut taken)).collect()
 }

@@ -16,7 +16,7 @@ use crate::predict::PredictResult;
 use crate::probe::ProbeResult;
 use crate::sparsity::Sparsity;
 use crate::studies::StudyInfo;
-use crate::{Error, Result, Stored, tree};
+use crate::{Error, Result, Saved, tree};
 
 /// Every kind of result: whether the one in a directory, if there is one, is as it was written.
 const KINDS: [fn(&Path) -> Option<Verified>; 12] = [
@@ -34,7 +34,7 @@ const KINDS: [fn(&Path) -> Option<Verified>; 12] = [
     verified::<PredictResult>,
 ];
 
-fn verified<R: Stored>(dir: &Path) -> Option<Verified> {
+fn verified<R: Saved>(dir: &Path) -> Option<Verified> {
     R::any_in(dir).then(|| Verified::new(dir.join(R::SEALED[0]), R::load(dir)))
 }
 

@@ -40,7 +40,7 @@ pub struct Probe {
 /// For `[examples, features]` and so many classes.
 pub fn probe(examples: usize, features: usize, classes: usize) -> Probe {
     let groups = examples.div_ceil(WARPS * EXAMPLES);
-    let most = features.div_ceil(LEAST).min(BLOCKS / groups).max(1);
+    let most = most_splits(features).min(BLOCKS / groups).max(1);
     let share = features.div_ceil(most).next_multiple_of(TILE);
     let splits = features.div_ceil(share);
     let blocks = examples.div_ceil(WARPS);
@@ -55,6 +55,11 @@ pub fn probe(examples: usize, features: usize, classes: usize) -> Probe {
         partials: splits * examples * classes,
         totals: 2 * blocks,
     }
+}
+
+/// The most parts that so many features are split into, however few the examples.
+pub fn most_splits(features: usize) -> usize {
+    features.div_ceil(LEAST).clamp(1, BLOCKS)
 }
 
 /// `gs_probe_naive_products_*`: a thread a logit, whose sum is the only part.

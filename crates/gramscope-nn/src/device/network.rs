@@ -167,19 +167,13 @@ impl DeviceNetwork {
         Ok(logits)
     }
 
-    /// Makes what [`Self::forward_without`] evaluates `variants` with; it does so itself where that was not done before.
+    /// Bytes of device memory that [`Self::forward_without`] takes for a batch of `images`, beside the parameters.
     ///
     /// # Errors
     /// [`Error::NoShortcuts`], [`Error::Shape`].
-    pub fn prepare_ablation(&mut self, variants: &[Vec<bool>]) -> Result<()> {
-        self.ablation = Some(self.take_ablation(variants)?);
-        Ok(())
-    }
-
-    /// Bytes of device memory that a batch of `images` takes, beside the parameters, with the variants of the last
-    /// [`Self::prepare_ablation`] or [`Self::forward_without`].
-    pub fn ablation_bytes(&self, images: usize) -> u64 {
-        self.ablation.as_ref().map_or(0, |ablation| ablation.executor.bytes(images))
+    pub fn ablation_bytes(&mut self, images: usize, variants: &[Vec<bool>]) -> Result<u64> {
+        let ablation = self.take_ablation(variants)?;
+        Ok(self.ablation.insert(ablation).executor.bytes(images))
     }
 
     /// What evaluates `variants`: the last, if it does.

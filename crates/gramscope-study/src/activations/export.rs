@@ -52,7 +52,7 @@ pub fn export(
     let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
     let image = forward_bytes(std::slice::from_ref(&model), 1, false);
     let needs = BatchNeeds::of_images("the activations of an image", &model, &data, image);
-    let pass = Pass::new(&model, &data, &needs, &|images| model.device_bytes(images), options.memory, BATCH)?;
+    let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
     let mut writer = begin(path, &model, data.len())?;
     pass.each_layer(progress, &mut |_, layer, activation| match activation.values() {
         Some(Values::F32(values)) => writer.append(layer, values),

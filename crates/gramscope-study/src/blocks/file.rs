@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blocks, Origin, WithinMap, find};
 use crate::provenance::Versions;
-use crate::stored::{InfoFile, Stored};
+use crate::saved::{InfoFile, Saved};
 use crate::{Error, Result, plot};
 
 /// File of the blocks.
@@ -103,7 +103,7 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
 /// Writes blocks.json and the picture of `map` into `dir`; an earlier result there is replaced.
 ///
 /// # Errors
-/// Those of [`Stored::write`].
+/// Those of [`Saved::write`].
 pub fn write(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
     info.write(dir)?;
     plot::warn_about(plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE)));
@@ -111,8 +111,8 @@ pub fn write(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
 }
 
 /// The picture shows the map as well: [`write()`] draws it.
-impl Stored for BlocksInfo {
-    const SEALED: &'static [&'static str] = &[BLOCKS];
+impl Saved for BlocksInfo {
+    const SEALED: &'static [&'static str] = &[FILE.info];
     const PICTURES: &'static [&'static str] = &[BLOCKS_PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {
@@ -121,9 +121,5 @@ impl Stored for BlocksInfo {
 
     fn load(dir: &Path) -> Result<Self> {
         FILE.load(dir)
-    }
-
-    fn is_in(dir: &Path) -> bool {
-        Self::load(dir).is_ok()
     }
 }

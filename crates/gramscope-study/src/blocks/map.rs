@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::LEAST_LAYERS;
 use crate::pair::{self, PairResult};
-use crate::stored::Npz;
+use crate::saved::Npz;
 use crate::{Error, Result};
 
 /// Two entries of a pair of layers, or an entry of the diagonal and 1, may differ by this much: float32 maps of other

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::*;
-use crate::Stored;
+use crate::Saved;
 use crate::pair::tests::made;
 use crate::pair::{INFO, NUMBERS};
-use crate::stored::npz::npz;
+use crate::saved::npz::npz;
 
 /// A made map: the CKA of layers i < j as a function of both.
 fn map(side: usize, value: impl Fn(usize, usize) -> f64) -> WithinMap {

@@ -79,6 +79,8 @@ struct OnGpu {
     device: Arc<Device>,
     /// All images that are used, where there is room for them.
     all: Option<Rc<StoredImages>>,
+    /// Their bytes.
+    images: u64,
     /// What was asked for, and what networks and images have taken.
     memory: DeviceMemory,
 }
@@ -103,12 +105,13 @@ impl<'a> Feed<'a> {
         let mut memory = DeviceMemory { limit, taken, ..DeviceMemory::default() };
         let free = device.memory().map_err(gramscope_nn::Error::from)?.0;
         let mut all = None;
-        let bytes = chosen.len() as u64 * image_bytes(split);
+        let bytes = image_bytes(split, chosen.len());
         if bytes <= memory.allowance(free) / IMAGES_PART {
             all = Some(Rc::new(stored(device, split, chosen)?));
             memory.taken += bytes;
         }
-        Ok(Self { split, gpu: Some(OnGpu { device: device.clone(), all, memory }) })
+        let images = memory.taken - taken;
+        Ok(Self { split, gpu: Some(OnGpu { device: device.clone(), all, images, memory }) })
     }
 
     /// The images at `indices`.
@@ -162,28 +165,36 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// The most images of `range` that `name` can be shown at once in what memory its GPU may give, where so many take what `bytes`
-    /// says beside themselves; the end of the range on the CPU.
+    /// How many images `name` can be shown at once in what memory its GPU may give, where so many take what `bytes` says beside
+    /// themselves: the end of `range`, or its half, a quarter and so on; the end on the CPU.
     ///
     /// # Errors
-    /// [`gramscope_cuda::Error::MemoryLimit`] where that is not even its start.
+    /// [`gramscope_cuda::Error::MemoryLimit`] where there is no room even for the start of the range; those of `bytes`.
     pub(crate) fn most_at_once(
         &self,
         name: &str,
         range: RangeInclusive<usize>,
-        bytes: &dyn Fn(usize) -> u64,
+        bytes: &dyn Fn(usize) -> Result<u64>,
     ) -> Result<usize> {
         let (least, most) = range.into_inner();
         let Some(gpu) = &self.gpu else { return Ok(most) };
         let free = gpu.device.memory().map_err(gramscope_nn::Error::from)?.0;
         let limit = gpu.memory.allowance(free);
-        let needed = |images| gpu.memory.taken + gpu.batch_bytes(self.split, images) + bytes(images);
-        let mut halves = successors(Some(most), |&images| (images > least).then(|| (images / 2).max(least)));
-        halves.find(|&images| needed(images) <= limit).ok_or_else(|| {
-            let what = format!("{least} images at once in {name}");
-            let reason = gramscope_cuda::Error::MemoryLimit { what, needed: needed(least), limit, free };
-            gramscope_nn::Error::from(reason).into()
-        })
+        let mut needed = 0;
+        for images in successors(Some(most), |&images| (images > least).then(|| (images / 2).max(least))) {
+            needed = gpu.memory.taken + gpu.batch_bytes(self.split, images) + bytes(images)?;
+            if needed <= limit {
+                return Ok(images);
+            }
+        }
+        let what = format!("{least} images at once in {name}");
+        Err(gramscope_nn::Error::from(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free }).into())
+    }
+
+    /// The bytes of a GPU that this takes for batches of so many images: of all, where they are there, else of a batch.
+    pub(crate) fn bytes(&self, images: usize) -> u64 {
+        let Some(gpu) = &self.gpu else { return 0 };
+        gpu.images + gpu.batch_bytes(self.split, images)
     }
 }
 
@@ -192,7 +203,7 @@ impl OnGpu {
     fn batch_bytes(&self, split: &Split, images: usize) -> u64 {
         match self.all {
             Some(_) => 0,
-            None => image_bytes(split) * images as u64,
+            None => image_bytes(split, images),
         }
     }
 }
@@ -211,7 +222,8 @@ fn numbers(device: &Device, indices: &[usize]) -> Result<Rc<ImageNumbers>> {
     Ok(Rc::new(ImageNumbers::new(device, &image_numbers(indices))?))
 }
 
-/// The bytes that an image takes, with its place in an order.
-fn image_bytes(split: &Split) -> u64 {
-    (split.pixels().len() / split.len().max(1) + size_of::<u32>()) as u64
+/// The bytes that so many images of `split` take, with their labels and places in an order, and the rows of all that there are.
+fn image_bytes(split: &Split, images: usize) -> u64 {
+    let image = split.pixels().len() / split.len().max(1) + 2 * size_of::<u32>();
+    (image * images + split.len() * size_of::<u32>()) as u64
 }

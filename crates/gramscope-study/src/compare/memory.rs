@@ -1,6 +1,8 @@
 //! What of the memory that a command may take is for what.
 
 use gramscope_cka::Comparison;
+use gramscope_nn::Backend;
+use half::bf16;
 
 use super::{Model, TestImages};
 use crate::{Error, Fewer, Result};
@@ -118,7 +120,7 @@ impl BatchNeeds {
 ///
 /// # Errors
 /// [`Error::Memory`], with what there can be less of.
-pub(crate) fn check(what: String, bytes: u64, limit: Option<u64>, lower: &'static [Fewer]) -> Result<()> {
+pub(crate) fn check_memory(what: String, bytes: u64, limit: Option<u64>, lower: &'static [Fewer]) -> Result<()> {
     let needed = PROCESS.saturating_add(bytes);
     match limit {
         Some(limit) if needed > limit => Err(Error::Memory { what, needed, limit, lower }),
@@ -127,17 +129,16 @@ pub(crate) fn check(what: String, bytes: u64, limit: Option<u64>, lower: &'stati
 }
 
 /// The most bytes of the host's memory that running any of `models` over a batch of `examples` takes, beside what they are
-/// themselves. Of a network on a GPU one layer at a time comes here, unless it `stays` there.
+/// themselves. Of a network on a GPU one layer at a time comes here, unless it `stays` there: as it is stored, and as float32.
 pub(crate) fn forward_bytes(models: &[Model], examples: usize, stays: bool) -> u64 {
-    let values = |model: &Model| {
-        let activations = match model.gpu() {
-            None => ACTIVATIONS,
-            Some(_) => u64::from(!stays),
-        };
-        model.largest_output() as u64 * activations
+    let value = |model: &Model| match (model.gpu(), model.processor().backend()) {
+        (None, _) => ACTIVATIONS * size_of::<f32>() as u64,
+        (Some(_), _) if stays => 0,
+        (Some(_), Backend::CudaBf16 | Backend::CudaBf16Cudnn) => (size_of::<bf16>() + size_of::<f32>()) as u64,
+        (Some(_), _) => size_of::<f32>() as u64,
     };
-    let values = models.iter().map(values).max().unwrap_or(0);
-    values.saturating_mul(examples as u64 * size_of::<f32>() as u64)
+    let largest = models.iter().map(|model| value(model) * model.largest_output() as u64).max().unwrap_or(0);
+    largest.saturating_mul(examples as u64)
 }
 
 #[cfg(test)]

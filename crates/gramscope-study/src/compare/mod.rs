@@ -27,7 +27,7 @@ pub(crate) use feed::{Batch, Feed};
 pub use files::compare_files;
 pub(crate) use images::{Limit, TestImages, check_side};
 pub use memory::MemoryLimits;
-pub(crate) use memory::{BatchNeeds, Needs, check as check_memory, forward_bytes};
+pub(crate) use memory::{BatchNeeds, Needs, check_memory, forward_bytes};
 pub(crate) use model::{Model, with_view};
 pub(crate) use pass::Pass;
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};

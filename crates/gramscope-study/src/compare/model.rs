@@ -15,7 +15,7 @@ use gramscope_train::Run;
 use regex::Regex;
 
 use super::{Batch, ModelInfo, TestImages, in_layer};
-use crate::names::names;
+use crate::names::run_names;
 use crate::{Error, HOST, Result, Setting};
 
 /// What there is to see of an activation.
@@ -42,7 +42,7 @@ impl Model {
         processor: &Processor,
     ) -> Result<Vec<Self>> {
         let open = |(run, name)| Self::of_run(run, name, pattern, images, processor);
-        runs.iter().zip(names(runs)).map(open).collect()
+        runs.iter().zip(run_names(runs)).map(open).collect()
     }
 
     /// Opens the network of `run`, for images of this size.
@@ -219,20 +219,15 @@ impl Model {
         Ok(())
     }
 
-    /// Makes what a GPU, where it is on one, evaluates `variants` with.
+    /// The bytes that [`Self::forward_without`] takes for so many images on its GPU, where it is on one.
     ///
     /// # Errors
-    /// Those of [`Self::forward_without`].
-    pub(crate) fn prepare_ablation(&self, variants: &[Vec<bool>]) -> Result<()> {
+    /// As there.
+    pub(crate) fn device_ablation_bytes(&self, images: usize, variants: &[Vec<bool>]) -> Result<u64> {
         match &self.on_device {
-            Some(network) => Ok(network.borrow_mut().prepare_ablation(variants)?),
-            None => Ok(()),
+            Some(network) => Ok(network.borrow_mut().ablation_bytes(images, variants)?),
+            None => Ok(0),
         }
-    }
-
-    /// The bytes that so many images then take there.
-    pub(crate) fn device_ablation_bytes(&self, images: usize) -> u64 {
-        self.on_device.as_ref().map_or(0, |network| network.borrow().ablation_bytes(images))
     }
 
     /// The logits `[n, classes]` of `images` for each of `variants`, in which flagged blocks are deleted

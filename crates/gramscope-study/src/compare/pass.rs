@@ -1,4 +1,5 @@
-//! One network's pass over test images, in batches whose size is nothing to what comes out.
+//! One network's pass over test images, in batches whose size is nothing to what comes out: an image's activations do not depend on
+//! the others of its batch. (With batch statistics they would; and cuDNN has engines by the size of a batch, which round differently.)
 
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +19,30 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Of `model` over `data` in batches of at most so many images, within `memory`: of the host's, batches take what `needs` says,
-    /// of a GPU's, where one runs the network, so many images take what `device_bytes` says.
+    /// To look at every chosen layer of `model` over `data`, in batches of at most so many images, within `memory`, of which `needs`
+    /// says what is taken of the host's.
     ///
     /// # Errors
     /// Memory that is too little for one image.
+    pub(crate) fn observing(
+        model: &'a Model,
+        data: &'a TestImages,
+        needs: &BatchNeeds,
+        memory: MemoryLimits,
+        most: usize,
+    ) -> Result<Self> {
+        Self::new(model, data, needs, &|images| Ok(model.device_bytes(images)), memory, most)
+    }
+
+    /// The same for anything else, where so many images take what `device_bytes` says on the GPU that runs the network, where one does.
+    ///
+    /// # Errors
+    /// As there; those of `device_bytes`.
     pub(crate) fn new(
         model: &'a Model,
         data: &'a TestImages,
         needs: &BatchNeeds,
-        device_bytes: &dyn Fn(usize) -> u64,
+        device_bytes: &dyn Fn(usize) -> Result<u64>,
         memory: MemoryLimits,
         most: usize,
     ) -> Result<Self> {

@@ -14,7 +14,7 @@ use super::{
     Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result,
 };
 use crate::family;
-use crate::names::names;
+use crate::names::run_names;
 use crate::pair::{DroppedDominant, PairResult};
 use crate::pcs::EXAMPLES;
 use crate::provenance::Versions;
@@ -84,7 +84,7 @@ impl Pairs {
 /// # Errors
 /// [`Error::Incomparable`] where there is no such pair, and what telling the runs apart may say.
 pub fn pair_names(runs: &[Run], pairs: &Pairs) -> Result<Vec<(String, String)>> {
-    let names = names(runs);
+    let names = run_names(runs);
     Ok(pairs.among(runs)?.into_iter().map(|(x, y)| (names[x].clone(), names[y].clone())).collect())
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{Array, Files, Stored};
+use crate::saved::{Array, Files, Saved};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -87,8 +87,8 @@ pub struct CosineInfo {
 }
 
 /// cosine.npz holds float64 `cosine` and `count` \[L, L\].
-impl Stored for CosineResult {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for CosineResult {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

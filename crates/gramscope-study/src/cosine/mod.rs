@@ -75,8 +75,7 @@ pub fn cosine_of_run(
     let mut cosines = Cosines::new(&shapes);
     let image = cosines.bytes(0..shapes.len()) + forward_bytes(std::slice::from_ref(&model), 1, false);
     let needs = of_layers(shapes.len(), BatchNeeds::of_images(EXAMPLE, &model, &data, image));
-    let device_bytes = |images| model.device_bytes(images);
-    let pass = Pass::new(&model, &data, &needs, &device_bytes, options.memory, most_examples(image))?;
+    let pass = Pass::observing(&model, &data, &needs, options.memory, most_examples(image))?;
     let (name, names) = (&model.info.name, &model.info.layers);
     pass.each_layer(progress, &mut |batch, layer, activation| {
         cosines.observe(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))

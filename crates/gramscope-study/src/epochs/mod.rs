@@ -17,7 +17,7 @@ use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
 use crate::pair::PairResult;
 use crate::pcs::{PcsOptions, PcsResult, pcs_of_run};
 use crate::provenance::{DataInfo, Versions};
-use crate::stored::{Array, Files, Stored};
+use crate::saved::{Array, Files, Saved};
 use crate::{Error, Result, plot};
 
 /// File of the numbers.
@@ -167,8 +167,8 @@ fn squared_cosines(one: &PcsResult, other: &PcsResult) -> Vec<f64> {
     rows.map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).sum::<f64>().powi(2)).collect()
 }
 
-impl Stored for EpochsResult {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for EpochsResult {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::pair::{self, INFO, PairInfo, PairResult};
 use crate::plot::{self, is_within};
 use crate::provenance::Versions;
+use crate::saved::{Array, Files, Saved};
 use crate::statistics::Moments;
-use crate::stored::{Array, Files, Stored};
 use crate::{Error, Result, tree};
 
 /// File of the numbers.
@@ -143,8 +143,8 @@ pub(crate) fn of_maps(maps: &[(PairResult, PathBuf)]) -> Result<Mean> {
     Ok(Mean { info, mean, variance, count })
 }
 
-impl Stored for Mean {
-    const SEALED: &'static [&'static str] = &[NUMBERS, MEAN];
+impl Saved for Mean {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE, VARIANCE_PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::pair::tests::made;
     use crate::provenance::DataInfo;
-    use crate::stored::Npz;
+    use crate::saved::Npz;
 
     /// Saves made maps below `dir` whose first entry is as given, and returns their directories.
     fn maps(dir: &Path, firsts: &[f64]) -> Vec<PathBuf> {

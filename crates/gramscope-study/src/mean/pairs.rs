@@ -6,7 +6,7 @@ use gramscope_train::Run;
 
 use super::{Mean, of_maps};
 use crate::family::{self, Member};
-use crate::names::names;
+use crate::names::run_names;
 use crate::pair::{NUMBERS, PairResult};
 use crate::{Error, Result, tree};
 
@@ -36,7 +36,7 @@ pub(crate) type Maps = Vec<(PairResult, PathBuf)>;
 pub(crate) fn groups(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Maps)>> {
     let members = family::in_order_of(runs)?;
     let mut groups: Vec<(String, Maps)> = Vec::new();
-    let names = names(runs);
+    let names = run_names(runs);
     let place = |name: &String| {
         let unknown = || Error::incomparable(format!("{name} is not among the runs that were compared"));
         names.iter().position(|known| known == name).ok_or_else(unknown)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{PairInfo, PairResult, load_info};
 use crate::names::unused;
-use crate::{Result, Stored};
+use crate::{Result, Saved};
 
 /// Fails where the results of these pairs of models cannot go to `dir`.
 ///

@@ -12,7 +12,7 @@ use gramscope_cka::Similarity;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{DataInfo, Versions};
-use crate::stored::{Array, Files, Stored, positions};
+use crate::saved::{Array, Files, Saved, positions};
 use crate::{Error, Result, plot};
 
 /// File of the numbers.
@@ -161,8 +161,8 @@ pub struct DroppedDominant {
     pub examples: Vec<usize>,
 }
 
-impl Stored for PairResult {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for PairResult {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

@@ -6,7 +6,7 @@ use gramscope_cka::ComponentSimilarity;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{Array, Files, Stored, positions};
+use crate::saved::{Array, Files, Saved, positions};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -65,8 +65,8 @@ pub struct PcsInfo {
 
 /// pcs.npz holds float64 `variance_explained` \[L\], `second_over_first` \[L\], `cosine_sq` \[L, L\], `cka` \[L, L\],
 /// `cka_without_first` \[L, L\] and `first_pc` \[L, n\].
-impl Stored for PcsResult {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for PcsResult {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

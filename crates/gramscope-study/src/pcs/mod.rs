@@ -102,7 +102,7 @@ pub fn pcs_of_run(
     let stays = model.gpu().is_some() && Components::takes_on_device(data.len());
     // Where the components are found there, too, they need more, and say how much.
     if !stays {
-        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| model.device_bytes(images))?;
+        feed.most_at_once(&model.info.name, data.len()..=data.len(), &|images| Ok(model.device_bytes(images)))?;
     }
     let other = data.bytes() + model.bytes() + forward_bytes(only, data.len(), stays);
     let there = DeviceMemory { features: model.largest_output(), ..feed.device_memory(only, data.len()) };

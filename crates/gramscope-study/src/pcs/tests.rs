@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::Stored;
+use crate::Saved;
 
 /// A made result of 3 layers and 4 examples: the second is not well defined, the third constant.
 pub(crate) fn made(model: &str) -> PcsResult {

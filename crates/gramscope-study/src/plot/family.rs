@@ -9,7 +9,7 @@ use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves};
 use crate::Result;
 use crate::family::{Member, members};
 use crate::pair::PairResult;
-use crate::stored::prepare;
+use crate::saved::prepare;
 
 /// File of the training curves, in a run's directory or a family's.
 pub const CURVES: &str = "curves.png";

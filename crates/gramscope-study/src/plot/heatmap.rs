@@ -112,8 +112,8 @@ pub(crate) fn mean(mean: &Mean, path: &Path, variance_path: &Path) -> Result<()>
     };
     // f64::max passes over NaN; a map without any variance is black on a scale to 1.
     let greatest = mean.variance.iter().copied().fold(0.0, f64::max);
-    draw("Variance", &mean.variance, if greatest > 0.0 { greatest } else { 1.0 }, variance_path)?;
-    draw("Mean", &mean.mean, 1.0, path)
+    let variance = draw("Variance", &mean.variance, if greatest > 0.0 { greatest } else { 1.0 }, variance_path);
+    draw("Mean", &mean.mean, 1.0, path).and(variance)
 }
 
 /// A map to be drawn. Of pairs, the first is that of the horizontal axis.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::canvas::Canvas;
 use super::{likeness, prediction_groups, save};
 use crate::Result;
 use crate::predict::PredictResult;
@@ -15,23 +14,19 @@ pub fn prediction_maps(result: &PredictResult, path: &Path) -> Result<()> {
     save(&likeness::draw(result), path)
 }
 
-/// Draws the images' accuracies in one group against those in the other, beside those in two halves of one. False where there
-/// is nothing to draw.
+/// Draws the images' accuracies in one group against those in the other, beside those in two halves of one; nothing where there is
+/// neither.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn example_accuracies(result: &PredictResult, path: &Path) -> Result<bool> {
-    drawn(prediction_groups::examples(result), path)
+pub fn example_accuracies(result: &PredictResult, path: &Path) -> Result<()> {
+    prediction_groups::examples(result).map_or(Ok(()), |canvas| save(&canvas, path))
 }
 
-/// Draws the classes' differences of accuracy between the two groups. False where there are no two.
+/// Draws the classes' differences of accuracy between the two groups; nothing where there are no two.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn class_differences(result: &PredictResult, path: &Path) -> Result<bool> {
-    drawn(prediction_groups::classes(result), path)
-}
-
-fn drawn(canvas: Option<Canvas>, path: &Path) -> Result<bool> {
-    canvas.map_or(Ok(false), |canvas| save(&canvas, path).map(|()| true))
+pub fn class_differences(result: &PredictResult, path: &Path) -> Result<()> {
+    prediction_groups::classes(result).map_or(Ok(()), |canvas| save(&canvas, path))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Maps, PredictResult, Predicted};
 use crate::plot::{self, warn_about};
 use crate::provenance::Versions;
-use crate::stored::{Array, Files, Stored};
+use crate::saved::{Array, Files, Saved};
 use crate::{Error, Result};
 use gramscope_train::atomic;
 
@@ -186,8 +186,8 @@ fn numbers_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; 2], D::Er
 
 /// predict.npz holds float64 `agreement`, `kl`, `hellinger`, `entropy` \[runs, runs\], the same with `group_` before them
 /// \[groups, groups\], `example_accuracy` \[groups, images\], `half_accuracy` \[2, images\] and `class_accuracy` \[runs, classes\].
-impl Stored for PredictResult {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for PredictResult {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const EXCERPTS: &'static [&'static str] = &[ACCURACIES, CLASSES];
     const PICTURES: &'static [&'static str] = &[MAPS_PICTURE, EXAMPLES_PICTURE, CLASSES_PICTURE];
 
@@ -247,18 +247,9 @@ impl Stored for PredictResult {
         FILES.are_in::<PredictInfo>(dir)
     }
 
-    /// Pictures of an earlier result that this one has not are removed.
     fn draw(&self, dir: &Path) -> Result<()> {
-        for (name, draw) in [
-            (EXAMPLES_PICTURE, plot::example_accuracies as fn(&Self, &Path) -> Result<bool>),
-            (CLASSES_PICTURE, plot::class_differences),
-        ] {
-            let path = dir.join(name);
-            warn_about(match draw(self, &path) {
-                Ok(false) if path.exists() => fs::remove_file(&path).map_err(Error::io("remove", &path)),
-                drawn => drawn.map(drop),
-            });
-        }
+        warn_about(plot::example_accuracies(self, &dir.join(EXAMPLES_PICTURE)));
+        warn_about(plot::class_differences(self, &dir.join(CLASSES_PICTURE)));
         plot::prediction_maps(self, &dir.join(MAPS_PICTURE))
     }
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::Stored;
+use crate::Saved;
 use crate::family::tests::member;
 
 /// Made networks of two groups, `a-s0` to `a-s2` and `b-s0`, and their members; more images than a slab has, three classes, of

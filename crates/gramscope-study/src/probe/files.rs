@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{ListFiles, Stored};
+use crate::saved::{ListFiles, Saved};
 use crate::{Error, Result, plot};
 
 /// File of the accuracies: a list with an entry a layer.
@@ -103,8 +103,8 @@ pub struct Diverged {
     pub batch: usize,
 }
 
-impl Stored for ProbeResult {
-    const SEALED: &'static [&'static str] = &[PROBES, INFO];
+impl Saved for ProbeResult {
+    const SEALED: &'static [&'static str] = &[FILES.rows, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

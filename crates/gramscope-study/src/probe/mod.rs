@@ -172,7 +172,7 @@ fn train_and_test(
 ) -> Result<Vec<Course>> {
     let Images { dataset, train, .. } = images;
     let test: Vec<usize> = (0..dataset.test.len()).collect();
-    // What was chosen for the sake of memory is good enough for the test images.
+    // What there is memory for when probes learn there is for the test images.
     let size_of_test = options.batch_size.min(evaluate::BATCH);
     let steps = options.epochs * options.steps(train.len()) + test.len().div_ceil(size_of_test);
     let mut done = 0;
@@ -181,8 +181,10 @@ fn train_and_test(
         progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
         if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     };
-    let feed = Feed::of_part(&dataset.train, train, slice::from_ref(model), options.memory.device)?;
-    check_room(model, images, options, &feed)?;
+    let (only, limit) = (slice::from_ref(model), options.memory.device);
+    let test_feed = Feed::of_part(&dataset.test, &test, only, limit)?;
+    let feed = Feed::of_part(&dataset.train, train, only, limit)?;
+    check_room(model, images, options, &feed, &test_feed)?;
     let mut probes = probes_of(model, dataset.classes.len(), options)?;
     let orders = Philox::new(options.seed, Stream::Probes);
     let (mut begun, mut trained) = (Vec::new(), probes.standings()?);
@@ -195,32 +197,46 @@ fn train_and_test(
         }
         begun = mem::replace(&mut trained, probes.standings()?);
     }
-    drop(feed);
-    let feed = Feed::of_part(&dataset.test, &test, slice::from_ref(model), options.memory.device)?;
     for indices in test.chunks(size_of_test) {
-        probes.take(model, &feed.batch(indices)?, &feed.labels(indices), false)?;
+        probes.take(model, &test_feed.batch(indices)?, &test_feed.labels(indices), false)?;
         go_on()?;
     }
     let all = begun.into_iter().zip(trained).zip(probes.standings()?);
     Ok(all.map(|((begun, trained), tested)| Course { begun, trained, tested }).collect())
 }
 
-/// Fails where network, probes and a batch of `images` need more memory than they may take.
-fn check_room(model: &Model, images: &Images, options: &ProbeOptions, feed: &Feed<'_>) -> Result<()> {
-    let (classes, batch) = (images.dataset.classes.len(), options.batch_size.min(images.train.len()));
+/// Fails where network, probes and a batch of `images`, which `feeds` hand out, need more memory than they may take.
+fn check_room(
+    model: &Model,
+    images: &Images,
+    options: &ProbeOptions,
+    feed: &Feed<'_>,
+    test_feed: &Feed<'_>,
+) -> Result<()> {
+    let (classes, only) = (images.dataset.classes.len(), slice::from_ref(model));
+    let batch = options.batch_size.min(images.train.len().max(images.dataset.test.len()));
     let on_gpu = model.gpu().is_some();
     let probes = if on_gpu { 0 } else { OnHost::bytes(model.shapes(), options.pool, classes, batch) };
     let what = format!("probes of {} layers and batches of {batch} images", model.info.layers.len());
-    let network = model.bytes() + forward_bytes(slice::from_ref(model), batch, on_gpu);
-    let bytes = [network, probes].into_iter().fold(images.bytes(), u64::saturating_add);
+    let network = model.bytes() + forward_bytes(only, batch, on_gpu);
+    let bytes = [network, probes].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
     check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])?;
-    #[cfg(feature = "cuda")]
     feed.most_at_once(&format!("{} and its probes", model.info.name), batch..=batch, &|images| {
-        model.device_bytes(images) + on_device::OnDevice::bytes(model.shapes(), options.pool, classes, images)
+        let probes = device_bytes(model.shapes(), options.pool, classes, images);
+        Ok(model.device_bytes(images) + probes + test_feed.bytes(images))
     })?;
-    #[cfg(not(feature = "cuda"))]
-    let _ = feed;
     Ok(())
+}
+
+/// The most bytes that probes on layers of these `shapes` take on a GPU, with batches of so many examples.
+fn device_bytes<'a>(shapes: impl Iterator<Item = &'a [usize]>, pool: bool, classes: usize, examples: usize) -> u64 {
+    #[cfg(feature = "cuda")]
+    return on_device::OnDevice::bytes(shapes, pool, classes, examples);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (shapes, pool, classes, examples);
+        0
+    }
 }
 
 /// Those of `courses` that ended early, of the probes of `layers`, first ones first; an epoch has so many steps.
@@ -267,9 +283,11 @@ impl Images {
         Ok(Self { dataset, dir: config.dir, train })
     }
 
-    /// The bytes of all of them.
-    fn bytes(&self) -> u64 {
-        [&self.dataset.train, &self.dataset.test].iter().map(|split| split.pixels().len() as u64).sum()
+    /// The bytes of all that there are, and of a copy of those that are used, on their way to a GPU.
+    fn bytes(&self, on_gpu: bool) -> u64 {
+        let Dataset { train, test, .. } = &self.dataset;
+        let used = if on_gpu { train.pixels().len() / train.len().max(1) * self.train.len() } else { 0 };
+        (train.pixels().len() + test.pixels().len() + used) as u64
     }
 }
 

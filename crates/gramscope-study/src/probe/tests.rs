@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::Stored;
+use crate::Saved;
 
 /// A made result: before and after an addition in two stages, another layer, and a probe that diverged.
 pub(crate) fn made(model: &str) -> ProbeResult {

@@ -14,7 +14,7 @@ use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeResult};
 use crate::sparsity::{self, Sparsity};
 use crate::studies::{self, StudyInfo};
-use crate::{Error, Result, Stored};
+use crate::{Error, Result, Saved};
 
 /// The sections, in their order on the page.
 pub(super) const SECTIONS: [Section; 10] = [
@@ -35,16 +35,16 @@ pub(super) struct Section {
     pub(super) title: &'static str,
     /// What there is to see.
     pub(super) text: &'static str,
-    figures: fn(&Path) -> Result<Vec<Figure>>,
+    captions: fn(&Path) -> Result<Vec<Caption>>,
 }
 
 /// A kind of result that has a section.
-pub(super) trait Shown: Stored {
+pub(super) trait Shown: Saved {
     const TITLE: &'static str;
     /// What there is to see.
     const TEXT: &'static str;
 
-    /// What is said of its pictures, in their order on the page.
+    /// What is said of the pictures that it has, in their order on the page.
     fn captions(&self) -> Vec<Caption>;
 }
 
@@ -61,8 +61,8 @@ pub(super) struct Caption {
 /// A picture with what is said of it.
 #[derive(Debug)]
 pub(super) struct Figure {
-    /// Title of its section.
-    pub(super) section: &'static str,
+    /// Which of [`SECTIONS`] it is in.
+    pub(super) section: usize,
     /// What it is of.
     pub(super) title: String,
     /// What can be said of it in words.
@@ -75,33 +75,31 @@ pub(super) struct Figure {
 
 impl Section {
     const fn of<R: Shown>() -> Self {
-        Self { title: R::TITLE, text: R::TEXT, figures: figures::<R> }
+        Self { title: R::TITLE, text: R::TEXT, captions: captions::<R> }
     }
 }
 
 /// The figures of the results in `dir`; what cannot be read is left out, with a warning.
 pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
-    let mut found = Vec::new();
-    for section in &SECTIONS {
-        match (section.figures)(dir) {
-            Ok(figures) => found.extend(figures),
-            Err(reason) => tracing::warn!("left out of the report: {reason}"),
-        }
+    let mut figures = Vec::new();
+    for (index, section) in SECTIONS.iter().enumerate() {
+        let captions = warned((section.captions)(dir)).unwrap_or_default();
+        figures.extend(captions.into_iter().filter_map(|caption| warned(figure(index, caption, dir))));
     }
-    found
+    figures
 }
 
-/// Those of the result in `dir`, if it is of this kind: of its pictures the first has to be there, and others may.
-fn figures<R: Shown>(dir: &Path) -> Result<Vec<Figure>> {
-    if !R::any_in(dir) {
-        return Ok(Vec::new());
-    }
-    let captions = R::load(dir)?.captions().into_iter();
-    let there = captions.filter(|caption| caption.picture == R::PICTURES[0] || dir.join(caption.picture).is_file());
-    there.map(|caption| figure(R::TITLE, caption, dir)).collect()
+/// What was read; nothing, with a warning, where that failed.
+fn warned<T>(read: Result<T>) -> Option<T> {
+    read.map_err(|reason| tracing::warn!("left out of the report: {reason}")).ok()
 }
 
-fn figure(section: &'static str, caption: Caption, dir: &Path) -> Result<Figure> {
+/// Those of the result of this kind in `dir`, if there is one.
+fn captions<R: Shown>(dir: &Path) -> Result<Vec<Caption>> {
+    if R::is_described_in(dir) { Ok(R::load(dir)?.captions()) } else { Ok(Vec::new()) }
+}
+
+fn figure(section: usize, caption: Caption, dir: &Path) -> Result<Figure> {
     let path = dir.join(caption.picture);
     let picture = fs::read(&path).map_err(Error::io("read", &path))?;
     if !picture.starts_with(b"\x89PNG\r\n\x1a\n") {
@@ -226,15 +224,17 @@ impl Shown for PredictResult {
 
     fn captions(&self) -> Vec<Caption> {
         let info = &self.info;
-        let sentences = predict::sentences(self).join(" ");
         let size = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
-        let pictures = [
-            (predict::MAPS_PICTURE, "How alike they are", sentences),
-            (predict::EXAMPLES_PICTURE, "Image by image", size.clone()),
-            (predict::CLASSES_PICTURE, "Class by class", size),
-        ];
-        let caption = |(picture, title, summary): (_, &str, _)| Caption { picture, title: title.to_owned(), summary };
-        pictures.into_iter().map(caption).collect()
+        let caption = |picture, title: &str, summary: String| Caption { picture, title: title.to_owned(), summary };
+        let mut captions =
+            vec![caption(predict::MAPS_PICTURE, "How alike they are", predict::sentences(self).join(" "))];
+        if info.between.is_some() || info.halves.is_some() {
+            captions.push(caption(predict::EXAMPLES_PICTURE, "Image by image", size.clone()));
+        }
+        if info.between.is_some() {
+            captions.push(caption(predict::CLASSES_PICTURE, "Class by class", size));
+        }
+        captions
     }
 }
 

@@ -17,7 +17,7 @@ use figures::Figure;
 
 use crate::family::{Member, members, relation};
 use crate::pair::PairResult;
-use crate::{Error, Result, Stored, tree};
+use crate::{Error, Result, Saved, tree};
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";

@@ -213,11 +213,11 @@ fn sections<'a>(figures: &'a [Figure], dir: &Path) -> Vec<SectionData<'a>> {
         place: below(dir, &figure.place),
         picture: BASE64_STANDARD.encode(&figure.picture),
     };
-    let section = |section: &Section| {
-        let figures: Vec<_> = figures.iter().filter(|figure| figure.section == section.title).map(figure).collect();
+    let section = |(index, section): (usize, &Section)| {
+        let figures: Vec<_> = figures.iter().filter(|figure| figure.section == index).map(figure).collect();
         (!figures.is_empty()).then_some(SectionData { title: section.title, text: section.text, figures })
     };
-    SECTIONS.iter().filter_map(section).collect()
+    SECTIONS.iter().enumerate().filter_map(section).collect()
 }
 
 /// `place` as seen from `dir`.
@@ -243,8 +243,6 @@ mod tests {
     use super::*;
     use crate::family::tests::member;
     use crate::pair::tests::made;
-    use crate::pcs::PcsResult;
-    use crate::report::figures::Shown;
 
     #[test]
     fn packed_values_keep_four_decimals() {
@@ -266,7 +264,7 @@ mod tests {
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
         let picture = b"\x89PNG\r\n\x1a\n\0".to_vec();
         let (title, summary) = (name.to_owned(), "</script>".to_owned());
-        let figure = Figure { section: PcsResult::TITLE, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
+        let figure = Figure { section: 2, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
         let page = page(&[hostile], &[placed], &[figure], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));

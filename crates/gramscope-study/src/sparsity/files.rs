@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::stored::{Array, Files, Stored};
+use crate::saved::{Array, Files, Saved};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -63,8 +63,8 @@ pub struct SparsityInfo {
 }
 
 /// sparsity.npz holds float64 `zeros` \[L\], `dead` \[L\] and `unit_zeros` \[sum of `units`\].
-impl Stored for Sparsity {
-    const SEALED: &'static [&'static str] = &[NUMBERS, INFO];
+impl Saved for Sparsity {
+    const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
     fn save(&self, dir: &Path) -> Result<()> {

@@ -53,7 +53,7 @@ pub fn sparsity(
     let (name, names) = (&model.info.name, &model.info.layers);
     let image = forward_bytes(std::slice::from_ref(&model), 1, false);
     let needs = BatchNeeds::of_images("the activations of an image in a ReLU", &model, &data, image);
-    let pass = Pass::new(&model, &data, &needs, &|images| model.device_bytes(images), options.memory, BATCH)?;
+    let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
     pass.each_layer(progress, &mut |batch, layer, activation| {
         layers[layer].count(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))
     })?;

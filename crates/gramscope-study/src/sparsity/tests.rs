@@ -8,8 +8,7 @@ use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
-use crate::HOST;
-use crate::Stored;
+use crate::{HOST, Saved};
 use crate::provenance::ExampleSource;
 
 /// A made result of three ReLUs, the second with a dead unit.

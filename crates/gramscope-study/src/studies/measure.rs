@@ -18,7 +18,7 @@ use crate::pcs::{self, PcsOptions, PcsResult};
 use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeOptions, ProbeResult};
 use crate::sparsity::{self, Sparsity, SparsityOptions};
-use crate::{Error, Result, Stored, plot};
+use crate::{Error, Result, Saved, plot};
 
 /// Examples a minibatch of CKA, or all there are.
 const BATCH: usize = 256;
@@ -261,13 +261,13 @@ impl Experiment<'_> {
 }
 
 /// The result that lies in `dir`, or else the one that `make` makes there.
-fn once<R: Stored>(dir: &Path, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
+fn once<R: Saved>(dir: &Path, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
     whole(dir).map_or_else(|| make(dir), Ok)
 }
 
 /// The result that lies in `dir`. Pictures are drawn after the numbers they show are written, so that one without its picture was
 /// broken off.
-fn whole<R: Stored>(dir: &Path) -> Option<R> {
+fn whole<R: Saved>(dir: &Path) -> Option<R> {
     dir.join(R::PICTURES[0]).is_file().then(|| R::load(dir).ok()).flatten()
 }
 

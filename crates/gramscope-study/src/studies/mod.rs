@@ -28,7 +28,7 @@ pub use scale::Scale;
 
 use crate::compare::{MemoryLimits, Progress};
 use crate::provenance::Versions;
-use crate::stored::{InfoFile, Stored, prepare};
+use crate::saved::{InfoFile, Saved, prepare};
 use crate::{Error, Result, Setting, family, plot, report};
 use measure::Experiment;
 use scaled::ScaledStudy;
@@ -146,8 +146,8 @@ pub fn study(
 }
 
 /// The figure shows what was measured: [`study`] draws it.
-impl Stored for StudyInfo {
-    const SEALED: &'static [&'static str] = &[INFO];
+impl Saved for StudyInfo {
+    const SEALED: &'static [&'static str] = &[FILE.info];
     const PICTURES: &'static [&'static str] = &[FIGURE];
 
     fn save(&self, dir: &Path) -> Result<()> {
@@ -156,10 +156,6 @@ impl Stored for StudyInfo {
 
     fn load(dir: &Path) -> Result<Self> {
         FILE.load(dir)
-    }
-
-    fn is_in(dir: &Path) -> bool {
-        Self::load(dir).is_ok()
     }
 }
 

@@ -6,7 +6,6 @@ use clap::Args;
 use regex::Regex;
 
 use super::{DeviceArguments, MemoryArguments};
-use crate::memory::MemoryLimit;
 
 pub(crate) const PROBE_HELP: &str = "\
 Examples:
@@ -63,10 +62,8 @@ pub(crate) struct ProbeArguments {
     /// Seed of the order of the images
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// The memory that may be taken, such as 4G or 1.5G, by network and probes together; the GPU's where one runs them [default: three
-    /// quarters of what is free, or of what a container may have; nine tenths of what is free on a GPU]
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory_limit: Option<MemoryLimit>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }

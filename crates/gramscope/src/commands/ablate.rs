@@ -1,6 +1,6 @@
 //! `gramscope ablate`: test accuracy without some of a run's blocks.
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::ablate::{self, AblateOptions, AblateResult};
 
 use super::{opened, other_data, placed, with_bar};

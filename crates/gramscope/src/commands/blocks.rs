@@ -1,6 +1,6 @@
 //! `gramscope blocks`: the block structure of a map.
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::blocks::{self, Block, BlocksInfo, WithinMap};
 
 use crate::arguments::BlocksArguments;

@@ -8,7 +8,7 @@ use gramscope_cka::Options;
 use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::pair::PairResult;
-use gramscope_study::{Stored, mean, pair};
+use gramscope_study::{Saved, mean, pair};
 use gramscope_train::Run;
 
 use super::{other_data, with_bar};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use gramscope_nn::Processor;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::cosine::{self, CosineOptions, CosineResult};
 
 use super::{opened, other_data, placed, with_bar};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::dominant::{self, Dominant, DominantInfo, DominantOptions};
 use gramscope_study::pcs::CLOSE_EIGENVALUES;
 

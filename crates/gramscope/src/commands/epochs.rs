@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::Options;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::compare::{CompareOptions, RunOptions};
 use gramscope_study::epochs::{self, EpochsResult};
 

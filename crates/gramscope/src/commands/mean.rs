@@ -1,6 +1,6 @@
 //! `gramscope mean`: maps of the same layers, averaged.
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::mean::{self, Mean};
 
 use crate::arguments::MeanArguments;

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gramscope_study::compare::Progress;
-use gramscope_study::names;
+use gramscope_study::run_names;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
@@ -67,7 +67,7 @@ fn placed(
     out: &Path,
     check: impl Fn(&Path) -> gramscope_study::Result<()>,
 ) -> anyhow::Result<Vec<(Run, PathBuf)>> {
-    let (alone, names) = (runs.len() == 1, names(&runs));
+    let (alone, names) = (runs.len() == 1, run_names(&runs));
     let place = |name: String| if alone { out.to_owned() } else { out.join(name) };
     let placed: Vec<_> = runs.into_iter().zip(names.into_iter().map(place)).collect();
     placed.iter().try_for_each(|(_, dir)| check(dir))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gramscope_nn::Processor;
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::pcs::{self, PcsOptions, PcsResult};
 
 use super::{opened, other_data, placed, with_bar};

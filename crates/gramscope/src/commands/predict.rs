@@ -1,6 +1,6 @@
 //! `gramscope predict`: what groups of runs predict, and where two of them differ.
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::predict::{self, Group, PredictResult};
 
 use crate::arguments::PredictArguments;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         examples: arguments.examples,
         seed: arguments.seed,
         data: other_data(arguments.data.as_deref())?,
-        memory: memory::limits(arguments.memory_limit, processor.gpu().is_some()),
+        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "probing", |progress| {

@@ -1,6 +1,6 @@
 //! `gramscope sparsity`: zeros in the outputs of a run's ReLUs.
 
-use gramscope_study::Stored;
+use gramscope_study::Saved;
 use gramscope_study::sparsity::{self, Sparsity, SparsityOptions};
 
 use super::{opened, other_data, placed, with_bar};

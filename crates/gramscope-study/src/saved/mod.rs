@@ -19,18 +19,19 @@ use crate::{Error, Result, plot};
 use place::check_place;
 
 /// A kind of result, as it lies in a directory.
-pub trait Stored: Sized {
+pub trait Saved: Sized {
     /// The files that hold it, the numbers first, their description last.
     const SEALED: &'static [&'static str];
     /// Lists for other tools that follow from those files.
     const EXCERPTS: &'static [&'static str] = &[];
-    /// Its pictures. The first is the one that every result has, and the last to be drawn: where it is, the result is whole.
+    /// Its pictures, at least one. The first is the one that every result has, and the last to be drawn: where it is, the result is
+    /// whole.
     const PICTURES: &'static [&'static str];
 
     /// Writes the files that hold it into `dir`; an earlier result there is replaced.
     ///
     /// # Errors
-    /// [`Error::Io`] where the directory cannot be made or written.
+    /// [`Error::Io`] where the directory cannot be made or written, [`Error::File`] where it names a file whose name is not Unicode.
     fn save(&self, dir: &Path) -> Result<()>;
 
     /// Reads what [`Self::save`] wrote.
@@ -41,7 +42,9 @@ pub trait Stored: Sized {
     fn load(dir: &Path) -> Result<Self>;
 
     /// Whether such a result lies in `dir`, or what a process left that was killed while it saved one.
-    fn is_in(dir: &Path) -> bool;
+    fn is_in(dir: &Path) -> bool {
+        Self::load(dir).is_ok()
+    }
 
     /// Draws its pictures into `dir`; nothing where they show more than the result holds, and are drawn by whoever has that.
     ///
@@ -62,12 +65,16 @@ pub trait Stored: Sized {
         check_place(dir, &[Self::SEALED, Self::EXCERPTS, Self::PICTURES].concat(), Self::is_in)
     }
 
-    /// Writes all its files into `dir`; an earlier result there is replaced. A picture that cannot be drawn is logged as a warning.
+    /// Writes its files into `dir` and draws its pictures ([`Self::draw`]); an earlier result there is replaced, its pictures first: none
+    /// stands beside numbers that it does not show. A picture that cannot be drawn is logged as a warning.
     ///
     /// # Errors
-    /// Those of [`Self::check`], before anything is written, and [`Error::Io`].
+    /// Those of [`Self::check`], before anything is written, and those of [`Self::save`].
     fn write(&self, dir: &Path) -> Result<()> {
         Self::check(dir)?;
+        for path in Self::PICTURES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()) {
+            fs::remove_file(&path).map_err(Error::io("replace", &path))?;
+        }
         self.save(dir)?;
         plot::warn_about(self.draw(dir));
         Ok(())
@@ -76,6 +83,11 @@ pub trait Stored: Sized {
     /// Whether one of the files that hold such a result lies in `dir`.
     fn any_in(dir: &Path) -> bool {
         Self::SEALED.iter().any(|name| dir.join(name).is_file())
+    }
+
+    /// Whether the description of such a result lies in `dir`: without one there are numbers at most, of whatever kind.
+    fn is_described_in(dir: &Path) -> bool {
+        Self::SEALED.last().is_some_and(|name| dir.join(name).is_file())
     }
 }
 
