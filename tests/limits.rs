@@ -109,14 +109,22 @@ fn a_network_stays_within_the_limit() {
     let images = ["--train-images", "64", "--test-images", "256", "--batch-size", "64", "--epochs", "1"];
     let network = ["--data", "builtin", "--depth", "8", "--width", "2", "--out", &run];
     succeeds([&["train"][..], &images, &network].concat());
-    for (command, flags, result, lower) in [
+    let commands = [
         ("cka", &["--batch-size", "256", "--passes", "1"][..], "cka.npz", "--batch-size"),
         ("probe", &["--layers", ".", "--epochs", "2", "--batch-size", "64"], "probe.json", "--layers, --batch-size"),
+        // Test images are more than the training images of a batch.
+        (
+            "probe",
+            &["--epochs", "2", "--batch-size", "128", "--examples", "10"],
+            "probe.json",
+            "--layers, --batch-size",
+        ),
         ("ablate", &["--each"], "ablate.json", "--examples"),
         ("sparsity", &[], "sparsity.npz", "--examples"),
         ("activations", &["--layers", "add|pool"], "", "--examples"),
-    ] {
-        let [whole, out] = ["whole", "within"].map(|name| path(&format!("{command}-{name}")));
+    ];
+    for (index, (command, flags, result, lower)) in commands.into_iter().enumerate() {
+        let [whole, out] = ["whole", "within"].map(|name| path(&format!("{command}-{index}-{name}")));
         let arguments = |out| [&[command, &run, "--out", out], flags].concat();
         succeeds(arguments(&whole));
         let needed = needed(&fails([&arguments(&out)[..], &["--memory-limit", "1M"]].concat(), 1, &[lower]));

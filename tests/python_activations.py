@@ -1,13 +1,15 @@
-"""Writes files with python/activations.py into the directory that is named, and tries what it must refuse."""
+"""Writes files with python/gramscope_activations.py into the directory that is named, and tries what it must refuse."""
 
+import json
 import os
 import sys
+import warnings
 
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "python"))
 
-from activations import ActivationFile, torch_layers  # noqa: E402
+from gramscope_activations import ActivationFile, torch_layers
 
 
 def values(layer, shape, dtype=np.float32):
@@ -24,6 +26,19 @@ def batches(file, layers, sizes):
         start += size
 
 
+def streamed(directory):
+    """In batches and at once; in other orders of bytes and memory than the file's, which values do not show."""
+    layers = [("z", values(0, (10, 4, 2))), ("a", values(1, (10, 3))), ("half", values(2, (10, 5), np.float16))]
+    for name, sizes in [("streamed", [4, 4, 0, 2]), ("whole", [10])]:
+        with ActivationFile(os.path.join(directory, f"{name}.safetensors"), 10) as file:
+            batches(file, layers, sizes)
+    turned = [(name, np.asfortranarray(array.astype(array.dtype.newbyteorder(">")))) for name, array in layers]
+    with ActivationFile(os.path.join(directory, "turned.safetensors"), 10) as file:
+        batches(file, turned, [7, 3])
+    with ActivationFile(os.path.join(directory, "named.safetensors"), 10, layers=["a", "half", "z"]) as file:
+        batches(file, layers, [10])
+
+
 def refused(directory, part, write, error=ValueError):
     before = sorted(os.listdir(directory))
     try:
@@ -36,9 +51,9 @@ def refused(directory, part, write, error=ValueError):
 
 
 def misused(directory):
-    def write(examples, *appended):
+    def write(examples, *appended, **options):
         def to(path):
-            with ActivationFile(path, examples) as file:
+            with ActivationFile(path, examples, **options) as file:
                 for name, array in appended:
                     file.append(name, array)
 
@@ -49,56 +64,128 @@ def misused(directory):
     refused(directory, "layer b has 2 of 4 examples", write(4, ("a", two), ("b", two), ("a", two)))
     refused(directory, "more than 4 examples", write(4, ("a", two), ("a", three)))
     refused(directory, "not in the first batch", write(4, ("a", two), ("a", two), ("b", two)))
+    refused(directory, "before layer b", write(6, ("a", two), ("b", two), ("a", two), ("a", two)))
+    refused(directory, "layer b has 3 examples where others of the batch have 2", write(6, ("a", two), ("b", three)))
     refused(directory, "F32[2] an example, and was F32[3]", write(4, ("a", two), ("a", two[:, :2])))
     refused(directory, "F64[3] an example, and was F32[3]", write(4, ("a", two), ("a", two.astype(np.float64))))
-    refused(directory, "int64", write(2, ("a", np.zeros((2, 3), np.int64))), TypeError)
-    refused(directory, "single number", write(2, ("a", np.float32(1))))
+    refused(directory, "layer a: values of type int64", write(2, ("a", np.zeros((2, 3), np.int64))), TypeError)
+    refused(directory, "layer a: a single number", write(2, ("a", np.float32(1))))
+    refused(directory, "no features", write(2, ("a", two[:, :0])))
+    refused(directory, "not ('a', 'b')", write(2, (("a", "b"), two)), TypeError)
+    refused(directory, "no name for a layer", write(2, ("__metadata__", two)))
+    refused(directory, "no room", write(2, *((f"{i}" * 1000, two) for i in range(1000))))
+    refused(directory, "none of the layers that were named", write(2, ("a", two), layers=["b"]))
+    refused(directory, "layer b was named and not added", write(2, ("a", two), layers=["a", "b"]))
     refused(directory, "no layer", write(2))
     refused(directory, "at least 1", write(0))
+    refused(directory, "integer", write(2.5, ("a", two)), TypeError)
     refused(directory, "No such file", lambda path: write(2, ("a", two))(path + "/a"), OSError)
+    refused(directory, "is a directory", lambda _: write(2, ("a", two))(directory), OSError)
+
+    def closed(path):
+        file = ActivationFile(path, 2)
+        file.discard()
+        file.close()
+        file.append("a", two)
+
+    refused(directory, "is closed", closed)
+
+
+def two_at_once(directory):
+    """Files of one name do not disturb each other; the last to be closed stays."""
+    path = os.path.join(directory, "twice.safetensors")
+    first, second = ActivationFile(path, 4), ActivationFile(path, 4)
+    two = np.zeros((2, 3), np.float32)
+    for _ in range(2):
+        first.append("first", two)
+        second.append("second", two)
+    for file, name in [(first, "first"), (second, "second")]:
+        file.close()
+        assert layers_of(path)[0] == [name]
+    assert not [name for name in os.listdir(directory) if name.endswith(".part")]
+    os.remove(path)
+
+
+def layers_of(path):
+    """The names of the layers, and each layer's type, shape and bytes."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = file.read()
+    names = json.loads(header.pop("__metadata__")["layers"])
+    found = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        found[name] = (entry["dtype"], entry["shape"], data[begin:end])
+    return names, found
 
 
 def of_torch(directory):
-    """Layers that are called twice, in place, and in bfloat16."""
+    """Every layer is what its module put out in the same batches: called twice, in place, in bfloat16, in tuples, with weights that
+    are computed, and not called at all."""
     import torch
 
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.first = torch.nn.Linear(5, 4)
+            self.first = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 4))
             self.relu = torch.nn.ReLU(inplace=True)
+            self.attention = torch.nn.MultiheadAttention(4, 2, batch_first=True)
             self.second = torch.nn.Linear(4, 3).to(torch.bfloat16)
+            self.unused = torch.nn.Linear(4, 3)
 
-        def forward(self, x):
-            return self.relu(self.second(self.relu(self.first(x)).to(torch.bfloat16)))
+        def forward(self, x, kept=None):
+            kept = {} if kept is None else kept
+            kept["first"] = self.first(x)
+            kept["relu"] = self.relu(kept["first"].clone())
+            kept["attention"] = self.attention(*[kept["relu"].unsqueeze(1)] * 3)[0]
+            kept["second"] = self.second(kept["attention"].squeeze(1).to(torch.bfloat16))
+            kept["relu#2"] = self.relu(kept["second"].clone())
+            return kept["relu#2"]
 
-    model, images = Model(), torch.randn(7, 5)
+    model, images = Model().eval(), torch.randn(7, 5)
     path = os.path.join(directory, "torch.safetensors")
     with torch.inference_mode():
         with ActivationFile(path, 7) as file, torch_layers(model, file):
             for batch in images.split(3):
                 model(batch)
-        first = model.first(images)
-        second = model.second(first.relu().to(torch.bfloat16))
-    model(images)  # Nothing is hooked any more.
-    from safetensors import safe_open
+        names, found = layers_of(path)
+        assert names == ["first", "relu", "attention", "second", "relu#2"], names
+        expected = {name: [] for name in names}
+        for batch in images.split(3):
+            kept = {}
+            model(batch, kept)
+            for name in names:
+                expected[name].append(kept[name])
+        for name in names:
+            kind, shape, data = found[name]
+            tensor = torch.cat(expected[name])
+            assert kind == ("BF16" if tensor.dtype == torch.bfloat16 else "F32") and shape == list(tensor.shape), name
+            assert data == tensor.contiguous().view(torch.uint8).numpy().tobytes(), name
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with ActivationFile(path, 3) as file, torch_layers(model.train(), file, "^first$|unused"):
+            model(images[:3])
+    assert [part in str(one.message) for one, part in zip(warned, ["training mode", "no output of unused"])] == [True] * 2
+    assert layers_of(path)[0] == ["first"]
+    model.eval()
 
-    with safe_open(path, "pt") as file:
-        assert file.metadata()["layers"] == '["first", "relu", "second", "relu.2"]', file.metadata()
-        for name, expected in [("first", first), ("relu", first.relu()), ("second", second), ("relu.2", second.relu())]:
-            found = file.get_tensor(name)
-            # Batches of other sizes may round differently.
-            assert found.dtype == expected.dtype and torch.allclose(found, expected, rtol=1e-2, atol=1e-6), name
+    def outside(path):
+        with ActivationFile(path, 3) as file, torch_layers(model, file):
+            model.first(images[:3])
+
+    def unmatched(path):
+        with ActivationFile(path, 3) as file, torch_layers(model, file, "third"):
+            model(images[:3])
+
+    refused(directory, "outside of the model", outside, RuntimeError)
+    refused(directory, "matches 'third'", unmatched)
 
 
 def main():
     directory = sys.argv[1]
-    layers = [("z", values(0, (10, 4, 2))), ("a", values(1, (10, 3))), ("half", values(2, (10, 5), np.float16))]
-    with ActivationFile(os.path.join(directory, "streamed.safetensors"), 10) as file:
-        batches(file, layers, [4, 4, 2])
-    with ActivationFile(os.path.join(directory, "whole.safetensors"), 10) as file:
-        batches(file, layers, [10])
+    streamed(directory)
     misused(directory)
+    two_at_once(directory)
     try:
         of_torch(directory)
     except ModuleNotFoundError as reason:

@@ -1,4 +1,4 @@
-//! python/activations.py, with which activations from elsewhere are written batch by batch.
+//! python/gramscope_activations.py, with which activations from elsewhere are written batch by batch.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -27,8 +27,13 @@ fn a_file_that_python_streams_is_the_file_it_would_have_written_at_once() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     print!("{}", text(&output.stdout));
 
-    let [streamed, whole] = ["streamed", "whole"].map(|name| dir.path().join(format!("{name}.safetensors")));
-    assert!(fs::read(&streamed).unwrap() == fs::read(&whole).unwrap());
+    let path = |name: &str| dir.path().join(format!("{name}.safetensors"));
+    let streamed = path("streamed");
+    for same in ["whole", "turned"] {
+        assert!(fs::read(&streamed).unwrap() == fs::read(path(same)).unwrap(), "{same}");
+    }
+    let named = ActivationFile::open(&path("named"), None).unwrap();
+    assert_eq!(named.layers().iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["a", "half", "z"]);
     let file = ActivationFile::open(&streamed, None).unwrap();
     let layers: Vec<_> = file.layers().iter().map(|layer| (layer.name.as_str(), layer.features)).collect();
     assert_eq!((file.examples(), layers), (10, vec![("z", 8), ("a", 3), ("half", 5)]));

@@ -10,8 +10,7 @@ use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
-use crate::Saved;
-use crate::{Error, HOST};
+use crate::{Error, HOST, Saved};
 
 /// A made result of three layers: two of one shape, which have one example less in common, and one alone.
 pub(crate) fn made(model: &str) -> CosineResult {

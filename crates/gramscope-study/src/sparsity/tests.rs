@@ -8,8 +8,8 @@ use gramscope_train::batches::images;
 use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
 
 use super::*;
-use crate::{HOST, Saved};
 use crate::provenance::ExampleSource;
+use crate::{HOST, Saved};
 
 /// A made result of three ReLUs, the second with a dead unit.
 pub(crate) fn made(model: &str) -> Sparsity {
