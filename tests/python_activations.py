@@ -1,5 +1,6 @@
 """Writes files with python/gramscope_activations.py into the directory that is named, and tries what it must refuse."""
 
+import contextlib
 import json
 import os
 import sys
@@ -65,7 +66,7 @@ def misused(directory):
     refused(directory, "more than 4 examples", write(4, ("a", two), ("a", three)))
     refused(directory, "not in the first batch", write(4, ("a", two), ("a", two), ("b", two)))
     refused(directory, "before layer b", write(6, ("a", two), ("b", two), ("a", two), ("a", two)))
-    refused(directory, "layer b has 3 examples where others of the batch have 2", write(6, ("a", two), ("b", three)))
+    refused(directory, "layer b has 3 examples in a batch where layer a has 2", write(6, ("a", two), ("b", three)))
     refused(directory, "F32[2] an example, and was F32[3]", write(4, ("a", two), ("a", two[:, :2])))
     refused(directory, "F64[3] an example, and was F32[3]", write(4, ("a", two), ("a", two.astype(np.float64))))
     refused(directory, "layer a: values of type int64", write(2, ("a", np.zeros((2, 3), np.int64))), TypeError)
@@ -80,7 +81,9 @@ def misused(directory):
     refused(directory, "at least 1", write(0))
     refused(directory, "integer", write(2.5, ("a", two)), TypeError)
     refused(directory, "No such file", lambda path: write(2, ("a", two))(path + "/a"), OSError)
-    refused(directory, "is a directory", lambda _: write(2, ("a", two))(directory), OSError)
+    refused(directory, "is no file", lambda _: write(2, ("a", two))(directory), OSError)
+    refused(directory, "named twice", write(2, ("a", two), layers=["a", "b", "a"]))
+    refused(directory, "not 'ab'", write(2, ("a", two), layers="ab"), TypeError)
 
     def closed(path):
         file = ActivationFile(path, 2)
@@ -89,6 +92,34 @@ def misused(directory):
         file.append("a", two)
 
     refused(directory, "is closed", closed)
+
+
+def after_a_refusal(directory):
+    """What is refused changes nothing: neither a layer, nor a batch, nor an example too many."""
+    path = os.path.join(directory, "again.safetensors")
+    two, three = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32)
+    with ActivationFile(path, 4) as file:
+        file.append("a", two)
+        for name, array in [("b", three), ("b", two[:, :0]), ("a", three)]:
+            try:
+                file.append(name, array)
+            except ValueError:
+                continue
+            raise AssertionError(f"not refused: {name}, {array.shape}")
+        file.append("a", two)
+    names, found = layers_of(path)
+    assert names == ["a"] and found["a"] == ("F32", [4, 3], np.ones((4, 3), "<f4").tobytes())
+    os.remove(path)
+
+
+def links(directory):
+    """A link stays one."""
+    place, link = os.path.join(directory, "place"), os.path.join(directory, "link.safetensors")
+    os.mkdir(place)
+    os.symlink(os.path.join("place", "file.safetensors"), link)
+    with ActivationFile(link, 2) as file:
+        file.append("a", np.ones((2, 3), np.float32))
+    assert os.path.islink(link) and os.listdir(place) == ["file.safetensors"] and layers_of(link)[0] == ["a"]
 
 
 def two_at_once(directory):
@@ -169,6 +200,52 @@ def of_torch(directory):
     assert layers_of(path)[0] == ["first"]
     model.eval()
 
+    class Pair(torch.nn.Module):
+        """A number, and then a tensor."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(5, 2)
+
+        def forward(self, x):
+            return {"loss": x.sum(), "logits": self.inner(x)}
+
+    class Catching(torch.nn.Module):
+        """One module fails and is passed over; one has other dimensions."""
+
+        def __init__(self):
+            super().__init__()
+            self.failing = torch.nn.Sequential(torch.nn.Linear(4, 3))
+            self.positions = torch.nn.Embedding(5, 5)
+            self.pair = Pair()
+
+        def forward(self, x):
+            with contextlib.suppress(RuntimeError):
+                self.failing(x)
+            return self.pair(x + self.positions(torch.arange(1)))
+
+    catching = Catching().eval()
+    with ActivationFile(path, 3) as file, torch_layers(catching, file, skip="positions"):
+        catching(images[:3])
+    assert layers_of(path)[0] == ["pair.inner"], layers_of(path)[0]
+    with ActivationFile(path, 3) as file, torch_layers(catching, file, "^pair$"):
+        catching(images[:3])
+    assert layers_of(path)[1]["pair"][1] == [3, 2]
+
+    def other_dimensions(path):
+        with ActivationFile(path, 3) as file, torch_layers(catching, file):
+            catching(images[:3])
+
+    refused(directory, "positions", other_dimensions)
+    with ActivationFile(path, 3) as file:
+        try:
+            with torch_layers(torch.jit.script(torch.nn.Linear(5, 3)).eval(), file):
+                raise AssertionError("hooked")
+        except ValueError as reason:
+            assert "ScriptModule" in str(reason)
+        with torch_layers(model, file):
+            model(images[:3])
+
     def outside(path):
         with ActivationFile(path, 3) as file, torch_layers(model, file):
             model.first(images[:3])
@@ -185,6 +262,8 @@ def main():
     directory = sys.argv[1]
     streamed(directory)
     misused(directory)
+    after_a_refusal(directory)
+    links(directory)
     two_at_once(directory)
     try:
         of_torch(directory)

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::rounds::Rounds;
 
 /// For each model and layer, whether it has been observed in this round of the batch.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Attendance(Vec<Vec<bool>>);
 
 impl Attendance {

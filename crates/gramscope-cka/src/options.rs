@@ -50,7 +50,7 @@ impl FromStr for Estimator {
     }
 }
 
-/// The memory that a comparison may take.
+/// The memory that a comparison, or an analysis of components, may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// The bytes of the host's that panels may have there; with `u64::MAX`, the default, as many as they want.

@@ -105,19 +105,16 @@ impl DeviceProbes {
     /// Bytes of device memory that probes on `inputs` take at most, with batches of so many examples or fewer.
     pub fn bytes(inputs: &[ProbeInput], classes: usize, examples: usize) -> u64 {
         let parameters = |input: &ProbeInput| 2 * (input.features() + 1) * classes * size_of::<f32>();
-        let most = |values: fn(&ProbeInput, usize) -> usize| {
-            inputs.iter().map(|input| values(input, examples)).max().unwrap_or(0) * size_of::<f32>()
-        };
-        let pooled = most(|input, examples| match input {
-            ProbeInput::Squares(_) => examples * input.features(),
-            ProbeInput::Whole(_) => 0,
-        });
-        // Fewer examples are split over more blocks: as many as there are at most, then.
-        let partials = most(|input, examples| plan::probe::most_splits(input.features()) * examples) * classes;
-        let row = plan::probe::probe(examples, 1, classes).row;
-        let each = (row + classes + 1) * size_of::<f32>() + size_of::<f64>();
+        let pooled = inputs.iter().filter(|input| matches!(input, ProbeInput::Squares(_)));
+        let pooled = pooled.map(|input| examples * input.features() * size_of::<f32>()).max().unwrap_or(0);
+        let partials = inputs.iter().map(|input| plan::probe::most_partials(examples, input.features(), classes)).max();
+        let partials = partials.unwrap_or(0) * size_of::<f32>();
+        let plan = plan::probe::probe(examples, 1, classes);
+        // The gradient by the logits, the logits and the labels; the blocks' totals, and how many have arrived.
+        let batch = examples * (plan.row + classes + 1) * size_of::<f32>();
+        let blocks = plan.totals * size_of::<f64>() + size_of::<u32>();
         let records = inputs.len().max(1) * size_of::<ProbeRecord>();
-        (inputs.iter().map(parameters).sum::<usize>() + pooled + partials + examples * each + records) as u64
+        (inputs.iter().map(parameters).sum::<usize>() + pooled + partials + batch + blocks + records) as u64
     }
 
     /// Begins a batch of examples of these labels.

@@ -262,10 +262,11 @@ impl Saved for Dominant {
         FILES.are_in::<DominantInfo>(dir)
     }
 
+    fn shows(&self) -> bool {
+        !self.images.is_empty()
+    }
+
     fn draw(&self, dir: &Path) -> Result<()> {
-        match self.images.is_empty() {
-            true => Ok(()),
-            false => plot::dominant_sheet(self, &dir.join(PICTURE)),
-        }
+        if self.shows() { plot::dominant_sheet(self, &dir.join(PICTURE)) } else { Ok(()) }
     }
 }

@@ -138,7 +138,7 @@ impl Command {
 #[derive(Args, Debug)]
 pub(crate) struct MemoryArguments {
     /// The memory that may be taken, such as 4G or 1.5G: what does not fit is computed in parts, with the same results, or refused
-    /// where it has none; the GPU's where one compares or runs the network [default: three quarters of what is free, or of what a
+    /// where it has no parts; the GPU's where one compares or runs the network [default: three quarters of what is free, or of what a
     /// container may have; nine tenths of what is free on a GPU]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory_limit: Option<MemoryLimit>,

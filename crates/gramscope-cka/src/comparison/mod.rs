@@ -199,10 +199,8 @@ impl Comparison {
         }
     }
 
-    /// The layers of `model` that are to be observed in this round of the batch: all, where memory has room for all.
-    ///
-    /// # Panics
-    /// If there is no such model.
+    /// The layers of `model` that are to be observed in this round of the batch: all, where memory has room for all; none of a model
+    /// that there is not.
     pub fn wanted(&self, model: usize) -> Range<usize> {
         self.rounds().wanted(model)
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use gramscope_cuda::{Component, Device, DeviceComponents, EigenSummary, Sums, Uploads, Values};
 
+use super::in_layer;
 use crate::activation::Activation;
 use crate::components::FirstComponent;
-use crate::cpu::{PrincipalError, PrincipalRows, Principals, SMALLEST_REST, Unusable, set_upright};
+use crate::cpu::{PrincipalRows, Principals, SMALLEST_REST, set_upright};
 use crate::device::{STRIP, blocks_held, blocks_with, host_values, most_rows, panel_row, summary};
 use crate::error::Error;
 use crate::options::{DeviceMemory, Estimator};
@@ -249,13 +250,5 @@ fn is_more_than_rounding(row: Row, component: &FirstComponent) -> bool {
     match row {
         Row::Centred { exponent, norm } => ldexp((2.0 * norm).sqrt(), exponent) > SMALLEST_REST * component.eigenvalue,
         Row::Zero | Row::Undefined => false,
-    }
-}
-
-/// For `map_err`: the layer that has no component.
-fn in_layer(layer: usize) -> impl FnOnce(PrincipalError) -> Error {
-    move |reason| match reason {
-        PrincipalError::Unusable(unusable) => Unusable::of(unusable, 0, layer, 0),
-        PrincipalError::NoEigenvalues => Error::NoEigenvalues { layer },
     }
 }

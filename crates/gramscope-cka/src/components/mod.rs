@@ -168,7 +168,7 @@ impl Components {
         Ok(())
     }
 
-    /// The layers that are to be observed in this round: all, where there is no limit on panels.
+    /// The layers that are to be observed in this round: all, where memory has room for all.
     pub fn wanted(&self) -> Range<usize> {
         self.rounds.wanted(0)
     }

@@ -40,7 +40,7 @@ pub struct Probe {
 /// For `[examples, features]` and so many classes.
 pub fn probe(examples: usize, features: usize, classes: usize) -> Probe {
     let groups = examples.div_ceil(WARPS * EXAMPLES);
-    let most = most_splits(features).min(BLOCKS / groups).max(1);
+    let most = features.div_ceil(LEAST).min(BLOCKS / groups).max(1);
     let share = features.div_ceil(most).next_multiple_of(TILE);
     let splits = features.div_ceil(share);
     let blocks = examples.div_ceil(WARPS);
@@ -57,9 +57,11 @@ pub fn probe(examples: usize, features: usize, classes: usize) -> Probe {
     }
 }
 
-/// The most parts that so many features are split into, however few the examples.
-pub fn most_splits(features: usize) -> usize {
-    features.div_ceil(LEAST).clamp(1, BLOCKS)
+/// The most that the field `partials` is for `[examples, features]` or fewer examples, which are split over more blocks.
+pub fn most_partials(examples: usize, features: usize, classes: usize) -> usize {
+    let of_all = features.div_ceil(LEAST).saturating_mul(examples);
+    // A block takes so many examples at most, and there are so many blocks, unless examples alone ask for more.
+    of_all.min(BLOCKS * WARPS * EXAMPLES).max(examples) * classes
 }
 
 /// `gs_probe_naive_products_*`: a thread a logit, whose sum is the only part.
@@ -70,4 +72,22 @@ pub fn naive_products(examples: usize, classes: usize) -> Geometry {
 /// `gs_probe_naive_update_*`: a thread a weight or bias.
 pub fn naive_update(features: usize, classes: usize) -> Geometry {
     each((features + 1) * classes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_smaller_batch_has_more_partial_sums_than_are_counted() {
+        for features in [1, 100, 5_000, 65_536, 802_816] {
+            for most in [1, 7, 64, 128, 250, 1_031] {
+                let counted = most_partials(most, features, 10);
+                let needed = (1..=most).map(|examples| probe(examples, features, 10).partials).max();
+                assert!(needed <= Some(counted), "{features} features, {most} examples: {needed:?} of {counted}");
+                // No wild guess.
+                assert!(needed >= Some(counted / 8), "{features} features, {most} examples: {needed:?} of {counted}");
+            }
+        }
+    }
 }

@@ -167,7 +167,8 @@ impl DeviceNetwork {
         Ok(logits)
     }
 
-    /// Bytes of device memory that [`Self::forward_without`] takes for a batch of `images`, beside the parameters.
+    /// Bytes of device memory that [`Self::forward_without`] takes for a batch of `images`, beside the parameters. What evaluates
+    /// `variants` is made for that, and kept for it.
     ///
     /// # Errors
     /// [`Error::NoShortcuts`], [`Error::Shape`].

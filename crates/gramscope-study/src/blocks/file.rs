@@ -105,7 +105,9 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
 /// # Errors
 /// Those of [`Saved::write`].
 pub fn write(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
-    info.write(dir)?;
+    BlocksInfo::check(dir)?;
+    BlocksInfo::remove_pictures(dir);
+    info.save(dir)?;
     plot::warn_about(plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE)));
     Ok(())
 }
@@ -121,5 +123,9 @@ impl Saved for BlocksInfo {
 
     fn load(dir: &Path) -> Result<Self> {
         FILE.load(dir)
+    }
+
+    fn shows(&self) -> bool {
+        false
     }
 }

@@ -91,17 +91,24 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Those of the device.
     pub(crate) fn new(data: &'a TestImages, models: &[Model], limit: Option<u64>) -> Result<Self> {
-        Self::of_part(data.split(), &(0..data.len()).collect::<Vec<_>>(), models, limit)
+        Self::of_part(data.split(), &(0..data.len()).collect::<Vec<_>>(), models, limit, None)
     }
 
-    /// The same of those images of `split` alone that are `chosen`.
+    /// The same of those images of `split` alone that are `chosen`, beside those of another feed of the same networks.
     ///
     /// # Errors
     /// Those of the device.
-    pub(crate) fn of_part(split: &'a Split, chosen: &[usize], models: &[Model], limit: Option<u64>) -> Result<Self> {
+    pub(crate) fn of_part(
+        split: &'a Split,
+        chosen: &[usize],
+        models: &[Model],
+        limit: Option<u64>,
+        beside: Option<&Self>,
+    ) -> Result<Self> {
         // They are all where the first is.
         let Some(device) = models.first().and_then(Model::gpu) else { return Ok(Self { split, gpu: None }) };
-        let taken = models.iter().map(Model::bytes).sum();
+        let others = beside.and_then(|feed| feed.gpu.as_ref()).map_or(0, |gpu| gpu.images);
+        let taken = models.iter().map(Model::bytes).sum::<u64>() + others;
         let mut memory = DeviceMemory { limit, taken, ..DeviceMemory::default() };
         let free = device.memory().map_err(gramscope_nn::Error::from)?.0;
         let mut all = None;
@@ -191,10 +198,9 @@ impl<'a> Feed<'a> {
         Err(gramscope_nn::Error::from(gramscope_cuda::Error::MemoryLimit { what, needed, limit, free }).into())
     }
 
-    /// The bytes of a GPU that this takes for batches of so many images: of all, where they are there, else of a batch.
-    pub(crate) fn bytes(&self, images: usize) -> u64 {
-        let Some(gpu) = &self.gpu else { return 0 };
-        gpu.images + gpu.batch_bytes(self.split, images)
+    /// The bytes of a GPU that a batch of so many images takes beside those that are there.
+    pub(crate) fn batch_bytes(&self, images: usize) -> u64 {
+        self.gpu.as_ref().map_or(0, |gpu| gpu.batch_bytes(self.split, images))
     }
 }
 

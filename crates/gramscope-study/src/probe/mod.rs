@@ -181,11 +181,17 @@ fn train_and_test(
         progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
         if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     };
+    check_memory_of_host(model, images, options)?;
     let (only, limit) = (slice::from_ref(model), options.memory.device);
-    let test_feed = Feed::of_part(&dataset.test, &test, only, limit)?;
-    let feed = Feed::of_part(&dataset.train, train, only, limit)?;
-    check_room(model, images, options, &feed, &test_feed)?;
-    let mut probes = probes_of(model, dataset.classes.len(), options)?;
+    let test_feed = Feed::of_part(&dataset.test, &test, only, limit, None)?;
+    let feed = Feed::of_part(&dataset.train, train, only, limit, Some(&test_feed))?;
+    let classes = dataset.classes.len();
+    let most = images.most_at_once(options);
+    feed.most_at_once(&format!("{} and its probes", model.info.name), most..=most, &|images| {
+        let probes = device_bytes(model.shapes(), options.pool, classes, images);
+        Ok(model.device_bytes(images) + probes + test_feed.batch_bytes(images))
+    })?;
+    let mut probes = probes_of(model, classes, options)?;
     let orders = Philox::new(options.seed, Stream::Probes);
     let (mut begun, mut trained) = (Vec::new(), probes.standings()?);
     for epoch in 0..options.epochs {
@@ -205,27 +211,14 @@ fn train_and_test(
     Ok(all.map(|((begun, trained), tested)| Course { begun, trained, tested }).collect())
 }
 
-/// Fails where network, probes and a batch of `images`, which `feeds` hand out, need more memory than they may take.
-fn check_room(
-    model: &Model,
-    images: &Images,
-    options: &ProbeOptions,
-    feed: &Feed<'_>,
-    test_feed: &Feed<'_>,
-) -> Result<()> {
-    let (classes, only) = (images.dataset.classes.len(), slice::from_ref(model));
-    let batch = options.batch_size.min(images.train.len().max(images.dataset.test.len()));
-    let on_gpu = model.gpu().is_some();
+/// Fails where network, probes and a batch of images need more of the host's memory than they may take.
+fn check_memory_of_host(model: &Model, images: &Images, options: &ProbeOptions) -> Result<()> {
+    let (classes, batch, on_gpu) = (images.dataset.classes.len(), images.most_at_once(options), model.gpu().is_some());
     let probes = if on_gpu { 0 } else { OnHost::bytes(model.shapes(), options.pool, classes, batch) };
     let what = format!("probes of {} layers and batches of {batch} images", model.info.layers.len());
-    let network = model.bytes() + forward_bytes(only, batch, on_gpu);
+    let network = model.bytes() + forward_bytes(slice::from_ref(model), batch, on_gpu);
     let bytes = [network, probes].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
-    check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])?;
-    feed.most_at_once(&format!("{} and its probes", model.info.name), batch..=batch, &|images| {
-        let probes = device_bytes(model.shapes(), options.pool, classes, images);
-        Ok(model.device_bytes(images) + probes + test_feed.bytes(images))
-    })?;
-    Ok(())
+    check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])
 }
 
 /// The most bytes that probes on layers of these `shapes` take on a GPU, with batches of so many examples.
@@ -283,11 +276,17 @@ impl Images {
         Ok(Self { dataset, dir: config.dir, train })
     }
 
-    /// The bytes of all that there are, and of a copy of those that are used, on their way to a GPU.
+    /// The images of the largest batch, of those that probes learn from and those that they are tested on.
+    fn most_at_once(&self, options: &ProbeOptions) -> usize {
+        options.batch_size.min(self.train.len().max(self.dataset.test.len()))
+    }
+
+    /// The bytes of all that there are, and of a copy of a part, on its way to a GPU.
     fn bytes(&self, on_gpu: bool) -> u64 {
         let Dataset { train, test, .. } = &self.dataset;
-        let used = if on_gpu { train.pixels().len() / train.len().max(1) * self.train.len() } else { 0 };
-        (train.pixels().len() + test.pixels().len() + used) as u64
+        let is_copied = on_gpu && self.train.len() < train.len();
+        let copied = if is_copied { train.pixels().len() / train.len() * self.train.len() } else { 0 };
+        (train.pixels().len() + test.pixels().len() + copied) as u64
     }
 }
 

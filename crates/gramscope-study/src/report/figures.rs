@@ -90,13 +90,15 @@ pub(super) fn of_directory(dir: &Path) -> Vec<Figure> {
 }
 
 /// What was read; nothing, with a warning, where that failed.
-fn warned<T>(read: Result<T>) -> Option<T> {
+pub(super) fn warned<T>(read: Result<T>) -> Option<T> {
     read.map_err(|reason| tracing::warn!("left out of the report: {reason}")).ok()
 }
 
 /// Those of the result of this kind in `dir`, if there is one.
 fn captions<R: Shown>(dir: &Path) -> Result<Vec<Caption>> {
-    if R::is_described_in(dir) { Ok(R::load(dir)?.captions()) } else { Ok(Vec::new()) }
+    // Without its description a file of numbers may be anybody's.
+    let is_described = R::SEALED.last().is_some_and(|name| dir.join(name).is_file());
+    if is_described { Ok(R::load(dir)?.captions()) } else { Ok(Vec::new()) }
 }
 
 fn figure(section: usize, caption: Caption, dir: &Path) -> Result<Figure> {
@@ -264,5 +266,28 @@ impl Shown for AblateResult {
 
     fn captions(&self) -> Vec<Caption> {
         vec![Caption { picture: ablate::PICTURE, title: self.info.model.clone(), summary: of_ablations(self) }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{pcs, predict};
+
+    /// Of one figure without its picture, and of numbers without their description, the others know nothing.
+    #[test]
+    fn what_cannot_be_shown_costs_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        predict::tests::made("one").write(dir.path()).unwrap();
+        pcs::tests::made("one").write(dir.path()).unwrap();
+        let titles = || of_directory(dir.path()).into_iter().map(|figure| figure.title).collect::<Vec<_>>();
+        assert_eq!(titles(), ["one", "How alike they are", "Image by image", "Class by class"]);
+        fs::remove_file(dir.path().join(predict::MAPS_PICTURE)).unwrap();
+        fs::write(dir.path().join(predict::CLASSES_PICTURE), "no picture").unwrap();
+        assert_eq!(titles(), ["one", "Image by image"]);
+        fs::remove_file(dir.path().join(pcs::INFO)).unwrap();
+        assert_eq!(titles(), ["Image by image"]);
     }
 }

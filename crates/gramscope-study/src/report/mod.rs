@@ -82,19 +82,9 @@ impl Found {
             }
         }
         if PairResult::any_in(&dir) {
-            self.results.extend(placed(PairResult::load(&dir), &dir));
+            let result = figures::warned(PairResult::load(&dir));
+            self.results.extend(result.map(|result| Placed { result, place: dir.clone() }));
         }
         self.figures.extend(figures::of_directory(&dir));
-    }
-}
-
-/// What was loaded from `dir`; nothing, with a warning, where that failed.
-fn placed<R>(loaded: Result<R>, dir: &Path) -> Option<Placed<R>> {
-    match loaded {
-        Ok(result) => Some(Placed { result, place: dir.to_owned() }),
-        Err(reason) => {
-            tracing::warn!("left out of the report: {reason}");
-            None
-        }
     }
 }

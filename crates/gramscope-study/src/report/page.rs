@@ -243,6 +243,8 @@ mod tests {
     use super::*;
     use crate::family::tests::member;
     use crate::pair::tests::made;
+    use crate::pcs::PcsResult;
+    use crate::report::figures::Shown;
 
     #[test]
     fn packed_values_keep_four_decimals() {
@@ -264,7 +266,13 @@ mod tests {
         let placed = Placed { result: made(name, "<!--"), place: PathBuf::from("dir/<b>/cka") };
         let picture = b"\x89PNG\r\n\x1a\n\0".to_vec();
         let (title, summary) = (name.to_owned(), "</script>".to_owned());
-        let figure = Figure { section: 2, title, summary, place: PathBuf::from("dir/<i>/pcs"), picture };
+        let figure = Figure {
+            section: SECTIONS.iter().position(|section| section.title == PcsResult::TITLE).unwrap(),
+            title,
+            summary,
+            place: PathBuf::from("dir/<i>/pcs"),
+            picture,
+        };
         let page = page(&[hostile], &[placed], &[figure], Path::new("dir")).unwrap();
         assert!(!page.contains("<img") && !page.contains("alert(1)>{{script}}</"));
         assert!(page.contains("\\u003c/script>\\u003cimg src=x onerror=alert(1)>{{script}}"));

@@ -41,12 +41,18 @@ pub trait Saved: Sized {
     /// together.
     fn load(dir: &Path) -> Result<Self>;
 
-    /// Whether such a result lies in `dir`, or what a process left that was killed while it saved one.
+    /// Whether such a result lies in `dir`, or what a process left that was killed while it saved one: of several files the numbers
+    /// alone, which is for them to say.
     fn is_in(dir: &Path) -> bool {
         Self::load(dir).is_ok()
     }
 
-    /// Draws its pictures into `dir`; nothing where they show more than the result holds, and are drawn by whoever has that.
+    /// Whether it holds what its pictures show. Where it does not, they are drawn by whoever has that, and [`Self::write`] leaves them.
+    fn shows(&self) -> bool {
+        true
+    }
+
+    /// Draws its pictures into `dir`; nothing for a result that does not hold what they show.
     ///
     /// # Errors
     /// What drawing may say.
@@ -65,29 +71,31 @@ pub trait Saved: Sized {
         check_place(dir, &[Self::SEALED, Self::EXCERPTS, Self::PICTURES].concat(), Self::is_in)
     }
 
-    /// Writes its files into `dir` and draws its pictures ([`Self::draw`]); an earlier result there is replaced, its pictures first: none
-    /// stands beside numbers that it does not show. A picture that cannot be drawn is logged as a warning.
+    /// Writes its files into `dir` and draws its pictures; an earlier result there is replaced, its pictures first: none stands beside
+    /// numbers that it does not show. A picture that cannot be drawn or removed is logged as a warning.
     ///
     /// # Errors
     /// Those of [`Self::check`], before anything is written, and those of [`Self::save`].
     fn write(&self, dir: &Path) -> Result<()> {
         Self::check(dir)?;
-        for path in Self::PICTURES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()) {
-            fs::remove_file(&path).map_err(Error::io("replace", &path))?;
+        if self.shows() {
+            Self::remove_pictures(dir);
         }
         self.save(dir)?;
         plot::warn_about(self.draw(dir));
         Ok(())
     }
 
+    /// Removes the pictures of an earlier result from `dir`; one that cannot be removed is logged as a warning.
+    fn remove_pictures(dir: &Path) {
+        for path in Self::PICTURES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()) {
+            plot::warn_about(fs::remove_file(&path).map_err(Error::io("remove", &path)));
+        }
+    }
+
     /// Whether one of the files that hold such a result lies in `dir`.
     fn any_in(dir: &Path) -> bool {
         Self::SEALED.iter().any(|name| dir.join(name).is_file())
-    }
-
-    /// Whether the description of such a result lies in `dir`: without one there are numbers at most, of whatever kind.
-    fn is_described_in(dir: &Path) -> bool {
-        Self::SEALED.last().is_some_and(|name| dir.join(name).is_file())
     }
 }
 

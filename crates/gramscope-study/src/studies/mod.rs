@@ -137,6 +137,7 @@ pub fn study(
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
     };
+    StudyInfo::remove_pictures(dir);
     info.save(dir)?;
     let figure = dir.join(FIGURE);
     let drawn = figure::draw(&info, &runs, &measured, &figure);
@@ -156,6 +157,10 @@ impl Saved for StudyInfo {
 
     fn load(dir: &Path) -> Result<Self> {
         FILE.load(dir)
+    }
+
+    fn shows(&self) -> bool {
+        false
     }
 }
 
