@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gramscope_train::Run;
 
-use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves};
+use super::{FamilyMember, SheetMap, accuracy, colour, sheet, training_curves, warn_about};
 use crate::Result;
 use crate::family::{Member, members};
 use crate::pair::PairResult;
@@ -68,12 +68,6 @@ pub(crate) fn family_maps(runs: &[Run], maps: &[PairResult], path: &Path) -> Res
         Some(SheetMap { result: maps.iter().find(of)?, title: member.name.clone(), lines })
     });
     sheet(&own.collect::<Vec<_>>(), columns, path)
-}
-
-pub(crate) fn warn_about(drawn: Result<()>) {
-    if let Err(reason) = drawn {
-        tracing::warn!("a picture is missing: {reason}");
-    }
 }
 
 fn accuracy_of(member: &Member) -> Option<FamilyMember> {

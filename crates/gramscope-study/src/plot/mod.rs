@@ -34,8 +34,8 @@ pub use curves::training_curves;
 pub use dominant::dominant_sheet;
 pub(crate) use epochs::epochs;
 pub use experiments::{ablations, probes};
+pub(crate) use family::family_maps;
 pub use family::{ACCURACY, CURVES, family_pictures, run_pictures};
-pub(crate) use family::{family_maps, warn_about};
 pub use heatmap::heatmap;
 pub(crate) use heatmap::{blocks, mean};
 pub use predictions::{class_differences, example_accuracies, prediction_maps};
@@ -62,6 +62,13 @@ fn check_drawable(result: &PairResult, path: &Path) -> Result<()> {
         return Err(Error::file(path, problem));
     }
     Ok(())
+}
+
+/// Logs what is wrong with a picture: it must not cost the numbers that it shows.
+pub(crate) fn warn_about(drawn: Result<()>) {
+    if let Err(reason) = drawn {
+        tracing::warn!("a picture is missing: {reason}");
+    }
 }
 
 fn save(canvas: &canvas::Canvas, path: &Path) -> Result<()> {

@@ -41,8 +41,8 @@ pub trait Saved: Sized {
     /// together.
     fn load(dir: &Path) -> Result<Self>;
 
-    /// Whether such a result lies in `dir`, or what a process left that was killed while it saved one: of several files the numbers
-    /// alone, which is for them to say.
+    /// Whether such a result lies in `dir`, or what is left of one by a process that was killed while it saved: of several files, some.
+    /// This is for kinds of one file.
     fn is_in(dir: &Path) -> bool {
         Self::load(dir).is_ok()
     }
@@ -89,7 +89,9 @@ pub trait Saved: Sized {
     /// Removes the pictures of an earlier result from `dir`; one that cannot be removed is logged as a warning.
     fn remove_pictures(dir: &Path) {
         for path in Self::PICTURES.iter().map(|name| dir.join(name)).filter(|path| path.is_file()) {
-            plot::warn_about(fs::remove_file(&path).map_err(Error::io("remove", &path)));
+            if let Err(reason) = fs::remove_file(&path) {
+                tracing::warn!("{}: the picture of an earlier result stays: {reason}", path.display());
+            }
         }
     }
 
