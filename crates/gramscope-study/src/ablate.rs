@@ -111,7 +111,8 @@ impl AblateResult {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for a run without residual connections, for a block that it does not have, for more images than
-/// there are or of other classes; memory that is too little for one image; [`Error::Interrupted`] once `stop` is set; and what the run or its data may say.
+/// there are or of other classes; memory that is too little for one image; [`Error::Interrupted`] once `stop` is set; and what the
+/// run or its data may say.
 pub fn ablate(
     run: &Run,
     options: &AblateOptions,

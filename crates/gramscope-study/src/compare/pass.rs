@@ -52,8 +52,8 @@ impl<'a> Pass<'a> {
         Ok(Self { model, feed, indices: (0..data.len()).collect(), size })
     }
 
-    /// Runs the network over one batch after the other and calls `take` with the number of the batch and every chosen layer's, both
-    /// from 0, and the layer's activation.
+    /// Runs the network over one batch after the other and calls `take` for each of its chosen layers, with the number of the batch,
+    /// that of the layer, both from 0, and the activation.
     ///
     /// # Errors
     /// Those of `take`, and what the network may say.

@@ -262,7 +262,8 @@ impl Shown for ProbeResult {
 
 impl Shown for AblateResult {
     const TITLE: &'static str = "Deleted blocks";
-    const TEXT: &'static str = "Test accuracy when the last blocks of one stage are deleted: their shortcuts stay, and nothing is trained anew.";
+    const TEXT: &'static str = "Test accuracy when the last blocks of one stage are deleted: their shortcuts stay, and nothing is \
+         trained anew.";
 
     fn captions(&self) -> Vec<Caption> {
         vec![Caption { picture: ablate::PICTURE, title: self.info.model.clone(), summary: of_ablations(self) }]
