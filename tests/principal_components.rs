@@ -141,7 +141,12 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
         let projection = first.eigenvalue.sqrt() * first.vector[example.index].abs();
         assert!((example.projection.abs() - projection).abs() <= 1e-6 * projection, "{example:?}, {projection}");
     }
-    assert!(image::open(Path::new(&shown).join("dominant.png")).unwrap().width() > 800);
+    let sheet = Path::new(&shown).join("dominant.png");
+    assert!(image::open(&sheet).unwrap().width() > 800);
+    // What was read has no images to draw, and leaves the sheet that has.
+    let drawn = fs::read(&sheet).unwrap();
+    Dominant::load(Path::new(&shown)).unwrap().write(Path::new(&shown)).unwrap();
+    assert_eq!(fs::read(&sheet).unwrap(), drawn);
 
     // Without --layer it is the one whose component explains most.
     let any = path(dir.path(), "any");
