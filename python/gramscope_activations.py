@@ -28,6 +28,7 @@ the same order. Needs Python 3.8 and NumPy, and for `torch_layers` PyTorch 2.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import operator
@@ -125,9 +126,7 @@ class ActivationFile:
         try:
             self._check_whole()
             self._write(0, np.frombuffer(self._header(), np.uint8))
-            # Some file systems know no fsync.
-            with contextlib.suppress(OSError):
-                os.fsync(self._file.fileno())
+            self._flush()
             self._file.close()
         except BaseException:
             self.discard()
@@ -221,6 +220,14 @@ class ActivationFile:
     def _header_bytes(self, name: str, layer: _Layer) -> int:
         # Its entry, and its name in the list of layers, which is text within text.
         return len(json.dumps({name: self._entry(layer)})) + len(json.dumps(json.dumps(name)))
+
+    def _flush(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as reason:
+            # Some file systems know no fsync; of others, this is where a full or broken disk shows.
+            if reason.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
 
     def _write(self, place: int, data: np.ndarray) -> None:
         self._file.seek(place)

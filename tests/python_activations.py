@@ -1,10 +1,13 @@
 """Writes files with python/gramscope_activations.py into the directory that is named, and tries what it must refuse."""
 
 import contextlib
+import errno
 import json
 import os
+import resource
 import sys
 import warnings
+from unittest import mock
 
 import numpy as np
 
@@ -110,6 +113,27 @@ def after_a_refusal(directory):
     names, found = layers_of(path)
     assert names == ["a"] and found["a"] == ("F32", [4, 3], np.ones((4, 3), "<f4").tobytes())
     os.remove(path)
+
+
+def failing_disks(directory):
+    """A disk that is full when a layer comes, or only says so at the end; a file system that knows no fsync is no such disk."""
+    large = np.zeros((2, 1 << 20), np.float32)
+
+    def write(path):
+        with ActivationFile(path, 2) as file:
+            file.append("a", large)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+    refused(directory, "large", write, OSError)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for number in [errno.EIO, errno.ENOSPC, errno.EINVAL]:
+        with mock.patch("os.fsync", side_effect=OSError(number, os.strerror(number))):
+            if number == errno.EINVAL:
+                write(os.path.join(directory, "unflushed.safetensors"))
+            else:
+                refused(directory, os.strerror(number), write, OSError)
+    os.remove(os.path.join(directory, "unflushed.safetensors"))
 
 
 def links(directory):
@@ -263,6 +287,7 @@ def main():
     streamed(directory)
     misused(directory)
     after_a_refusal(directory)
+    failing_disks(directory)
     links(directory)
     two_at_once(directory)
     try:

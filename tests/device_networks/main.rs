@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use gramscope_train::Run;
+
 use support::driver::{driver, run};
 use support::text;
 
