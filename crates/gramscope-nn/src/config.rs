@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::program::Program;
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
 use crate::{Error, Result, memory};
 
@@ -227,7 +228,7 @@ impl ResNetConfig {
 
     /// Number of trained values: weights, biases, gammas and betas.
     pub fn parameter_count(&self) -> usize {
-        self.topology().parameter_count()
+        self.program(Program::evaluation).parameter_count()
     }
 
     /// Fails where this machine has less memory than the network and the largest layer of a batch of so many images take.
@@ -237,8 +238,8 @@ impl ResNetConfig {
     pub fn check_evaluation_memory(&self, images: usize) -> Result<()> {
         // What does not exist may be too large to be listed, or to be counted.
         self.validate()?;
-        let topology = self.topology();
-        let needed = bytes(1, &topology, images, topology.largest_output());
+        let program = self.program(Program::evaluation);
+        let needed = bytes(1, &program, images, program.largest_output());
         memory::check(|| self.in_words("evaluating", images), needed, images)
     }
 
@@ -252,10 +253,15 @@ impl ResNetConfig {
     /// Those of [`Self::validate`]; [`Error::Memory`].
     pub fn check_training_memory(&self, images: usize) -> Result<()> {
         self.validate()?;
-        let topology = self.topology();
+        let program = self.program(Program::training);
         let copies = if images > 0 { 3 } else { 2 };
-        let needed = bytes(copies, &topology, images, topology.kept_in_training());
+        let needed = bytes(copies, &program, images, program.kept_in_training());
         memory::check(|| self.in_words("training", images), needed, images)
+    }
+
+    /// One of its forms.
+    pub(crate) fn program(&self, form: fn(&Topology, usize) -> Program) -> Program {
+        form(&self.topology(), self.image_side)
     }
 
     /// What is done with it, for a message.
@@ -323,8 +329,8 @@ impl ResNetConfig {
 }
 
 /// The bytes of so many copies of the parameters, and of so many values of each image.
-fn bytes(copies: u64, topology: &Topology, images: usize, values: usize) -> u64 {
-    let parameters = copies.saturating_mul(topology.parameter_count() as u64);
+fn bytes(copies: u64, program: &Program, images: usize, values: usize) -> u64 {
+    let parameters = copies.saturating_mul(program.parameter_count() as u64);
     let activations = (images as u64).saturating_mul(values as u64);
     parameters.saturating_add(activations).saturating_mul(size_of::<f32>() as u64)
 }

@@ -12,9 +12,9 @@ pub mod threads;
 
 mod config;
 mod error;
+mod host;
 mod network;
 mod processor;
-#[cfg(any(feature = "cuda", test))]
 mod program;
 mod sgd;
 mod topology;
@@ -22,7 +22,8 @@ mod work;
 
 pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
-pub use network::{FirstComponentPenalty, Gradients, Output, Parameter, ResNet, Shake, StepOptions};
+pub use host::Output;
+pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
 pub use processor::{Backend, Processor};
 pub use sgd::{Sgd, SgdConfig};
 pub use work::Work;

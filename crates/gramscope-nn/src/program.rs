@@ -1,4 +1,5 @@
-//! A network as a list of steps over numbered values: what a device runs, launch after launch, without deciding anything.
+//! A network as a list of steps over numbered values: what the CPU (`host`) and a GPU (`device`) carry out, step after step, without
+//! deciding anything.
 //!
 //! [`Program`] is made from a network's [`Topology`], in one of three forms: evaluation (`forward`), with what follows a batch norm
 //! fused into it, whole or without some blocks (`ablation`); observation, where every layer of [`Topology::layers`] exists for a while
@@ -8,15 +9,17 @@
 
 mod ablation;
 mod backward;
+mod counts;
 mod forward;
+#[cfg(any(feature = "cuda", test))]
 mod slots;
 mod waiting;
 
-#[cfg(feature = "cuda")]
 use gramscope_cuda::plan::Convolution;
 
 use crate::FirstComponentPenalty;
 use crate::topology::{ConvolutionPlan, Topology};
+pub(crate) use ablation::check_variants;
 use forward::Builder;
 #[cfg(feature = "cuda")]
 pub(crate) use slots::Slots;
@@ -29,7 +32,7 @@ pub(crate) type ValueId = usize;
 pub(crate) const IMAGES: ValueId = 0;
 
 /// What a value is for one image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value {
     /// Height and width.
     pub(crate) side: usize,
@@ -117,6 +120,17 @@ pub(crate) struct Added {
     pub(crate) daddend: ValueId,
 }
 
+/// Which statistics batch norms take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// The running ones.
+    Running,
+    /// The batch's.
+    Batch,
+    /// The batch's, and the running ones move towards them.
+    Moving,
+}
+
 /// What a layer's output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tapped {
@@ -140,6 +154,8 @@ pub(crate) struct NamedConvolution {
 pub(crate) struct NamedNorm {
     /// The first part of its parameters' names.
     pub(crate) name: String,
+    /// The number of the convolution whose result it takes.
+    pub(crate) convolution: usize,
     pub(crate) channels: usize,
 }
 
@@ -181,6 +197,17 @@ impl Program {
         builder.network(topology).program.with_backward()
     }
 
+    /// Of each value, the place of the last step that reads or writes it; of the images, which whoever runs the program may look at
+    /// at any time, the end.
+    pub(crate) fn last_uses(&self) -> Vec<usize> {
+        let mut last = vec![0; self.values.len()];
+        for (place, step) in self.steps.iter().enumerate() {
+            step.values().for_each(|value| last[value] = place);
+        }
+        last[IMAGES] = self.steps.len();
+        last
+    }
+
     /// Blocks whose branches' shares are drawn for each batch: in training, those that have two.
     #[cfg(feature = "cuda")]
     pub(crate) fn drawn_blocks(&self) -> usize {
@@ -188,7 +215,6 @@ impl Program {
     }
 
     /// The shape of convolution number `convolution` of so many images.
-    #[cfg(feature = "cuda")]
     pub(crate) fn convolution(&self, convolution: usize, images: usize) -> Convolution {
         let NamedConvolution { plan, side, .. } = &self.convolutions[convolution];
         let ConvolutionPlan { kernel, from, to, stride } = *plan;

@@ -1,4 +1,4 @@
-//! What a network is made of, as its construction, its list of layers and its number of parameters all read it.
+//! What a network is made of, as its programs and its list of layers read it.
 
 use crate::Layer;
 
@@ -120,44 +120,6 @@ impl BlockPlan {
         }
         add(&format!("relu{}", self.convolutions.len()));
     }
-
-    fn parameter_count(&self) -> usize {
-        let branch: usize = self.convolutions.iter().map(ConvolutionPlan::normalised_parameter_count).sum();
-        let shortcut = match &self.shortcut {
-            ShortcutPlan::None | ShortcutPlan::Identity => 0,
-            ShortcutPlan::Projection { convolution, normalised: false } => convolution.parameter_count(),
-            ShortcutPlan::Projection { convolution, normalised: true } => convolution.normalised_parameter_count(),
-        };
-        self.branches * branch + shortcut
-    }
-
-    /// Values of the results of a branch's convolutions, of one image.
-    fn outputs(&self) -> impl Iterator<Item = usize> {
-        self.convolutions.iter().zip(&self.sides).map(|(convolution, &side)| side * side * convolution.to)
-    }
-
-    /// See [`Topology::kept_in_training`].
-    fn kept_in_training(&self) -> usize {
-        let last = self.outputs().last().unwrap_or(0);
-        // Of the last convolution the ReLU comes behind the addition, once for all branches.
-        let branch = 2 * self.outputs().sum::<usize>() - last;
-        let projection = match self.shortcut {
-            ShortcutPlan::Projection { normalised: true, .. } => last,
-            _ => 0,
-        };
-        self.branches * branch + projection + last
-    }
-}
-
-impl ConvolutionPlan {
-    fn parameter_count(&self) -> usize {
-        self.kernel * self.kernel * self.from * self.to + self.to
-    }
-
-    /// With those of the batch norm behind it.
-    fn normalised_parameter_count(&self) -> usize {
-        self.parameter_count() + 2 * self.to
-    }
 }
 
 impl Topology {
@@ -182,54 +144,5 @@ impl Topology {
         layers.push(Layer { name: "pool".to_owned(), shape: vec![self.features()], stage: head });
         layers.push(Layer { name: "logits".to_owned(), shape: vec![self.classes], stage: head });
         layers
-    }
-
-    /// Values of the largest layer of an image.
-    pub(crate) fn largest_output(&self) -> usize {
-        let stem = self.stem.side * self.stem.side * self.stem.convolution.to;
-        self.blocks.iter().flat_map(BlockPlan::outputs).fold(stem, usize::max)
-    }
-
-    /// Values of an image that a backward pass needs: the results of convolutions with a batch norm behind them, of ReLUs, and of a
-    /// max pooling.
-    pub(crate) fn kept_in_training(&self) -> usize {
-        let StemPlan { convolution, side, pooled_side } = self.stem;
-        let stem = (2 * side * side + pooled_side.map_or(0, |side| side * side)) * convolution.to;
-        stem + self.blocks.iter().map(BlockPlan::kept_in_training).sum::<usize>()
-    }
-
-    /// Number of trained values: weights, biases, gammas and betas.
-    pub(crate) fn parameter_count(&self) -> usize {
-        let stem = self.stem.convolution.normalised_parameter_count();
-        let blocks: usize = self.blocks.iter().map(BlockPlan::parameter_count).sum();
-        stem + blocks + self.features() * self.classes + self.classes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::{Family, ResNetConfig};
-
-    /// The names say what is kept: what batch norms, additions and mixtures give is made again from what is.
-    #[test]
-    fn what_training_keeps_is_what_the_layers_are() {
-        for (family, depth, residual, shake_shake) in [
-            (Family::Cifar, 14, true, false),
-            (Family::Cifar, 8, false, false),
-            (Family::Cifar, 14, true, true),
-            (Family::ImageNet, 38, true, false),
-        ] {
-            let config = ResNetConfig { family, depth, residual, shake_shake, ..ResNetConfig::default() };
-            let layers = config.layers();
-            let length = |layer: &crate::Layer| layer.shape.iter().product::<usize>();
-            let kept = |name: &str| {
-                let last = name.rsplit('.').next().unwrap_or(name);
-                let projection = last == "shortcut" && family == Family::ImageNet;
-                last.starts_with("conv") || last.starts_with("relu") || name == "stem.pool" || projection
-            };
-            let expected: usize = layers.iter().filter(|layer| kept(&layer.name)).map(length).sum();
-            assert_eq!(config.topology().kept_in_training(), expected, "{config:?}");
-            assert_eq!(Some(config.topology().largest_output()), layers.iter().map(length).max(), "{config:?}");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a training step computes and moves: counted, to say how near a measured one comes to what a machine can do.
 
 use crate::ResNetConfig;
-use crate::topology::{BlockPlan, ConvolutionPlan, ShortcutPlan, Topology};
+use crate::program::{Program, Step, ValueId};
 
 /// Bytes of a float32 value.
 const VALUE: u64 = 4;
@@ -23,73 +23,38 @@ impl ResNetConfig {
     /// products a pixel each. Batch norm, fused with what follows it, computes nothing worth counting; it reads its input
     /// for the statistics, then reads it (and an addend) and writes its result; backward it reads input and gradient for
     /// its sums, then reads both and writes the gradient; behind an addition, whose gradient is masked by the ReLU, the
-    /// first of these passes reads the result too and writes the gradient.
+    /// first of these passes reads the result too and writes the gradient. Max pooling reads its input and writes its result;
+    /// backward it reads both and the gradient, and writes one.
     pub fn training_work(&self, images: usize) -> Vec<Work> {
-        let mut count = Count { images: images as u64, work: Vec::new() };
-        let Topology { stem, blocks, .. } = self.topology();
-        count.convolution(&stem.convolution, self.image_side, stem.side, false);
-        count.batch_norm(&stem.convolution, stem.side, false);
-        if let Some(side) = stem.pooled_side {
-            count.max_pooling(stem.convolution.to, stem.side, side);
-        }
-        let mut side = stem.pooled_side.unwrap_or(stem.side);
-        for block in &blocks {
-            count.block(block, side);
-            side = block.sides.last().copied().unwrap_or(side);
-        }
-        count.work
+        let program = self.program(Program::training);
+        program.steps.iter().flat_map(|step| work(&program, step, images)).collect()
     }
 }
 
-struct Count {
-    images: u64,
-    work: Vec<Work>,
-}
-
-impl Count {
-    /// A block whose input has `side` pixels a side.
-    fn block(&mut self, block: &BlockPlan, side: usize) {
-        let adds = !matches!(block.shortcut, ShortcutPlan::None);
-        for _ in 0..block.branches {
-            let mut before = side;
-            for (number, (convolution, &after)) in (1..).zip(block.convolutions.iter().zip(&block.sides)) {
-                self.convolution(convolution, before, after, true);
-                self.batch_norm(convolution, after, adds && block.branches == 1 && number == block.convolutions.len());
-                before = after;
-            }
+/// What a step computes and moves, pass by pass over the activations.
+fn work(program: &Program, step: &Step, images: usize) -> Vec<Work> {
+    let bytes = |value: ValueId| VALUE * (images * program.values[value].length()) as u64;
+    let moved = |bytes: u64| Work { multiply_adds: 0, bytes };
+    match *step {
+        Step::Convolution { convolution, .. }
+        | Step::WeightGradient { convolution, .. }
+        | Step::InputGradient { convolution, .. } => {
+            let shape = program.convolution(convolution, images);
+            let weights = shape.weight_length();
+            let multiply_adds = (shape.out_pixels() * weights) as u64;
+            vec![Work { multiply_adds, bytes: VALUE * (shape.x_length() + shape.y_length() + weights) as u64 }]
         }
-        if let ShortcutPlan::Projection { convolution, normalised } = &block.shortcut {
-            let after = block.sides.last().copied().unwrap_or(side);
-            self.convolution(convolution, side, after, true);
-            if *normalised {
-                self.batch_norm(convolution, after, false);
-            }
+        Step::Normalise { x, addend, .. } => {
+            let written = if addend.is_some() { 3 } else { 2 };
+            [1, written].map(|times| moved(times * bytes(x))).to_vec()
         }
-    }
-
-    fn convolution(&mut self, plan: &ConvolutionPlan, side_in: usize, side_out: usize, has_input_gradient: bool) {
-        let ConvolutionPlan { kernel, from, to, .. } = *plan;
-        let weights = (kernel * kernel * from * to) as u64;
-        let multiply_adds = self.values(side_out, 1) * weights;
-        let bytes = VALUE * (self.values(side_in, from) + self.values(side_out, to) + weights);
-        let times = if has_input_gradient { 3 } else { 2 };
-        self.work.extend((0..times).map(|_| Work { multiply_adds, bytes }));
-    }
-
-    fn batch_norm(&mut self, plan: &ConvolutionPlan, side: usize, adds: bool) {
-        let activation = VALUE * self.values(side, plan.to);
-        let passes = if adds { [1, 3, 4, 3] } else { [1, 2, 2, 3] };
-        self.work.extend(passes.map(|passes| Work { multiply_adds: 0, bytes: passes * activation }));
-    }
-
-    /// Forward it reads its input and writes its result; backward it reads both and the gradient, and writes one.
-    fn max_pooling(&mut self, channels: usize, side_in: usize, side_out: usize) {
-        let (x, y) = (VALUE * self.values(side_in, channels), VALUE * self.values(side_out, channels));
-        self.work.extend([x + y, 2 * x + 2 * y].map(|bytes| Work { multiply_adds: 0, bytes }));
-    }
-
-    fn values(&self, side: usize, channels: usize) -> u64 {
-        self.images * (side * side * channels) as u64
+        Step::NormaliseBackward { x, added, .. } => {
+            let summed = if added.is_some() { 4 } else { 2 };
+            [summed, 3].map(|times| moved(times * bytes(x))).to_vec()
+        }
+        Step::MaxPool { x, y } => vec![moved(bytes(x) + bytes(y))],
+        Step::MaxPoolBackward { x, y, .. } => vec![moved(2 * bytes(x) + 2 * bytes(y))],
+        _ => Vec::new(),
     }
 }
 
@@ -127,14 +92,15 @@ mod tests {
         assert!((forward / 4.09e9 - 1.0).abs() < 0.01, "{forward:e}");
     }
 
-    /// Of one convolution and batch norm at 2 pixels a side, 3 channels to 16: 12 and 64 values.
+    /// Of one convolution and batch norm at 2 pixels a side, 3 channels to 16: 12 and 64 values. They come first, and last.
     #[test]
     fn bytes_by_hand() {
         let config = ResNetConfig { depth: 8, image_side: 2, ..ResNetConfig::default() };
         let work = config.training_work(1);
         let weights = 9 * 3 * 16;
-        let bytes: Vec<u64> = work[..6].iter().map(|work| work.bytes / 4).collect();
-        assert_eq!(bytes, [12 + 64 + weights, 12 + 64 + weights, 64, 128, 128, 192]);
+        let values: Vec<u64> = work.iter().map(|work| work.bytes / 4).collect();
+        assert_eq!(values[..3], [12 + 64 + weights, 64, 128]);
+        assert_eq!(values[values.len() - 3..], [128, 192, 12 + 64 + weights]);
         let chain = ResNetConfig { residual: false, ..config.clone() };
         assert!(total(&config, 1).bytes > total(&chain, 1).bytes);
     }

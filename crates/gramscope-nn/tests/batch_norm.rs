@@ -6,7 +6,7 @@ mod support;
 use candle_core::Tensor;
 use gramscope_nn::ops::batch_norm::{self, EPSILON, Gradients, MOMENTUM};
 use gramscope_reference::{Tensor4, batch_norm as reference};
-use support::{ROUNDING, uniform, values, wide};
+use support::{ROUNDING, bits, uniform, values, wide};
 
 /// (rows, channels): one channel, channels that fill a run of vectors and that do not, more than a run has; two rows, a prime,
 /// several runs; in the last three several pieces of work, with a shorter last one.
@@ -147,6 +147,24 @@ fn normalised_values() {
             let expected: Vec<f64> = plain.data.iter().zip(&addend).map(value).collect();
             let what = format!("{shape:?}, addend {adds}, ReLU {relu}");
             check(&case.normalised(adds, relu), &expected, sizes, &what);
+        }
+    }
+}
+
+/// In the memory of x it is the same to the last bit, NaN and infinity too.
+#[test]
+fn in_place_the_values_are_the_same() {
+    for shape in SHAPES {
+        let mut case = Case::new(shape);
+        let mut odd = wide(&case.x).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        (odd[0], odd[1]) = (f32::NAN, f32::NEG_INFINITY);
+        case.x = Tensor::from_vec(odd, case.x.shape(), case.x.device()).unwrap();
+        for relu in [false, true] {
+            let Case { x, statistics, gamma, beta, .. } = &case;
+            let memory = x.copy().unwrap();
+            let found = batch_norm::normalise_in_place(memory.clone(), statistics, gamma, beta, relu).unwrap();
+            assert_eq!(bits(&found), bits(&case.normalised(false, relu)), "{shape:?}, relu {relu}");
+            assert_eq!(bits(&found), bits(&memory), "{shape:?}: it lies elsewhere");
         }
     }
 }

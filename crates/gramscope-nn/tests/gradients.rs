@@ -234,9 +234,6 @@ fn mixing_of_branches() {
     let f = |b: &Tensor| mixing::mix(a.copy().unwrap(), b, &shares).unwrap();
     mixing::part_into(&part, &dm, &shares, false).unwrap();
     assert_close("second", &wide(&part), &finite_difference(&f, &b, &dm, 1.0), tolerance);
-    let even = mixing::mix_evenly(a.copy().unwrap(), &b).unwrap();
-    let expected: Vec<f64> = wide(&a).iter().zip(wide(&b)).map(|(a, b)| (a + b) / 2.0).collect();
-    assert_close("evenly", &wide(&even), &expected, tolerance);
 }
 
 /// Every share is drawn for itself: by image, block, epoch and seed; forward and backward.

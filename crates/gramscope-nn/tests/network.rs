@@ -98,25 +98,55 @@ fn a_relu_is_applied_by_whoever_reads() {
 /// Layers follow from those before them: what is handed out is what the names say.
 #[test]
 fn observed_layers_are_what_their_names_say() {
-    let config = config(8, 0.2, true, 6);
-    let network = trained(&config);
-    let outputs = outputs(&network, |output| output.values()?.copy());
-    let get = |name: &str| &outputs[name];
-    let equal = |what: &str, a: &Tensor, b: Tensor| assert_eq!(bits(a), bits(&b), "{what}");
-    for block in ["stage1.block1", "stage2.block1", "stage3.block1"] {
-        let layer = |name: &str| get(&format!("{block}.{name}"));
-        equal("relu1", layer("relu1"), layer("bn1").relu().unwrap());
-        let addend = match block {
-            "stage1.block1" => get("stem.relu"),
-            _ => layer("shortcut"),
-        };
-        equal("add", layer("add"), (layer("bn2") + addend).unwrap());
-        equal("relu2", layer("relu2"), layer("add").relu().unwrap());
+    let plain = config(8, 0.2, true, 6);
+    for config in [plain.clone(), ResNetConfig { shake_shake: true, ..plain }] {
+        let network = trained(&config);
+        let outputs = outputs(&network, |output| output.values()?.copy());
+        let get = |name: &str| &outputs[name];
+        let equal = |name: &str, expected: &Tensor| assert_eq!(bits(get(name)), bits(expected), "{config:?}: {name}");
+        let branches: &[&str] = if config.shake_shake { &["branch1.", "branch2."] } else { &[""] };
+        for (block, addend) in
+            [("stage1.block1", "stem.relu"), ("stage2.block1", "shortcut"), ("stage3.block1", "shortcut")]
+        {
+            let layer = |name: &str| get(&format!("{block}.{name}"));
+            for branch in branches {
+                equal(&format!("{block}.{branch}relu1"), &layer(&format!("{branch}bn1")).relu().unwrap());
+            }
+            if config.shake_shake {
+                let [a, b] = ["branch1.bn2", "branch2.bn2"].map(|name| (layer(name) * 0.5).unwrap());
+                equal(&format!("{block}.mix"), &(a + b).unwrap());
+            }
+            let addend = if addend == "shortcut" { layer(addend) } else { get(addend) };
+            equal(&format!("{block}.add"), &(layer(config.branch_end()) + addend).unwrap());
+            equal(&format!("{block}.relu2"), &layer("add").relu().unwrap());
+        }
+        equal("stem.relu", &get("stem.bn").relu().unwrap());
+        let pooled = get("stage3.block1.relu2").mean((1, 2)).unwrap();
+        // A mean of 4 values, in another order.
+        assert_close("pool", &wide(get("pool")), &wide(&pooled), 1e-6 * max_abs(&pooled));
     }
-    equal("stem.relu", get("stem.relu"), get("stem.bn").relu().unwrap());
-    let pooled = get("stage3.block1.relu2").mean((1, 2)).unwrap();
-    // A mean of 4 values, in another order.
-    assert_close("pool", &wide(get("pool")), &wide(&pooled), 1e-6 * max_abs(&pooled));
+}
+
+/// A layer's memory is used again as soon as nothing needs it: deeper networks of the same width have the same memory.
+#[test]
+fn memory_does_not_grow_with_depth() {
+    let memory = |depth: usize, shake_shake: bool| {
+        let network = network(&ResNetConfig { shake_shake, ..config(depth, 0.2, true, 6) }, 0);
+        let mut seen = Vec::new();
+        network
+            .forward_observed::<Error>(&images(2, 6), &mut |_, output| {
+                let id = output.as_stored().0.id();
+                if !seen.contains(&id) {
+                    seen.push(id);
+                }
+                Ok(())
+            })
+            .unwrap();
+        seen.len()
+    };
+    for shake_shake in [false, true] {
+        assert_eq!(memory(14, shake_shake), memory(32, shake_shake));
+    }
 }
 
 fn max_abs(tensor: &Tensor) -> f64 {
@@ -129,11 +159,11 @@ fn an_observers_error_comes_back() {
     #[derive(Debug)]
     enum Stop {
         Here(usize),
-        Candle,
+        Network(Error),
     }
-    impl From<candle_core::Error> for Stop {
-        fn from(_: candle_core::Error) -> Self {
-            Stop::Candle
+    impl From<Error> for Stop {
+        fn from(error: Error) -> Self {
+            Stop::Network(error)
         }
     }
     let network = network(&config(8, 0.1, true, 4), 0);
@@ -141,7 +171,7 @@ fn an_observers_error_comes_back() {
     let error = network.forward_observed(&images(2, 4), &mut |index, _| stop(index)).unwrap_err();
     assert!(matches!(error, Stop::Here(4)));
     let error = network.forward_observed(&images(2, 5), &mut |_, _| Ok(())).unwrap_err();
-    assert!(matches!(error, Stop::Candle));
+    assert!(matches!(error, Stop::Network(Error::Shape { .. })));
 }
 
 /// A training step's bits: the loss, every gradient, every running statistic, and the logits afterwards.

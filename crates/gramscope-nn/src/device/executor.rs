@@ -9,10 +9,10 @@ use half::bf16;
 
 use super::layout::{Layout, Weights};
 use super::memory::{Lengths, Memory, Places};
-use super::pass::{Pass, State, Statistics, Targets};
+use super::pass::{Pass, State, Targets};
 use super::stored::Stored;
 use super::{Images, Observe, Observed};
-use crate::program::{IMAGES, Program, Slots, Step, Tapped};
+use crate::program::{IMAGES, Program, Slots, Statistics, Step, Tapped};
 use crate::{Error, Result};
 
 /// A program on a device, whatever its activations are stored as.

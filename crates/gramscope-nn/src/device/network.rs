@@ -8,12 +8,11 @@ use gramscope_cuda::{Device, Values};
 
 use super::executor::AnyExecutor;
 use super::layout::{Layout, Place};
-use super::pass::{State, Statistics, Targets};
+use super::pass::{State, Targets};
 use super::replay::Replay;
 use super::tasks::{Evaluation, Learning, TrainingStep};
 use super::{Images, Observe, Observed, TakeLayer, Totals};
-use crate::network::ablation::check_variants;
-use crate::program::{HandOut, Program};
+use crate::program::{HandOut, Program, Statistics, check_variants};
 use crate::topology::Topology;
 use crate::{Error, FirstComponentPenalty, ResNet, Result, Sgd};
 
@@ -62,11 +61,10 @@ impl DeviceNetwork {
             running: device.upload("the running statistics", &running)?,
             layout,
         };
-        let statistics = if network.evaluates_batch() { Statistics::Batch } else { Statistics::Running };
         let executor = |program| AnyExecutor::new(&device, arithmetic, program);
         Ok(Self {
             state,
-            statistics,
+            statistics: network.statistics(),
             evaluation: executor(evaluation),
             observation: executor(Program::observation(&topology, image_side, HandOut::OneByOne)),
             training: executor(Program::training(&topology, image_side)),

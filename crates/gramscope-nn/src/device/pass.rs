@@ -14,18 +14,7 @@ use super::layout::Layout;
 use super::memory::{Memory, Places};
 use super::stored::Stored;
 use crate::Result;
-use crate::program::Step;
-
-/// Which statistics batch norms take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Statistics {
-    /// The running ones.
-    Running,
-    /// The batch's.
-    Batch,
-    /// The batch's, and the running ones move towards them.
-    Moving,
-}
+use crate::program::{Statistics, Step};
 
 /// A network's parameters and running statistics, where `layout` says.
 pub(super) struct State {

@@ -3,9 +3,10 @@
 use gramscope_cuda::{Launcher, Regions, Slice};
 
 use super::executor::AnyExecutor;
-use super::pass::{State, Statistics, Targets};
+use super::pass::{State, Targets};
 use super::replay::Task;
 use super::{Images, Observed};
+use crate::program::Statistics;
 use crate::{Error, Result, SgdConfig};
 
 /// What training adds to a network.

@@ -1,25 +1,23 @@
 //! The network: its parameters, its evaluation and its training step.
 
-pub(crate) mod ablation;
 mod evaluation;
-mod modules;
-mod observation;
+mod parameters;
 pub(crate) mod state;
 mod training;
-mod workspace;
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
+use crate::host::{Parts, Plan, Workspace};
+use crate::program::{Program, Statistics};
 use crate::random::{Philox, Stream};
 use crate::topology::{IMAGE_CHANNELS, Topology};
 use crate::{Error, Layer, ResNetConfig, Result};
-use modules::{Block, Builder, Linear, Shortcut, Unit};
-pub use observation::Output;
+use parameters::Builder;
 pub use training::{FirstComponentPenalty, Gradients, Shake, StepOptions};
-use workspace::Workspace;
 
 /// A trained tensor of a network.
 #[derive(Clone, Debug)]
@@ -41,17 +39,17 @@ pub struct ResNet {
     parameters: Vec<Parameter>,
     /// Parameters and running statistics in the order of the network.
     state: Vec<(String, Var)>,
-    stem: Stem,
-    blocks: Vec<Block>,
-    logits: Linear,
+    parts: Parts,
+    /// What batch norms take where nothing is learnt.
+    statistics: Statistics,
+    topology: Topology,
+    evaluation: Plan,
+    /// Made when it is first asked for.
+    observation: OnceLock<Plan>,
+    /// The last that was asked for.
+    training: Mutex<Option<Arc<Plan>>>,
+    /// What a training step leaves to the next.
     workspace: Workspace,
-}
-
-#[derive(Debug)]
-struct Stem {
-    unit: Unit,
-    /// Whether a max pooling follows.
-    pools: bool,
 }
 
 impl ResNet {
@@ -83,7 +81,7 @@ impl ResNet {
         let weights = self.parameters.par_iter().enumerate().filter(|(_, parameter)| parameter.decays);
         weights.try_for_each(|(place, Parameter { var, .. })| {
             let major = u32::try_from(place).expect("a network has fewer than 2^32 parameters");
-            let values = modules::he_normal(&mut generator.sequence(major), var.dims());
+            let values = parameters::he_normal(&mut generator.sequence(major), var.dims());
             var.set(&Tensor::from_vec(values, var.dims(), &self.device)?)
         })?;
         Ok(self)
@@ -92,39 +90,37 @@ impl ResNet {
     /// The network of `topology`, for images as `config` says, with weights of 0.
     fn build(config: &ResNetConfig, topology: &Topology, device: &Device) -> Result<Self> {
         config.check_evaluation_memory(0)?;
+        let program = Program::evaluation(topology, config.image_side);
         let mut builder = Builder::new(device);
-        let stem = Stem {
-            unit: builder.unit("stem.conv", "stem.bn", topology.stem.convolution)?,
-            pools: topology.stem.pooled_side.is_some(),
-        };
-        let blocks = topology.blocks.iter().map(|plan| builder.block(plan)).collect::<Result<_>>()?;
-        let logits = builder.linear("logits", topology.features(), topology.classes)?;
+        let parts = builder.parts(&program)?;
         let Builder { parameters, state, .. } = builder;
-        let (config, layers, device) = (config.clone(), topology.layers(), device.clone());
-        let workspace = Workspace::default();
-        Ok(Self { config, layers, device, parameters, state, stem, blocks, logits, workspace })
+        Ok(Self {
+            config: config.clone(),
+            layers: topology.layers(),
+            device: device.clone(),
+            parameters,
+            state,
+            parts,
+            statistics: Statistics::Running,
+            topology: topology.clone(),
+            evaluation: Plan::new(program),
+            observation: OnceLock::new(),
+            training: Mutex::new(None),
+            workspace: Workspace::default(),
+        })
     }
 
     /// The same network, whose evaluation normalises with the mean and variance of the batch it is given, as a training
     /// step does, instead of the running statistics. What an image's activations are then depends on the others.
     pub fn with_batch_statistics(mut self) -> Self {
-        self.stem.unit.batch_norm.evaluates_batch = true;
-        for block in &mut self.blocks {
-            for branch in block.branches.iter_mut() {
-                branch.hidden.iter_mut().for_each(|unit| unit.batch_norm.evaluates_batch = true);
-                branch.last.batch_norm.evaluates_batch = true;
-            }
-            if let Shortcut::NormalisedProjection(unit) = &mut block.shortcut {
-                unit.batch_norm.evaluates_batch = true;
-            }
-        }
+        self.statistics = Statistics::Batch;
         self
     }
 
-    /// Whether [`Self::with_batch_statistics`] made it.
+    /// What its batch norms take where nothing is learnt.
     #[cfg(feature = "cuda")]
-    pub(crate) fn evaluates_batch(&self) -> bool {
-        self.stem.unit.batch_norm.evaluates_batch
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.statistics
     }
 
     /// What network it is.

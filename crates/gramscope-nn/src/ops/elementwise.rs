@@ -1,7 +1,7 @@
 //! Addition and ReLU on their own, for when each intermediate result is wanted; otherwise [`super::batch_norm`] has
 //! them.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::values;
@@ -38,23 +38,34 @@ pub fn relu_backward(dy: Tensor, y: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's.
 pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
-    add_with(a, b, false)
-}
-
-/// As [`add`], of `a` and the ReLU of `b`, which is applied as `b` is read.
-///
-/// # Errors
-/// As [`add`].
-pub fn add_relu(a: Tensor, b: &Tensor) -> Result<Tensor> {
-    add_with(a, b, true)
-}
-
-fn add_with(a: Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
     values::check("addition: first argument", &a, a.rank())?;
     values::check_shape("addition: second argument", b, a.dims())?;
     let a = a.contiguous()?;
-    a.inplace_op2(&b.contiguous()?, &Add { relu })?;
+    a.inplace_op2(&b.contiguous()?, &Add)?;
     Ok(a)
+}
+
+/// a + b, of equal shapes, into the memory of `sum`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] and [`crate::Error::DType`], wrapped in candle's; a `sum` that is not contiguous is one.
+pub fn add_into(sum: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+    add_with(sum, a, b, false)
+}
+
+/// As [`add_into`], of `a` and the ReLU of `b`, which is applied as `b` is read.
+///
+/// # Errors
+/// As [`add_into`].
+pub fn add_relu_into(sum: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+    add_with(sum, a, b, true)
+}
+
+fn add_with(sum: &Tensor, a: &Tensor, b: &Tensor, relu: bool) -> Result<()> {
+    values::check("addition: sum", sum, sum.rank())?;
+    values::check_shape("addition: first argument", a, sum.dims())?;
+    values::check_shape("addition: second argument", b, sum.dims())?;
+    sum.inplace_op3(&a.contiguous()?, &b.contiguous()?, &AddInto { relu })
 }
 
 /// `value`, or 0 if that is larger; NaN stays NaN.
@@ -99,10 +110,7 @@ impl InplaceOp2 for ReluGradient {
     }
 }
 
-/// Of a and b or, with `relu`, of a and the ReLU of b.
-struct Add {
-    relu: bool,
-}
+struct Add;
 
 impl InplaceOp2 for Add {
     fn name(&self) -> &'static str {
@@ -113,10 +121,39 @@ impl InplaceOp2 for Add {
         let a = values::of_mut("addition: first argument", a, a_layout)?;
         let b = values::of("addition: second argument", b, b_layout)?;
         a.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).for_each(|(a, b)| {
-            let both = a.iter_mut().zip(b);
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        });
+        Ok(())
+    }
+}
+
+/// Of a and b or, with `relu`, of a and the ReLU of b.
+struct AddInto {
+    relu: bool,
+}
+
+impl InplaceOp3 for AddInto {
+    fn name(&self) -> &'static str {
+        "addition"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sum_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<()> {
+        let sum = values::of_mut("addition: sum", sum, sum_layout)?;
+        let a = values::of("addition: first argument", a, a_layout)?;
+        let b = values::of("addition: second argument", b, b_layout)?;
+        sum.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE)).for_each(|((sum, a), b)| {
+            let all = sum.iter_mut().zip(a).zip(b);
             match self.relu {
-                false => both.for_each(|(a, b)| *a += b),
-                true => both.for_each(|(a, b)| *a += rectified(*b)),
+                false => all.for_each(|((sum, a), b)| *sum = a + b),
+                true => all.for_each(|((sum, a), b)| *sum = a + rectified(*b)),
             }
         });
         Ok(())

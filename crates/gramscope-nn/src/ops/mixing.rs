@@ -44,15 +44,6 @@ pub fn mix(a: Tensor, b: &Tensor, shares: &Tensor) -> Result<Tensor> {
     Ok(a)
 }
 
-/// As [`mix`], with one half for every image.
-///
-/// # Errors
-/// As [`mix`].
-pub fn mix_evenly(a: Tensor, b: &Tensor) -> Result<Tensor> {
-    let shares = Tensor::from_vec(vec![0.5f32; a.dim(0)?], a.dim(0)?, a.device())?;
-    mix(a, b, &shares)
-}
-
 /// A branch's part of `dm` `[n, ...]`, the gradient of the mixture, into the memory of `part`: `shares` `[n]` of it for the
 /// `first` branch, the rest for the second.
 ///

@@ -3,11 +3,28 @@
 use super::forward::Builder;
 use super::{IMAGES, Program, Step, Tapped, ValueId};
 use crate::topology::{BlockPlan, ShortcutPlan, Topology};
+use crate::{Error, Result};
+
+/// Whether every one of `variants` says of each block whether it is deleted, and something is left of a deleted one.
+pub(crate) fn check_variants(topology: &Topology, variants: &[Vec<bool>]) -> Result<()> {
+    let blocks = &topology.blocks;
+    if blocks.iter().any(|block| matches!(block.shortcut, ShortcutPlan::None)) {
+        return Err(Error::NoShortcuts);
+    }
+    match variants.iter().find(|variant| variant.len() != blocks.len()) {
+        None => Ok(()),
+        Some(wrong) => {
+            let expected = format!("one flag for each of the {} blocks", blocks.len());
+            Err(Error::Shape { what: "a choice of deleted blocks", expected, got: vec![wrong.len()] })
+        }
+    }
+}
 
 impl Program {
     /// What gives the logits for each of `variants`, every one a flag for each block that says whether it is deleted: of such a
     /// block only the shortcut and the last ReLU stay. Behind the logits of a variant is a tap of its number. What variants have
-    /// in common from the first block on is computed once, as by [`crate::ResNet::forward_without`].
+    /// in common from the first block on is computed once: a block is evaluated as often as there are different sets of deleted
+    /// blocks before it.
     pub(crate) fn ablation(topology: &Topology, image_side: usize, variants: &[Vec<bool>]) -> Self {
         // Of the whole network all is numbered in its order, whatever the variants come by first.
         let mut program = Self::evaluation(topology, image_side);

@@ -1,5 +1,7 @@
 //! The forward steps of a network, with what is on the way kept where layers are looked at.
 
+use std::collections::HashMap;
+
 use super::waiting::{HandOut, Place, Waiting};
 use super::{IMAGES, NamedConvolution, NamedNorm, Program, Seen, Step, Tapped, Value, ValueId};
 use crate::topology::{BlockPlan, ConvolutionPlan, IMAGE_CHANNELS, ShortcutPlan, StemPlan, Topology};
@@ -11,6 +13,9 @@ pub(super) struct Builder {
     pub(super) observed: bool,
     /// Layers that are not handed out yet.
     pub(super) waiting: Waiting,
+    /// The numbers of convolutions and batch norms, by name.
+    convolutions: HashMap<String, usize>,
+    norms: HashMap<String, usize>,
 }
 
 impl Builder {
@@ -30,7 +35,10 @@ impl Builder {
 
     /// Goes on with `program`.
     pub(super) fn on(program: Program, observed: Option<HandOut>) -> Self {
-        Self { program, observed: observed.is_some(), waiting: Waiting::new(observed.unwrap_or(HandOut::OneByOne)) }
+        let convolutions = program.convolutions.iter().map(|convolution| convolution.name.clone()).zip(0..).collect();
+        let norms = program.norms.iter().map(|norm| norm.name.clone()).zip(0..).collect();
+        let waiting = Waiting::new(observed.unwrap_or(HandOut::OneByOne));
+        Self { program, observed: observed.is_some(), waiting, convolutions, norms }
     }
 
     pub(super) fn network(mut self, topology: &Topology) -> Self {
@@ -55,9 +63,8 @@ impl Builder {
 
     /// The input of the first block.
     pub(super) fn stem(&mut self, stem: &StemPlan) -> ValueId {
-        let convolved = self.convolution("stem.conv".to_owned(), stem.convolution, IMAGES, stem.side);
-        let norm = self.norm("stem.bn".to_owned(), convolved);
-        let x = self.normalise(norm, convolved, true);
+        let (x, norm) = self.unit(["stem.conv", "stem.bn"].map(str::to_owned), stem.convolution, IMAGES, stem.side);
+        let x = self.normalise(norm, x, true);
         let Some(side) = stem.pooled_side else { return x };
         let y = self.value(side, stem.convolution.to);
         self.step(Step::MaxPool { x, y });
@@ -103,8 +110,8 @@ impl Builder {
         let (mut x, mut norm) = (input, 0);
         let all = plan.convolutions.len();
         for (number, (convolution, &side)) in (1..).zip(plan.convolutions.iter().zip(&plan.sides)) {
-            x = self.convolution(format!("{prefix}.conv{number}"), *convolution, x, side);
-            norm = self.norm(format!("{prefix}.bn{number}"), x);
+            let names = [format!("{prefix}.conv{number}"), format!("{prefix}.bn{number}")];
+            (x, norm) = self.unit(names, *convolution, x, side);
             if number < all {
                 x = self.normalise(norm, x, true);
             }
@@ -120,38 +127,38 @@ impl Builder {
             ShortcutPlan::Projection { convolution, normalised } => {
                 let name = format!("{}.shortcut", plan.prefix());
                 let side = plan.sides.last().copied().unwrap_or(0);
-                let projected = self.convolution(name.clone(), convolution, input, side);
-                match normalised {
-                    false => Some(projected),
-                    true => {
-                        let norm = self.norm(format!("{name}_bn"), projected);
-                        Some(self.normalise(norm, projected, false))
-                    }
+                if !normalised {
+                    return Some(self.convolution(name, convolution, input, side).0);
                 }
+                let names = [name.clone(), format!("{name}_bn")];
+                let (projected, norm) = self.unit(names, convolution, input, side);
+                Some(self.normalise(norm, projected, false))
             }
         }
     }
 
-    fn convolution(&mut self, name: String, plan: ConvolutionPlan, x: ValueId, side: usize) -> ValueId {
+    /// The result of a convolution, and the number of the batch norm that takes it; their names are given.
+    fn unit(&mut self, [name, norm]: [String; 2], plan: ConvolutionPlan, x: ValueId, side: usize) -> (ValueId, usize) {
+        let (y, convolution) = self.convolution(name, plan, x, side);
+        let Program { norms, .. } = &mut self.program;
+        let number = *self.norms.entry(norm).or_insert_with_key(|name| {
+            norms.push(NamedNorm { name: name.clone(), convolution, channels: plan.to });
+            norms.len() - 1
+        });
+        (y, number)
+    }
+
+    /// The result of a convolution, and its number.
+    fn convolution(&mut self, name: String, plan: ConvolutionPlan, x: ValueId, side: usize) -> (ValueId, usize) {
         let y = self.value(side, plan.to);
-        let convolutions = &mut self.program.convolutions;
-        let convolution = convolutions.iter().position(|known| known.name == name).unwrap_or_else(|| {
-            convolutions.push(NamedConvolution { name, plan, side: self.program.values[x].side });
+        let Program { convolutions, values, .. } = &mut self.program;
+        let convolution = *self.convolutions.entry(name).or_insert_with_key(|name| {
+            convolutions.push(NamedConvolution { name: name.clone(), plan, side: values[x].side });
             convolutions.len() - 1
         });
         self.step(Step::Convolution { convolution, x, y });
         self.tap(Tapped::Value(y));
-        y
-    }
-
-    /// The number of the batch norm of this name, which follows x.
-    fn norm(&mut self, name: String, x: ValueId) -> usize {
-        let channels = self.program.values[x].channels;
-        let norms = &mut self.program.norms;
-        norms.iter().position(|known| known.name == name).unwrap_or_else(|| {
-            norms.push(NamedNorm { name, channels });
-            norms.len() - 1
-        })
+        (y, convolution)
     }
 
     /// A batch norm and, if `relu`, a ReLU.

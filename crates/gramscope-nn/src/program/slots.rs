@@ -10,12 +10,7 @@ const SLOT_STEP: usize = 128;
 impl Program {
     /// Where values lie, so that those that are needed at the same time lie apart.
     pub(crate) fn slots(&self) -> Slots {
-        let mut last = vec![0; self.values.len()];
-        for (place, step) in self.steps.iter().enumerate() {
-            step.values().for_each(|value| last[value] = place);
-        }
-        // Whoever runs the program may look at the images at any time.
-        last[IMAGES] = self.steps.len();
+        let last = self.last_uses();
         let mut slots = Slots { of: vec![usize::MAX; self.values.len()], lengths: Vec::new() };
         let mut free = Vec::new();
         slots.give(IMAGES, self.values[IMAGES].length(), &mut free);

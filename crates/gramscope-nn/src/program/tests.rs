@@ -6,7 +6,7 @@ use candle_core::Device;
 use gramscope_cuda::plan::LAYERS_TOGETHER;
 
 use super::*;
-use crate::{Family, ResNet, ResNetConfig};
+use crate::{Family, Layer, ResNet, ResNetConfig};
 
 /// Every kind of network.
 fn configs() -> Vec<ResNetConfig> {
@@ -175,7 +175,7 @@ fn names_and_shapes_are_the_networks() {
             expected.push((format!("{name}.weight"), vec![plan.to, plan.kernel, plan.kernel, plan.from]));
             expected.push((format!("{name}.bias"), vec![plan.to]));
         }
-        for NamedNorm { name, channels } in &program.norms {
+        for NamedNorm { name, channels, .. } in &program.norms {
             for part in ["weight", "bias", "running_mean", "running_var"] {
                 expected.push((format!("{name}.{part}"), vec![*channels]));
             }
@@ -313,6 +313,26 @@ fn memory_of_training_is_what_has_to_be_kept() {
     let kept: usize = program.steps.iter().map(of).sum();
     let found = program.slots().length(1);
     assert!(found <= kept + 4 * 32 * 32 * 16 + 32 * 32 * 3, "{found} numbers an image, {kept} are kept");
+}
+
+/// The names of layers say what is kept: what batch norms, additions and mixtures give is made again from what is, and what comes
+/// last, without an addition before it, nothing asks for.
+#[test]
+fn what_training_keeps_is_what_the_layers_are() {
+    for config in configs() {
+        let program = config.program(Program::training);
+        let layers = config.layers();
+        let length = |layer: &Layer| layer.shape.iter().product::<usize>();
+        let kept = |name: &str| {
+            let last = name.rsplit('.').next().unwrap_or(name);
+            let projection = last == "shortcut" && config.family == Family::ImageNet;
+            let ends = !config.residual && name == layers[layers.len() - 3].name;
+            (last.starts_with("conv") || last.starts_with("relu") || name == "stem.pool" || projection) && !ends
+        };
+        let expected: usize = layers.iter().filter(|layer| kept(&layer.name)).map(length).sum();
+        assert_eq!(program.kept_in_training(), expected, "{config:?}");
+        assert_eq!(Some(program.largest_output()), layers.iter().map(length).max(), "{config:?}");
+    }
 }
 
 /// Every ending of every stage, and each block alone.

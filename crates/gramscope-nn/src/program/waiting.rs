@@ -13,6 +13,7 @@ pub(crate) enum HandOut {
     OneByOne,
     /// Several, with up to 2^19 values an image: enough to keep a GPU busy for a hundred times what launches cost, and in float32
     /// 512 MiB of its memory for 256 images.
+    #[cfg(any(feature = "cuda", test))]
     Together,
 }
 
@@ -38,6 +39,7 @@ impl Waiting {
     pub(super) fn new(how: HandOut) -> Self {
         let most_values = match how {
             HandOut::OneByOne => 0,
+            #[cfg(any(feature = "cuda", test))]
             HandOut::Together => 1 << 19,
         };
         Self { most_values, before: 0, layers: VecDeque::new(), groups: 0 }

@@ -2,12 +2,12 @@
 
 use gramscope_cuda::plan::Arithmetic;
 
-use super::{Pass, Statistics};
+use super::Pass;
 use crate::Result;
 use crate::device::layout::Weights;
 use crate::device::memory::{Head, Held};
 use crate::device::stored::Stored;
-use crate::program::{Seen, Value, ValueId};
+use crate::program::{Seen, Statistics, Value, ValueId};
 
 /// Where a launcher writes what is on the way and is looked at.
 fn shown<'m, T>(alone: &'m mut Option<Held<'_, T>>, sum: &'m mut Option<Held<'_, T>>) -> gramscope_cuda::Seen<'m, T> {

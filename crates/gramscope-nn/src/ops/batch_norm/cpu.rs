@@ -86,6 +86,19 @@ pub(super) fn normalise(y: &mut [f32], x: &[f32], channels: &Channels, relu: boo
     });
 }
 
+/// The normalised values into x, cut off below 0 if `relu`.
+pub(super) fn normalise_in_place(x: &mut [f32], channels: &Channels, relu: bool) {
+    let (run, piece) = (channels.run(), channels.piece());
+    let floor = floor(relu);
+    x.par_chunks_mut(piece).for_each(|x| {
+        for x in x.chunks_mut(run) {
+            for (x, (mean, scale, beta)) in x.iter_mut().zip(per_value(channels)) {
+                *x = at_least(floor, affine(*x, mean, scale, beta));
+            }
+        }
+    });
+}
+
 /// The normalised values plus the addend into y, cut off below 0 if `relu`.
 pub(super) fn normalise_and_add(y: &mut [f32], x: &[f32], channels: &Channels, addend: &[f32], relu: bool) {
     let (run, piece) = (channels.run(), channels.piece());

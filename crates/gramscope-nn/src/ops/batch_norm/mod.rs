@@ -26,7 +26,9 @@ use candle_core::{DType, Result, Tensor};
 
 use super::values;
 use crate::Error;
-use operations::{InputGradient, MaskAndSum, Normalise, ReluInputGradient, ReluSums, Statistics, Sums, Track};
+use operations::{
+    InputGradient, MaskAndSum, Normalise, NormaliseInPlace, ReluInputGradient, ReluSums, Statistics, Sums, Track,
+};
 
 /// Added to the variance before the root (Keras's default).
 pub const EPSILON: f64 = 1e-3;
@@ -81,6 +83,17 @@ pub fn normalise_into(
     }
     let op = Normalise { gamma, beta, addend: addend.as_ref(), relu };
     y.inplace_op3(&x.contiguous()?, &statistics.contiguous()?, &op)
+}
+
+/// As [`normalise`] without an addend. The result takes over the memory of `x`, so nothing else may use it any more.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::DType`], wrapped in candle's.
+pub fn normalise_in_place(x: Tensor, statistics: &Tensor, gamma: &Tensor, beta: &Tensor, relu: bool) -> Result<Tensor> {
+    check(&x, statistics, &[gamma, beta])?;
+    let x = x.contiguous()?;
+    x.inplace_op2(&statistics.contiguous()?, &NormaliseInPlace { gamma, beta, relu })?;
+    Ok(x)
 }
 
 /// Moves the running mean and variance `[c]` towards a batch's `statistics` `[2, c]` of `count` values a channel:

@@ -65,6 +65,36 @@ impl InplaceOp3 for Normalise<'_> {
     }
 }
 
+/// x, with its statistics, into the result.
+pub(super) struct NormaliseInPlace<'a> {
+    pub(super) gamma: &'a Tensor,
+    pub(super) beta: &'a Tensor,
+    pub(super) relu: bool,
+}
+
+impl InplaceOp2 for NormaliseInPlace<'_> {
+    fn name(&self) -> &'static str {
+        "batch norm in place"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        statistics: &CpuStorage,
+        statistics_layout: &Layout,
+    ) -> Result<()> {
+        let channels = Channels::new(
+            values::of("batch norm: statistics", statistics, statistics_layout)?,
+            &values::small("batch norm: gamma", self.gamma)?,
+            &values::small("batch norm: beta", self.beta)?,
+            EPSILON,
+        );
+        cpu::normalise_in_place(values::of_mut("batch norm: x", x, x_layout)?, &channels, self.relu);
+        Ok(())
+    }
+}
+
 /// One running statistic towards `factor` times the batch's.
 pub(super) struct Track {
     pub(super) factor: f64,

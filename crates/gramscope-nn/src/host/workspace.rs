@@ -3,22 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::Tensor;
 
 /// Activations and gradients, kept by shape. An allocator that gives freed memory back to the system
 /// has it zeroed page by page when the next step asks for it again, a fifth of a step's time on a CPU.
 #[derive(Debug, Default)]
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     spare: Mutex<HashMap<Vec<usize>, Vec<Tensor>>>,
 }
 
 impl Workspace {
-    /// A contiguous tensor with any values.
-    pub(super) fn take(&self, shape: &[usize], device: &Device) -> Result<Tensor> {
-        match self.spare().get_mut(shape).and_then(Vec::pop) {
-            Some(tensor) => Ok(tensor),
-            None => Tensor::zeros(shape, DType::F32, device),
-        }
+    /// A contiguous tensor with any values, where one of this shape is kept.
+    pub(super) fn take(&self, shape: &[usize]) -> Option<Tensor> {
+        self.spare().get_mut(shape)?.pop()
     }
 
     /// Keeps a tensor for [`Self::take`]. Nothing else may use its memory any more.
@@ -26,24 +23,24 @@ impl Workspace {
         self.spare().entry(tensor.dims().to_vec()).or_default().push(tensor);
     }
 
+    /// Frees what is of this shape.
+    pub(super) fn free(&self, shape: &[usize]) {
+        self.spare().remove(shape);
+    }
+
     /// Frees what is not for batches of `images`.
-    pub(super) fn keep_batches_of(&self, images: usize) {
+    pub(crate) fn keep_batches_of(&self, images: usize) {
         self.spare().retain(|shape, _| shape.first() == Some(&images));
     }
 
-    /// Frees what is not of this shape.
-    pub(super) fn keep_shape(&self, shape: &[usize]) {
-        self.spare().retain(|other, _| other == shape);
-    }
-
     /// Frees everything.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.spare().clear();
     }
 
     /// Whether there is a tensor of this shape for [`Self::take`].
     #[cfg(test)]
-    pub(super) fn keeps(&self, shape: &[usize]) -> bool {
+    pub(crate) fn keeps(&self, shape: &[usize]) -> bool {
         self.spare().get(shape).is_some_and(|tensors| !tensors.is_empty())
     }
 
