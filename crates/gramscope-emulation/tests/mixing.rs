@@ -130,6 +130,7 @@ fn mixtures_are_the_cpus() {
             let tensor = |values: &[f32]| Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap();
             let values = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let shares = Tensor::from_vec(drawn.clone(), shape.0, &Device::Cpu).unwrap();
+            let halves = Tensor::full(0.5f32, shape.0, &Device::Cpu).unwrap();
             let cpu = |mixed: Tensor| {
                 let sum = elementwise::add(mixed.copy().unwrap(), &tensor(&addend)).unwrap();
                 let y = elementwise::relu(sum.copy().unwrap()).unwrap();
@@ -137,7 +138,7 @@ fn mixtures_are_the_cpus() {
             };
             let expected = cpu(mixing::mix(tensor(&branches.a), &tensor(&branches.b), &shares).unwrap());
             assert_eq!(branches.mixed(&addend, Some(&drawn)), expected, "{shape:?}, {shift} off");
-            let expected = cpu(mixing::mix_evenly(tensor(&branches.a), &tensor(&branches.b)).unwrap());
+            let expected = cpu(mixing::mix(tensor(&branches.a), &tensor(&branches.b), &halves).unwrap());
             assert_eq!(branches.mixed(&addend, None), expected, "{shape:?}, {shift} off");
 
             let dsum = elementwise::relu_backward(tensor(&branches.a), &tensor(&branches.b)).unwrap();

@@ -102,7 +102,9 @@ pub(crate) enum Command {
     Ablate(AblateArguments),
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
-        after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'"
+        after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'\n\n\
+        The file's metadata hold layers (in their order), layout, model, data, split, labels (a JSON list, the number of each image's \
+        class) and classes (their names)."
     )]
     Activations(ActivationsArguments),
     /// Write one self-contained HTML page about every run and every CKA result below a directory
@@ -153,6 +155,26 @@ pub(crate) struct DeviceArguments {
     pub(crate) device: DeviceChoice,
     #[command(flatten)]
     pub(crate) numerics: NumericsArguments,
+}
+
+/// Where a command computes, and in how much memory.
+#[derive(Args, Debug)]
+pub(crate) struct MachineArguments {
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+}
+
+/// Several runs, and where the result of each goes.
+#[derive(Args, Debug)]
+pub(crate) struct RunsArguments {
+    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 /// Where several networks are trained.

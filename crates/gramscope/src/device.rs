@@ -10,11 +10,13 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use gramscope_cuda::plan::Arithmetic;
 use gramscope_nn::Processor;
+use gramscope_study::compare::MemoryLimits;
 use gramscope_train::choices::KeptChoices;
 use serde_json::json;
 
-use crate::arguments::{DeviceArguments, DevicesArguments, NumericsArguments};
+use crate::arguments::{DeviceArguments, DevicesArguments, MachineArguments, NumericsArguments};
 use crate::console::Console;
+use crate::memory;
 
 /// What `--device` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +139,17 @@ pub(crate) fn processor(arguments: &DeviceArguments, console: &Console) -> anyho
     processor_of(arguments.device, arguments.numerics, console)
 }
 
-/// The same, from their parts.
+/// The same, and the memory that may be taken there.
+///
+/// # Errors
+/// As [`processor`].
+pub(crate) fn machine(arguments: &MachineArguments, console: &Console) -> anyhow::Result<(Processor, MemoryLimits)> {
+    let processor = processor(&arguments.device, console)?;
+    let limits = memory::limits(arguments.memory.memory_limit, processor.gpu().is_some());
+    Ok((processor, limits))
+}
+
+/// Where networks run, from the parts of what is asked for.
 ///
 /// # Errors
 /// As [`processor`].

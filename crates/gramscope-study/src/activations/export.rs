@@ -5,6 +5,7 @@ use std::path::Path;
 use gramscope_cka::Values;
 use gramscope_nn::Processor;
 use gramscope_train::Run;
+use gramscope_train::data::DataConfig;
 use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
@@ -21,16 +22,19 @@ const EXAMPLES: usize = 1024;
 pub struct ExportOptions {
     /// How many test images, class-balanced; 1,024, or all where there are fewer, unless told otherwise.
     pub examples: Option<usize>,
+    /// Feed this data's test images instead of those of the data that the run was trained on.
+    pub data: Option<DataConfig>,
     /// Only the layers whose name matches.
     pub layers: Option<Regex>,
     /// The memory that may be taken.
     pub memory: MemoryLimits,
 }
 
-/// Runs the network of `run` over the first test images of its data, where `processor` says, and writes its layers to `path`: in
-/// the order of the network, as float32 tensors [examples, height, width, channels] or [examples, features]. That they are NHWC
-/// is also said in the file's metadata, and what computed them, unless it was the CPU. An activation file at `path` is replaced.
-/// Returns the number of images.
+/// Runs the network of `run` over the first test images of its data, or of other data, where `processor` says, and writes its layers
+/// to `path`: in the order of the network, as float32 tensors [examples, height, width, channels] or [examples, features]. The file's
+/// metadata say that they are NHWC, what was fed (`data`, `split`), which class each image is of (`labels`, a JSON list of numbers that
+/// count in `classes`, one of names), and what computed them, unless it was the CPU. An activation file at `path` is replaced. Returns
+/// the number of images.
 ///
 /// # Errors
 /// [`Error::File`] where `path` holds something that is not an activation file; [`Error::Incomparable`] where no layer matches
@@ -48,12 +52,12 @@ pub fn export(
         return Err(Error::file(path, problem).mended_by(&[Setting::Out]));
     }
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
-    let data = TestImages::load(&run.config().data, limit)?;
+    let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
     let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
     let image = forward_bytes(std::slice::from_ref(&model), 1, false);
     let needs = BatchNeeds::of_images("the activations of an image", &model, &data, image);
     let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
-    let mut writer = begin(path, &model, data.len())?;
+    let mut writer = begin(path, &model, &data)?;
     pass.each_layer(progress, &mut |_, layer, activation| match activation.values() {
         Some(Values::F32(values)) => writer.append(layer, values),
         _ => Err(candle_core::Error::msg("a network's activations are float32 numbers").into()),
@@ -62,15 +66,22 @@ pub fn export(
     Ok(data.len())
 }
 
-/// Begins the file of the chosen layers of `model` over so many images.
-fn begin(path: &Path, model: &Model, images: usize) -> Result<ActivationWriter> {
+/// Begins the file of the chosen layers of `model` over the images of `data`.
+fn begin(path: &Path, model: &Model, data: &TestImages) -> Result<ActivationWriter> {
     let shapes = model.shapes().map(<[usize]>::to_vec);
     let layers: Vec<_> = model.info.layers.iter().cloned().zip(shapes).collect();
-    let mut about =
-        vec![("layout", "NHWC".to_owned()), ("model", model.info.name.clone()), ("split", "test".to_owned())];
+    let (name, _) = data.source();
+    let mut about = vec![
+        ("layout", "NHWC".to_owned()),
+        ("model", model.info.name.clone()),
+        ("data", name),
+        ("split", "test".to_owned()),
+        ("labels", serde_json::json!(data.split().labels()).to_string()),
+        ("classes", serde_json::json!(data.classes()).to_string()),
+    ];
     let backend = model.processor().backend();
     if !backend.is_cpu() {
         about.push(("computed with", backend.to_string()));
     }
-    ActivationWriter::create(path, &layers, images, &about)
+    ActivationWriter::create(path, &layers, data.len(), &about)
 }

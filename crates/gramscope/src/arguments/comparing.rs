@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use gramscope_cka::{Estimator, Gram, Kernel};
 use regex::Regex;
 
-use super::{DeviceArguments, MemoryArguments};
+use super::{MachineArguments, RunsArguments};
 
 /// Flags that say how a network computes: with stored activations there is none.
 const NETWORK_FLAGS: [&str; 2] = ["precision", "convolutions"];
@@ -201,9 +201,7 @@ pub(crate) struct CkaArguments {
     #[arg(long)]
     pub(crate) keep_partial: bool,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
@@ -261,19 +259,13 @@ pub(crate) struct PcsArguments {
     #[arg(long, default_value = "unbiased")]
     pub(crate) estimator: Estimator,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct DominantArguments {
-    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) runs: RunsArguments,
     /// The layer [default: that whose first component explains the largest fraction of its variance]
     #[arg(long, value_name = "NAME")]
     pub(crate) layer: Option<String>,
@@ -287,9 +279,7 @@ pub(crate) struct DominantArguments {
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) data: Option<String>,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
@@ -325,9 +315,7 @@ pub(crate) struct EpochsArguments {
     #[arg(long)]
     pub(crate) batch_statistics: bool,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
@@ -340,13 +328,14 @@ pub(crate) struct ActivationsArguments {
     /// How many test images, class-balanced, in the order of the data [default: 1024, or all where there are fewer]
     #[arg(long, value_name = "N")]
     pub(crate) examples: Option<usize>,
+    /// Feed this data's test images instead of the data the run was trained on
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) data: Option<String>,
     /// Only the layers whose name matches
     #[arg(long, value_name = "REGEX")]
     pub(crate) layers: Option<Regex>,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
@@ -355,19 +344,13 @@ pub(crate) struct CosineArguments {
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct SparsityArguments {
-    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) runs: RunsArguments,
     /// Use only the first N test images, class-balanced [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) examples: Option<usize>,
@@ -375,9 +358,7 @@ pub(crate) struct SparsityArguments {
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) data: Option<String>,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]

@@ -1,11 +1,9 @@
 //! Flags of the experiments that look into one network: linear probes and deleted blocks.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use regex::Regex;
 
-use super::{DeviceArguments, MemoryArguments};
+use super::{MachineArguments, RunsArguments};
 
 pub(crate) const PROBE_HELP: &str = "\
 Examples:
@@ -28,12 +26,8 @@ accuracy), ablate-about.json (the blocks deleted alone, and the checksum of both
 
 #[derive(Args, Debug)]
 pub(crate) struct ProbeArguments {
-    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) runs: RunsArguments,
     /// Passes over the training images
     #[arg(long, value_name = "E", default_value_t = 300)]
     pub(crate) epochs: usize,
@@ -63,19 +57,13 @@ pub(crate) struct ProbeArguments {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct AblateArguments {
-    /// Run directories, directories of runs, or RUN@EPOCH for a run as it was kept after an epoch
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// Where the results go: straight into DIR for one run, into DIR/RUN for each of several
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) runs: RunsArguments,
     /// Delete this block alone, too; may be given several times
     #[arg(long, value_name = "BLOCK", conflicts_with = "each")]
     pub(crate) block: Vec<String>,
@@ -89,7 +77,5 @@ pub(crate) struct AblateArguments {
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) data: Option<String>,
     #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    pub(crate) machine: MachineArguments,
 }

@@ -3,22 +3,22 @@
 use gramscope_study::Saved;
 use gramscope_study::ablate::{self, AblateOptions, AblateResult};
 
-use super::{opened, other_data, placed, with_bar};
+use super::{other_data, placed_runs, with_bar};
 use crate::arguments::AblateArguments;
 use crate::console::Console;
+use crate::device;
 use crate::interrupt::Interrupt;
-use crate::{device, memory};
 
 /// Deletes blocks of every run the arguments name and writes what accuracy is left.
 pub(crate) fn run(arguments: &AblateArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, AblateResult::check)?;
-    let processor = device::processor(&arguments.device, console)?;
+    let runs = placed_runs(&arguments.runs, AblateResult::check)?;
+    let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = AblateOptions {
         blocks: arguments.block.clone(),
         each: arguments.each,
         examples: arguments.examples,
         data: other_data(arguments.data.as_deref())?,
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory,
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "ablating", |progress| {

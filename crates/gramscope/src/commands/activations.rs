@@ -3,17 +3,21 @@
 use gramscope_study::activations::{self, ExportOptions};
 use gramscope_train::Run;
 
-use super::with_bar;
+use super::{other_data, with_bar};
 use crate::arguments::ActivationsArguments;
 use crate::console::Console;
-use crate::{device, memory};
+use crate::device;
 
 /// Writes the activations of the run's test images.
 pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow::Result<()> {
     let run = Run::named(&arguments.run)?;
-    let processor = device::processor(&arguments.device, console)?;
-    let memory = memory::limits(arguments.memory.memory_limit, processor.gpu().is_some());
-    let options = ExportOptions { examples: arguments.examples, layers: arguments.layers.clone(), memory };
+    let (processor, memory) = device::machine(&arguments.machine, console)?;
+    let options = ExportOptions {
+        examples: arguments.examples,
+        data: other_data(arguments.data.as_deref())?,
+        layers: arguments.layers.clone(),
+        memory,
+    };
     let images = with_bar(console, "exporting", |progress| {
         activations::export(&run, &arguments.out, &options, &processor, progress)
     })?;

@@ -21,10 +21,10 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     // Activations are compared on any GPU, networks where they run.
     let processor = match arguments.runs.as_slice() {
         [] => Processor::Cpu,
-        _ => device::processor(&arguments.device, console)?,
+        _ => device::processor(&arguments.machine.device, console)?,
     };
     let gpu = match arguments.runs.as_slice() {
-        [] => device::gpu(arguments.device.device, console)?,
+        [] => device::gpu(arguments.machine.device.device, console)?,
         _ => processor.gpu().cloned(),
     };
     let options = options(arguments, gpu);
@@ -61,7 +61,7 @@ fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -
         keep_partial: arguments.keep_partial,
         examples: arguments.examples,
         layers: arguments.layers.clone(),
-        memory: memory::limits(arguments.memory.memory_limit, gpu.is_some()),
+        memory: memory::limits(arguments.machine.memory.memory_limit, gpu.is_some()),
         device: gpu,
     }
 }

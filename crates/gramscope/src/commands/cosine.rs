@@ -16,8 +16,8 @@ use crate::{device, memory};
 /// Compares what the arguments name and writes the result.
 pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Result<()> {
     let processor = match &arguments.source.activations {
-        None => device::processor(&arguments.device, console)?,
-        Some(_) if matches!(arguments.device.device, DeviceChoice::Cuda(_)) => {
+        None => device::processor(&arguments.machine.device, console)?,
+        Some(_) if matches!(arguments.machine.device.device, DeviceChoice::Cuda(_)) => {
             bail!("--device: cosines of stored activations are computed on the CPU; leave the flag out")
         }
         Some(_) => Processor::Cpu,
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &CosineArguments, console: &Console) -> anyhow::Res
         examples: arguments.source.examples,
         layers: arguments.source.layers.clone(),
         data: other_data(arguments.source.data.as_deref())?,
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory: memory::limits(arguments.machine.memory.memory_limit, processor.gpu().is_some()),
     };
     let write = |dir: &Path, result: &CosineResult| -> anyhow::Result<()> {
         result.write(dir)?;

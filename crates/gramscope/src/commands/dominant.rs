@@ -6,21 +6,21 @@ use gramscope_study::Saved;
 use gramscope_study::dominant::{self, Dominant, DominantInfo, DominantOptions};
 use gramscope_study::pcs::CLOSE_EIGENVALUES;
 
-use super::{opened, other_data, placed, with_bar};
+use super::{other_data, placed_runs, with_bar};
 use crate::arguments::DominantArguments;
 use crate::console::Console;
-use crate::{device, memory};
+use crate::device;
 
 /// Finds the images and writes them.
 pub(crate) fn run(arguments: &DominantArguments, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, Dominant::check)?;
-    let processor = device::processor(&arguments.device, console)?;
+    let runs = placed_runs(&arguments.runs, Dominant::check)?;
+    let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = DominantOptions {
         examples: arguments.examples,
         layer: arguments.layer.clone(),
         top: arguments.top,
         data: other_data(arguments.data.as_deref())?,
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory,
     };
     for (run, dir) in &runs {
         let found =

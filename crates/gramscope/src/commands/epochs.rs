@@ -10,18 +10,18 @@ use gramscope_study::epochs::{self, EpochsResult};
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::EpochsArguments;
 use crate::console::Console;
-use crate::{device, memory};
+use crate::device;
 
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
     let runs = placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, EpochsResult::check)?;
-    let processor = device::processor(&arguments.device, console)?;
+    let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = CompareOptions {
         cka: Options { estimator: arguments.estimator, ..Options::default() },
         batch_size: arguments.batch_size,
         examples: arguments.examples,
         layers: arguments.layers.clone(),
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory,
         ..CompareOptions::default()
     };
     let run_options = RunOptions {

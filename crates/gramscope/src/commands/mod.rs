@@ -31,6 +31,7 @@ use gramscope_study::run_names;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 
+use crate::arguments::RunsArguments;
 use crate::console::{self, Console, Unit};
 
 /// What `work`, a pass over examples, comes to; a bar shows `what` it does.
@@ -55,6 +56,14 @@ fn other_data(named: Option<&str>) -> anyhow::Result<Option<DataConfig>> {
 fn opened(names: &[PathBuf], batch_statistics: bool) -> anyhow::Result<Vec<Run>> {
     let with = |run: Run| if batch_statistics { run.with_batch_statistics() } else { run };
     Ok(gramscope_study::runs(names)?.into_iter().map(with).collect())
+}
+
+/// The runs that are named, each with the directory of its result, as [`placed`] has it.
+fn placed_runs(
+    RunsArguments { runs, out }: &RunsArguments,
+    check: impl Fn(&Path) -> gramscope_study::Result<()>,
+) -> anyhow::Result<Vec<(Run, PathBuf)>> {
+    placed(opened(runs, false)?, out, check)
 }
 
 /// Each of `runs` with the directory of its result: `out` itself for one run, one of the run's name below it for each of several

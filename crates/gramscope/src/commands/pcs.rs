@@ -15,8 +15,8 @@ use crate::{device, memory};
 pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result<()> {
     // A run is analysed where its network runs.
     let (processor, gpu) = match &arguments.source.activations {
-        None => (device::processor(&arguments.device, console)?, None),
-        Some(_) => (Processor::Cpu, device::gpu(arguments.device.device, console)?),
+        None => (device::processor(&arguments.machine.device, console)?, None),
+        Some(_) => (Processor::Cpu, device::gpu(arguments.machine.device.device, console)?),
     };
     let on_gpu = gpu.is_some() || processor.gpu().is_some();
     let options = PcsOptions {
@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &PcsArguments, console: &Console) -> anyhow::Result
         layers: arguments.source.layers.clone(),
         estimator: arguments.estimator,
         data: other_data(arguments.source.data.as_deref())?,
-        memory: memory::limits(arguments.memory.memory_limit, on_gpu),
+        memory: memory::limits(arguments.machine.memory.memory_limit, on_gpu),
         device: gpu,
     };
     let write = |dir: &Path, result: &PcsResult| -> anyhow::Result<()> {

@@ -5,16 +5,16 @@ use std::path::Path;
 use gramscope_study::Saved;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
 
-use super::{opened, other_data, placed, with_bar};
+use super::{other_data, placed_runs, with_bar};
 use crate::arguments::ProbeArguments;
 use crate::console::Console;
+use crate::device;
 use crate::interrupt::Interrupt;
-use crate::{device, memory};
 
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let runs = placed(opened(&arguments.runs, false)?, &arguments.out, ProbeResult::check)?;
-    let processor = device::processor(&arguments.device, console)?;
+    let runs = placed_runs(&arguments.runs, ProbeResult::check)?;
+    let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = ProbeOptions {
         layers: arguments.layers.clone(),
         epochs: arguments.epochs,
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         examples: arguments.examples,
         seed: arguments.seed,
         data: other_data(arguments.data.as_deref())?,
-        memory: memory::limits(arguments.memory.memory_limit, processor.gpu().is_some()),
+        memory,
     };
     for (run, dir) in &runs {
         let result = with_bar(console, "probing", |progress| {

@@ -45,12 +45,7 @@ impl InplaceOp3 for Normalise<'_> {
         statistics: &CpuStorage,
         statistics_layout: &Layout,
     ) -> Result<()> {
-        let channels = Channels::new(
-            values::of("batch norm: statistics", statistics, statistics_layout)?,
-            &values::small("batch norm: gamma", self.gamma)?,
-            &values::small("batch norm: beta", self.beta)?,
-            EPSILON,
-        );
+        let channels = channels(statistics, statistics_layout, self.gamma, self.beta)?;
         let y = values::of_mut("batch norm: y", y, y_layout)?;
         let x = values::of("batch norm: x", x, x_layout)?;
         match self.addend {
@@ -84,12 +79,7 @@ impl InplaceOp2 for NormaliseInPlace<'_> {
         statistics: &CpuStorage,
         statistics_layout: &Layout,
     ) -> Result<()> {
-        let channels = Channels::new(
-            values::of("batch norm: statistics", statistics, statistics_layout)?,
-            &values::small("batch norm: gamma", self.gamma)?,
-            &values::small("batch norm: beta", self.beta)?,
-            EPSILON,
-        );
+        let channels = channels(statistics, statistics_layout, self.gamma, self.beta)?;
         cpu::normalise_in_place(values::of_mut("batch norm: x", x, x_layout)?, &channels, self.relu);
         Ok(())
     }
@@ -141,12 +131,7 @@ impl CustomOp3 for ReluSums<'_> {
         statistics: &CpuStorage,
         statistics_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let channels = Channels::new(
-            values::of("batch norm: statistics", statistics, statistics_layout)?,
-            &values::small("batch norm: gamma", self.gamma)?,
-            &values::small("batch norm: beta", self.beta)?,
-            EPSILON,
-        );
+        let channels = channels(statistics, statistics_layout, self.gamma, self.beta)?;
         let x = values::of("batch norm: x", x, x_layout)?;
         let sums = cpu::relu_sums(x, values::of("batch norm: dy", dy, dy_layout)?, &channels);
         Ok((CpuStorage::F32(sums), statistics_layout.shape().clone()))
@@ -198,12 +183,7 @@ impl InplaceOp3 for ReluInputGradient<'_> {
         statistics: &CpuStorage,
         statistics_layout: &Layout,
     ) -> Result<()> {
-        let channels = Channels::new(
-            values::of("batch norm: statistics", statistics, statistics_layout)?,
-            &values::small("batch norm: gamma", self.gamma)?,
-            &values::small("batch norm: beta", self.beta)?,
-            EPSILON,
-        );
+        let channels = channels(statistics, statistics_layout, self.gamma, self.beta)?;
         let sums = values::small("batch norm: sums", self.sums)?;
         let x = values::of("batch norm: x", x, x_layout)?;
         cpu::relu_input_gradient(values::of_mut("batch norm: dy", dy, dy_layout)?, x, &channels, &sums);
@@ -263,4 +243,11 @@ impl InplaceOp3 for InputGradient<'_> {
         cpu::input_gradient(values::of_mut("batch norm: x", x, x_layout)?, g, &channels, &sums);
         Ok(())
     }
+}
+
+/// What is known of each channel behind a batch norm with these statistics, gamma and beta.
+fn channels(statistics: &CpuStorage, layout: &Layout, gamma: &Tensor, beta: &Tensor) -> Result<Channels> {
+    let statistics = values::of("batch norm: statistics", statistics, layout)?;
+    let (gamma, beta) = (values::small("batch norm: gamma", gamma)?, values::small("batch norm: beta", beta)?);
+    Ok(Channels::new(statistics, &gamma, &beta, EPSILON))
 }
