@@ -253,8 +253,9 @@ impl ResNetConfig {
     /// Those of [`Self::validate`]; [`Error::Memory`].
     pub fn check_training_memory(&self, images: usize) -> Result<()> {
         self.validate()?;
-        let program = self.program(Program::training);
-        let copies = if images > 0 { 3 } else { 2 };
+        let (form, copies): (fn(&Topology, usize) -> Program, _) =
+            if images > 0 { (Program::training, 3) } else { (Program::evaluation, 2) };
+        let program = self.program(form);
         let needed = bytes(copies, &program, images, program.kept_in_training());
         memory::check(|| self.in_words("training", images), needed, images)
     }

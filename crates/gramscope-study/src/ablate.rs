@@ -18,7 +18,7 @@ use gramscope_train::data::DataConfig;
 use gramscope_train::{Run, batches, evaluate};
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
+use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages};
 use crate::provenance::{ExampleSource, Versions};
 use crate::saved::{ListFiles, Saved};
 use crate::{Error, HOST, Result, Setting, plot};
@@ -29,10 +29,6 @@ pub const ABLATIONS: &str = "ablate.json";
 pub const INFO: &str = "ablate-about.json";
 /// File of the picture.
 pub const PICTURE: &str = "ablate.png";
-
-/// Activations that wait on a CPU, at most, while choices are followed that delete the block behind them: where a block is the first
-/// of an ending and deleted alone, two part there, and again at the next.
-const MOST_WAITING: usize = 2;
 
 const FILES: ListFiles = ListFiles { kind: "deleted blocks", rows: ABLATIONS, info: INFO };
 
@@ -181,11 +177,9 @@ fn accuracies(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<f64>> {
-    let (classes, on_gpu) = (model.network.config().classes, model.gpu().is_some());
-    let waiting = if on_gpu { 0 } else { MOST_WAITING * model.largest_output() };
-    let kept = (waiting + choices.len() * classes) * size_of::<f32>();
-    let image = forward_bytes(std::slice::from_ref(model), 1, true) + kept as u64;
-    let needs = BatchNeeds::of_images("the activations of an image", model, data, image);
+    let logits = choices.len() * model.network.config().classes * size_of::<f32>();
+    let bytes = |images| Ok(model.host_ablation_bytes(images, choices)? + (images * logits) as u64);
+    let needs = BatchNeeds::of_images("the activations of an image", model, data, &bytes)?;
     let device_bytes = |images| model.device_ablation_bytes(images, choices);
     let pass = Pass::new(model, data, &needs, &device_bytes, memory, evaluate::BATCH)?;
     let mut correct = vec![0.0; choices.len()];

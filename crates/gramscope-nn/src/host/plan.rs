@@ -1,8 +1,10 @@
-//! A program, and how long its values are wanted.
+//! A program, how long its values are wanted, and how much memory they take.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::program::{Program, Value, ValueId};
+use crate::ops::lanes::LANES;
+use crate::program::{IMAGES, NamedConvolution, Program, Step, Value, ValueId};
+use crate::topology::ConvolutionPlan;
 
 /// A program, ready to be carried out.
 #[derive(Debug)]
@@ -10,19 +12,22 @@ pub(crate) struct Plan {
     pub(crate) program: Program,
     /// Of each value, the place of the last step that uses it.
     last_uses: Vec<usize>,
-    /// Of each shape, the place of the last step that makes a value of it.
-    last_made: HashMap<Value, usize>,
+    /// Of each shape, the places of the steps that make values of it, ascending.
+    made: HashMap<Value, Vec<usize>>,
+    /// The places of the steps that give logits, ascending.
+    logits: Vec<usize>,
 }
 
 impl Plan {
     pub(crate) fn new(program: Program) -> Self {
-        let (mut last_made, mut made) = (HashMap::new(), HashSet::new());
+        let (mut made, mut known) = (HashMap::<Value, Vec<usize>>::new(), HashSet::from([IMAGES]));
         for (place, step) in program.steps.iter().enumerate() {
-            for value in step.values().filter(|&value| made.insert(value)) {
-                last_made.insert(program.values[value], place);
+            for value in step.values().filter(|&value| known.insert(value)) {
+                made.entry(program.values[value]).or_default().push(place);
             }
         }
-        Self { last_uses: program.last_uses(), last_made, program }
+        let logits = (0..program.steps.len()).filter(|&place| matches!(program.steps[place], Step::Logits)).collect();
+        Self { last_uses: program.last_uses(), made, logits, program }
     }
 
     /// Whether no step behind this place uses the value.
@@ -30,8 +35,59 @@ impl Plan {
         self.last_uses[value] <= place
     }
 
-    /// Whether a step behind this place makes a value of that shape.
-    pub(super) fn makes_later(&self, shape: Value, place: usize) -> bool {
-        self.last_made.get(&shape).is_some_and(|&last| last > place)
+    /// Whether a step behind this place makes a value of that shape, and before the next logits: what only another choice of deleted
+    /// blocks has a use for need not lie there until then.
+    pub(super) fn makes_soon(&self, shape: Value, place: usize) -> bool {
+        let next = |places: &[usize]| places.get(places.partition_point(|&other| other <= place)).copied();
+        let made = self.made.get(&shape).and_then(|places| next(places));
+        made.is_some_and(|made| next(&self.logits).is_none_or(|logits| made <= logits))
     }
+
+    /// The most bytes that carrying it out without a backward pass takes for so many images, themselves included.
+    pub(crate) fn bytes(&self, images: usize) -> u64 {
+        let working = images.min(rayon::current_num_threads());
+        let convolutions = &self.program.convolutions;
+        let padded = convolutions.iter().map(padded_length).max().unwrap_or(0);
+        let packed = convolutions.iter().map(packed_length).max().unwrap_or(0);
+        let activations = (self.numbers() as u64).saturating_mul(images as u64);
+        activations.saturating_add((padded * working + packed) as u64).saturating_mul(size_of::<f32>() as u64)
+    }
+
+    /// The most numbers an image that lie in memory at once, if no value takes over another's memory within a step.
+    pub(crate) fn numbers(&self) -> usize {
+        let mut spare: HashMap<Value, usize> = HashMap::new();
+        let mut known = HashSet::from([IMAGES]);
+        let shapes = &self.program.values;
+        let mut held = shapes[IMAGES].length();
+        let mut most = held;
+        for (place, step) in self.program.steps.iter().enumerate() {
+            for value in step.values().filter(|&value| known.insert(value)) {
+                match spare.get_mut(&shapes[value]) {
+                    Some(count) if *count > 0 => *count -= 1,
+                    _ => held += shapes[value].length(),
+                }
+            }
+            most = most.max(held);
+            let used: HashSet<ValueId> = step.values().collect();
+            for &value in used.iter().filter(|&&value| self.is_done(value, place)) {
+                *spare.entry(shapes[value]).or_default() += 1;
+            }
+            for shape in used.into_iter().map(|value| shapes[value]).filter(|&shape| !self.makes_soon(shape, place)) {
+                held -= spare.remove(&shape).unwrap_or(0) * shape.length();
+            }
+        }
+        most
+    }
+}
+
+/// Numbers of an image with zeros around it, as a thread convolves it.
+fn padded_length(NamedConvolution { plan, side, .. }: &NamedConvolution) -> usize {
+    let padded = side + 2 * (plan.kernel / 2);
+    padded * padded * plan.from
+}
+
+/// Numbers of a convolution's weights as they are multiplied.
+fn packed_length(NamedConvolution { plan, .. }: &NamedConvolution) -> usize {
+    let ConvolutionPlan { kernel, from, to, .. } = *plan;
+    kernel * kernel * from * to.next_multiple_of(LANES)
 }

@@ -16,10 +16,13 @@ pub(super) struct Values<'p> {
     outlives: bool,
     held: Vec<Option<Held>>,
     /// Images of the batch.
-    images: usize,
+    pub(super) images: usize,
     /// Of the step that is carried out.
     place: usize,
     device: Device,
+    /// The most numbers that lay in memory behind a step.
+    #[cfg(test)]
+    pub(super) most: usize,
 }
 
 /// A value that is there.
@@ -36,7 +39,17 @@ impl<'p> Values<'p> {
         // They are the caller's.
         held[IMAGES] = Some(Held { output: images.clone().into(), owns: false });
         let (images, device) = (images.dims()[0], images.device().clone());
-        Self { plan, workspace, outlives, held, images, place: 0, device }
+        Self {
+            plan,
+            workspace,
+            outlives,
+            held,
+            images,
+            place: 0,
+            device,
+            #[cfg(test)]
+            most: 0,
+        }
     }
 
     /// `[images, side, side, channels]` of the value.
@@ -92,6 +105,8 @@ impl<'p> Values<'p> {
 
     /// The step has been carried out: what it was the last to use is let go.
     pub(super) fn finish(&mut self, step: &Step) {
+        #[cfg(test)]
+        self.count();
         for value in step.values() {
             if self.is_done(value)
                 && let Some(Held { output, owns: true }) = self.held[value].take()
@@ -100,10 +115,21 @@ impl<'p> Values<'p> {
             }
         }
         if !self.outlives {
-            let wanted = |value: &ValueId| self.plan.makes_later(self.plan.program.values[*value], self.place);
+            let wanted = |value: &ValueId| self.plan.makes_soon(self.plan.program.values[*value], self.place);
             step.values().filter(|value| !wanted(value)).for_each(|value| self.workspace.free(&self.dims(value)));
         }
         self.place += 1;
+    }
+}
+
+#[cfg(test)]
+impl Values<'_> {
+    /// Counts what lies in memory, the images among it.
+    fn count(&mut self) {
+        let images = self.dims(IMAGES).iter().product::<usize>();
+        let owned = self.held.iter().flatten().filter(|held| held.owns);
+        let held: usize = owned.map(|held| held.output.as_stored().0.elem_count()).sum();
+        self.most = self.most.max(images + held + self.workspace.numbers());
     }
 }
 

@@ -44,6 +44,12 @@ impl Workspace {
         self.spare().get(shape).is_some_and(|tensors| !tensors.is_empty())
     }
 
+    /// Numbers that are kept.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> usize {
+        self.spare().values().flatten().map(Tensor::elem_count).sum()
+    }
+
     fn spare(&self) -> MutexGuard<'_, HashMap<Vec<usize>, Vec<Tensor>>> {
         // A thread that panicked between two of these calls left the map whole.
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)

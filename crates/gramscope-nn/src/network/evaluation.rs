@@ -28,8 +28,17 @@ impl ResNet {
         images: &Tensor,
         observe: &mut dyn FnMut(usize, &mut Output) -> Result<(), E>,
     ) -> Result<Tensor, E> {
-        let observation = || Program::observation(&self.topology, self.config.image_side, HandOut::OneByOne);
-        self.evaluate(self.observation.get_or_init(|| Plan::new(observation())), images, observe)
+        self.evaluate(self.observation(), images, observe)
+    }
+
+    /// The most bytes of memory that [`Self::forward_observed`] takes for a batch of `images`, beside the parameters.
+    pub fn observation_bytes(&self, images: usize) -> u64 {
+        self.observation().bytes(images)
+    }
+
+    fn observation(&self) -> &Plan {
+        let program = || Program::observation(&self.topology, self.config.image_side, HandOut::OneByOne);
+        self.observation.get_or_init(|| Plan::new(program()))
     }
 
     /// The logits `[n, classes]` of `images` for each of `variants`, every one a flag for each block
@@ -44,11 +53,11 @@ impl ResNet {
     /// [`Error::NoShortcuts`] for a network without residual connections, [`Error::Shape`] for images of another size
     /// or another number of flags, [`Error::Candle`].
     pub fn forward_without(&self, images: &Tensor, variants: &[Vec<bool>]) -> Result<Vec<Tensor>> {
-        check_variants(&self.topology, variants)?;
+        self.check_images(images)?;
+        let plan = self.ablation(variants)?;
         if variants.is_empty() {
             return Ok(Vec::new());
         }
-        let plan = Plan::new(Program::ablation(&self.topology, self.config.image_side, variants));
         let mut logits = vec![None; variants.len()];
         threads::enter(|| {
             self.evaluate(&plan, images, &mut |variant, output| {
@@ -57,6 +66,19 @@ impl ResNet {
             })
         })?;
         Ok(logits.into_iter().flatten().collect())
+    }
+
+    /// The most bytes of memory that [`Self::forward_without`] takes for a batch of `images`, beside the parameters and the logits.
+    ///
+    /// # Errors
+    /// [`Error::NoShortcuts`], [`Error::Shape`].
+    pub fn ablation_bytes(&self, images: usize, variants: &[Vec<bool>]) -> Result<u64> {
+        Ok(self.ablation(variants)?.bytes(images))
+    }
+
+    fn ablation(&self, variants: &[Vec<bool>]) -> Result<Plan> {
+        check_variants(&self.topology, variants)?;
+        Ok(Plan::new(Program::ablation(&self.topology, self.config.image_side, variants)))
     }
 
     /// The logits that `plan` comes to last.

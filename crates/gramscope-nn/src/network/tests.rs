@@ -16,11 +16,13 @@ use candle_nn::Optimizer;
 use gramscope_reference::{Matrix, Tensor4, batch_norm, convolution, linear, loss, pooling, relu, sgd};
 use support::{assert_close, labels, uniform, wide};
 
-use super::{ResNet, Shake, StepOptions};
+use super::{FirstComponentPenalty, ResNet, Shake, StepOptions};
+use crate::host::{Pass, Plan, Workspace};
 use crate::ops::batch_norm::{EPSILON, MOMENTUM};
 use crate::ops::mixing;
+use crate::program::{HandOut, Program, Statistics};
 use crate::topology::{BlockPlan, ConvolutionPlan, ShortcutPlan, StemPlan, Topology};
-use crate::{ResNetConfig, Sgd, SgdConfig};
+use crate::{Error, ResNetConfig, Sgd, SgdConfig};
 
 const STEPS: u64 = 10;
 const BATCH: usize = 4;
@@ -140,6 +142,58 @@ fn no_gradient_is_computed_for_the_images() {
         let StemPlan { convolution, side, .. } = topology.stem;
         assert!(network.workspace.keeps(&[BATCH, side, side, convolution.to]), "{config:?}");
         assert!(!network.workspace.keeps(&shape), "{config:?}");
+    }
+}
+
+/// What is counted before anything is computed is what lies in memory at most: no less, and of what nothing takes over within a step
+/// not much more.
+#[test]
+fn memory_is_what_was_counted() {
+    let (imagenet, topology) = bottlenecks();
+    for (config, topology) in cifar().into_iter().chain([(imagenet, topology)]) {
+        let network = ResNet::build(&config, &topology, &Device::Cpu).unwrap().with_initial_weights(1).unwrap();
+        let side = config.image_side;
+        let images = uniform(0, &[BATCH, side, side, 3]);
+        let mut plans = vec![
+            Plan::new(Program::evaluation(&topology, side)),
+            Plan::new(Program::observation(&topology, side, HandOut::OneByOne)),
+        ];
+        if config.residual {
+            let blocks = topology.blocks.len();
+            let endings = (0..=blocks).map(|first| (0..blocks).map(|block| block >= first).collect());
+            let alone = (0..blocks).map(|only| (0..blocks).map(|block| block == only).collect());
+            plans.push(Plan::new(Program::ablation(&topology, side, &endings.chain(alone).collect::<Vec<_>>())));
+        }
+        for plan in plans {
+            let workspace = Workspace::default();
+            let mut pass = Pass::evaluation(&plan, &network.parts, Statistics::Running, &images, &workspace);
+            pass.run(&mut |_, _| Ok::<(), Error>(())).unwrap();
+            let (found, counted) = (pass.most_numbers(), plan.numbers() * BATCH);
+            assert!(found <= counted && 2 * found > counted, "{config:?}: {found} of {counted} counted");
+            assert_eq!(workspace.numbers(), 0, "{config:?}: memory that nothing asks for is kept");
+        }
+    }
+}
+
+/// From its second step on training takes no memory that it does not give back.
+#[test]
+fn training_gives_back_what_it_takes() {
+    let (imagenet, topology) = bottlenecks();
+    for (config, topology) in cifar().into_iter().chain([(imagenet, topology)]) {
+        let network = ResNet::build(&config, &topology, &Device::Cpu).unwrap().with_initial_weights(1).unwrap();
+        let images = uniform(0, &[BATCH, config.image_side, config.image_side, 3]);
+        let options = StepOptions {
+            penalty: Some(FirstComponentPenalty { weight: 1.0, threshold: 0.2 }),
+            shake: Some(Shake { seed: SEED, epoch: 1, images: &IMAGES }),
+        };
+        for options in [StepOptions::default(), options] {
+            let kept = || {
+                network.loss_and_gradients_with(&images, &labels(BATCH, CLASSES), options).unwrap();
+                network.workspace.numbers()
+            };
+            let [_, second, third] = [kept(), kept(), kept()];
+            assert!(second > 0 && second == third, "{config:?}: {second} numbers, then {third}");
+        }
     }
 }
 

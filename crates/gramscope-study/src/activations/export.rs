@@ -54,8 +54,8 @@ pub fn export(
     let limit = options.examples.map_or(Limit::AtMost(EXAMPLES), Limit::Exactly);
     let data = TestImages::of_runs(std::slice::from_ref(run), options.data.as_ref(), limit)?;
     let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
-    let image = forward_bytes(std::slice::from_ref(&model), 1, false);
-    let needs = BatchNeeds::of_images("the activations of an image", &model, &data, image);
+    let bytes = |images| Ok(forward_bytes(std::slice::from_ref(&model), images, false));
+    let needs = BatchNeeds::of_images("the activations of an image", &model, &data, &bytes)?;
     let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
     let mut writer = begin(path, &model, &data)?;
     pass.each_layer(progress, &mut |_, layer, activation| match activation.values() {

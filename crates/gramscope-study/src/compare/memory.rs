@@ -11,9 +11,6 @@ use crate::{Error, Fewer, Result};
 const PROCESS: u64 = 96 << 20;
 /// Bytes an entry of a map: sums and results, and what drawing and writing them takes for a while.
 const ENTRY: u64 = 64;
-/// Activations of the largest layer that a forward pass has in memory at once: input, output, shortcut, and what a
-/// convolution is unrolled into.
-const ACTIVATIONS: u64 = 6;
 
 /// The bytes of memory that a command may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,10 +91,19 @@ pub(crate) struct BatchNeeds {
 }
 
 impl BatchNeeds {
-    /// Of batches of `data` on their way through `model`, an image of which takes `example` bytes.
-    pub(crate) fn of_images(what: &str, model: &Model, data: &TestImages, example: u64) -> Self {
-        let (what, other) = (what.to_owned(), data.bytes() + model.bytes());
-        Self { what, example, entries: 0, other, lower: &[Fewer::Examples] }
+    /// Of batches of `data` on their way through `model`, so many images of which take so many `bytes`.
+    ///
+    /// # Errors
+    /// Those of `bytes`.
+    pub(crate) fn of_images(
+        what: &str,
+        model: &Model,
+        data: &TestImages,
+        bytes: &dyn Fn(usize) -> Result<u64>,
+    ) -> Result<Self> {
+        let (fixed, first) = (bytes(0)?, bytes(1)?);
+        let (what, other) = (what.to_owned(), data.bytes() + model.bytes() + fixed);
+        Ok(Self { what, example: first - fixed, entries: 0, other, lower: &[Fewer::Examples] })
     }
 
     /// How many examples, at most `most`, a batch may have within `limit`.
@@ -131,14 +137,16 @@ pub(crate) fn check_memory(what: String, bytes: u64, limit: Option<u64>, lower: 
 /// The most bytes of the host's memory that running any of `models` over a batch of `examples` takes, beside what they are
 /// themselves. Of a network on a GPU one layer at a time comes here, unless it `stays` there: as it is stored, and as float32.
 pub(crate) fn forward_bytes(models: &[Model], examples: usize, stays: bool) -> u64 {
-    let value = |model: &Model| match (model.gpu(), model.processor().backend()) {
-        (None, _) => ACTIVATIONS * size_of::<f32>() as u64,
-        (Some(_), _) if stays => 0,
-        (Some(_), Backend::CudaBf16 | Backend::CudaBf16Cudnn) => (size_of::<bf16>() + size_of::<f32>()) as u64,
-        (Some(_), _) => size_of::<f32>() as u64,
+    let copied = |model: &Model| match model.processor().backend() {
+        _ if stays => 0,
+        Backend::CudaBf16 | Backend::CudaBf16Cudnn => size_of::<bf16>() + size_of::<f32>(),
+        _ => size_of::<f32>(),
     };
-    let largest = models.iter().map(|model| value(model) * model.largest_output() as u64).max().unwrap_or(0);
-    largest.saturating_mul(examples as u64)
+    let bytes = |model: &Model| match model.gpu() {
+        None => model.network.observation_bytes(examples),
+        Some(_) => ((copied(model) * model.largest_output()) as u64).saturating_mul(examples as u64),
+    };
+    models.iter().map(bytes).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -230,6 +230,17 @@ impl Model {
         }
     }
 
+    /// The most bytes of the host's memory that [`Self::forward_without`] takes for a batch of `images`.
+    ///
+    /// # Errors
+    /// As [`ResNet::ablation_bytes`].
+    pub(crate) fn host_ablation_bytes(&self, images: usize, variants: &[Vec<bool>]) -> Result<u64> {
+        match &self.on_device {
+            Some(_) => Ok(0),
+            None => Ok(self.network.ablation_bytes(images, variants)?),
+        }
+    }
+
     /// The logits `[n, classes]` of `images` for each of `variants`, in which flagged blocks are deleted
     /// ([`ResNet::forward_without`]).
     pub(crate) fn forward_without(&self, images: &Batch, variants: &[Vec<bool>]) -> Result<Vec<Tensor>> {

@@ -73,9 +73,10 @@ pub fn cosine_of_run(
     let model = Model::open_one(run, options.layers.as_ref(), &data, processor)?;
     let shapes: Vec<Vec<usize>> = model.shapes().map(<[usize]>::to_vec).collect();
     let mut cosines = Cosines::new(&shapes);
-    let image = cosines.bytes(0..shapes.len()) + forward_bytes(std::slice::from_ref(&model), 1, false);
-    let needs = of_layers(shapes.len(), BatchNeeds::of_images(EXAMPLE, &model, &data, image));
-    let pass = Pass::observing(&model, &data, &needs, options.memory, most_examples(image))?;
+    let image = cosines.bytes(0..shapes.len());
+    let bytes = |images| Ok(images as u64 * image + forward_bytes(std::slice::from_ref(&model), images, false));
+    let needs = of_layers(shapes.len(), BatchNeeds::of_images(EXAMPLE, &model, &data, &bytes)?);
+    let pass = Pass::observing(&model, &data, &needs, options.memory, most_examples(needs.example))?;
     let (name, names) = (&model.info.name, &model.info.layers);
     pass.each_layer(progress, &mut |batch, layer, activation| {
         cosines.observe(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))

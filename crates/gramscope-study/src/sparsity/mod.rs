@@ -51,8 +51,8 @@ pub fn sparsity(
     let model = Model::open_one(run, Some(&relu), &data, processor)?;
     let mut layers: Vec<Units> = model.channels().into_iter().map(Units::new).collect();
     let (name, names) = (&model.info.name, &model.info.layers);
-    let image = forward_bytes(std::slice::from_ref(&model), 1, false);
-    let needs = BatchNeeds::of_images("the activations of an image in a ReLU", &model, &data, image);
+    let bytes = |images| Ok(forward_bytes(std::slice::from_ref(&model), images, false));
+    let needs = BatchNeeds::of_images("the activations of an image in a ReLU", &model, &data, &bytes)?;
     let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
     pass.each_layer(progress, &mut |batch, layer, activation| {
         layers[layer].count(layer, batch, activation).map_err(in_layer(name, &names[layer], batch))

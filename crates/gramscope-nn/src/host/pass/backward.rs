@@ -76,8 +76,9 @@ impl<'p> Pass<'p> {
         [dmixed, dother, daddend]: [ValueId; 3],
     ) -> Result<()> {
         let [_, backward] = self.shares(block)?;
-        let [first, second] = [self.values.fresh(dmixed)?, self.values.fresh(dother)?];
         let dsum = elementwise::relu_backward(self.values.get(dmixed)?, &self.values.get(y)?)?;
+        // Nothing needs y any more, and it has the shape.
+        let (first, second) = (self.values.take(y)?, self.values.fresh(dother)?);
         mixing::part_into(&first, &dsum, &backward, true)?;
         mixing::part_into(&second, &dsum, &backward, false)?;
         self.values.set(daddend, dsum);

@@ -43,7 +43,6 @@ pub(crate) struct Pass<'p> {
     plan: &'p Plan,
     parts: &'p Parts,
     statistics: Statistics,
-    images: usize,
     values: Values<'p>,
     pooled: Option<Output>,
     logits: Option<Output>,
@@ -61,8 +60,7 @@ impl<'p> Pass<'p> {
         workspace: &'p Workspace,
     ) -> Self {
         let values = Values::new(plan, images, workspace, false);
-        let images = images.dims()[0];
-        Self { plan, parts, statistics, images, values, pooled: None, logits: None, targets: None }
+        Self { plan, parts, statistics, values, pooled: None, logits: None, targets: None }
     }
 
     /// The same of a training step, which leaves its memory in the workspace.
@@ -74,8 +72,8 @@ impl<'p> Pass<'p> {
         workspace: &'p Workspace,
     ) -> Self {
         let values = Values::new(plan, images, workspace, true);
-        let (images, statistics) = (images.dims()[0], Statistics::Moving);
-        Self { plan, parts, statistics, images, values, pooled: None, logits: None, targets: Some(targets) }
+        let statistics = Statistics::Moving;
+        Self { plan, parts, statistics, values, pooled: None, logits: None, targets: Some(targets) }
     }
 
     /// Carries out every step, and hands what the program taps to `observe`.
@@ -94,6 +92,12 @@ impl<'p> Pass<'p> {
     /// The logits `[n, classes]`.
     pub(crate) fn into_logits(self) -> Result<Tensor> {
         Ok(there(self.logits).into_values()?)
+    }
+
+    /// The most numbers that lay in memory at once.
+    #[cfg(test)]
+    pub(crate) fn most_numbers(&self) -> usize {
+        self.values.most
     }
 
     /// What a training step gives.
@@ -144,12 +148,13 @@ impl<'p> Pass<'p> {
 
     /// The shares of the first branch in the block of number `block` `[n]`, forward and backward: one half where none are drawn.
     fn shares(&self, block: usize) -> Result<[Tensor; 2]> {
+        let count = self.values.images;
         let shares = match self.targets.as_ref().and_then(|targets| targets.shake) {
-            None => [vec![0.5; self.images], vec![0.5; self.images]],
+            None => [vec![0.5; count], vec![0.5; count]],
             Some(Shake { seed, epoch, images }) => mixing::shares(seed, epoch, block, images),
         };
         let device = self.values.device();
-        let [forward, backward] = shares.map(|shares| Tensor::from_vec(shares, self.images, device));
+        let [forward, backward] = shares.map(|shares| Tensor::from_vec(shares, count, device));
         Ok([forward?, backward?])
     }
 }
