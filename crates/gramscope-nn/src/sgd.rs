@@ -79,7 +79,7 @@ impl Sgd {
             self.slots.iter().map(|slot| (slot.name.as_str(), &slot.velocity)).collect();
         let loaded = state::check(&expected, velocities)?;
         for (slot, velocity) in self.slots.iter_mut().zip(loaded) {
-            slot.velocity = velocity;
+            slot.velocity = state::copied(velocity, &slot.velocity)?;
         }
         Ok(())
     }

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
-use safetensors::Dtype;
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -55,17 +56,48 @@ struct Description {
     data: String,
 }
 
-/// What a checkpoint holds.
+/// A checkpoint that was read, as it was written.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     /// How far the run had come.
     pub(crate) position: Position,
     /// Which images it was trained on.
     pub(crate) data: String,
+    path: PathBuf,
+    /// The file.
+    bytes: Vec<u8>,
+}
+
+impl Checkpoint {
     /// Parameters and running statistics by name.
-    pub(crate) state: HashMap<String, Tensor>,
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for what is no tensor.
+    pub(crate) fn state(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        self.tensors(device, |name| (!name.starts_with(VELOCITY)).then_some(name))
+    }
+
     /// Velocities by their parameter's name.
-    pub(crate) velocities: HashMap<String, Tensor>,
+    ///
+    /// # Errors
+    /// As [`Self::state`].
+    pub(crate) fn velocities(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
+        self.tensors(device, |name| name.strip_prefix(VELOCITY))
+    }
+
+    /// The tensors that have a name by `named`, and no others: half of a file is velocities, which networks have no use for.
+    fn tensors(&self, device: &Device, named: impl Fn(&str) -> Option<&str>) -> Result<HashMap<String, Tensor>> {
+        let unusable = |problem: String| Error::Checkpoint { path: self.path.clone(), problem };
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|reason| unusable(reason.to_string()))?;
+        let mut tensors = HashMap::new();
+        for (name, view) in file.iter() {
+            if let Some(name) = named(name) {
+                let tensor = view.load(device).map_err(|reason| unusable(reason.to_string()))?;
+                tensors.insert(name.to_owned(), tensor);
+            }
+        }
+        Ok(tensors)
+    }
 }
 
 /// Replaces the checkpoint at `path`.
@@ -96,22 +128,14 @@ pub(crate) fn save(
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Damaged`] for a file that is no checkpoint, or is not what was written.
-pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
+pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
     let (Description { format, position, data }, bytes) = sealed::read(path, KIND)?;
-    let unusable = |problem: String| Error::Checkpoint { path: path.to_path_buf(), problem };
+    let path = path.to_path_buf();
     if format != FORMAT {
-        return Err(unusable(format!("its format is {format}, and this program reads {FORMAT}")));
+        let problem = format!("its format is {format}, and this program reads {FORMAT}");
+        return Err(Error::Checkpoint { path, problem });
     }
-    let tensors =
-        candle_core::safetensors::load_buffer(&bytes, device).map_err(|reason| unusable(reason.to_string()))?;
-    let (mut state, mut velocities) = (HashMap::new(), HashMap::new());
-    for (name, tensor) in tensors {
-        match name.strip_prefix(VELOCITY) {
-            Some(parameter) => velocities.insert(parameter.to_owned(), tensor),
-            None => state.insert(name, tensor),
-        };
-    }
-    Ok(Checkpoint { position, data, state, velocities })
+    Ok(Checkpoint { position, data, path, bytes })
 }
 
 /// The newest good one of the checkpoints at `paths`, those that do not exist left out, with its path; none where none
@@ -119,7 +143,7 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Checkpoint> {
 ///
 /// # Errors
 /// What is wrong with the newest, where every one that exists is damaged.
-pub(crate) fn newest(paths: &[PathBuf], device: &Device) -> Result<Option<(PathBuf, Checkpoint)>> {
+pub(crate) fn newest(paths: &[PathBuf]) -> Result<Option<(PathBuf, Checkpoint)>> {
     let mut damage = None;
     let mut passed_over = |reason: Error| {
         tracing::warn!("{reason}");
@@ -134,7 +158,7 @@ pub(crate) fn newest(paths: &[PathBuf], device: &Device) -> Result<Option<(PathB
     }
     found.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
     for (_, path) in found {
-        match load(path, device) {
+        match load(path) {
             Ok(checkpoint) => return Ok(Some((path.clone(), checkpoint))),
             Err(reason) => passed_over(reason),
         }

@@ -122,7 +122,7 @@ impl Run {
 
     /// Whether the last epoch has been trained and its predictions written, and both are as they were written.
     pub fn is_finished(&self) -> bool {
-        let newest = || checkpoint::newest(&self.directory.every_checkpoint()?, &Device::Cpu);
+        let newest = || checkpoint::newest(&self.directory.every_checkpoint()?);
         let done = || newest().ok().flatten().is_some_and(|(_, last)| last.position.epochs == self.config.train.epochs);
         predictions::check(&self.directory.predictions()).is_ok() && done()
     }
@@ -143,9 +143,9 @@ impl Run {
     pub fn network(&self, device: &Device) -> Result<ResNet> {
         if let Some(epoch) = self.epoch {
             let path = self.directory.kept(epoch);
-            return self.restore(&path, checkpoint::load(&path, device)?, device);
+            return self.restore(&path, checkpoint::load(&path)?, device);
         }
-        match checkpoint::newest(&self.directory.every_checkpoint()?, device)? {
+        match checkpoint::newest(&self.directory.every_checkpoint()?)? {
             Some((path, checkpoint)) => {
                 let (trained, all) = (checkpoint.position.epochs, self.config.train.epochs);
                 if trained < all {
@@ -171,13 +171,15 @@ impl Run {
     /// The network that `checkpoint`, read from `path`, holds.
     fn restore(&self, path: &Path, checkpoint: Checkpoint, device: &Device) -> Result<ResNet> {
         let unusable = |problem: String| Error::Checkpoint { path: path.to_path_buf(), problem };
-        let Some(bias) = checkpoint.state.get("logits.bias") else {
+        let state = checkpoint.state(device)?;
+        drop(checkpoint);
+        let Some(bias) = state.get("logits.bias") else {
             return Err(unusable("it has no logits.bias".to_owned()));
         };
         let side = self.config.data.image_side.ok_or_else(|| unusable("config.toml has no image_side".to_owned()))?;
         let train = &self.config.train;
         let config = train.network(bias.elem_count(), side);
-        let network = ResNet::from_state(&config, &checkpoint.state, device);
+        let network = ResNet::from_state(&config, &state, device);
         let network = network.map_err(|problem| unusable(problem.to_string()))?;
         Ok(if self.batch_statistics { network.with_batch_statistics() } else { network })
     }

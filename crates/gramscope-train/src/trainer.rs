@@ -235,7 +235,7 @@ impl<'a> Trainer<'a> {
 
     /// Takes up the newest good checkpoint, if there is one.
     fn resume(&mut self) -> Result<()> {
-        let found = checkpoint::newest(&self.directory.every_checkpoint()?, &HOST)?;
+        let found = checkpoint::newest(&self.directory.every_checkpoint()?)?;
         let interrupted = self.directory.interrupted();
         if let Some((path, checkpoint)) = found {
             if checkpoint.data != self.data {
@@ -243,8 +243,8 @@ impl<'a> Trainer<'a> {
             }
             let unusable =
                 |problem: gramscope_nn::Error| Error::Checkpoint { path: path.clone(), problem: problem.to_string() };
-            self.network.load_state(&checkpoint.state).map_err(unusable)?;
-            self.sgd.load_velocities(&checkpoint.velocities).map_err(unusable)?;
+            self.network.load_state(&checkpoint.state(&HOST)?).map_err(unusable)?;
+            self.sgd.load_velocities(&checkpoint.velocities(&HOST)?).map_err(unusable)?;
             self.position = checkpoint.position;
             if path != interrupted {
                 remove(&interrupted)?;
@@ -252,7 +252,7 @@ impl<'a> Trainer<'a> {
                 if path != latest {
                     // A good one is older only if an epoch's end was cut short between the one it keeps and the latest. Where
                     // the latest was damaged or lost, an older one takes its place.
-                    if checkpoint::load(&latest, &HOST).is_ok() {
+                    if checkpoint::load(&latest).is_ok() {
                         self.set_latest_aside()?;
                     }
                     self.write(&latest)?;

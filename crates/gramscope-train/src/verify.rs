@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-
 use crate::directory::RunDirectory;
 use crate::error::Result;
 use crate::run::Run;
@@ -37,7 +35,7 @@ pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
         Verified::new(directory.metrics(), metrics::read_whole(&directory.metrics())),
     ];
     for path in directory.every_checkpoint()?.into_iter().filter(|path| path.is_file()) {
-        let outcome = checkpoint::load(&path, &Device::Cpu);
+        let outcome = checkpoint::load(&path);
         files.push(Verified::new(path, outcome));
     }
     let path = directory.predictions();

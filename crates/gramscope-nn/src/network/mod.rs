@@ -168,9 +168,10 @@ impl ResNet {
         let vars: Vec<_> = self.state.iter().filter(|(name, _)| taken(name)).collect();
         let expected: Vec<_> = vars.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
         let offered = state.iter().filter(|(name, _)| taken(name)).map(|(name, value)| (name.clone(), value.clone()));
-        let loaded = state::check(&expected, &offered.collect())?;
-        for ((_, var), value) in vars.into_iter().zip(loaded) {
-            var.set(&value)?;
+        let offered = offered.collect();
+        // One after the other, so that one copy is there at a time.
+        for ((_, var), value) in vars.into_iter().zip(state::check(&expected, &offered)?) {
+            var.set(&state::copied(value, var)?)?;
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use candle_core::{DType, Tensor};
 
 use crate::{Error, Result};
 
-/// A copy of each tensor of `state` in the order of `expected`, on its device, if names and shapes agree.
-pub(crate) fn check(expected: &[(&str, &Tensor)], state: &HashMap<String, Tensor>) -> Result<Vec<Tensor>> {
+/// The tensors of `state` in the order of `expected`, if names and shapes agree.
+pub(crate) fn check<'s>(expected: &[(&str, &Tensor)], state: &'s HashMap<String, Tensor>) -> Result<Vec<&'s Tensor>> {
     if state.len() > expected.len() {
         let mut names: Vec<String> =
             state.keys().filter(|name| !expected.iter().any(|(known, _)| known == name)).cloned().collect();
@@ -22,10 +22,14 @@ pub(crate) fn check(expected: &[(&str, &Tensor)], state: &HashMap<String, Tensor
                 let (expected, got) = (current.dims().to_vec(), value.dims().to_vec());
                 return Err(Error::StateShape { name: (*name).to_owned(), expected, got });
             }
-            // copy(): what is loaded must not change when the source does.
-            Ok(value.to_device(current.device())?.to_dtype(DType::F32)?.copy()?)
+            Ok(value)
         })
         .collect()
+}
+
+/// A copy of `value` where `current` lies, for what is loaded must not change when its source does.
+pub(crate) fn copied(value: &Tensor, current: &Tensor) -> Result<Tensor> {
+    Ok(value.to_device(current.device())?.to_dtype(DType::F32)?.copy()?)
 }
 
 /// The stage that the parameter or statistic `name` belongs to, 0 for the stem; none for what follows the stages.

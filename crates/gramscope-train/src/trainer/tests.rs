@@ -157,7 +157,7 @@ fn fail_at_every_point(setting: &(RunConfig, Dataset)) {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(&failure.to_string()) && error.contains(dir.to_str().unwrap()), "{error}");
         for checkpoint in RunDirectory::new(&dir).every_checkpoint().unwrap().iter().filter(|path| path.is_file()) {
-            checkpoint::load(checkpoint, &Device::Cpu).unwrap();
+            checkpoint::load(checkpoint).unwrap();
         }
         train_quietly(setting, &dir, Start::Resume).unwrap();
         assert!(bits(&dir) == expected, "failed at point {points}: {failure}");
