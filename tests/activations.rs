@@ -49,9 +49,14 @@ fn a_file_says_which_class_each_of_its_images_is_of() {
         ("NHWC", "test", "builtin")
     );
     let classes: Vec<String> = serde_json::from_str(&about["classes"]).unwrap();
-    let labels: Vec<usize> = serde_json::from_str(&about["labels"]).unwrap();
-    assert_eq!((classes.len(), labels.len()), (10, 20));
-    // Class-balanced, as whatever takes the first images.
+    let labels: Vec<u32> = serde_json::from_str(&about["labels"]).unwrap();
+    assert_eq!(classes.len(), 10);
+    let predictions = fs::read(Path::new(&run).join("predictions.safetensors")).unwrap();
+    let predictions = SafeTensors::deserialize(&predictions).unwrap();
+    let tested = predictions.tensor("labels").unwrap();
+    let (numbers, _) = tested.data().as_chunks();
+    let tested: Vec<u32> = numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+    assert_eq!(labels, tested[..20]);
     assert!((0..10).all(|class| labels.iter().filter(|&&label| label == class).count() == 2), "{labels:?}");
 }
 
@@ -67,6 +72,7 @@ fn other_data_may_be_fed() {
     let said = succeeds(["activations", &run, "--out", &file].into_iter().chain(flags));
     assert!(said.contains("activations of 5 test images"), "{said}");
     let about = about(&file);
+    assert_eq!((about["data"].as_str(), Path::new(&about["data directory"])), ("folder", Path::new(&folder)));
     assert_eq!(about["classes"], r#"["cat","dog"]"#);
     let labels: Vec<usize> = serde_json::from_str(&about["labels"]).unwrap();
     assert_eq!([0, 1].map(|class| labels.iter().filter(|&&label| label == class).count()), [3, 2]);

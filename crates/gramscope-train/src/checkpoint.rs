@@ -127,7 +127,8 @@ pub(crate) fn save(
 /// Reads the checkpoint at `path`.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Damaged`] for a file that is no checkpoint, or is not what was written.
+/// [`Error::Io`]; [`Error::Damaged`] for a file that is no checkpoint, or is not what was written; [`Error::Checkpoint`] for one of
+/// another format.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
     let (Description { format, position, data }, bytes) = sealed::read(path, KIND)?;
     let path = path.to_path_buf();
@@ -135,7 +136,19 @@ pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
         let problem = format!("its format is {format}, and this program reads {FORMAT}");
         return Err(Error::Checkpoint { path, problem });
     }
-    Ok(Checkpoint { position, data, path, bytes })
+    match check_types(&bytes) {
+        Ok(()) => Ok(Checkpoint { position, data, path, bytes }),
+        Err(problem) => Err(Error::Checkpoint { path, problem }),
+    }
+}
+
+/// Fails unless all tensors of a file are float32, as they are written.
+fn check_types(bytes: &[u8]) -> Result<(), String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|reason| reason.to_string())?;
+    match file.iter().find(|(_, view)| view.dtype() != Dtype::F32) {
+        None => Ok(()),
+        Some((name, _)) => Err(format!("{name} holds no float32 numbers")),
+    }
 }
 
 /// The newest good one of the checkpoints at `paths`, those that do not exist left out, with its path; none where none

@@ -246,6 +246,8 @@ impl<'a> Trainer<'a> {
             self.network.load_state(&checkpoint.state(&HOST)?).map_err(unusable)?;
             self.sgd.load_velocities(&checkpoint.velocities(&HOST)?).map_err(unusable)?;
             self.position = checkpoint.position;
+            // Its file is as large as two networks.
+            drop(checkpoint);
             if path != interrupted {
                 remove(&interrupted)?;
                 let latest = self.directory.latest();

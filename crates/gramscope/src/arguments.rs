@@ -103,8 +103,8 @@ pub(crate) enum Command {
     /// Write a run's activations to a safetensors file, for other tools
     #[command(
         after_help = "Example:\n  gramscope activations runs/r14 --out r14.safetensors --examples 1024 --layers 'add|relu2'\n\n\
-        The file's metadata hold layers (in their order), layout, model, data, split, labels (a JSON list, the number of each image's \
-        class) and classes (their names)."
+        The file's metadata hold layers (in their order), layout, model, data (and data directory), split, labels (a JSON list, the \
+        number of each image's class), classes (their names) and, where a GPU ran the network, computed with."
     )]
     Activations(ActivationsArguments),
     /// Write one self-contained HTML page about every run and every CKA result below a directory
@@ -157,7 +157,7 @@ pub(crate) struct DeviceArguments {
     pub(crate) numerics: NumericsArguments,
 }
 
-/// Where a command computes, and in how much memory.
+/// Where a command computes, and in how much memory: the last of its flags, for whatever follows would stand under "Device".
 #[derive(Args, Debug)]
 pub(crate) struct MachineArguments {
     #[command(flatten)]

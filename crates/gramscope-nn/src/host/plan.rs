@@ -45,12 +45,14 @@ impl Plan {
 
     /// The most bytes that carrying it out without a backward pass takes for so many images, themselves included.
     pub(crate) fn bytes(&self, images: usize) -> u64 {
-        let working = images.min(rayon::current_num_threads());
-        let convolutions = &self.program.convolutions;
-        let padded = convolutions.iter().map(padded_length).max().unwrap_or(0);
-        let packed = convolutions.iter().map(packed_length).max().unwrap_or(0);
-        let activations = (self.numbers() as u64).saturating_mul(images as u64);
-        activations.saturating_add((padded * working + packed) as u64).saturating_mul(size_of::<f32>() as u64)
+        let Program { convolutions, features, classes, .. } = &self.program;
+        // A thread keeps its copy of an image, whichever convolutions it takes part in.
+        let padded = convolutions.iter().map(padded_length).max().unwrap_or(0) * rayon::current_num_threads();
+        let linear = features * classes.next_multiple_of(LANES);
+        let packed = convolutions.iter().map(packed_length).max().unwrap_or(0).max(linear);
+        let image = self.numbers() + features + classes;
+        let all = (image as u64).saturating_mul(images as u64).saturating_add((padded + packed) as u64);
+        all.saturating_mul(size_of::<f32>() as u64)
     }
 
     /// The most numbers an image that lie in memory at once, if no value takes over another's memory within a step.
@@ -90,4 +92,29 @@ fn padded_length(NamedConvolution { plan, side, .. }: &NamedConvolution) -> usiz
 fn packed_length(NamedConvolution { plan, .. }: &NamedConvolution) -> usize {
     let ConvolutionPlan { kernel, from, to, .. } = *plan;
     kernel * kernel * from * to.next_multiple_of(LANES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ResNetConfig;
+
+    /// Of a ResNet-8 on images of 6 pixels a side, of which the last stage has 2, its first convolution 32 channels in, 64 out.
+    #[test]
+    fn what_convolutions_work_in_by_hand() {
+        let config = ResNetConfig { depth: 8, image_side: 6, classes: 3, ..ResNetConfig::default() };
+        let plan = Plan::new(config.program(Program::evaluation));
+        let of = |name: &str| {
+            let found = plan.program.convolutions.iter().find(|convolution| convolution.name == name);
+            found.map(|convolution| [padded_length(convolution), packed_length(convolution)])
+        };
+        assert_eq!(of("stem.conv"), Some([8 * 8 * 3, 9 * 3 * 16]));
+        assert_eq!(of("stage3.block1.conv2"), Some([4 * 4 * 64, 9 * 64 * 64]));
+        assert_eq!(of("stage3.block1.shortcut"), Some([3 * 3 * 32, 32 * 64]));
+        // The largest copy of an image is of the first stage, 16 channels of 8 x 8 with what is around them; weights of the last.
+        let fixed = 8 * 8 * 16 * rayon::current_num_threads() + 9 * 64 * 64;
+        assert_eq!(plan.bytes(0), 4 * fixed as u64);
+        assert_eq!(plan.bytes(5) - plan.bytes(0), 4 * 5 * (plan.numbers() + 64 + 3) as u64);
+        assert_eq!(plan.bytes(usize::MAX), u64::MAX);
+    }
 }

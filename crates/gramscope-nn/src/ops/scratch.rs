@@ -17,6 +17,8 @@ impl Scratch {
     pub(super) fn zeros(length: usize) -> Self {
         let mut values = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         values.clear();
+        // No more than is counted before anything is computed.
+        values.reserve_exact(length);
         values.resize(length, 0.0);
         Self(values)
     }

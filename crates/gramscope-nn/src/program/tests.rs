@@ -184,9 +184,13 @@ fn names_and_shapes_are_the_networks() {
         let state = network.state();
         let found: Vec<_> = state.iter().map(|(name, tensor)| (name.clone(), tensor.dims()[0])).collect();
         assert_eq!(found, expected, "{config:?}");
+        let parameters: usize = network.parameters().iter().map(|parameter| parameter.var.elem_count()).sum();
+        assert_eq!(parameters, config.parameter_count(), "{config:?}");
         for step in &program.steps {
             if let Step::Convolution { convolution, x, y } = *step {
-                let NamedConvolution { plan, side, .. } = &program.convolutions[convolution];
+                let NamedConvolution { name, plan, side } = &program.convolutions[convolution];
+                let (_, weight) = state.iter().find(|(tensor, _)| *tensor == format!("{name}.weight")).unwrap();
+                assert_eq!(weight.dims(), [plan.to, plan.kernel, plan.kernel, program.values[x].channels]);
                 assert_eq!((program.values[x].side, program.values[x].channels), (*side, plan.from));
                 assert_eq!((program.values[y].side, program.values[y].channels), (side.div_ceil(plan.stride), plan.to));
             }

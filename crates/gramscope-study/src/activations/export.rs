@@ -32,7 +32,7 @@ pub struct ExportOptions {
 
 /// Runs the network of `run` over the first test images of its data, or of other data, where `processor` says, and writes its layers
 /// to `path`: in the order of the network, as float32 tensors [examples, height, width, channels] or [examples, features]. The file's
-/// metadata say that they are NHWC, what was fed (`data`, `split`), which class each image is of (`labels`, a JSON list of numbers that
+/// metadata say that they are NHWC, what was fed (`data`, `data directory` for one of the user's, `split`), which class each image is of (`labels`, a JSON list of numbers that
 /// count in `classes`, one of names), and what computed them, unless it was the CPU. An activation file at `path` is replaced. Returns
 /// the number of images.
 ///
@@ -70,7 +70,7 @@ pub fn export(
 fn begin(path: &Path, model: &Model, data: &TestImages) -> Result<ActivationWriter> {
     let shapes = model.shapes().map(<[usize]>::to_vec);
     let layers: Vec<_> = model.info.layers.iter().cloned().zip(shapes).collect();
-    let (name, _) = data.source();
+    let (name, dir) = data.source();
     let mut about = vec![
         ("layout", "NHWC".to_owned()),
         ("model", model.info.name.clone()),
@@ -79,6 +79,7 @@ fn begin(path: &Path, model: &Model, data: &TestImages) -> Result<ActivationWrit
         ("labels", serde_json::json!(data.split().labels()).to_string()),
         ("classes", serde_json::json!(data.classes()).to_string()),
     ];
+    about.extend(dir.map(|dir| ("data directory", dir.display().to_string())));
     let backend = model.processor().backend();
     if !backend.is_cpu() {
         about.push(("computed with", backend.to_string()));

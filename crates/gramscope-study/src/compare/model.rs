@@ -230,7 +230,7 @@ impl Model {
         }
     }
 
-    /// The most bytes of the host's memory that [`Self::forward_without`] takes for a batch of `images`.
+    /// The most bytes of the host's memory that [`Self::forward_without`] takes for a batch of `images`, beside parameters and logits.
     ///
     /// # Errors
     /// As [`ResNet::ablation_bytes`].

@@ -39,6 +39,19 @@ fn what_is_saved_is_loaded_bit_for_bit() {
     assert_eq!(fs::read(&path).unwrap(), bytes, "the same checkpoint makes other bytes");
 }
 
+/// A seal says that a file is as it was written, not by whom.
+#[test]
+fn what_holds_other_numbers_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = ["latest", "previous"].map(|name| dir.path().join(name)).into();
+    let about = Description { format: FORMAT, position: position(4, 0), data: "data".to_owned() };
+    sealed::write(&paths[0], KIND, &about, &[("logits.bias", Dtype::BOOL, vec![3], &[0, 1, 0])]).unwrap();
+    let message = load(&paths[0]).unwrap_err().to_string();
+    assert!(message.contains("logits.bias holds no float32 numbers"), "{message}");
+    write(&paths[1], position(3, 0));
+    assert_eq!(newest(&paths).unwrap().unwrap().0, paths[1]);
+}
+
 #[test]
 fn the_newest_good_one_is_taken() {
     let dir = tempfile::tempdir().unwrap();
