@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use super::{Added, IMAGES, Program, Step, ValueId};
+use crate::topology::ConvolutionPlan;
 
 impl Program {
     /// Itself, with what gives the loss and every gradient behind it.
     pub(super) fn with_backward(mut self) -> Self {
         let forward = self.steps.clone();
         self.steps.push(Step::Loss);
-        let mut gradients = Gradients { program: &mut self, of: HashMap::new() };
+        let mut gradients = Gradients { program: &mut self, of: HashMap::new(), put_off: HashMap::new() };
         forward.iter().rev().for_each(|step| gradients.add_backward(step));
         self
     }
@@ -20,6 +21,9 @@ struct Gradients<'a> {
     program: &'a mut Program,
     /// The gradients there are, by what they are the gradients of.
     of: HashMap<ValueId, ValueId>,
+    /// Convolutions that do not reach every pixel of what they read, by that, and the gradients of their results: they add to what
+    /// another convolution gives, a quarter of it, which is less to write, and less to keep, than a whole that is mostly zeros.
+    put_off: HashMap<ValueId, (usize, ValueId)>,
 }
 
 impl Gradients<'_> {
@@ -52,9 +56,7 @@ impl Gradients<'_> {
                 let dy = self.of[&y];
                 self.program.steps.push(Step::WeightGradient { convolution, x, dy });
                 if x != IMAGES {
-                    let adds = self.of.contains_key(&x);
-                    let dx = if adds { self.of[&x] } else { self.fresh(x) };
-                    self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds });
+                    self.input_gradient(convolution, x, dy);
                 }
             }
             Step::Mix { block, branches: [a, b], addend, y, .. } => {
@@ -64,6 +66,22 @@ impl Gradients<'_> {
                 self.program.steps.push(Step::MixBackward { block, y, dmixed, dother, daddend });
             }
             _ => unreachable!("no other step is in the forward part of a training program"),
+        }
+    }
+
+    /// The gradient of `x` is, or has added to it, what that of the convolution's result, `dy`, gives.
+    fn input_gradient(&mut self, convolution: usize, x: ValueId, dy: ValueId) {
+        let ConvolutionPlan { kernel, stride, .. } = self.program.convolutions[convolution].plan;
+        let adds = self.of.contains_key(&x);
+        if !adds && stride > kernel {
+            let before = self.put_off.insert(x, (convolution, dy));
+            assert!(before.is_none(), "no convolution would reach every pixel of value {x}");
+            return;
+        }
+        let dx = if adds { self.of[&x] } else { self.fresh(x) };
+        self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds });
+        if let Some((convolution, dy)) = self.put_off.remove(&x) {
+            self.program.steps.push(Step::InputGradient { convolution, dy, dx, adds: true });
         }
     }
 

@@ -239,6 +239,31 @@ fn training_gives_every_gradient_once() {
     }
 }
 
+/// A projection of stride 2 reaches a quarter of what it reads: another convolution has written all of that gradient before.
+#[test]
+fn what_leaves_gaps_adds_to_a_gradient_that_is_there() {
+    let (mut adding, mut projections) = (0, 0);
+    for config in configs() {
+        let program = Program::training(&config.topology(), config.image_side);
+        let has_gaps = |convolution: usize| {
+            let ConvolutionPlan { kernel, stride, .. } = program.convolutions[convolution].plan;
+            stride > kernel
+        };
+        for step in &program.steps {
+            match *step {
+                Step::Convolution { convolution, .. } if has_gaps(convolution) => projections += 1,
+                Step::InputGradient { convolution, adds, .. } if has_gaps(convolution) => {
+                    assert!(adds, "{config:?}: {}", program.convolutions[convolution].name);
+                    adding += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(adding, projections);
+    assert!(adding > 0);
+}
+
 fn observation(topology: &Topology, image_side: usize) -> Program {
     Program::observation(topology, image_side, HandOut::Together)
 }
