@@ -23,7 +23,7 @@ mod work;
 pub use config::{Family, Layer, ResNetConfig};
 pub use error::{Error, Result};
 pub use host::Output;
-pub use network::{FirstComponentPenalty, Gradients, Parameter, ResNet, Shake, StepOptions};
+pub use network::{FirstComponentPenalty, Gradients, NamedTensors, Parameter, ResNet, Shake, StepOptions};
 pub use processor::{Backend, Processor};
 pub use sgd::{Sgd, SgdConfig};
 pub use work::Work;

@@ -1,14 +1,12 @@
 //! The optimiser: stochastic gradient descent with momentum and weight decay, in Keras's form.
 
-use std::collections::HashMap;
-
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Optimizer;
 
 use crate::network::state;
 use crate::ops::sgd::{self, Step};
-use crate::{ResNet, Result};
+use crate::{NamedTensors, ResNet, Result};
 
 /// The settings of [`Sgd`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,13 +71,13 @@ impl Sgd {
     ///
     /// # Errors
     /// [`crate::Error::MissingState`], [`crate::Error::SurplusState`] or [`crate::Error::StateShape`] where names and
-    /// shapes are not those of the parameters; then nothing has changed.
-    pub fn load_velocities(&mut self, velocities: &HashMap<String, Tensor>) -> Result<()> {
+    /// shapes are not those of the parameters; then nothing has changed. [`crate::Error::Candle`] where a tensor cannot be read.
+    pub fn load_velocities(&mut self, velocities: &impl NamedTensors) -> Result<()> {
         let expected: Vec<(&str, &Tensor)> =
             self.slots.iter().map(|slot| (slot.name.as_str(), &slot.velocity)).collect();
-        let loaded = state::check(&expected, velocities)?;
-        for (slot, velocity) in self.slots.iter_mut().zip(loaded) {
-            slot.velocity = state::copied(velocity, &slot.velocity)?;
+        state::check(&expected, &velocities.shapes().into_iter().collect())?;
+        for slot in &mut self.slots {
+            slot.velocity = state::copied(&velocities.tensor(&slot.name)?, &slot.velocity)?;
         }
         Ok(())
     }

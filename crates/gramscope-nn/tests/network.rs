@@ -297,7 +297,7 @@ fn state_round_trip() {
         let (from, to) = (trained(&config), network(&config, 77));
         let images = images(2, 6);
         assert_ne!(bits(&from.forward(&images).unwrap()), bits(&to.forward(&images).unwrap()));
-        to.load_state(&from.state().into_iter().collect()).unwrap();
+        to.load_state(&from.state().into_iter().collect::<HashMap<_, _>>()).unwrap();
         assert_eq!(bits(&from.forward(&images).unwrap()), bits(&to.forward(&images).unwrap()));
         // Copied, not shared: training the one leaves the other.
         let before: Vec<_> = to.state().iter().map(|(_, tensor)| bits(tensor)).collect();

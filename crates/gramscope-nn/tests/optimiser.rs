@@ -63,9 +63,9 @@ fn velocities_round_trip() {
     let (network, copy) = (network(1), network(2));
     let mut sgd = Sgd::for_network(&network, CONFIG).unwrap();
     sgd.step(&gradients(&network, 0)).unwrap();
-    copy.load_state(&network.state().into_iter().collect()).unwrap();
+    copy.load_state(&network.state().into_iter().collect::<HashMap<_, _>>()).unwrap();
     let mut restored = Sgd::for_network(&copy, CONFIG).unwrap();
-    restored.load_velocities(&sgd.velocities().into_iter().collect()).unwrap();
+    restored.load_velocities(&sgd.velocities().into_iter().collect::<HashMap<_, _>>()).unwrap();
     sgd.step(&gradients(&network, 1)).unwrap();
     restored.step(&gradients(&copy, 1)).unwrap();
     for (a, b) in network.parameters().iter().zip(copy.parameters()) {

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::Load;
-use candle_core::{Device, Tensor};
-use safetensors::{Dtype, SafeTensors};
+use candle_core::{DType, Device, Tensor};
+use gramscope_nn::NamedTensors;
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::sealed::{self, Stored};
+use crate::sealed::{self, SealedFile, Stored};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "checkpoint";
@@ -56,47 +57,53 @@ struct Description {
     data: String,
 }
 
-/// A checkpoint that was read, as it was written.
+/// A checkpoint, as it was written; its tensors are read when they are asked for.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     /// How far the run had come.
     pub(crate) position: Position,
     /// Which images it was trained on.
     pub(crate) data: String,
-    path: PathBuf,
-    /// The file.
-    bytes: Vec<u8>,
+    file: SealedFile,
 }
 
 impl Checkpoint {
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Parameters and running statistics by name.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] for what is no tensor.
-    pub(crate) fn state(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
-        self.tensors(device, |name| (!name.starts_with(VELOCITY)).then_some(name))
+    pub(crate) fn state(&self) -> Part<'_> {
+        self.part(|name| (!name.starts_with(VELOCITY)).then_some(name))
     }
 
     /// Velocities by their parameter's name.
-    ///
-    /// # Errors
-    /// As [`Self::state`].
-    pub(crate) fn velocities(&self, device: &Device) -> Result<HashMap<String, Tensor>> {
-        self.tensors(device, |name| name.strip_prefix(VELOCITY))
+    pub(crate) fn velocities(&self) -> Part<'_> {
+        self.part(|name| name.strip_prefix(VELOCITY))
     }
 
-    /// The tensors that have a name by `named`, and no others: half of a file is velocities, which networks have no use for.
-    fn tensors(&self, device: &Device, named: impl Fn(&str) -> Option<&str>) -> Result<HashMap<String, Tensor>> {
-        let unusable = |problem: String| Error::Checkpoint { path: self.path.clone(), problem };
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|reason| unusable(reason.to_string()))?;
-        let mut tensors = HashMap::new();
-        for (name, view) in file.iter() {
-            if let Some(name) = named(name) {
-                let tensor = view.load(device).map_err(|reason| unusable(reason.to_string()))?;
-                tensors.insert(name.to_owned(), tensor);
-            }
-        }
-        Ok(tensors)
+    /// The tensors that have a name by `named`, and no others.
+    fn part<'c>(&'c self, named: impl Fn(&'c str) -> Option<&'c str>) -> Part<'c> {
+        let tensors = self.file.tensors().iter().filter_map(|(name, tensor)| Some((named(name)?, tensor)));
+        Part { file: &self.file, tensors: tensors.collect() }
+    }
+}
+
+/// Some of a checkpoint's tensors, in its file.
+pub(crate) struct Part<'c> {
+    file: &'c SealedFile,
+    tensors: HashMap<&'c str, &'c TensorInfo>,
+}
+
+impl NamedTensors for Part<'_> {
+    fn shapes(&self) -> Vec<(&str, &[usize])> {
+        self.tensors.iter().map(|(name, tensor)| (*name, tensor.shape.as_slice())).collect()
+    }
+
+    fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+        let tensor = self.tensors[name];
+        Tensor::from_raw_buffer(&self.file.read(tensor)?, DType::F32, &tensor.shape, &Device::Cpu)
     }
 }
 
@@ -124,39 +131,29 @@ pub(crate) fn save(
     sealed::write(path, KIND, &Description { format: FORMAT, position, data: data.to_owned() }, &tensors)
 }
 
-/// Reads the checkpoint at `path`.
+/// Opens the checkpoint at `path`, all of which is looked at.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Damaged`] for a file that is no checkpoint, or is not what was written; [`Error::Checkpoint`] for one of
 /// another format.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
-    let (Description { format, position, data }, bytes) = sealed::read(path, KIND)?;
-    let path = path.to_path_buf();
+    let (Description { format, position, data }, file) = sealed::open(path, KIND)?;
+    let unusable = |problem: String| Err(Error::Checkpoint { path: path.to_path_buf(), problem });
     if format != FORMAT {
-        let problem = format!("its format is {format}, and this program reads {FORMAT}");
-        return Err(Error::Checkpoint { path, problem });
+        return unusable(format!("its format is {format}, and this program reads {FORMAT}"));
     }
-    match check_types(&bytes) {
-        Ok(()) => Ok(Checkpoint { position, data, path, bytes }),
-        Err(problem) => Err(Error::Checkpoint { path, problem }),
-    }
-}
-
-/// Fails unless all tensors of a file are float32, as they are written.
-fn check_types(bytes: &[u8]) -> Result<(), String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|reason| reason.to_string())?;
-    match file.iter().find(|(_, view)| view.dtype() != Dtype::F32) {
-        None => Ok(()),
-        Some((name, _)) => Err(format!("{name} holds no float32 numbers")),
+    // As they are written.
+    match file.tensors().iter().find(|(_, tensor)| tensor.dtype != Dtype::F32) {
+        None => Ok(Checkpoint { position, data, file }),
+        Some((name, _)) => unusable(format!("{name} holds no float32 numbers")),
     }
 }
 
-/// The newest good one of the checkpoints at `paths`, those that do not exist left out, with its path; none where none
-/// exists. A damaged one is named in a warning and passed over.
+/// The newest good one of the checkpoints at `paths`, those that do not exist left out; none where none exists. A damaged one is named in a warning and passed over.
 ///
 /// # Errors
 /// What is wrong with the newest, where every one that exists is damaged.
-pub(crate) fn newest(paths: &[PathBuf]) -> Result<Option<(PathBuf, Checkpoint)>> {
+pub(crate) fn newest(paths: &[PathBuf]) -> Result<Option<Checkpoint>> {
     let mut damage = None;
     let mut passed_over = |reason: Error| {
         tracing::warn!("{reason}");
@@ -172,7 +169,7 @@ pub(crate) fn newest(paths: &[PathBuf]) -> Result<Option<(PathBuf, Checkpoint)>>
     found.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
     for (_, path) in found {
         match load(path) {
-            Ok(checkpoint) => return Ok(Some((path.clone(), checkpoint))),
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(reason) => passed_over(reason),
         }
     }

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Split;
@@ -43,7 +44,7 @@ pub(crate) fn save(path: &Path, logits: &[f32], split: &Split) -> Result<()> {
 
 /// Fails unless the file at `path` is what was written.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    sealed::read::<Description>(path, KIND).map(drop)
+    sealed::open::<Description>(path, KIND).map(drop)
 }
 
 /// Reads what [`save`] wrote.
@@ -54,22 +55,22 @@ pub(crate) fn load(path: &Path) -> Result<Predictions> {
     if !path.exists() {
         return Err(Error::NoPredictions { path: path.to_path_buf() });
     }
-    let (Description { format }, bytes) = sealed::read(path, KIND)?;
+    let (Description { format }, file) = sealed::open(path, KIND)?;
     let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), kind: KIND.to_owned(), problem };
     if format != FORMAT {
         return Err(damaged(format!("it has format {format}, this program reads {FORMAT}")));
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(|reason| damaged(reason.to_string()))?;
-    let tensor = |name: &str| file.tensor(name).map_err(|reason| damaged(format!("{name}: {reason}")));
+    let tensor = |name: &str| file.tensors().get(name).ok_or_else(|| damaged(format!("it has no {name}")));
     let (logits, labels) = (tensor("logits")?, tensor("labels")?);
-    let (&[images, classes], Dtype::F32, Dtype::U32) = (logits.shape(), logits.dtype(), labels.dtype()) else {
+    let (&[images, classes], Dtype::F32, Dtype::U32) = (logits.shape.as_slice(), logits.dtype, labels.dtype) else {
         return Err(damaged("logits or labels have another shape or type than they are written with".to_owned()));
     };
-    let labels = words(labels.data()).map(u32::from_le_bytes).collect::<Vec<_>>();
+    let values = |tensor: &TensorInfo| file.read(tensor).map_err(Error::io("read", path));
+    let labels = words(&values(labels)?).map(u32::from_le_bytes).collect::<Vec<_>>();
     if labels.len() != images || labels.iter().any(|&label| label as usize >= classes) {
         return Err(damaged(format!("its labels do not fit logits of {images} images and {classes} classes")));
     }
-    Ok(Predictions { classes, logits: words(logits.data()).map(f32::from_le_bytes).collect(), labels })
+    Ok(Predictions { classes, logits: words(&values(logits)?).map(f32::from_le_bytes).collect(), labels })
 }
 
 /// Four bytes at a time.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use gramscope_nn::ResNet;
+use gramscope_nn::{NamedTensors, ResNet};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::directory::RunDirectory;
@@ -123,7 +123,7 @@ impl Run {
     /// Whether the last epoch has been trained and its predictions written, and both are as they were written.
     pub fn is_finished(&self) -> bool {
         let newest = || checkpoint::newest(&self.directory.every_checkpoint()?);
-        let done = || newest().ok().flatten().is_some_and(|(_, last)| last.position.epochs == self.config.train.epochs);
+        let done = || newest().ok().flatten().is_some_and(|last| last.position.epochs == self.config.train.epochs);
         predictions::check(&self.directory.predictions()).is_ok() && done()
     }
 
@@ -141,23 +141,22 @@ impl Run {
     /// # Errors
     /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used.
     pub fn network(&self, device: &Device) -> Result<ResNet> {
+        self.restore(&self.checkpoint()?, device)
+    }
+
+    /// The checkpoint that [`Self::network`] is of.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
         if let Some(epoch) = self.epoch {
-            let path = self.directory.kept(epoch);
-            return self.restore(&path, checkpoint::load(&path)?, device);
+            return checkpoint::load(&self.directory.kept(epoch));
         }
-        match checkpoint::newest(&self.directory.every_checkpoint()?)? {
-            Some((path, checkpoint)) => {
-                let (trained, all) = (checkpoint.position.epochs, self.config.train.epochs);
-                if trained < all {
-                    let run = self.dir().display();
-                    tracing::warn!(
-                        "{run}: its training is not over, {trained} of {all} epochs are: taken as it is now"
-                    );
-                }
-                self.restore(&path, checkpoint, device)
-            }
-            None => Err(no_checkpoint(self.directory.latest(), "train it for an epoch first")),
+        let newest = checkpoint::newest(&self.directory.every_checkpoint()?)?;
+        let newest = newest.ok_or_else(|| no_checkpoint(self.directory.latest(), "train it for an epoch first"))?;
+        let (trained, all) = (newest.position.epochs, self.config.train.epochs);
+        if trained < all {
+            let run = self.dir().display();
+            tracing::warn!("{run}: its training is not over, {trained} of {all} epochs are: taken as it is now");
         }
+        Ok(newest)
     }
 
     /// The epochs whose networks were kept, ascending.
@@ -168,17 +167,18 @@ impl Run {
         self.directory.kept_epochs()
     }
 
-    /// The network that `checkpoint`, read from `path`, holds.
-    fn restore(&self, path: &Path, checkpoint: Checkpoint, device: &Device) -> Result<ResNet> {
-        let unusable = |problem: String| Error::Checkpoint { path: path.to_path_buf(), problem };
-        let state = checkpoint.state(device)?;
-        drop(checkpoint);
-        let Some(bias) = state.get("logits.bias") else {
-            return Err(unusable("it has no logits.bias".to_owned()));
-        };
+    /// The network that `checkpoint` holds.
+    fn restore(&self, checkpoint: &Checkpoint, device: &Device) -> Result<ResNet> {
+        let unusable = |problem: String| Error::Checkpoint { path: checkpoint.path().to_path_buf(), problem };
+        let state = checkpoint.state();
+        let classes = state
+            .shapes()
+            .into_iter()
+            .find(|(name, _)| *name == "logits.bias")
+            .map(|(_, shape)| shape.iter().product());
+        let classes = classes.ok_or_else(|| unusable("it has no logits.bias".to_owned()))?;
         let side = self.config.data.image_side.ok_or_else(|| unusable("config.toml has no image_side".to_owned()))?;
-        let train = &self.config.train;
-        let config = train.network(bias.elem_count(), side);
+        let config = self.config.train.network(classes, side);
         let network = ResNet::from_state(&config, &state, device);
         let network = network.map_err(|problem| unusable(problem.to_string()))?;
         Ok(if self.batch_statistics { network.with_batch_statistics() } else { network })

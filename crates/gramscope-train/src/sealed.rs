@@ -3,33 +3,30 @@
 //! One metadata key, the kind of file, holds a JSON object: `about`, what the file is of, and `checksum`, the MD5 of that
 //! and of every tensor. One key, because the order of several would differ from file to file.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::serialize;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
+use crate::positioned::read_exact_at;
 
 /// The longest header that the format allows, in bytes.
 const LARGEST_HEADER: u64 = 100_000_000;
 
+/// So many bytes of a file are in memory at once while it is checked.
+const CHECKED_AT_ONCE: usize = 1 << 20;
+
 /// A tensor of a file: name, type, shape, little-endian values.
 pub(crate) type Stored<'a> = (&'a str, Dtype, Vec<usize>, &'a [u8]);
-
-/// What is needed of a safetensors header.
-#[derive(Deserialize)]
-struct Header {
-    #[serde(rename = "__metadata__", default)]
-    metadata: HashMap<String, String>,
-}
 
 /// What lies under the metadata key.
 #[derive(Serialize, Deserialize)]
@@ -38,10 +35,68 @@ struct Seal<A> {
     checksum: String,
 }
 
+/// A file that is as it was written. Its tensors stay there until they are asked for: a wide network's take gigabytes.
+#[derive(Debug)]
+pub(crate) struct SealedFile {
+    file: File,
+    path: PathBuf,
+    table: Table,
+}
+
+/// Where the tensors lie.
+#[derive(Debug)]
+struct Table {
+    /// By name; places are in bytes from the start of the data.
+    tensors: BTreeMap<String, TensorInfo>,
+    /// Where the data begin, in bytes from the start of the file.
+    data_start: u64,
+}
+
+impl SealedFile {
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors by name.
+    pub(crate) fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.table.tensors
+    }
+
+    /// The values of `tensor`, one of [`Self::tensors`].
+    pub(crate) fn read(&self, tensor: &TensorInfo) -> io::Result<Vec<u8>> {
+        let (start, end) = tensor.data_offsets;
+        let mut values = vec![0; end - start];
+        read_exact_at(&self.file, &mut values, self.table.data_start + start as u64)?;
+        Ok(values)
+    }
+
+    /// The checksum of what is there.
+    fn checksum<A: Serialize>(&self, about: &A) -> io::Result<String> {
+        let mut checksum = Checksum::new(about);
+        let mut buffer = vec![0; CHECKED_AT_ONCE];
+        for (name, tensor) in &self.table.tensors {
+            let (start, end) = tensor.data_offsets;
+            checksum.add_head(name, tensor.dtype, &tensor.shape, end - start);
+            for start in (start..end).step_by(CHECKED_AT_ONCE) {
+                let values = &mut buffer[..CHECKED_AT_ONCE.min(end - start)];
+                read_exact_at(&self.file, values, self.table.data_start + start as u64)?;
+                checksum.add_values(values);
+            }
+        }
+        Ok(checksum.finish())
+    }
+}
+
 /// Replaces the file of this `kind` at `path`.
 pub(crate) fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &[Stored<'_>]) -> Result<()> {
-    let seal = Seal { about, checksum: checksum(about, tensors) };
-    let metadata = HashMap::from([(kind.to_owned(), json(&seal))]);
+    let mut checksum = Checksum::new(about);
+    let by_name: BTreeMap<&str, &Stored<'_>> = tensors.iter().map(|tensor| (tensor.0, tensor)).collect();
+    for (name, dtype, shape, values) in by_name.into_values() {
+        checksum.add_head(name, *dtype, shape, values.len());
+        checksum.add_values(values);
+    }
+    let metadata = HashMap::from([(kind.to_owned(), json(&Seal { about, checksum: checksum.finish() }))]);
     let bytes = tensors
         .iter()
         .map(|(name, dtype, shape, values)| Ok((name, TensorView::new(*dtype, shape.clone(), values)?)))
@@ -51,59 +106,73 @@ pub(crate) fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &
     atomic::write(path, &bytes).map_err(Error::io("write", path))
 }
 
-/// Reads the file of this `kind` at `path`: what it is of, and its bytes, which are as they were written.
+/// Opens the file of this `kind` at `path`, which is as it was written: what it is of, and where its tensors are.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Damaged`] for a file of another kind, or one that is not what was written.
-pub(crate) fn read<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> Result<(A, Vec<u8>)> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let problem = |problem: String| unusable(path, kind, problem);
-    let Seal { about, checksum: expected } = seal(&bytes, kind).map_err(problem)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|reason| problem(reason.to_string()))?;
-    let tensors: Vec<Stored<'_>> =
-        file.iter().map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data())).collect();
-    if checksum(&about, &tensors) != expected {
-        return Err(problem("its checksum is wrong: the file was damaged after it was written".to_owned()));
+pub(crate) fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> Result<(A, SealedFile)> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (Seal { about, checksum }, table) = read_header(&mut file, path, kind)?;
+    let file = SealedFile { file, path: path.to_owned(), table };
+    if file.checksum(&about).map_err(Error::io("read", path))? != checksum {
+        let problem = "its checksum is wrong: the file was damaged after it was written";
+        return Err(unusable(path, kind, problem.to_owned()));
     }
-    drop(tensors);
-    Ok((about, bytes))
+    Ok((about, file))
 }
 
-/// What the file of this `kind` at `path` says it is of; its tensors are not read, and nothing is checked.
+/// What the file of this `kind` at `path` says it is of; its tensors are not read, and their checksum is not checked.
 pub(crate) fn describe<A: DeserializeOwned>(path: &Path, kind: &str) -> Result<A> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| unusable(path, kind, "it is too short for a header".to_owned()))?;
-    let mut bytes = length.to_vec();
-    let header = u64::from_le_bytes(length).min(LARGEST_HEADER);
-    file.take(header).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    let seal: Seal<A> = seal(&bytes, kind).map_err(|problem| unusable(path, kind, problem))?;
+    let (seal, _) = read_header(&mut file, path, kind)?;
     Ok(seal.about)
 }
 
-/// The seal in the header, which is all that `bytes` need to hold of a file.
-fn seal<A: DeserializeOwned>(bytes: &[u8], kind: &str) -> Result<Seal<A>, String> {
-    let header: Option<&[u8]> = bytes.split_at_checked(8).and_then(|(length, rest)| {
-        let length = u64::from_le_bytes(length.try_into().ok()?);
-        rest.get(..usize::try_from(length).ok()?)
-    });
-    let header = header.ok_or("it is too short for its header")?;
-    let header: Header = serde_json::from_slice(header).map_err(|reason| format!("its header is damaged: {reason}"))?;
-    let text = header.metadata.get(kind);
-    let text = text.ok_or_else(|| format!("this program wrote no {kind} there"))?;
-    serde_json::from_str(text).map_err(|reason| format!("its description cannot be read: {reason}"))
+/// The seal, and where the tensors are, which fill the file.
+fn read_header<A: DeserializeOwned>(file: &mut File, path: &Path, kind: &str) -> Result<(Seal<A>, Table)> {
+    let io = || Error::io("read", path);
+    let unusable = |problem: String| unusable(path, kind, problem);
+    let mut start = Vec::new();
+    file.take(8).read_to_end(&mut start).map_err(io())?;
+    let length = <[u8; 8]>::try_from(start).map(u64::from_le_bytes).ok().filter(|&length| length <= LARGEST_HEADER);
+    let length = length.ok_or_else(|| unusable("it does not begin with a header".to_owned()))?;
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).map_err(io())?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|reason| unusable(format!("its header is damaged: {reason}")))?;
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(kind));
+    let text = text.ok_or_else(|| unusable(format!("this program wrote no {kind} there")))?;
+    let seal =
+        serde_json::from_str(text).map_err(|reason| unusable(format!("its description cannot be read: {reason}")))?;
+    let (data_start, found) = (8 + length, file.metadata().map_err(io())?.len());
+    let expected = data_start + header.data_len() as u64;
+    if found != expected {
+        return Err(unusable(format!("it has {found} bytes, and had {expected} when it was written")));
+    }
+    let tensors = header.tensors().into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
+    Ok((seal, Table { tensors, data_start }))
 }
 
-/// The MD5 of `about` and of all tensors in the order of their names.
-fn checksum<A: Serialize>(about: &A, tensors: &[Stored<'_>]) -> String {
-    let mut hash = Md5::new_with_prefix(json(about));
-    let mut tensors: Vec<&Stored<'_>> = tensors.iter().collect();
-    tensors.sort_by_key(|(name, ..)| *name);
-    for (name, dtype, shape, values) in tensors {
-        hash.update(format!("{name} {dtype:?} {shape:?} {}\n", values.len()));
-        hash.update(values);
+/// The MD5 of what a file is of and of all tensors in the order of their names, begun.
+struct Checksum(Md5);
+
+impl Checksum {
+    fn new<A: Serialize>(about: &A) -> Self {
+        Self(Md5::new_with_prefix(json(about)))
     }
-    hexadecimal(hash)
+
+    /// The next tensor, whose values follow, so many bytes of them.
+    fn add_head(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: usize) {
+        self.0.update(format!("{name} {dtype:?} {shape:?} {bytes}\n"));
+    }
+
+    fn add_values(&mut self, values: &[u8]) {
+        self.0.update(values);
+    }
+
+    fn finish(self) -> String {
+        hexadecimal(self.0)
+    }
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -118,6 +187,10 @@ fn unusable(path: &Path, kind: &str, problem: String) -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
+
+    use safetensors::SafeTensors;
+
     use super::*;
 
     const KIND: &str = "made-up";
@@ -128,8 +201,8 @@ mod tests {
         write(path, KIND, &("about", 7), &tensors).unwrap();
     }
 
-    fn read_example(path: &Path) -> Result<((String, u32), Vec<u8>)> {
-        read(path, KIND)
+    fn read_example(path: &Path) -> Result<((String, u32), SealedFile)> {
+        open(path, KIND)
     }
 
     #[test]
@@ -137,14 +210,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file.safetensors");
         write_example(&path);
-        let (about, bytes) = read_example(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let (about, file) = read_example(&path).unwrap();
         assert_eq!(about, ("about".to_owned(), 7));
         assert_eq!(describe::<(String, u32)>(&path, KIND).unwrap(), about);
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(file.tensor("a").unwrap().data(), [9, 0, 255]);
+        let others = SafeTensors::deserialize(&bytes).unwrap();
+        for (name, values) in [("a", [9, 0, 255].as_slice()), ("b", &[1, 2, 3, 4, 5, 6, 7, 8])] {
+            assert_eq!(file.read(&file.tensors()[name]).unwrap(), values);
+            assert_eq!(others.tensor(name).unwrap().data(), values);
+        }
         write_example(&path);
         assert_eq!(fs::read(&path).unwrap(), bytes);
-        assert!(read::<(String, u32)>(&path, "other").unwrap_err().to_string().contains("other"));
+        assert!(open::<(String, u32)>(&path, "other").unwrap_err().to_string().contains("other"));
     }
 
     /// The one kind of damage that may go unnoticed changes no meaning: the white space that pads the header.

@@ -142,8 +142,9 @@ fn initialise(network: &ResNet, settings: &TrainSettings) -> Result<()> {
     if !run.is_finished() {
         return Err(Error::UnfinishedInitialRun { dir: dir.clone() });
     }
-    let state = run.network(&HOST)?.state().into_iter().collect();
-    network.load_stages(&state, settings.init_stages).map_err(|problem| unusable(problem.to_string()))
+    network
+        .load_stages(&run.checkpoint()?.state(), settings.init_stages)
+        .map_err(|problem| unusable(problem.to_string()))
 }
 
 /// The labels that `settings` train with: those of the training split, or else one drawn for each image, uniformly, from
@@ -237,17 +238,18 @@ impl<'a> Trainer<'a> {
     fn resume(&mut self) -> Result<()> {
         let found = checkpoint::newest(&self.directory.every_checkpoint()?)?;
         let interrupted = self.directory.interrupted();
-        if let Some((path, checkpoint)) = found {
+        if let Some(checkpoint) = found {
+            let path = checkpoint.path();
             if checkpoint.data != self.data {
-                return Err(Error::OtherData { checkpoint: path });
+                return Err(Error::OtherData { checkpoint: path.to_owned() });
             }
-            let unusable =
-                |problem: gramscope_nn::Error| Error::Checkpoint { path: path.clone(), problem: problem.to_string() };
-            self.network.load_state(&checkpoint.state(&HOST)?).map_err(unusable)?;
-            self.sgd.load_velocities(&checkpoint.velocities(&HOST)?).map_err(unusable)?;
+            let unusable = |problem: gramscope_nn::Error| Error::Checkpoint {
+                path: path.to_owned(),
+                problem: problem.to_string(),
+            };
+            self.network.load_state(&checkpoint.state()).map_err(unusable)?;
+            self.sgd.load_velocities(&checkpoint.velocities()).map_err(unusable)?;
             self.position = checkpoint.position;
-            // Its file is as large as two networks.
-            drop(checkpoint);
             if path != interrupted {
                 remove(&interrupted)?;
                 let latest = self.directory.latest();

@@ -1,5 +1,6 @@
 //! A network on a device: evaluated, observed, trained.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -268,10 +269,10 @@ impl DeviceNetwork {
         let parameters = self.device.download(&self.state.parameters)?;
         let running = self.device.download(&self.state.running)?;
         let state = scatter(&self.state.layout, &network.state(), &parameters, &running)?;
-        network.load_state(&state.into_iter().collect())?;
+        network.load_state(&state.into_iter().collect::<HashMap<_, _>>())?;
         let velocities = self.device.download(&learning.velocities)?;
         let velocities = scatter(&self.state.layout, &sgd.velocities(), &velocities, &running)?;
-        sgd.load_velocities(&velocities.into_iter().collect())
+        sgd.load_velocities(&velocities.into_iter().collect::<HashMap<_, _>>())
     }
 }
 

@@ -5,7 +5,6 @@ mod parameters;
 pub(crate) mod state;
 mod training;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor, Var};
@@ -17,6 +16,7 @@ use crate::random::{Philox, Stream};
 use crate::topology::{IMAGE_CHANNELS, Topology};
 use crate::{Error, Layer, ResNetConfig, Result};
 use parameters::Builder;
+pub use state::NamedTensors;
 pub use training::{FirstComponentPenalty, Gradients, Shake, StepOptions};
 
 /// A trained tensor of a network.
@@ -68,7 +68,7 @@ impl ResNet {
     ///
     /// # Errors
     /// Those of [`Self::new`] and of [`Self::load_state`].
-    pub fn from_state(config: &ResNetConfig, state: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+    pub fn from_state(config: &ResNetConfig, state: &impl NamedTensors, device: &Device) -> Result<Self> {
         config.validate()?;
         let network = Self::build(config, &config.topology(), device)?;
         network.load_state(state)?;
@@ -153,8 +153,8 @@ impl ResNet {
     ///
     /// # Errors
     /// [`Error::MissingState`], [`Error::SurplusState`] or [`Error::StateShape`] where names and shapes are not this
-    /// network's; then nothing has changed.
-    pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
+    /// network's; then nothing has changed. [`Error::Candle`] where a tensor cannot be read; then those before it have been taken over.
+    pub fn load_state(&self, state: &impl NamedTensors) -> Result<()> {
         self.load_stages(state, None)
     }
 
@@ -163,17 +163,13 @@ impl ResNet {
     ///
     /// # Errors
     /// As [`Self::load_state`], of the parts that are taken over.
-    pub fn load_stages(&self, state: &HashMap<String, Tensor>, stages: Option<usize>) -> Result<()> {
+    pub fn load_stages(&self, state: &impl NamedTensors, stages: Option<usize>) -> Result<()> {
         let taken = |name: &str| stages.is_none_or(|stages| state::stage(name).is_some_and(|stage| stage <= stages));
         let vars: Vec<_> = self.state.iter().filter(|(name, _)| taken(name)).collect();
         let expected: Vec<_> = vars.iter().map(|(name, var)| (name.as_str(), var.as_tensor())).collect();
-        let offered = state.iter().filter(|(name, _)| taken(name)).map(|(name, value)| (name.clone(), value.clone()));
-        let offered = offered.collect();
+        state::check(&expected, &state.shapes().into_iter().filter(|(name, _)| taken(name)).collect())?;
         // One after the other, so that one copy is there at a time.
-        for ((_, var), value) in vars.into_iter().zip(state::check(&expected, &offered)?) {
-            var.set(&state::copied(value, var)?)?;
-        }
-        Ok(())
+        vars.into_iter().try_for_each(|(name, var)| Ok(var.set(&state::copied(&state.tensor(name)?, var)?)?))
     }
 
     /// Fails unless `images` are a batch this network takes.

@@ -1,30 +1,50 @@
 //! Named tensors taken over from elsewhere, such as a checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Tensor};
 
 use crate::{Error, Result};
 
-/// The tensors of `state` in the order of `expected`, if names and shapes agree.
-pub(crate) fn check<'s>(expected: &[(&str, &Tensor)], state: &'s HashMap<String, Tensor>) -> Result<Vec<&'s Tensor>> {
-    if state.len() > expected.len() {
+/// Named tensors to be taken over, such as a checkpoint's: in memory, or in a file that they are read from one at a time.
+pub trait NamedTensors {
+    /// The names, in any order, and the shape of each.
+    fn shapes(&self) -> Vec<(&str, &[usize])>;
+
+    /// The tensor of this name, which is one of [`Self::shapes`].
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn tensor(&self, name: &str) -> candle_core::Result<Tensor>;
+}
+
+impl NamedTensors for HashMap<String, Tensor> {
+    fn shapes(&self) -> Vec<(&str, &[usize])> {
+        self.iter().map(|(name, tensor)| (name.as_str(), tensor.dims())).collect()
+    }
+
+    fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+        Ok(self[name].clone())
+    }
+}
+
+/// Fails unless the `offered` names and shapes are those of `expected`.
+pub(crate) fn check(expected: &[(&str, &Tensor)], offered: &HashMap<&str, &[usize]>) -> Result<()> {
+    if offered.len() > expected.len() {
+        let known: HashSet<&str> = expected.iter().map(|(name, _)| *name).collect();
         let mut names: Vec<String> =
-            state.keys().filter(|name| !expected.iter().any(|(known, _)| known == name)).cloned().collect();
+            offered.keys().filter(|name| !known.contains(*name)).map(ToString::to_string).collect();
         names.sort_unstable();
         return Err(Error::SurplusState { names });
     }
-    expected
-        .iter()
-        .map(|(name, current)| {
-            let value = state.get(*name).ok_or_else(|| Error::MissingState { name: (*name).to_owned() })?;
-            if value.dims() != current.dims() {
-                let (expected, got) = (current.dims().to_vec(), value.dims().to_vec());
-                return Err(Error::StateShape { name: (*name).to_owned(), expected, got });
-            }
-            Ok(value)
-        })
-        .collect()
+    expected.iter().try_for_each(|(name, current)| {
+        let found = offered.get(name).ok_or_else(|| Error::MissingState { name: (*name).to_owned() })?;
+        if *found != current.dims() {
+            let (expected, got) = (current.dims().to_vec(), found.to_vec());
+            return Err(Error::StateShape { name: (*name).to_owned(), expected, got });
+        }
+        Ok(())
+    })
 }
 
 /// A copy of `value` where `current` lies, for what is loaded must not change when its source does.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::{Activation, Format, ReadFeatures, Values};
+use gramscope_train::positioned::read_exact_at;
 use half::{bf16, f16};
 use regex::Regex;
 use safetensors::Dtype;
@@ -182,23 +183,4 @@ pub struct Rows {
     bf16: Vec<bf16>,
     f32: Vec<f32>,
     f64: Vec<f64>,
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                bytes = &mut bytes[read..];
-                offset += read as u64;
-            }
-        }
-    }
-    Ok(())
 }

@@ -28,12 +28,14 @@ fn what_is_saved_is_loaded_bit_for_bit() {
     let bits = |tensor: &Tensor| -> Vec<u32> {
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|value| value.to_bits()).collect()
     };
-    let (state, velocities) = (checkpoint.state(&Device::Cpu).unwrap(), checkpoint.velocities(&Device::Cpu).unwrap());
-    for (name, tensor) in tensors(0.7) {
-        assert_eq!(bits(&state[&name]), bits(&tensor));
-    }
-    assert_eq!(bits(&velocities["stem.conv.weight"]), bits(&tensors(-1.3)[0].1));
-    assert_eq!((state.len(), velocities.len()), (2, 1));
+    let (state, velocities) = (checkpoint.state(), checkpoint.velocities());
+    let check = |part: &Part<'_>, name: &str, tensor: &Tensor| {
+        assert!(part.shapes().contains(&(name, tensor.dims())), "{name}: {:?}", part.shapes());
+        assert_eq!(bits(&part.tensor(name).unwrap()), bits(tensor));
+    };
+    tensors(0.7).iter().for_each(|(name, tensor)| check(&state, name, tensor));
+    check(&velocities, "stem.conv.weight", &tensors(-1.3)[0].1);
+    assert_eq!((state.shapes().len(), velocities.shapes().len()), (2, 1));
     let bytes = fs::read(&path).unwrap();
     write(&path, position(3, 5));
     assert_eq!(fs::read(&path).unwrap(), bytes, "the same checkpoint makes other bytes");
@@ -49,7 +51,7 @@ fn what_holds_other_numbers_is_passed_over() {
     let message = load(&paths[0]).unwrap_err().to_string();
     assert!(message.contains("logits.bias holds no float32 numbers"), "{message}");
     write(&paths[1], position(3, 0));
-    assert_eq!(newest(&paths).unwrap().unwrap().0, paths[1]);
+    assert_eq!(newest(&paths).unwrap().unwrap().path(), paths[1]);
 }
 
 #[test]
@@ -59,7 +61,7 @@ fn the_newest_good_one_is_taken() {
     assert!(newest(&paths).unwrap().is_none());
     write(&paths[1], position(4, 0));
     write(&paths[2], position(3, 0));
-    let newest_name = || newest(&paths).map(|found| found.unwrap().0.file_name().unwrap().to_owned());
+    let newest_name = || newest(&paths).map(|found| found.unwrap().path().file_name().unwrap().to_owned());
     assert_eq!(newest_name().unwrap(), "latest");
     write(&paths[0], position(4, 2));
     assert_eq!(newest_name().unwrap(), "interrupted");
