@@ -1,5 +1,6 @@
 //! Evaluation beside the pass in which every layer is looked at.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{Device as Host, Tensor};
@@ -38,7 +39,7 @@ fn network(config: &ResNetConfig) -> ResNet {
         });
         (name, Tensor::from_vec(changed.collect::<Vec<_>>(), tensor.shape(), &Host::Cpu).unwrap())
     });
-    network.load_state(&state.collect()).unwrap();
+    network.load_state(&state.collect::<HashMap<_, _>>()).unwrap();
     network
 }
 

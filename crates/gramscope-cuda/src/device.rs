@@ -11,8 +11,8 @@ use cudarc::driver::{
 use crate::choices::Choices;
 use crate::cudnn::Cudnn;
 use crate::error::{Error, LEAST_CAPABILITY, OLDEST_DRIVER, Version};
-use crate::functions::Functions;
 use crate::launch::{check_stream, wrong};
+use crate::launchers::Kernels;
 
 /// The names under which Linux drivers install their library.
 const DRIVER_LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -47,7 +47,7 @@ pub struct Device {
     stream: OwnStream,
     /// Where it has been asked for.
     cudnn: Option<Arc<Cudnn>>,
-    functions: Arc<Functions>,
+    kernels: Arc<Kernels>,
 }
 
 /// A device's stream, whose work is done when the device goes.
@@ -115,8 +115,8 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         // Not the default stream, which cannot be captured.
         let stream = context.new_stream().map_err(opening)?;
-        let functions = Arc::new(Functions::load(&stream, properties.shared_bytes)?);
-        Ok(Self { properties, stream: OwnStream(stream), cudnn: None, functions })
+        let kernels = Arc::new(Kernels::load(&stream, properties.shared_bytes)?);
+        Ok(Self { properties, stream: OwnStream(stream), cudnn: None, kernels })
     }
 
     /// The same device, and the same kernels, with a stream of its own: for work that goes on beside this one's. Buffers belong
@@ -127,8 +127,8 @@ impl Device {
     pub fn fork(&self) -> Result<Self, Error> {
         let stream = self.stream().context().new_stream().map_err(|error| refused("creating a stream", error))?;
         let cudnn = self.cudnn.as_ref().map(|cudnn| cudnn.fork(&stream).map(Arc::new)).transpose()?;
-        let (properties, functions) = (self.properties.clone(), self.functions.clone());
-        Ok(Self { properties, stream: OwnStream(stream), cudnn, functions })
+        let (properties, kernels) = (self.properties.clone(), self.kernels.clone());
+        Ok(Self { properties, stream: OwnStream(stream), cudnn, kernels })
     }
 
     /// The same device, on which cuDNN computes the convolutions of networks (but for the last, linear layer). Which of its
@@ -167,8 +167,8 @@ impl Device {
     }
 
     /// The kernels.
-    pub(crate) fn functions(&self) -> &Arc<Functions> {
-        &self.functions
+    pub(crate) fn kernels(&self) -> &Arc<Kernels> {
+        &self.kernels
     }
 
     /// (free, total) device memory, in bytes. Waits for everything on the stream: what has been dropped is given back then.

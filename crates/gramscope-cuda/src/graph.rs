@@ -13,8 +13,8 @@ use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError};
 use crate::cudnn::Cudnn;
 use crate::device::{self, Device, refused};
 use crate::error::Error;
-use crate::functions::Functions;
 use crate::launch::{self, Span, wrong};
+use crate::launchers::Kernels;
 
 /// What messages call it.
 const GRAPH: &str = "a graph of captured kernels";
@@ -75,7 +75,7 @@ pub struct Captured {
     stream: Arc<CudaStream>,
     spans: Vec<Span>,
     cudnn: Option<Arc<Cudnn>>,
-    functions: Arc<Functions>,
+    kernels: Arc<Kernels>,
 }
 
 impl Captured {
@@ -84,13 +84,13 @@ impl Captured {
     /// # Errors
     /// [`Error::Argument`] where it reads or writes other memory.
     pub fn over(self, memory: &Regions<'_>) -> Result<Graph, Error> {
-        let Self { graph, stream, spans, cudnn, functions } = self;
+        let Self { graph, stream, spans, cudnn, kernels } = self;
         let known = |span: &Span| memory.regions.iter().any(|region| region.holds(span));
         match spans.iter().find(|span| !known(span)) {
             Some(span) => Err(wrong(GRAPH, span.argument, "memory that is not shown to it", "memory that is")),
             None => {
                 let regions = memory.regions.clone();
-                Ok(Graph { graph, stream, regions, _cudnn: cudnn, _functions: functions })
+                Ok(Graph { graph, stream, regions, _cudnn: cudnn, _kernels: kernels })
             }
         }
     }
@@ -103,7 +103,7 @@ pub struct Graph {
     regions: Vec<Region>,
     /// The kernels go with these.
     _cudnn: Option<Arc<Cudnn>>,
-    _functions: Arc<Functions>,
+    _kernels: Arc<Kernels>,
 }
 
 // SAFETY: a graph may be used from any thread by one at a time, and it is not `Sync`.
@@ -184,7 +184,7 @@ impl Device {
         done?;
         let nothing = || wrong(GRAPH, "work", "nothing", "at least a kernel");
         let graph = graph.map_err(failed)?.ok_or_else(nothing)?;
-        let (stream, cudnn, functions) = (self.stream().clone(), self.cudnn().cloned(), self.functions().clone());
-        Ok(Captured { graph, stream, spans, cudnn, functions })
+        let (stream, cudnn, kernels) = (self.stream().clone(), self.cudnn().cloned(), self.kernels().clone());
+        Ok(Captured { graph, stream, spans, cudnn, kernels })
     }
 }

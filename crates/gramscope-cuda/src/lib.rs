@@ -34,9 +34,9 @@ mod cudnn;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
-mod first_components;
+mod family;
 #[cfg(feature = "cuda")]
-mod functions;
+mod first_components;
 #[cfg(feature = "cuda")]
 mod graph;
 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@
 use cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 use half::bf16;
 
-use crate::functions::Typed;
+use crate::family::Typed;
 
 /// A type that a network's activations are stored as: `f32` or `bf16`.
 pub trait Activation: DeviceRepr + ValidAsZeroBits + Copy + Send + Sync + Stored + 'static {}

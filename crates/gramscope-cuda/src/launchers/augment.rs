@@ -4,9 +4,30 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, MOST_VALUES, checked_count, checked_values, enqueue};
 use crate::error::Error;
+use crate::family::{Family, Kernel, Typed, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan::{Placing, training as plan};
 use crate::shapes::{AugmentShape, BatchPlace};
+
+kernels! {
+    /// The kernel of one type of activations.
+    TypedAugmentKernels of an element {
+        crop: "gs_augment_crop",
+    }
+}
+
+/// The kernels of this family.
+pub(crate) struct AugmentKernels {
+    of_type: Typed<TypedAugmentKernels>,
+    advance: Kernel,
+}
+
+impl AugmentKernels {
+    pub(super) fn load(family: &Family) -> Result<Self, Error> {
+        let of_type = Typed::load(family, TypedAugmentKernels::load)?;
+        Ok(Self { of_type, advance: family.kernel("gs_augment_advance")? })
+    }
+}
 
 /// Colours of a pixel.
 const COLOURS: usize = 3;
@@ -33,7 +54,7 @@ impl Launcher<'_> {
         batch: usize,
         side: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).augment;
+        let kernel = &T::kernels(&self.device.kernels().augment.of_type).crop;
         let (entries, count, stored) = (order.len(), rows.len(), labels.len());
         let places = checked_values(kernel, "images", &[batch, side, side])?;
         let Placing { seed, padding, flip } = placing;
@@ -72,7 +93,7 @@ impl Launcher<'_> {
     /// # Errors
     /// [`Error::Argument`], [`Error::Launch`].
     pub fn advance(&self, place: &mut CudaViewMut<'_, BatchPlace>, batch: usize) -> Result<(), Error> {
-        let kernel = &self.device.functions().training.augment_advance;
+        let kernel = &self.device.kernels().augment.advance;
         let images = u32::try_from(batch).map_err(|_| wrong(kernel.name, "batch", batch, "below 2^32"))?;
         Arguments::new(kernel.name, self.stream).writes("place", place, 1)?;
         let mut arguments = self.stream.launch_builder(&kernel.function);

@@ -4,10 +4,37 @@ use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, PushKernelArg};
 
 use super::{Activation, Launcher, NULL, Seen, checked_count, enqueue, push_view};
 use crate::error::Error;
-use crate::functions::{BatchNormFunctions, Kernel};
+use crate::family::{Family, Kernel, Typed, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan::training as plan;
 use crate::shapes::BatchNormShape;
+
+kernels! {
+    /// The kernels of one type of activations.
+    TypedBatchNormKernels of an element {
+        moments: "gs_batch_norm_moments",
+        statistics: "gs_batch_norm_statistics",
+        normalise: "gs_batch_norm_normalise",
+        sums: "gs_batch_norm_sums",
+        input_gradient: "gs_batch_norm_input_gradient",
+        naive_statistics: "gs_batch_norm_naive_statistics",
+        naive_normalise: "gs_batch_norm_naive_normalise",
+        naive_backward: "gs_batch_norm_naive_backward",
+    }
+}
+
+/// The kernels of this family.
+pub(crate) struct BatchNormKernels {
+    of_type: Typed<TypedBatchNormKernels>,
+    gradients: Kernel,
+}
+
+impl BatchNormKernels {
+    pub(super) fn load(family: &Family) -> Result<Self, Error> {
+        let of_type = Typed::load(family, TypedBatchNormKernels::load)?;
+        Ok(Self { of_type, gradients: family.kernel("gs_batch_norm_gradients")? })
+    }
+}
 
 /// The most rows (images times pixels) of an activation.
 const MOST_ROWS: usize = (1 << 31) - (1 << 16);
@@ -126,7 +153,7 @@ impl Launcher<'_> {
         check_backward(&mut check, &pass, dx, daddend.as_deref(), dgamma, dbeta, &given)?;
         self.launch_sums(&kernels.sums, pass, scratch, daddend.as_deref_mut(), &given)?;
 
-        let kernel = &self.device.functions().training.batch_norm_gradients;
+        let kernel = &self.device.kernels().batch_norm.gradients;
         let partials = scratch.as_view();
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(&mut *dgamma).arg(&mut *dbeta).arg(&partials).arg(statistics).arg(&pass.shape);
@@ -235,8 +262,8 @@ impl Launcher<'_> {
         unsafe { enqueue(kernel, pass.plan.geometry, arguments) }
     }
 
-    fn batch_norm_kernels<T: Activation>(&self) -> &BatchNormFunctions {
-        T::kernels(&self.device.functions().training.batch_norm)
+    fn batch_norm_kernels<T: Activation>(&self) -> &TypedBatchNormKernels {
+        T::kernels(&self.device.kernels().batch_norm.of_type)
     }
 
     #[allow(clippy::too_many_arguments, reason = "they are the kernel's")]

@@ -1,13 +1,17 @@
 //! kernels/convolution/convolution.cu.
 
+mod kernels;
+
 use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, enqueue};
 use crate::error::Error;
-use crate::functions::{Kernel, TileFunctions};
+use crate::family::Kernel;
 use crate::launch::{Arguments, wrong};
 use crate::plan::convolution::{self as plan, Arithmetic, Convolution, Variant};
 use crate::shapes::ConvolutionShape;
+pub(crate) use kernels::ConvolutionKernels;
+use kernels::TileKernels;
 
 impl Launcher<'_> {
     /// y `[images, out_height, out_width, to]` from x `[images, height, width, from]`, weights `[to, kernel, kernel, from]`
@@ -25,7 +29,7 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
         let kernel =
-            self.convolution_kernel::<T>(arithmetic, |functions| functions.forward.of(Variant::forward(convolution)))?;
+            self.convolution_kernel::<T>(arithmetic, |tiles| tiles.forward.of(Variant::forward(convolution)))?;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
@@ -53,8 +57,8 @@ impl Launcher<'_> {
         arithmetic: Arithmetic,
         adds: bool,
     ) -> Result<(), Error> {
-        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
-            functions.input_gradient.of(Variant::input_gradient(convolution))
+        let kernel = self.convolution_kernel::<T>(arithmetic, |tiles| {
+            tiles.input_gradient.of(Variant::input_gradient(convolution))
         })?;
         let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
@@ -85,8 +89,8 @@ impl Launcher<'_> {
         convolution: &Convolution,
         arithmetic: Arithmetic,
     ) -> Result<(), Error> {
-        let kernel = self.convolution_kernel::<T>(arithmetic, |functions| {
-            functions.weight_gradient.of(Variant::weight_gradient(convolution))
+        let kernel = self.convolution_kernel::<T>(arithmetic, |tiles| {
+            tiles.weight_gradient.of(Variant::weight_gradient(convolution))
         })?;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
@@ -109,7 +113,7 @@ impl Launcher<'_> {
         // SAFETY: as above, but that each of `groups` groups has a set of gradients of its own in scratch, whose length is the
         // plan's and has been checked.
         unsafe { enqueue(kernel, geometry, arguments) }?;
-        let kernel = &T::kernels(&self.device.functions().convolution).reduce;
+        let kernel = &self.device.kernels().convolution.reduce;
         let (weights, biases) = (weights.as_view(), biases.as_view());
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(dweight).arg(dbias).arg(&weights).arg(&biases).arg(&shape);
@@ -134,8 +138,8 @@ impl Launcher<'_> {
         dy: &CudaView<'_, T>,
         convolution: &Convolution,
     ) -> Result<(), Error> {
-        let functions = T::kernels(&self.device.functions().convolution);
-        let kernel = &functions.bias_gradient;
+        let kernels = &self.device.kernels().convolution;
+        let kernel = &T::kernels(&kernels.of_type).bias_gradient;
         let whole = checked(kernel, convolution)?;
         let groups = plan::bias_groups(convolution);
         let counted = i32::try_from(groups).map_err(|_| wrong(kernel.name, "groups", groups, "below 2^31"))?;
@@ -156,7 +160,7 @@ impl Launcher<'_> {
         arguments.arg(&mut *scratch).arg(dy).arg(&shape);
         // SAFETY: as above, but that each of `groups` groups has gradients of its own in scratch, whose length has been checked.
         unsafe { enqueue(kernel, geometry, arguments) }?;
-        let (kernel, partials) = (&functions.reduce, scratch.as_view());
+        let (kernel, partials) = (&kernels.reduce, scratch.as_view());
         let mut arguments = self.stream.launch_builder(&kernel.function);
         arguments.arg(&partials).arg(dbias).arg(&partials).arg(&partials).arg(&shape);
         // SAFETY: there are no weights: a thread a bias reads its place in each group's set and writes its gradient, and the
@@ -181,7 +185,7 @@ impl Launcher<'_> {
         bias: &CudaView<'_, f32>,
         convolution: &Convolution,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).forward_naive;
+        let kernel = &T::kernels(&self.device.kernels().convolution.of_type).forward_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, convolution.y_length())?;
@@ -207,7 +211,7 @@ impl Launcher<'_> {
         convolution: &Convolution,
         adds: bool,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).input_gradient_naive;
+        let kernel = &T::kernels(&self.device.kernels().convolution.of_type).input_gradient_naive;
         let shape = ConvolutionShape { adds: adds.into(), ..checked(kernel, convolution)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, convolution.x_length())?;
@@ -232,7 +236,7 @@ impl Launcher<'_> {
         dy: &CudaView<'_, T>,
         convolution: &Convolution,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().convolution).weight_gradient_naive;
+        let kernel = &T::kernels(&self.device.kernels().convolution.of_type).weight_gradient_naive;
         let shape = checked(kernel, convolution)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dweight", dweight, convolution.weight_length())?;
@@ -250,12 +254,14 @@ impl Launcher<'_> {
     fn convolution_kernel<T: Activation>(
         &self,
         arithmetic: Arithmetic,
-        choose: impl Fn(&TileFunctions) -> Option<&Kernel>,
+        choose: impl Fn(&TileKernels) -> Option<&Kernel>,
     ) -> Result<&Kernel, Error> {
-        let functions = T::kernels(&self.device.functions().convolution);
-        functions.tiles(arithmetic).and_then(choose).ok_or_else(|| {
+        let kernels = &self.device.kernels().convolution;
+        let tiles = T::kernels(&kernels.tiles).iter().find(|(own, _)| *own == arithmetic);
+        tiles.and_then(|(_, tiles)| choose(tiles)).ok_or_else(|| {
             let expected = "Float32 or Tf32 for float32 activations, Bf16 for bfloat16 ones";
-            wrong(functions.forward_naive.name, "arithmetic", format!("{arithmetic:?}"), expected)
+            let name = T::kernels(&kernels.of_type).forward_naive.name;
+            wrong(name, "arithmetic", format!("{arithmetic:?}"), expected)
         })
     }
 }

@@ -4,10 +4,19 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, MOST_LAYERS, checked_count, checked_examples, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Kernel, kernels};
 use crate::launch::Arguments;
 use crate::plan::{self, Settled};
 use crate::shapes::{EigenShape, EigenSummary};
+
+kernels! {
+    /// The kernels of this family.
+    EigenKernels {
+        subspace: "gs_eigen_subspace",
+        deflate: "gs_eigen_deflate",
+        naive: "gs_eigen_naive",
+    }
+}
 
 /// Gram matrices whose eigenpairs are wanted.
 #[derive(Debug)]
@@ -57,7 +66,7 @@ impl Launcher<'_> {
         grams: &Grams<'_>,
         settled: Settled,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().eigen_subspace;
+        let kernel = &self.device.kernels().eigen.subspace;
         let shape = EigenShape {
             tolerance: settled.residual,
             iterations: checked_count(kernel, "steps", settled.steps, 1 << 20)?,
@@ -87,7 +96,7 @@ impl Launcher<'_> {
         summaries: &CudaView<'_, EigenSummary>,
         grams: &Grams<'_>,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().eigen_deflate;
+        let kernel = &self.device.kernels().eigen.deflate;
         let shape = grams.shape(kernel)?;
         // Layers are blocks along y.
         checked_count(kernel, "layers", grams.layers, 65_535)?;
@@ -115,7 +124,7 @@ impl Launcher<'_> {
         iterations: usize,
         tolerance: f64,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().eigen_naive;
+        let kernel = &self.device.kernels().eigen.naive;
         let iterations = checked_count(kernel, "iterations", iterations, 1 << 20)?;
         let shape = EigenShape { iterations, tolerance, ..grams.shape(kernel)? };
         let mut check = Arguments::new(kernel.name, self.stream);

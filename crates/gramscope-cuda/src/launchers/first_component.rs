@@ -4,9 +4,18 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, checked_count, checked_values, enqueue};
 use crate::error::Error;
+use crate::family::kernels;
 use crate::launch::Arguments;
 use crate::plan::training as plan;
 use crate::shapes::{EigenSummary, FirstComponentShape};
+
+kernels! {
+    /// The kernels of this family for one type of activations.
+    FirstComponentKernels of an element {
+        gradient: "gs_first_component_gradient",
+        naive: "gs_first_component_naive",
+    }
+}
 
 /// A layer's first principal component over a batch, as [`Launcher::eigen_subspace`] leaves it.
 #[derive(Debug)]
@@ -62,8 +71,8 @@ impl Launcher<'_> {
         threshold: f64,
         [examples, features]: [usize; 2],
     ) -> Result<(), Error> {
-        let kernels = T::kernels(&self.device.functions().training.layers);
-        let kernel = if naive { &kernels.first_component_naive } else { &kernels.first_component };
+        let kernels = T::kernels(&self.device.kernels().first_component);
+        let kernel = if naive { &kernels.naive } else { &kernels.gradient };
         let count = checked_values(kernel, "x", &[examples, features])?;
         let shape = FirstComponentShape {
             weight,

@@ -7,10 +7,38 @@ use half::{bf16, f16};
 
 use super::{Launcher, MOST_FEATURES, Wanting, checked_examples, enqueue, push_view};
 use crate::error::Error;
-use crate::functions::{Functions, GramFunctions, Kernel};
+use crate::family::{Element, Family, Kernel, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan::{self, LAYERS_TOGETHER, LayersSplit};
 use crate::shapes::{GramShape, LayerSplits, LayerValues};
+
+kernels! {
+    /// The kernels of one type of stored values.
+    TypedGramKernels of an element {
+        shift: "gs_gram_shift",
+        naive: "gs_gram_naive",
+        fused_exact: "gs_gram_fused_exact",
+        fused_fast: "gs_gram_fused_fast",
+        tiled_exact: "gs_gram_tiled_exact",
+        tiled_fast: "gs_gram_tiled_fast",
+        double: "gs_gram_double",
+        distances: "gs_gram_distances",
+    }
+}
+
+/// The kernels of this family.
+pub(crate) struct GramKernels {
+    f16: TypedGramKernels,
+    bf16: TypedGramKernels,
+    f32: TypedGramKernels,
+}
+
+impl GramKernels {
+    pub(super) fn load(family: &Family) -> Result<Self, Error> {
+        let load = |element| TypedGramKernels::load(family, element);
+        Ok(Self { f16: load(Element::F16)?, bf16: load(Element::Bf16)?, f32: load(Element::F32)? })
+    }
+}
 
 /// A layer's output over a batch on the device: `[examples, features]`, row-major.
 #[derive(Debug)]
@@ -116,11 +144,11 @@ impl<'a> Layers<'a> {
     }
 
     /// Kernels for the type that they are stored as.
-    fn functions<'f>(&self, functions: &'f Functions) -> &'f GramFunctions {
+    fn kernels<'k>(&self, kernels: &'k GramKernels) -> &'k TypedGramKernels {
         match self.x.first() {
-            Some(Values::F16(_)) => &functions.gram_f16,
-            Some(Values::Bf16(_)) => &functions.gram_bf16,
-            Some(Values::F32(_)) | None => &functions.gram_f32,
+            Some(Values::F16(_)) => &kernels.f16,
+            Some(Values::Bf16(_)) => &kernels.bf16,
+            Some(Values::F32(_)) | None => &kernels.f32,
         }
     }
 
@@ -189,7 +217,7 @@ impl Launcher<'_> {
         first_bad: &mut CudaViewMut<'_, i32>,
         layers: &Layers<'_>,
     ) -> Result<(), Error> {
-        let kernel = &layers.functions(self.device.functions()).shift;
+        let kernel = &layers.kernels(&self.device.kernels().gram).shift;
         let shape = GramShape { examples: layers.checked(kernel)?, ..GramShape::default() };
         let features = layers.features();
         let columns = layers.columns();
@@ -216,7 +244,7 @@ impl Launcher<'_> {
         layers: &Layers<'_>,
         shift: &CudaView<'_, f32>,
     ) -> Result<(), Error> {
-        let kernel = &layers.functions(self.device.functions()).naive;
+        let kernel = &layers.kernels(&self.device.kernels().gram).naive;
         let shape = GramShape { examples: layers.checked(kernel)?, ..GramShape::default() };
         let examples = layers.examples;
         let mut check = Arguments::new(kernel.name, self.stream);
@@ -244,7 +272,7 @@ impl Launcher<'_> {
         layers: &Layers<'_>,
         only: Option<&Wanting<'_>>,
     ) -> Result<LayersSplit, Error> {
-        let functions = layers.functions(self.device.functions());
+        let functions = layers.kernels(&self.device.kernels().gram);
         let kernel = if exact { &functions.fused_exact } else { &functions.fused_fast };
         let examples = layers.checked(kernel)?;
         let planned = |features, device| plan::gram_fused(layers.examples, features, device);
@@ -284,7 +312,7 @@ impl Launcher<'_> {
         largest: &CudaView<'_, f32>,
         only: Option<&Wanting<'_>>,
     ) -> Result<LayersSplit, Error> {
-        let functions = layers.functions(self.device.functions());
+        let functions = layers.kernels(&self.device.kernels().gram);
         let kernel = if exact { &functions.tiled_exact } else { &functions.tiled_fast };
         let examples = layers.checked(kernel)?;
         let shared = self.device.properties().shared_bytes;
@@ -325,7 +353,7 @@ impl Launcher<'_> {
         only: Option<&Wanting<'_>>,
         device: plan::Device,
     ) -> Result<LayersSplit, Error> {
-        let kernel = &layers.functions(self.device.functions()).double;
+        let kernel = &layers.kernels(&self.device.kernels().gram).double;
         let examples = layers.checked(kernel)?;
         let split = double_split(kernel, layers, device)?;
         let shape = gram_shape(examples, &split, only);
@@ -356,7 +384,7 @@ impl Launcher<'_> {
         partials: &mut CudaViewMut<'_, f64>,
         layers: &Layers<'_>,
     ) -> Result<LayersSplit, Error> {
-        let kernel = &layers.functions(self.device.functions()).distances;
+        let kernel = &layers.kernels(&self.device.kernels().gram).distances;
         let examples = layers.checked(kernel)?;
         let split = double_split(kernel, layers, self.device.plan())?;
         let shape = gram_shape(examples, &split, None);

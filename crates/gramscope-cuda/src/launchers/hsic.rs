@@ -4,10 +4,20 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, MOST_LAYERS, MOST_SPLITS, checked_count, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Kernel, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan::{self, Split};
 use crate::shapes::{HsicShape, LayerSum, RowSummary, Weight};
+
+kernels! {
+    /// The kernels of this family.
+    HsicKernels {
+        units: "gs_hsic_units",
+        naive: "gs_hsic_naive_f32",
+        mma: "gs_hsic_mma_f32",
+        accumulate: "gs_hsic_accumulate",
+    }
+}
 
 /// Two models' panels of one batch, or blocks of their rows.
 #[derive(Debug)]
@@ -116,7 +126,7 @@ impl Launcher<'_> {
         layers: usize,
         factor: f64,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().hsic_units;
+        let kernel = &self.device.kernels().hsic.units;
         let layers_x = checked_count(kernel, "layers", layers, MOST_LAYERS)?;
         let shape = HsicShape { factor, layers_x, ..HsicShape::default() };
         let mut check = Arguments::new(kernel.name, self.stream);
@@ -135,7 +145,7 @@ impl Launcher<'_> {
     /// # Errors
     /// [`Error::Argument`], [`Error::Overlap`], [`Error::Launch`].
     pub fn hsic_naive(&self, pairs: &mut PairSums<'_>, panels: &Panels<'_>) -> Result<(), Error> {
-        let kernel = &self.device.functions().hsic_naive;
+        let kernel = &self.device.kernels().hsic.naive;
         let shape = panels.shape(kernel)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         panels.check(&mut check)?;
@@ -159,7 +169,7 @@ impl Launcher<'_> {
         exponents_y: &mut CudaViewMut<'_, i32>,
         panels: &Panels<'_>,
     ) -> Result<Split, Error> {
-        let kernel = &self.device.functions().hsic_mma;
+        let kernel = &self.device.kernels().hsic.mma;
         let shape = panels.shape(kernel)?;
         let split = self.hsic_split(kernel, panels)?;
         let shape = HsicShape {
@@ -195,7 +205,7 @@ impl Launcher<'_> {
         panels: &Panels<'_>,
         splits: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().hsic_accumulate;
+        let kernel = &self.device.kernels().hsic.accumulate;
         let parts = checked_count(kernel, "splits", splits, MOST_SPLITS)?;
         let shape = HsicShape { splits: parts, ..panels.shape(kernel)? };
         let lengths = plan::hsic_lengths(panels.layers_x, panels.layers_y, panels.symmetric, splits);
@@ -220,7 +230,7 @@ impl Launcher<'_> {
     /// # Errors
     /// [`Error::Argument`].
     pub fn hsic_lengths(&self, panels: &Panels<'_>) -> Result<ProductLengths, Error> {
-        let kernel = &self.device.functions().hsic_mma;
+        let kernel = &self.device.kernels().hsic.mma;
         panels.shape(kernel)?;
         let split = self.hsic_split(kernel, panels)?;
         let exponents_y = exponents_y_length(panels, split.splits);

@@ -4,9 +4,17 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, checked_count, checked_values, enqueue};
 use crate::error::Error;
+use crate::family::kernels;
 use crate::launch::Arguments;
 use crate::plan::training as plan;
 use crate::shapes::LossShape;
+
+kernels! {
+    /// The kernel of this family.
+    LossKernels {
+        softmax_cross_entropy: "gs_loss_softmax_cross_entropy",
+    }
+}
 
 /// The most images, and classes, of a batch's logits.
 const MOST: usize = 1 << 24;
@@ -27,7 +35,7 @@ impl Launcher<'_> {
         images: usize,
         classes: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().training.loss;
+        let kernel = &self.device.kernels().loss.softmax_cross_entropy;
         let shape = LossShape {
             images: checked_count(kernel, "images", images, MOST)?,
             classes: checked_count(kernel, "classes", classes, MOST)?,

@@ -4,10 +4,30 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, MOST_VALUES, Seen, checked_count, checked_values, enqueue, push_view};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Family, Kernel, Typed, kernels};
 use crate::launch::Arguments;
 use crate::plan::training as plan;
 use crate::shapes::{BatchPlace, MixingShape, SharesShape};
+
+kernels! {
+    /// The kernels of one type of activations.
+    TypedMixingKernels of an element {
+        forward: "gs_mixing_forward",
+        backward: "gs_mixing_backward",
+    }
+}
+
+/// The kernels of this family.
+pub(crate) struct MixingKernels {
+    of_type: Typed<TypedMixingKernels>,
+    shares: Kernel,
+}
+
+impl MixingKernels {
+    pub(super) fn load(family: &Family) -> Result<Self, Error> {
+        Ok(Self { of_type: Typed::load(family, TypedMixingKernels::load)?, shares: family.kernel("gs_mixing_shares")? })
+    }
+}
 
 impl Launcher<'_> {
     /// The shares of the first branches of `blocks` blocks, forward and backward, for the `batch` images from `place` `[1]` on in
@@ -24,7 +44,7 @@ impl Launcher<'_> {
         blocks: usize,
         batch: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().training.mixing_shares;
+        let kernel = &self.device.kernels().mixing.shares;
         let entries = order.len();
         let values = checked_values(kernel, "shares", &[blocks, 2, batch])?;
         let shape = SharesShape {
@@ -59,7 +79,7 @@ impl Launcher<'_> {
         images: usize,
         length: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).mix;
+        let kernel = &T::kernels(&self.device.kernels().mixing.of_type).forward;
         let (shape, count) = shape(kernel, images, length)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("y", y, count)?;
@@ -101,7 +121,7 @@ impl Launcher<'_> {
         images: usize,
         length: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).mix_backward;
+        let kernel = &T::kernels(&self.device.kernels().mixing.of_type).backward;
         let (shape, count) = shape(kernel, images, length)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dmixed", dmixed, count)?;

@@ -9,6 +9,7 @@ mod elementwise;
 mod first_component;
 mod gram;
 mod hsic;
+mod kernels;
 mod loss;
 mod mixing;
 mod pooling;
@@ -23,6 +24,7 @@ pub use eigen::Grams;
 pub use first_component::FirstComponent;
 pub use gram::{Layers, Partials, PartialsMut, Uploaded, Values};
 pub use hsic::{PairSums, Panels, ProductLengths};
+pub(crate) use kernels::Kernels;
 pub use probe::{ProbeBatch, ProbeOutcome, ProbeStep};
 pub use seen::Seen;
 pub(crate) use ucenter::packed_length;
@@ -34,7 +36,7 @@ use cudarc::driver::{CudaStream, CudaView, LaunchArgs, PushKernelArg};
 
 use crate::device::Device;
 use crate::error::{Dimensions, Error};
-use crate::functions::Kernel;
+use crate::family::Kernel;
 use crate::launch::{self, Arguments, wrong};
 use crate::plan::{self, Better, Geometry};
 

@@ -4,10 +4,21 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, checked_count, checked_values, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Kernel, kernels};
 use crate::launch::Arguments;
 use crate::plan::training as plan;
 use crate::shapes::PoolingShape;
+
+kernels! {
+    /// The kernels of this family for one type of activations.
+    PoolingKernels of an element {
+        average: "gs_pooling_average",
+        average_backward: "gs_pooling_average_backward",
+        max: "gs_pooling_max",
+        max_backward: "gs_pooling_max_backward",
+        squares: "gs_pooling_squares",
+    }
+}
 
 impl Launcher<'_> {
     /// The mean over the pixels of `x` `[images, pixels, channels]`: `[images, channels]`.
@@ -22,7 +33,7 @@ impl Launcher<'_> {
         pixels: usize,
         channels: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).average_pool;
+        let kernel = &T::kernels(&self.device.kernels().pooling).average;
         let (shape, count) = shape(kernel, images, pixels, 1, channels)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("pooled", pooled, images * channels)?;
@@ -46,7 +57,7 @@ impl Launcher<'_> {
         pixels: usize,
         channels: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).average_pool_backward;
+        let kernel = &T::kernels(&self.device.kernels().pooling).average_backward;
         let (shape, count) = shape(kernel, images, pixels, 1, channels)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("dx", dx, count)?;
@@ -72,7 +83,7 @@ impl Launcher<'_> {
         width: usize,
         channels: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).max_pool;
+        let kernel = &T::kernels(&self.device.kernels().pooling).max;
         self.largest_of_windows(kernel, y, x, [images, height, width, channels])
     }
 
@@ -88,7 +99,7 @@ impl Launcher<'_> {
         images: usize,
         [height, width, channels]: [usize; 3],
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).square_pool;
+        let kernel = &T::kernels(&self.device.kernels().pooling).squares;
         self.largest_of_windows(kernel, y, x, [images, height, width, channels])
     }
 
@@ -126,7 +137,7 @@ impl Launcher<'_> {
         width: usize,
         channels: usize,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().training.layers).max_pool_backward;
+        let kernel = &T::kernels(&self.device.kernels().pooling).max_backward;
         let (shape, count) = shape(kernel, images, height, width, channels)?;
         let results = images * plan::max_pooled(height) * plan::max_pooled(width) * channels;
         let mut check = Arguments::new(kernel.name, self.stream);

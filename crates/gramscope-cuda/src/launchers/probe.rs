@@ -4,10 +4,32 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Activation, Launcher, NULL, checked_count, checked_values, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Family, Kernel, Typed, kernels};
 use crate::launch::Arguments;
 use crate::plan::{self, Geometry};
 use crate::shapes::{ProbeRecord, ProbeShape};
+
+kernels! {
+    /// The kernels of one type of activations.
+    TypedProbeKernels of an element {
+        products: "gs_probe_products",
+        update: "gs_probe_update",
+        naive_products: "gs_probe_naive_products",
+        naive_update: "gs_probe_naive_update",
+    }
+}
+
+/// The kernels of this family.
+pub(crate) struct ProbeKernels {
+    of_type: Typed<TypedProbeKernels>,
+    outcome: Kernel,
+}
+
+impl ProbeKernels {
+    pub(super) fn load(family: &Family) -> Result<Self, Error> {
+        Ok(Self { of_type: Typed::load(family, TypedProbeKernels::load)?, outcome: family.kernel("gs_probe_outcome")? })
+    }
+}
 
 /// The most classes of a probe.
 const MOST_CLASSES: usize = 1 << 20;
@@ -98,7 +120,7 @@ impl Launcher<'_> {
         weights: &CudaView<'_, f32>,
         record: &CudaView<'_, ProbeRecord>,
     ) -> Result<usize, Error> {
-        let kernel = &T::kernels(&self.device.functions().probe.of_type).products;
+        let kernel = &T::kernels(&self.device.kernels().probe.of_type).products;
         let plan = batch.plan(kernel)?;
         self.products_by(kernel, plan.products, plan.splits, partials, batch, weights, record)
     }
@@ -114,7 +136,7 @@ impl Launcher<'_> {
         weights: &CudaView<'_, f32>,
         record: &CudaView<'_, ProbeRecord>,
     ) -> Result<usize, Error> {
-        let kernel = &T::kernels(&self.device.functions().probe.of_type).naive_products;
+        let kernel = &T::kernels(&self.device.kernels().probe.of_type).naive_products;
         batch.plan(kernel)?;
         let geometry = plan::probe::naive_products(batch.examples, batch.classes);
         self.products_by(kernel, geometry, 1, partials, batch, weights, record)
@@ -161,7 +183,7 @@ impl Launcher<'_> {
         weights: &CudaView<'_, f32>,
         labels: &CudaView<'_, u32>,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().probe.outcome;
+        let kernel = &self.device.kernels().probe.outcome;
         let plan = batch.plan(kernel)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         let shape = batch.check(kernel, &mut check, splits)?;
@@ -203,7 +225,7 @@ impl Launcher<'_> {
         record: &CudaView<'_, ProbeRecord>,
         step: ProbeStep,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().probe.of_type).update;
+        let kernel = &T::kernels(&self.device.kernels().probe.of_type).update;
         self.update_by(kernel, batch.plan(kernel)?.update, weights, velocities, batch, dlogits, record, step)
     }
 
@@ -220,7 +242,7 @@ impl Launcher<'_> {
         record: &CudaView<'_, ProbeRecord>,
         step: ProbeStep,
     ) -> Result<(), Error> {
-        let kernel = &T::kernels(&self.device.functions().probe.of_type).naive_update;
+        let kernel = &T::kernels(&self.device.kernels().probe.of_type).naive_update;
         batch.plan(kernel)?;
         let geometry = plan::probe::naive_update(batch.features, batch.classes);
         self.update_by(kernel, geometry, weights, velocities, batch, dlogits, record, step)

@@ -4,10 +4,21 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, checked_examples, enqueue};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Kernel, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan;
 use crate::shapes::{RbfShape, Selection};
+
+kernels! {
+    /// The kernels of this family.
+    RbfKernels {
+        start: "gs_rbf_start",
+        select: "gs_rbf_select",
+        above: "gs_rbf_above",
+        apply: "gs_rbf_apply",
+        naive: "gs_rbf_naive",
+    }
+}
 
 impl Launcher<'_> {
     /// Both middle values of the n^2 `distances`: from `selection`'s making to its end. `arrivals` is 0 before and after.
@@ -39,7 +50,7 @@ impl Launcher<'_> {
         histogram: &mut CudaViewMut<'_, u32>,
         examples: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_start;
+        let kernel = &self.device.kernels().rbf.start;
         let shape = shape(kernel, examples)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("selection", selection, 1)?;
@@ -63,7 +74,7 @@ impl Launcher<'_> {
         examples: usize,
         pass: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_select;
+        let kernel = &self.device.kernels().rbf.select;
         let number = i32::try_from(pass).ok().filter(|_| pass < plan::RADIX_PASSES);
         let pass = number.ok_or_else(|| wrong(kernel.name, "pass", pass, format!("below {}", plan::RADIX_PASSES)))?;
         let shape = RbfShape { pass, ..shape(kernel, examples)? };
@@ -89,7 +100,7 @@ impl Launcher<'_> {
         distances: &CudaView<'_, f64>,
         examples: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_above;
+        let kernel = &self.device.kernels().rbf.above;
         let shape = shape(kernel, examples)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("selection", selection, 1)?;
@@ -113,7 +124,7 @@ impl Launcher<'_> {
         examples: usize,
         bandwidth: f64,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_apply;
+        let kernel = &self.device.kernels().rbf.apply;
         let shape = RbfShape { bandwidth, ..shape(kernel, examples)? };
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("k", k, examples * examples)?;
@@ -137,7 +148,7 @@ impl Launcher<'_> {
         distances: &CudaView<'_, f64>,
         examples: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().rbf_naive;
+        let kernel = &self.device.kernels().rbf.naive;
         let shape = shape(kernel, examples)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("selection", selection, 1)?;

@@ -4,9 +4,17 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, checked_length, enqueue};
 use crate::error::Error;
+use crate::family::kernels;
 use crate::launch::{Arguments, wrong};
 use crate::plan::training as plan;
 use crate::shapes::SgdShape;
+
+kernels! {
+    /// The kernel of this family.
+    SgdKernels {
+        step: "gs_sgd_step",
+    }
+}
 
 impl Launcher<'_> {
     /// One step: v = momentum v - rate (g + 2 decay w), w = w + v, the decay for the first `decaying` values alone. All are
@@ -26,7 +34,7 @@ impl Launcher<'_> {
         decay: f64,
         decaying: usize,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().training.sgd;
+        let kernel = &self.device.kernels().sgd.step;
         let count = weights.len();
         let length = checked_length(kernel, count)?;
         let first = i64::try_from(decaying).ok().filter(|_| decaying <= count);

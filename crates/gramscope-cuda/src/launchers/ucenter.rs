@@ -4,10 +4,21 @@ use cudarc::driver::{CudaView, CudaViewMut, PushKernelArg};
 
 use super::{Launcher, MOST_SPLITS, NULL, Partials, Wanting, checked_count, checked_examples, enqueue, push_view};
 use crate::error::Error;
-use crate::functions::Kernel;
+use crate::family::{Kernel, kernels};
 use crate::launch::{Arguments, wrong};
 use crate::plan::{self, Better, Bounds, LAYERS_TOGETHER, PartialLengths};
 use crate::shapes::{CentreShape, LayerSplits, RowSummary};
+
+kernels! {
+    /// The kernels of this family.
+    UcenterKernels {
+        reduce_f32: "gs_ucenter_reduce_f32",
+        reduce_f64: "gs_ucenter_reduce_f64",
+        rows: "gs_ucenter_rows",
+        pack: "gs_ucenter_pack",
+        naive: "gs_ucenter_naive",
+    }
+}
 
 /// Length of a panel row: the strict triangle of `examples` x `examples`, and the diagonal where `biased`.
 pub(crate) fn packed_length(examples: usize, biased: bool) -> usize {
@@ -59,7 +70,7 @@ impl Launcher<'_> {
         examples: usize,
         splits: &[usize],
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().ucenter_reduce_f32;
+        let kernel = &self.device.kernels().ucenter.reduce_f32;
         let (shape, lengths) = reduce_shape(kernel, examples, splits, only)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("k", &gram.k, splits.len() * examples * examples)?;
@@ -96,7 +107,7 @@ impl Launcher<'_> {
         examples: usize,
         splits: &[usize],
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().ucenter_reduce_f64;
+        let kernel = &self.device.kernels().ucenter.reduce_f64;
         let (shape, lengths) = reduce_shape(kernel, examples, splits, only)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("k", &gram.k, splits.len() * examples * examples)?;
@@ -130,7 +141,7 @@ impl Launcher<'_> {
         examples: usize,
         biased: bool,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().ucenter_rows;
+        let kernel = &self.device.kernels().ucenter.rows;
         let mut shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("sums", sums, 3 * layers * examples)?;
@@ -178,7 +189,7 @@ impl Launcher<'_> {
         examples: usize,
         biased: bool,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().ucenter_pack;
+        let kernel = &self.device.kernels().ucenter.pack;
         let shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("rows", rows, layers * packed_length(examples, biased))?;
@@ -217,7 +228,7 @@ impl Launcher<'_> {
         examples: usize,
         biased: bool,
     ) -> Result<(), Error> {
-        let kernel = &self.device.functions().ucenter_naive;
+        let kernel = &self.device.kernels().ucenter.naive;
         let shape = centre_shape(kernel, layers, examples, biased)?;
         let mut check = Arguments::new(kernel.name, self.stream);
         check.writes("rows", rows, layers * packed_length(examples, biased))?;
