@@ -10,5 +10,5 @@ mod workspace;
 pub use output::Output;
 pub(crate) use parts::{BatchNorm, Convolution, Linear, Parts};
 pub(crate) use pass::{Observe, Pass, Targets};
-pub(crate) use plan::Plan;
+pub(crate) use plan::{LastPlan, Plan};
 pub(crate) use workspace::Workspace;

@@ -1,5 +1,7 @@
 //! Evaluation: of the network, of every layer, and without some of the blocks.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::ResNet;
@@ -76,9 +78,10 @@ impl ResNet {
         Ok(self.ablation(variants)?.bytes(images))
     }
 
-    fn ablation(&self, variants: &[Vec<bool>]) -> Result<Plan> {
+    fn ablation(&self, variants: &[Vec<bool>]) -> Result<Arc<Plan>> {
         check_variants(&self.topology, variants)?;
-        Ok(Plan::new(Program::ablation(&self.topology, self.config.image_side, variants)))
+        let program = || Program::ablation(&self.topology, self.config.image_side, variants);
+        Ok(self.ablation.get(variants, program))
     }
 
     /// The logits that `plan` comes to last.

@@ -5,12 +5,12 @@ mod parameters;
 pub(crate) mod state;
 mod training;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
-use crate::host::{Parts, Plan, Workspace};
+use crate::host::{LastPlan, Parts, Plan, Workspace};
 use crate::program::{Program, Statistics};
 use crate::random::{Philox, Stream};
 use crate::topology::{IMAGE_CHANNELS, Topology};
@@ -46,8 +46,10 @@ pub struct ResNet {
     evaluation: Plan,
     /// Made when it is first asked for.
     observation: OnceLock<Plan>,
-    /// The last that was asked for.
-    training: Mutex<Option<Arc<Plan>>>,
+    /// By what is added to the loss.
+    training: LastPlan<Option<FirstComponentPenalty>>,
+    /// By the choices of deleted blocks.
+    ablation: LastPlan<Vec<Vec<bool>>>,
     /// What a training step leaves to the next.
     workspace: Workspace,
 }
@@ -105,7 +107,8 @@ impl ResNet {
             topology: topology.clone(),
             evaluation: Plan::new(program),
             observation: OnceLock::new(),
-            training: Mutex::new(None),
+            training: LastPlan::new(),
+            ablation: LastPlan::new(),
             workspace: Workspace::default(),
         })
     }

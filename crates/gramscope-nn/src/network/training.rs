@@ -1,6 +1,6 @@
 //! One forward and backward pass in training mode.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -96,21 +96,13 @@ impl ResNet {
         pass.into_gradients()
     }
 
-    /// What trains with this penalty: the last plan, if it does.
+    /// What trains with this penalty.
     fn training_plan(&self, penalty: Option<FirstComponentPenalty>) -> Arc<Plan> {
-        // A thread that panicked here left a whole plan, or none.
-        let mut last = self.training.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.as_ref().filter(|plan| plan.program.penalty == penalty) {
-            Some(plan) => plan.clone(),
-            None => {
-                let (topology, side) = (&self.topology, self.config.image_side);
-                let program = match penalty {
-                    None => Program::training(topology, side),
-                    Some(penalty) => Program::penalised(topology, side, penalty),
-                };
-                last.insert(Arc::new(Plan::new(program))).clone()
-            }
-        }
+        let (topology, side) = (&self.topology, self.config.image_side);
+        self.training.get(&penalty, || match penalty {
+            None => Program::training(topology, side),
+            Some(penalty) => Program::penalised(topology, side, penalty),
+        })
     }
 
     /// Fails if a batch norm would see one value a channel.
