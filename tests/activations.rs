@@ -9,6 +9,7 @@ use std::path::Path;
 
 use gramscope_study::Saved;
 use gramscope_study::cosine::CosineResult;
+use gramscope_study::pair::PairResult;
 use safetensors::SafeTensors;
 use support::{fails, succeeds, train_tiny};
 
@@ -58,6 +59,42 @@ fn a_file_says_which_class_each_of_its_images_is_of() {
     let tested: Vec<u32> = numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
     assert_eq!(labels, tested[..20]);
     assert!((0..10).all(|class| labels.iter().filter(|&&label| label == class).count() == 2), "{labels:?}");
+}
+
+/// Batches of stored activations are those of the run's own images in the same passes, wherever they lie in the file: up to the
+/// order in which products of other batches of images were summed, 1e-5 as in the comparison of a run with its own pass.
+#[test]
+fn stored_activations_are_shuffled_as_images_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, file) = (path(dir.path(), "run"), path(dir.path(), "run.safetensors"));
+    train_tiny(Path::new(&run), 0);
+    let layers = ["--layers", "add|pool|logits"];
+    succeeds(["activations", &run, "--out", &file].into_iter().chain(layers));
+    let cka = |name: &str, source: &[&str], flags: &[&str]| {
+        let out = path(dir.path(), name);
+        succeeds([&["cka", "--batch-size", "8", "--out", &out], &layers[..], source, flags].concat());
+        PairResult::load(Path::new(&out)).unwrap()
+    };
+    let [of_run, of_file] = [vec![run.as_str()], vec!["--activations", &file]];
+    let largest = |one: &PairResult, other: &PairResult| {
+        let pairs = one.similarity.cka.iter().zip(&other.similarity.cka);
+        pairs.map(|(one, other)| (one - other).abs()).fold(0.0, |largest: f64, next| match next.is_nan() {
+            true => f64::INFINITY,
+            false => largest.max(next),
+        })
+    };
+    for passes in [&["--passes", "3"][..], &["--passes", "1", "--seed", "4"]] {
+        let (expected, found) = (cka("of-run", &of_run, passes), cka("of-file", &of_file, passes));
+        assert_eq!(found.info.batches, expected.info.batches);
+        assert!(largest(&found, &expected) < 1e-5, "{passes:?}: {}", largest(&found, &expected));
+    }
+    let once = cka("once", &of_file, &[]);
+    assert_eq!(once.similarity.cka, cka("one", &of_file, &["--passes", "1", "--seed", "0"]).similarity.cka);
+    assert!(largest(&once, &cka("in-order", &of_file, &["--in-order"])) > 1e-3);
+    fails(["cka", &run, "--in-order", "--out", "x"], 2, &["--in-order", "cannot be used with"]);
+    fails(["cka", "--activations", &file, "--in-order", "--passes", "2", "--out", "x"], 2, &["cannot be used with"]);
+    let none = ["cka", "--activations", &file, "--batch-size", "8", "--passes", "0", "--out", "x"];
+    fails(none, 1, &["0 passes", "--passes"]);
 }
 
 /// Other data's images go through the network as they do for whatever else takes them: the same cosines to the bit.

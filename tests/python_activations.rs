@@ -40,7 +40,8 @@ fn a_file_that_python_streams_is_the_file_it_would_have_written_at_once() {
     let mut rows = Rows::default();
     for (layer, features) in [8, 3, 5].into_iter().enumerate() {
         let expected = values(layer, 10 * features);
-        let found: Vec<f64> = match file.read(layer, 0, 10, &mut rows).unwrap().values().unwrap() {
+        let found: Vec<f64> = match file.read(layer, &(0..10).collect::<Vec<_>>(), &mut rows).unwrap().values().unwrap()
+        {
             gramscope_cka::Values::F32(found) => found.iter().map(|&value| value.into()).collect(),
             gramscope_cka::Values::F16(found) => found.iter().map(|&value| value.into()).collect(),
             _ => panic!("neither float32 nor float16"),

@@ -10,6 +10,24 @@ use gramscope_cuda::{Bytes, BytesNeeded};
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// In what an example is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// In its batch.
+    Batch,
+    /// In the file of activations.
+    File,
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Batch => "batch",
+            Self::File => "file",
+        })
+    }
+}
+
 /// What can go wrong in an experiment. Every message names the file, run or layer at fault and what would mend it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -44,7 +62,7 @@ pub enum Error {
     },
     /// An activation holds NaN or an infinity.
     #[error(
-        "layer {layer} of {model} holds NaN or infinity in batch {batch} (example {example} of the batch); mend the \
+        "layer {layer} of {model} holds NaN or infinity in batch {batch} (example {example} of the {within}); mend the \
          activation, or leave the layer out"
     )]
     NonFinite {
@@ -54,8 +72,10 @@ pub enum Error {
         layer: String,
         /// The batch, from 1.
         batch: usize,
-        /// The first such example of the batch, from 1.
+        /// The first such example of the batch, from 1,
         example: usize,
+        /// as it is counted in this.
+        within: Within,
     },
     /// What is wanted does not fit into the memory it may take.
     #[error(

@@ -30,7 +30,7 @@ mod tree;
 /// Where tensors are that are on their way into a network, wherever that is.
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
-pub use error::{Error, Fewer, Result, Setting};
+pub use error::{Error, Fewer, Result, Setting, Within};
 pub use names::run_names;
 pub use saved::Saved;
 pub use tree::{check_distinct, runs};

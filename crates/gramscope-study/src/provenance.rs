@@ -32,7 +32,7 @@ pub enum DataInfo {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         noise: bool,
     },
-    /// Stored activations, in file order.
+    /// Stored activations.
     Activations {
         /// The file of the rows.
         file_x: PathBuf,
@@ -40,7 +40,19 @@ pub enum DataInfo {
         file_y: PathBuf,
         /// Examples in each.
         examples: usize,
+        /// Passes over them, each in a fresh order; none where batches are those of the files' own order, once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shuffled: Option<ShuffledPasses>,
     },
+}
+
+/// Passes over stored examples, each in a fresh order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShuffledPasses {
+    /// How many.
+    pub passes: usize,
+    /// Seed of those orders.
+    pub seed: u64,
 }
 
 impl DataInfo {

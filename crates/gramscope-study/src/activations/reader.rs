@@ -73,7 +73,7 @@ impl ActivationFile {
         }
     }
 
-    /// Calls `take` with the examples `range`, at least one, of layer `layer`: in memory where they take no more than `most`
+    /// Calls `take` with these examples, at least one, of layer `layer`, in this order: in memory where they take no more than `most`
     /// bytes, else as what is read some features at a time. `rows` are the memory.
     ///
     /// # Errors
@@ -84,15 +84,14 @@ impl ActivationFile {
     pub(crate) fn with_rows<T>(
         &self,
         layer: usize,
-        range: Range<usize>,
+        examples: &[usize],
         most: u64,
         rows: &mut Rows,
         take: impl FnOnce(Activation<'_>) -> Result<T>,
     ) -> Result<T> {
         let stored = &self.layers[layer];
-        let count = range.len();
-        if stored.bytes(count) <= most {
-            return take(self.read(layer, range.start, count, rows)?);
+        if stored.bytes(examples.len()) <= most {
+            return take(self.read(layer, examples, rows)?);
         }
         let format = match stored.dtype {
             Dtype::F16 => Format::F16,
@@ -100,8 +99,8 @@ impl ActivationFile {
             Dtype::F64 => Format::F64,
             _ => Format::F32,
         };
-        let source = StoredRows { file: &self.file, layer: stored, first: range.start };
-        let activation = Activation::stored(count, stored.features, format, &source);
+        let source = StoredRows { file: &self.file, layer: stored, examples };
+        let activation = Activation::stored(examples.len(), stored.features, format, &source);
         take(activation.map_err(|reason| self.unusable(stored, reason))?)
     }
 
@@ -109,52 +108,51 @@ impl ActivationFile {
         Error::Cka { subject: format!("{}: layer {:?}", self.path.display(), layer.name), reason }
     }
 
-    /// Reads `count` examples, at least one, of layer `layer` from `first` on into `rows`.
+    /// Reads these examples, at least one, of layer `layer` into `rows`, in this order.
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read, or has shrunk; [`Error::File`] where the rows do not fit into memory.
     ///
     /// # Panics
     /// If the file has no such layer or examples.
-    pub fn read<'a>(&self, layer: usize, first: usize, count: usize, rows: &'a mut Rows) -> Result<Activation<'a>> {
+    pub fn read<'a>(&self, layer: usize, examples: &[usize], rows: &'a mut Rows) -> Result<Activation<'a>> {
         let layer = &self.layers[layer];
-        assert!(first + count <= layer.examples, "examples {first}..{} of {}", first + count, layer.examples);
-        let wanted = Wanted { values: count * layer.features, offset: layer.offset + layer.bytes(first) };
+        let last = examples.iter().max();
+        assert!(last.is_some_and(|&last| last < layer.examples), "examples up to {last:?} of {}", layer.examples);
         let values = match layer.dtype {
-            Dtype::F16 => Values::F16(self.fill(&mut rows.f16, layer, &wanted)?),
-            Dtype::BF16 => Values::Bf16(self.fill(&mut rows.bf16, layer, &wanted)?),
-            Dtype::F64 => Values::F64(self.fill(&mut rows.f64, layer, &wanted)?),
-            _ => Values::F32(self.fill(&mut rows.f32, layer, &wanted)?),
+            Dtype::F16 => Values::F16(self.fill(&mut rows.f16, layer, examples)?),
+            Dtype::BF16 => Values::Bf16(self.fill(&mut rows.bf16, layer, examples)?),
+            Dtype::F64 => Values::F64(self.fill(&mut rows.f64, layer, examples)?),
+            _ => Values::F32(self.fill(&mut rows.f32, layer, examples)?),
         };
-        Activation::new(values, count).map_err(|reason| self.unusable(layer, reason))
+        Activation::new(values, examples.len()).map_err(|reason| self.unusable(layer, reason))
     }
 
     fn fill<'a, T: bytemuck::Pod>(
         &self,
         buffer: &'a mut Vec<T>,
         layer: &StoredLayer,
-        wanted: &Wanted,
+        examples: &[usize],
     ) -> Result<&'a [T]> {
+        let values = examples.len() * layer.features;
         buffer.clear();
-        buffer.try_reserve(wanted.values).map_err(|_| {
-            let bytes = wanted.values.saturating_mul(size_of::<T>());
+        buffer.try_reserve(values).map_err(|_| {
+            let bytes = values.saturating_mul(size_of::<T>());
             let problem =
                 format!("a batch of layer {:?} takes {bytes} bytes of memory; choose smaller batches", layer.name);
             Error::file(&self.path, problem)
         })?;
-        buffer.resize(wanted.values, T::zeroed());
-        read_exact_at(&self.file, bytemuck::cast_slice_mut(buffer), wanted.offset)
-            .map_err(Error::io("read", &self.path))?;
+        buffer.resize(values, T::zeroed());
+        let mut rest = bytemuck::cast_slice_mut(buffer);
+        // Those that lie one behind the other at once.
+        for together in examples.chunk_by(|example, next| example + 1 == *next) {
+            let (bytes, others) = rest.split_at_mut(together.len() * layer.features * size_of::<T>());
+            let offset = layer.offset + layer.bytes(together[0]);
+            read_exact_at(&self.file, bytes, offset).map_err(Error::io("read", &self.path))?;
+            rest = others;
+        }
         Ok(buffer)
     }
-}
-
-/// A stretch of the file.
-struct Wanted {
-    /// How many values.
-    values: usize,
-    /// In bytes from the start of the file.
-    offset: u64,
 }
 
 /// Rows of one layer that stay in the file.
@@ -162,17 +160,18 @@ struct Wanted {
 struct StoredRows<'a> {
     file: &'a File,
     layer: &'a StoredLayer,
-    /// The example that the first row is of.
-    first: usize,
+    /// What the rows are of.
+    examples: &'a [usize],
 }
 
 impl ReadFeatures for StoredRows<'_> {
     fn read(&self, features: Range<usize>, rows: &mut [u8]) -> io::Result<()> {
         let row = self.layer.bytes(1);
         let value = row / self.layer.features as u64;
-        let start = self.layer.offset + self.layer.bytes(self.first) + features.start as u64 * value;
+        let start = self.layer.offset + features.start as u64 * value;
         let stretches = rows.chunks_exact_mut(features.len() * value as usize);
-        (0..).zip(stretches).try_for_each(|(index, stretch)| read_exact_at(self.file, stretch, start + index * row))
+        let mut examples = self.examples.iter().zip(stretches);
+        examples.try_for_each(|(&example, stretch)| read_exact_at(self.file, stretch, start + example as u64 * row))
     }
 }
 

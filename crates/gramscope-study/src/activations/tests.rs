@@ -216,20 +216,26 @@ fn all_four_types_are_read_bit_for_bit_from_any_row() {
     write_raw(&folder.path(), &Value::Object(header).to_string(), &data);
     let file = ActivationFile::open(&folder.path(), None).unwrap();
     let mut rows = Rows::default();
-    for (first, count) in [(0, 3), (1, 2), (2, 1), (0, 1)] {
+    for examples in [&[0, 1, 2][..], &[1, 2], &[2], &[0], &[2, 0, 1], &[2, 1, 0], &[0, 2]] {
         for (index, layer) in file.layers().iter().enumerate() {
-            let activation = file.read(index, first, count, &mut rows).unwrap();
-            assert_eq!((activation.examples(), activation.features()), (count, layer.features));
-            let range = first * layer.features..(first + count) * layer.features;
+            let activation = file.read(index, examples, &mut rows).unwrap();
+            assert_eq!((activation.examples(), activation.features()), (examples.len(), layer.features));
+            let places = examples.iter().flat_map(|row| row * layer.features..(row + 1) * layer.features);
+            let places: Vec<usize> = places.collect();
             match activation.values() {
-                Some(Values::F16(values)) => assert_eq!(values, &halves[range]),
-                Some(Values::Bf16(values)) => assert_eq!(values, &brains[range]),
-                Some(Values::F32(values)) => assert_eq!(values, &VALUES[range]),
-                Some(Values::F64(values)) => assert_eq!(values, &doubles[range]),
+                Some(Values::F16(values)) => assert_eq!(values, at(&halves, &places)),
+                Some(Values::Bf16(values)) => assert_eq!(values, at(&brains, &places)),
+                Some(Values::F32(values)) => assert_eq!(values, at(&VALUES, &places)),
+                Some(Values::F64(values)) => assert_eq!(values, at(&doubles, &places)),
                 None => panic!("not in memory"),
             }
         }
     }
+}
+
+/// The values at these places.
+fn at<T: Copy>(values: &[T], places: &[usize]) -> Vec<T> {
+    places.iter().map(|&place| values[place]).collect()
 }
 
 #[test]
@@ -238,7 +244,7 @@ fn a_file_that_shrinks_is_an_error() {
     write_layers(&folder.path(), &[("a", vec![4, 2], vec![0.0; 8])], None);
     let file = ActivationFile::open(&folder.path(), None).unwrap();
     fs::OpenOptions::new().write(true).open(folder.path()).unwrap().set_len(40).unwrap();
-    let error = file.read(0, 0, 4, &mut Rows::default()).map(drop).unwrap_err().to_string();
+    let error = file.read(0, &[0, 1, 2, 3], &mut Rows::default()).map(drop).unwrap_err().to_string();
     assert!(error.contains("read") && error.contains("made.safetensors"), "{error}");
 }
 
@@ -263,7 +269,7 @@ fn what_is_written_in_pieces_is_read_whole() {
     let mut rows = Rows::default();
     for (layer, features) in [(0, 4), (1, 1)] {
         let expected: Vec<f32> = (0..5 * features).map(|index| value(layer, index)).collect();
-        let activation = file.read(layer, 0, 5, &mut rows).unwrap();
+        let activation = file.read(layer, &[0, 1, 2, 3, 4], &mut rows).unwrap();
         let Some(Values::F32(values)) = activation.values() else { panic!("not float32") };
         assert_eq!(values, expected);
     }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use gramscope_nn::random::{Philox, Stream};
+
 use super::CompareOptions;
 use crate::{Error, Result, Setting};
 
@@ -62,6 +64,25 @@ impl Batches {
     pub(super) fn last(&self) -> usize {
         self.ranges.last().map_or(0, Range::len)
     }
+}
+
+/// The numbers of so many passes over the examples.
+///
+/// # Errors
+/// [`Error::Incomparable`] for none, or more than 2^32 - 1.
+pub(super) fn passes(passes: usize) -> Result<Range<u32>> {
+    match u32::try_from(passes) {
+        Ok(passes) if passes > 0 => Ok(0..passes),
+        _ => {
+            let problem = format!("{passes} passes: must be from 1 to {}", u32::MAX);
+            Err(Error::incomparable(problem).mended_by(&[Setting::Passes]))
+        }
+    }
+}
+
+/// The order of so many examples in a pass, which depends on the seed and the pass alone.
+pub(super) fn shuffled(examples: usize, pass: u32, seed: u64) -> Vec<usize> {
+    Philox::new(seed, Stream::Evaluation).sequence(pass).permutation(examples)
 }
 
 #[cfg(test)]

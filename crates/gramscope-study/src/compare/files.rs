@@ -1,19 +1,22 @@
 //! Comparing stored activations.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
-use gramscope_cka::{DeviceMemory, Memory};
+use gramscope_cka::{Comparison, DeviceMemory, Memory, Similarity};
 
-use super::{Batches, CompareOptions, ModelInfo, Progress, in_layer, in_models, in_whole, result};
+use super::{Batches, CompareOptions, ModelInfo, Progress, batches, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
 use crate::names::unused;
 use crate::pair::PairResult;
-use crate::provenance::{DataInfo, Versions};
-use crate::{Error, Result};
+use crate::provenance::{DataInfo, ShuffledPasses, Versions};
+use crate::{Error, Result, Within};
 
-/// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`; batches are taken in
-/// file order, once. Memory does not grow with the files: rows of one layer are read at a time, or some features of them.
+/// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`. Batches are those
+/// of as many `shuffled` passes, or of the files' own order, once: of a file that is sorted, by class say, these give another estimate,
+/// for minibatch CKA is one over random batches. Memory does not grow with the files: rows of one layer are read at a time, or some
+/// features of them.
 ///
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
@@ -23,6 +26,7 @@ pub fn compare_files(
     a: &Path,
     b: Option<&Path>,
     options: &CompareOptions,
+    shuffled: Option<ShuffledPasses>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PairResult> {
     let paths = std::iter::once(a).chain(b);
@@ -30,6 +34,7 @@ pub fn compare_files(
     let examples = common_examples(&files, options.examples)?;
     let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
     let batches = Batches::cut(examples, options).map_err(|reason| reason.of(&subject()))?;
+    let passes = shuffled.map_or(Ok(0..1), |ShuffledPasses { passes, .. }| batches::passes(passes))?;
     let infos = infos(&files);
     let layers: Vec<usize> = infos.iter().map(|info| info.layers.len()).collect();
     let (x, y) = (0, files.len() - 1);
@@ -40,38 +45,98 @@ pub fn compare_files(
 
     let limit = options.memory.device;
     let device = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
-    let mut comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
-    let mut rows = Rows::default();
-    let mut done = 0;
-    for (batch, range) in batches.ranges.iter().enumerate() {
-        let _range = gramscope_cuda::range(&format!("batch {}", batch + 1));
-        comparison.begin_batch(range.len()).map_err(in_whole)?;
-        let (batches, total) = (batches.ranges.len(), batches.ranges.len() * comparison.observations());
+    let comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
+    let pass = Reading { files: &files, infos: &infos, shuffled, examples, batches: &batches, most: shares.layer };
+    let similarity = pass.compare(passes, comparison, progress).map_err(|reason| pass.placed(reason))?;
+    let path = |file: usize| files[file].path().to_owned();
+    let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples, shuffled };
+    let versions = Versions::with_gpu(options.device.as_deref());
+    Ok(result(&infos[x], &infos[y], similarity, &batches, options, data, versions))
+}
+
+/// Files that are read batch by batch.
+struct Reading<'a> {
+    files: &'a [ActivationFile],
+    infos: &'a [ModelInfo],
+    shuffled: Option<ShuffledPasses>,
+    /// How many are compared.
+    examples: usize,
+    batches: &'a Batches,
+    /// Bytes of a layer that may be in memory.
+    most: u64,
+}
+
+impl Reading<'_> {
+    /// What comes of handing all batches of these passes to `comparison`.
+    fn compare(
+        &self,
+        passes: Range<u32>,
+        mut comparison: Comparison,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Similarity> {
+        let batches = passes.len() * self.batches.ranges.len();
+        let (mut rows, mut done) = (Rows::default(), 0);
+        for pass in passes {
+            let order = self.order(pass);
+            for range in &self.batches.ranges {
+                let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
+                comparison.begin_batch(range.len()).map_err(in_whole)?;
+                let (batch, total) = (comparison.batches(), batches * comparison.observations());
+                self.observe(&order[range.clone()], &mut comparison, &mut rows, &mut |subject| {
+                    done += 1;
+                    progress(Progress { done, total, batch: batch + 1, batches, subject });
+                })?;
+                comparison.end_batch().map_err(in_models(self.infos))?;
+            }
+        }
+        Ok(comparison.finish().map_err(in_models(self.infos))?.remove(0))
+    }
+
+    /// The order of the examples in a pass.
+    fn order(&self, pass: u32) -> Vec<usize> {
+        match self.shuffled {
+            None => (0..self.examples).collect(),
+            Some(ShuffledPasses { seed, .. }) => batches::shuffled(self.examples, pass, seed),
+        }
+    }
+
+    /// Hands these examples of every layer to `comparison`, in as many rounds as it wants.
+    fn observe(
+        &self,
+        examples: &[usize],
+        comparison: &mut Comparison,
+        rows: &mut Rows,
+        observed: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let batch = comparison.batches();
         loop {
-            for (model, file) in files.iter().enumerate() {
+            for (model, (file, info)) in self.files.iter().zip(self.infos).enumerate() {
                 let subject = file.path().display().to_string();
                 for layer in comparison.wanted(model) {
-                    let name = &infos[model].layers[layer];
+                    let name = &info.layers[layer];
                     let _range = gramscope_cuda::range(name);
-                    file.with_rows(layer, range.clone(), shares.layer, &mut rows, |activation| {
+                    file.with_rows(layer, examples, self.most, rows, |activation| {
                         comparison.observe(model, layer, activation).map_err(in_layer(&subject, name, batch))
                     })?;
-                    done += 1;
-                    progress(Progress { done, total, batch: batch + 1, batches, subject: &infos[model].name });
+                    observed(&info.name);
                 }
             }
             if !comparison.next_round().map_err(in_whole)? {
-                break;
+                return Ok(());
             }
         }
-        comparison.end_batch().map_err(in_models(&infos))?;
     }
 
-    let similarity = comparison.finish().map_err(in_models(&infos))?.remove(0);
-    let path = |file: usize| files[file].path().to_owned();
-    let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples };
-    let versions = Versions::with_gpu(options.device.as_deref());
-    Ok(result(&infos[x], &infos[y], similarity, &batches, options, data, versions))
+    /// `reason`, where it names an example with the example's place in the file in that of its place in a batch.
+    fn placed(&self, reason: Error) -> Error {
+        let Error::NonFinite { model, layer, batch, example, within: Within::Batch } = reason else { return reason };
+        let ranges = &self.batches.ranges;
+        let (pass, start) = ((batch - 1) / ranges.len(), ranges[(batch - 1) % ranges.len()].start);
+        // Every pass has a number of 32 bits.
+        let order = self.order(u32::try_from(pass).unwrap_or(u32::MAX));
+        let example = order[start + example - 1] + 1;
+        Error::NonFinite { model, layer, batch, example, within: Within::File }
+    }
 }
 
 /// How many examples are compared: the first that are asked for of all files, or all.

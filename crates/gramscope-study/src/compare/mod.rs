@@ -35,7 +35,7 @@ pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
 use crate::activations::ActivationFile;
 use crate::pair::{PairInfo, PairResult, Undefined};
 use crate::provenance::{DataInfo, Versions};
-use crate::{Error, Fewer, Result};
+use crate::{Error, Fewer, Result, Within};
 
 /// What comparisons of runs and of files share.
 #[derive(Clone, Debug)]
@@ -186,6 +186,7 @@ pub(crate) fn in_layer(model: &str, layer: &str, batch: usize) -> impl FnOnce(gr
             layer: layer.to_owned(),
             batch: batch + 1,
             example: example + 1,
+            within: Within::Batch,
         },
         gramscope_cka::Error::Unread { kind, reason, .. } => {
             Error::Io { action: "read", path: model.into(), reason: io::Error::new(kind, reason) }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gramscope_cka::{Comparison, DeviceMemory, Memory};
 use gramscope_nn::Processor;
-use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
 use super::{
-    Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, forward_bytes, in_models, in_whole, result,
+    Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, batches, forward_bytes, in_models, in_whole,
+    result,
 };
 use crate::family;
 use crate::names::run_names;
@@ -144,7 +144,7 @@ pub fn compare_runs(
     // Networks are compared where they run.
     let options = &CompareOptions { device: processor.gpu().cloned(), ..options.clone() };
     let pairs = run_options.pairs.among(runs)?;
-    let passes = passes(run_options)?;
+    let passes = batches::passes(run_options.passes)?;
     let (data, dropped) = test_images(runs, options, run_options, processor, progress)?;
     let kept = kept(data.len(), dropped.as_ref());
     let batches = Batches::cut(kept.len(), options)?;
@@ -155,10 +155,9 @@ pub fn compare_runs(
     let (feed, mut comparison) = begin(options, &pairs, &batches, &data, &models)?;
     let all_batches = run_options.passes * batches.ranges.len();
     let mut turns = Turns { models: &models, last: None, all_batches, done: 0, stop };
-    let orders = Philox::new(run_options.seed, Stream::Evaluation);
     for pass in passes {
-        let order: Vec<usize> =
-            orders.sequence(pass).permutation(kept.len()).into_iter().map(|place| kept[place]).collect();
+        let order = batches::shuffled(kept.len(), pass, run_options.seed);
+        let order: Vec<usize> = order.into_iter().map(|place| kept[place]).collect();
         let order = feed.in_order(&order)?;
         for range in &batches.ranges {
             let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
@@ -291,17 +290,6 @@ impl Turns<'_> {
 fn kept(images: usize, dropped: Option<&DroppedDominant>) -> Vec<usize> {
     let is_dropped = |index: &usize| dropped.is_some_and(|dropped| dropped.examples.contains(index));
     (0..images).filter(|index| !is_dropped(index)).collect()
-}
-
-/// The numbers of the passes.
-fn passes(options: &RunOptions) -> Result<std::ops::Range<u32>> {
-    match u32::try_from(options.passes) {
-        Ok(passes) if passes > 0 => Ok(0..passes),
-        _ => {
-            let problem = format!("{} passes: must be from 1 to {}", options.passes, u32::MAX);
-            Err(Error::incomparable(problem).mended_by(&[Setting::Passes]))
-        }
-    }
 }
 
 #[cfg(test)]

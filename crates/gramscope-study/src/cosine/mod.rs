@@ -123,9 +123,9 @@ pub fn cosine_of_file(
     let (total, batches) = (order.len() * examples.div_ceil(size), examples.div_ceil(size));
     let (mut done, subject) = (0, path.display().to_string());
     for batch in 0..batches {
-        let first = batch * size;
+        let examples: Vec<usize> = (batch * size..examples.min((batch + 1) * size)).collect();
         for &layer in &order {
-            let activation = file.read(layer, first, size.min(examples - first), &mut rows)?;
+            let activation = file.read(layer, &examples, &mut rows)?;
             let observed = cosines.observe(layer, batch, activation);
             observed.map_err(in_layer(&subject, &model.layers[layer], batch))?;
             done += 1;

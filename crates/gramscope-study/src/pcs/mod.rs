@@ -157,12 +157,12 @@ pub fn pcs_of_file(path: &Path, options: &PcsOptions, progress: &mut dyn FnMut(P
     let features = file.layers().iter().map(|layer| layer.features).max().unwrap_or(0);
     let there = DeviceMemory { features, ..DeviceMemory::default() };
     let (mut components, most) = options.begin(&info, examples, [largest, 0], there)?;
-    let mut rows = Rows::default();
+    let (first, mut rows) = ((0..examples).collect::<Vec<_>>(), Rows::default());
     let (total, subject) = (components.observations(), path.display().to_string());
     let mut done = 0;
     loop {
         for layer in components.wanted() {
-            file.with_rows(layer, 0..examples, most, &mut rows, |activation| {
+            file.with_rows(layer, &first, most, &mut rows, |activation| {
                 components.observe(layer, activation).map_err(in_some_layer(&subject, &info, Some(layer)))
             })?;
             done += 1;

@@ -19,7 +19,10 @@ Examples:
   gramscope cka family --pairs same-architecture --mean --out family/seeds
   gramscope cka runs/r14@1 runs/r14 --pairs across --out cka/first-epoch
   gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
-  gramscope cka --activations torch.safetensors jax.safetensors --out cka/mine
+  gramscope cka --activations torch.safetensors jax.safetensors --passes 10 --out cka/mine
+
+Minibatch CKA is an estimate over random minibatches, so that the examples of a file are shuffled as test images are: batches of
+neighbours, in a file that is sorted by class say, give another value. Two files need the same examples in the same order.
 
 Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
 into DIR where there is one pair, into DIR/A__B where there are several.";
@@ -156,12 +159,15 @@ pub(crate) struct CkaArguments {
     /// Normalise with the mean and variance of each minibatch, as in training, instead of the running ones
     #[arg(long, conflicts_with = "activations")]
     pub(crate) batch_statistics: bool,
-    /// Passes over the test images, each in a fresh order
-    #[arg(long, default_value_t = 10, conflicts_with = "activations")]
-    pub(crate) passes: usize,
+    /// Passes over the examples, each in a fresh order [default: 10 over test images, 1 over stored activations]
+    #[arg(long)]
+    pub(crate) passes: Option<usize>,
     /// Seed of those orders
-    #[arg(long, default_value_t = 0, conflicts_with = "activations")]
+    #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Take minibatches of stored activations in the file's order, once: right where that is random, and as other tools do it
+    #[arg(long, conflicts_with_all = ["runs", "passes", "seed"])]
+    pub(crate) in_order: bool,
     /// Use only the first N examples (of test images, class-balanced)
     #[arg(long, value_name = "N")]
     pub(crate) examples: Option<usize>,

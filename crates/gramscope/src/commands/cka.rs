@@ -8,6 +8,7 @@ use gramscope_cka::Options;
 use gramscope_nn::Processor;
 use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::pair::PairResult;
+use gramscope_study::provenance::ShuffledPasses;
 use gramscope_study::{Saved, mean, pair};
 use gramscope_train::Run;
 
@@ -15,6 +16,10 @@ use super::{other_data, with_bar};
 use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::Console;
 use crate::{device, memory};
+
+/// Passes over test images, and over stored activations, unless told otherwise.
+const IMAGE_PASSES: usize = 10;
+const FILE_PASSES: usize = 1;
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
@@ -31,10 +36,11 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     let runs = super::opened(&arguments.runs, arguments.batch_statistics)?;
     let pairs = pairs(arguments.pairs);
     check_place(arguments, &runs, &pairs)?;
+    let shuffled = shuffled(arguments);
     let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
         [] => compare_runs(&runs, pairs, arguments, &options, &processor, progress),
-        [x] => Ok(vec![compare::compare_files(x, None, &options, progress)?]),
-        [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, progress)?]),
+        [x] => Ok(vec![compare::compare_files(x, None, &options, shuffled, progress)?]),
+        [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, shuffled, progress)?]),
         files => {
             anyhow::bail!("--activations: {} files; one is compared with itself, or two with each other", files.len())
         }
@@ -47,6 +53,11 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         write_means(&runs, &results, &directories, &arguments.out, console)?;
     }
     Ok(())
+}
+
+/// How batches of stored activations are chosen.
+fn shuffled(&CkaArguments { in_order, passes, seed, .. }: &CkaArguments) -> Option<ShuffledPasses> {
+    (!in_order).then_some(ShuffledPasses { passes: passes.unwrap_or(FILE_PASSES), seed })
 }
 
 fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -> CompareOptions {
@@ -123,7 +134,7 @@ fn compare_runs(
     let data = other_data(arguments.data.as_deref())?;
     let run_options = RunOptions {
         pairs,
-        passes: arguments.passes,
+        passes: arguments.passes.unwrap_or(IMAGE_PASSES),
         seed: arguments.seed,
         drop_dominant: arguments.drop_dominant,
         dominant_layer: arguments.dominant_layer.clone(),

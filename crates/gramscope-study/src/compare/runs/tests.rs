@@ -48,7 +48,7 @@ fn one_pass() -> RunOptions {
 fn export_pass(run: &Run, path: PathBuf) -> PathBuf {
     let runs = std::slice::from_ref(run);
     let images = TestImages::of_runs(runs, None, Limit::None).unwrap();
-    let order = Philox::new(5, Stream::Evaluation).sequence(0).permutation(TEST_IMAGES);
+    let order = batches::shuffled(TEST_IMAGES, 0, 5);
     let model = Model::open_one(run, None, &images, &Processor::Cpu).unwrap();
     let layers: Vec<_> = model.info.layers.iter().cloned().zip(model.shapes().map(<[usize]>::to_vec)).collect();
     let mut writer = ActivationWriter::create(&path, &layers, TEST_IMAGES, &[]).unwrap();
@@ -84,7 +84,7 @@ fn runs_compare_like_their_stored_activations() {
         assert_eq!(results.len(), 3);
         for (result, (x, y)) in results.iter().zip([(0, 0), (0, 1), (1, 1)]) {
             let other = (x != y).then_some(files[y].as_path());
-            let stored = compare_files(&files[x], other, &options(batch_size), &mut no_progress).unwrap();
+            let stored = compare_files(&files[x], other, &options(batch_size), None, &mut no_progress).unwrap();
             assert_eq!((&result.info.layers_x, &result.info.layers_y), (&stored.info.layers_x, &stored.info.layers_y));
             assert_eq!((&result.info.model_x, &result.info.model_y), (&stored.info.model_x, &stored.info.model_y));
             assert_eq!(result.info.undefined, stored.info.undefined);
@@ -249,7 +249,7 @@ fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let predictions = safetensors::SafeTensors::deserialize(&predictions).unwrap();
     let kept: &[u8] = &predictions.tensor("logits").unwrap().data()[..400];
     let mut rows = crate::activations::Rows::default();
-    let activation = file.read(1, 0, 10, &mut rows).unwrap();
+    let activation = file.read(1, &(0..10).collect::<Vec<_>>(), &mut rows).unwrap();
     let Some(gramscope_cka::Values::F32(logits)) = activation.values() else { panic!("not float32") };
     for (logit, kept) in logits.iter().zip(kept.chunks(4)) {
         let kept = f32::from_le_bytes(kept.try_into().unwrap());
