@@ -83,6 +83,35 @@ fn the_block_of_a_map_is_found_and_written() {
     fails(["verify", dir.path().to_str().unwrap()], 1, &["blocks.json"]);
 }
 
+/// Of a mean of maps within networks, too; one across networks has no blocks.
+#[test]
+fn the_block_of_a_mean_map_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let maps = [("a", 2), ("b", 5)].map(|(name, seed)| map(dir.path(), name, seed));
+    let [mean, out] = ["mean", "blocks"].map(|name| path(dir.path(), name));
+    succeeds(["mean", &maps[0], &maps[1], "--out", &mean]);
+    let files = [mean.clone(), format!("{mean}/mean.npz"), format!("{mean}/mean.json")];
+    for file in files {
+        let said = succeeds(["blocks", &file, "--out", &out]);
+        assert!(said.starts_with("block of layers 3 to 8, layer03 to layer08: 50.0% of the network"), "{said}");
+        assert!(said.contains("a and others: 1 block in 12 layers"), "{said}");
+    }
+    // It may lie where another map does, which then is what the directory stands for.
+    succeeds(["mean", &maps[0], &maps[1], "--out", &maps[0]]);
+    assert!(succeeds(["blocks", &maps[0], "--out", &out]).contains("\na: 1 block"));
+
+    let across = path(dir.path(), "across");
+    let files = ["a", "b"].map(|name| path(dir.path(), &format!("{name}.safetensors")));
+    for (name, [x, y]) in [("ab", [&files[0], &files[1]]), ("ba", [&files[1], &files[0]])] {
+        let out = format!("{across}/{name}");
+        succeeds(["cka", "--activations", x, y, "--out", &out, "--batch-size", "64"]);
+    }
+    succeeds(["mean", &format!("{across}/ab"), &format!("{across}/ba"), "--out", &across]);
+    fails(["blocks", &across, "--out", &out], 1, &["mean.npz", "blocks are those of one network"]);
+    fs::write(Path::new(&mean).join("mean.npz"), "nothing").unwrap();
+    fails(["blocks", &mean, "--out", &out], 1, &["mean.npz"]);
+}
+
 /// What lies below a directory may have any name. An earlier result stays when there is none in its place.
 #[cfg(target_os = "linux")]
 #[test]

@@ -2,7 +2,7 @@
 //! tells its members apart.
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::{Backend, Processor};
@@ -41,7 +41,9 @@ pub(crate) fn train(
 /// A run with its place in the family.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
-    /// Name of its directory.
+    /// Its directory,
+    pub(crate) dir: PathBuf,
+    /// and what that is called.
     pub(crate) name: String,
     /// Where it was among the runs that it was found in.
     pub(crate) place: usize,
@@ -114,6 +116,7 @@ pub(crate) fn in_order_of(runs: &[Run]) -> Result<Vec<Member>> {
     let member = |(place, (run, variant)): (usize, (&Run, String))| {
         let config = run.config();
         Ok(Member {
+            dir: run.dir().to_owned(),
             name: run.name(),
             place,
             data: config.data.name.to_string(),
@@ -214,6 +217,7 @@ pub(crate) mod tests {
         };
         Member {
             name: name.to_owned(),
+            dir: PathBuf::from(name),
             place: 0,
             data: "builtin".to_owned(),
             settings: TrainSettings { depth, width, seed, ..TrainSettings::default() },

@@ -57,6 +57,16 @@ function legend(parent, names) {
   });
 }
 
+/** Names that stand for several of `named` say where each lies, too. */
+function distinct(named, nameOf) {
+  const count = new Map();
+  for (const one of named) count.set(nameOf(one), (count.get(nameOf(one)) ?? 0) + 1);
+  return (one) => (count.get(nameOf(one)) > 1 && one.place ? `${nameOf(one)} (${one.place})` : nameOf(one));
+}
+
+const runName = distinct(report.runs, (run) => run.name);
+const mapName = distinct(report.maps, (map) => (map.model_x === map.model_y ? map.model_x : `${map.model_x} → and ${map.model_y} ↑`));
+
 /** A chart with a title and, where it has one of its own, a legend. */
 function chart(id, title, names, traces, axes) {
   const frame = document.getElementById(id);
@@ -74,7 +84,7 @@ function findings() {
 
 function family() {
   const columns = [
-    ["run", (run) => run.name, String],
+    ["run", runName, String],
     ["test accuracy", (run) => last(run).test_accuracy, percent],
     ["training accuracy", (run) => last(run).train_accuracy, percent],
     ["depth", (run) => run.depth, String], ["width", (run) => run.width, String], ["seed", (run) => Number(run.seed), (_, run) => run.seed],
@@ -89,7 +99,7 @@ function family() {
     for (const run of runs) {
       const row = element("tr", undefined, body);
       for (const [, value, format] of columns) element("td", format(value(run), run), row);
-      row.firstChild.title = run.name;
+      row.firstChild.title = runName(run);
     }
   };
   const headings = element("tr", undefined, head);
@@ -122,7 +132,7 @@ function accuracyAgainst(id, key, other) {
     return [
       { ...shared, x: places.map(String), y: means, mode: "lines", hoverinfo: "skip" },
       { ...shared, x: runs.map((run) => String(run[key])), y: runs.map(accuracy), mode: "markers",
-        text: runs.map((run) => label(run.name)), hovertemplate: "%{text}<br>%{y:.1f}%<extra></extra>" },
+        text: runs.map((run) => label(runName(run))), hovertemplate: "%{text}<br>%{y:.1f}%<extra></extra>" },
     ];
   });
   chart(id, `Against ${key}`, names, traces, {
@@ -138,11 +148,14 @@ function curves(id, title, value, unit) {
     const look = lineStyle(architectures.indexOf(run.architecture));
     return {
       x: run.epochs.map((epoch) => epoch.epoch), y: run.epochs.map(value), line: look, marker: { color: look.color },
-      mode: run.epochs.length < 2 ? "markers" : "lines", text: run.epochs.map(() => label(run.name)),
+      mode: run.epochs.length < 2 ? "markers" : "lines", text: run.epochs.map(() => label(runName(run))),
       hovertemplate: `%{text}<br>epoch %{x}: %{y:.4~g}${unit}<extra></extra>`,
     };
   });
-  chart(id, title, [], traces, { xaxis: { title: { text: "epoch" }, tickformat: "d" }, yaxis: { ticksuffix: unit } });
+  // Of few epochs, ticks would be fractions.
+  const whole = report.runs.every((run) => run.epochs.length <= 10) ? { dtick: 1 } : {};
+  const xaxis = { title: { text: "epoch" }, tickformat: "d", ...whole };
+  chart(id, title, [], traces, { xaxis, yaxis: { ticksuffix: unit } });
 }
 
 /** The rows of the map as drawn, bottom to top: a row a layer of y, a column a layer of x; NaN where it is undefined. */
@@ -266,7 +279,7 @@ function walk(plot, event) {
 function card(map, index) {
   const card = element("div", undefined, document.querySelector(`#${map.kind} .maps`));
   card.className = "map";
-  const title = map.model_x === map.model_y ? map.model_x : `${map.model_x} → and ${map.model_y} ↑`;
+  const title = mapName(map);
   const button = element("button", title, card);
   const unknown = map.undefined ? `, ${map.undefined} undefined layers` : "";
   const batches = map.batches === 1 ? "1 batch" : `${map.batches} batches`;

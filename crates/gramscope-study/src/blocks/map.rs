@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::LEAST_LAYERS;
+use crate::mean::{self, Mean};
 use crate::pair::{self, PairResult};
-use crate::saved::Npz;
+use crate::saved::{Npz, Saved};
 use crate::{Error, Result};
 
 /// Two entries of a pair of layers, or an entry of the diagonal and 1, may differ by this much: float32 maps of other
@@ -77,11 +78,29 @@ impl WithinMap {
     }
 
     /// Reads a map: `path` is an npz file with an array `cka`, the json file beside it with the names of the layers in
-    /// `layers_x`, or a directory with a cka.npz and a cka.json. Results of `cka` are checked whole, by their checksum.
+    /// `layers_x`, a directory with a cka.npz and a cka.json, or a mean of maps within networks, likewise. Results of this program
+    /// are checked whole, by their checksum.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::File`] for one that does not hold the map of one network.
     pub fn read(path: &Path) -> Result<(Self, Origin)> {
+        match mean::directory_of(path) {
+            Some(directory) => Self::read_mean(&directory),
+            None => Self::read_map(path),
+        }
+    }
+
+    fn read_mean(directory: &Path) -> Result<(Self, Origin)> {
+        let Mean { info, mean, .. } = Mean::load(directory)?;
+        let numbers = directory.join(mean::NUMBERS);
+        let wrong = |problem: String| Error::file(&numbers, problem);
+        let (x, y) = info.models();
+        one_model(Some((&x, &y)), &info.layers_x, &info.layers_y).map_err(wrong)?;
+        let map = Self::new(info.layers_x, info.stages_x, mean).map_err(wrong)?;
+        Ok((map, Origin { numbers, model: x }))
+    }
+
+    fn read_map(path: &Path) -> Result<(Self, Origin)> {
         let (numbers, info) = pair::files(path)?;
         let wrong = |path: &Path| {
             let path = path.to_owned();

@@ -58,6 +58,17 @@ pub struct MeanInfo {
     pub versions: Versions,
 }
 
+impl MeanInfo {
+    /// What the rows and the columns are those of: names of models, the first and others where they differ.
+    pub(crate) fn models(&self) -> (String, String) {
+        let named = |of: fn(&MeanSource) -> &String| {
+            let first = self.maps.first().map(of).cloned().unwrap_or_default();
+            if self.maps.iter().all(|map| *of(map) == first) { first } else { format!("{first} and others") }
+        };
+        (named(|map| &map.model_x), named(|map| &map.model_y))
+    }
+}
+
 /// One of the maps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeanSource {
@@ -170,6 +181,16 @@ impl Saved for Mean {
     fn draw(&self, dir: &Path) -> Result<()> {
         plot::mean(self, &dir.join(PICTURE), &dir.join(VARIANCE_PICTURE))
     }
+}
+
+/// The directory of the mean that `path` stands for, as its npz or json file, or as the directory where no map is; none where it stands
+/// for no mean.
+pub(crate) fn directory_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return (path.join(MEAN).is_file() && !path.join(INFO).exists()).then(|| path.to_owned());
+    }
+    let is_one = [NUMBERS, MEAN].map(Some).contains(&path.file_name().and_then(|name| name.to_str()));
+    is_one.then(|| path.parent().map(Path::to_owned)).flatten()
 }
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {

@@ -11,7 +11,7 @@ use super::layers::{self, Group};
 use super::{cells, colour};
 use crate::Result;
 use crate::blocks::{Blocks, WithinMap};
-use crate::mean::{Mean, MeanSource};
+use crate::mean::Mean;
 use crate::pair::{PairInfo, PairResult};
 use crate::provenance::DataInfo;
 
@@ -92,11 +92,7 @@ pub(crate) fn blocks(map: &WithinMap, model: &str, found: &Blocks, path: &Path) 
 pub(crate) fn mean(mean: &Mean, path: &Path, variance_path: &Path) -> Result<()> {
     let info = &mean.info;
     let count = info.maps.len();
-    let models = |of: fn(&MeanSource) -> &String| {
-        let first = of(&info.maps[0]);
-        if info.maps.iter().all(|map| of(map) == first) { first.clone() } else { format!("{first} and others") }
-    };
-    let (model_x, model_y) = (models(|map| &map.model_x), models(|map| &map.model_y));
+    let (model_x, model_y) = info.models();
     let draw = |what: &str, values: &[f64], greatest: f64, path: &Path| {
         let picture = Picture {
             heading: format!("{what} of {count} maps of {model_x}"),

@@ -150,14 +150,16 @@ pub(super) fn classes(result: &PredictResult) -> Option<Canvas> {
         _ => 1,
     };
     let points = |class: &ClassDifference| 100.0 * (class.mean_a - class.mean_b);
-    let ends = between.classes.iter().flat_map(|class| class.interval.map(|end| 100.0 * end));
+    // Of few seeds an interval may reach beyond what two accuracies can differ by.
+    let ends_of = |class: &ClassDifference| class.interval.map(|end| (100.0 * end).clamp(-100.0, 100.0));
+    let ends = between.classes.iter().flat_map(ends_of);
     let y = round_range(ends.chain(between.classes.iter().map(points)).chain([0.0]));
     let x = -0.6..between.classes.len() as f64 - 0.4;
     let line = |colour, dashed, points| Series { colour, dashed, dots: false, joined: true, points };
     let mut series = vec![line(colour::QUALITATIVE[6], true, vec![(x.start, 0.0), (x.end, 0.0)])];
     for class in &between.classes {
         let (at, colour) = (class.class as f64, kinds[kind(class)].0);
-        series.push(line(colour, false, class.interval.map(|end| (at, 100.0 * end)).to_vec()));
+        series.push(line(colour, false, ends_of(class).map(|end| (at, end)).to_vec()));
         let points = vec![(at, points(class))];
         series.push(Series { colour, dashed: false, dots: true, joined: false, points });
     }

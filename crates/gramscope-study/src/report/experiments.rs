@@ -64,7 +64,8 @@ pub(crate) fn of_ablations(result: &AblateResult) -> String {
         listed(&stages)
     );
     let whole = result.by_stage().filter_map(<[_]>::last);
-    if let Some(worst) = whole.min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)) {
+    let worst = whole.min_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
+    if let Some(worst) = worst.filter(|worst| worst.accuracy < baseline) {
         let (stage, count, left) = (worst.stage, worst.deleted, 100.0 * worst.accuracy);
         text += &format!(" Deleting all {count} blocks of a stage costs most in stage {stage}: {left:.1}% are left.");
     }
@@ -97,5 +98,9 @@ mod tests {
         let text = of_ablations(&ablate::tests::made("run"));
         assert!(text.contains("Of 75.0%") && text.contains("the last 0, 0 and 1 blocks"), "{text}");
         assert!(text.ends_with("Deleting all 2 blocks of a stage costs most in stage 1: 12.5% are left."), "{text}");
+        // Where nothing costs anything, nothing costs most.
+        let mut result = ablate::tests::made("run");
+        result.stages.iter_mut().for_each(|entry| entry.accuracy = 0.1 + 0.01 * entry.deleted as f64);
+        assert!(of_ablations(&result).ends_with("blocks of stages 1, 2 and 3."), "{}", of_ablations(&result));
     }
 }

@@ -77,7 +77,9 @@ fn block_structure(members: &[Member], within: &[&PairResult]) -> Option<String>
         return Some(match found.len() {
             1 => format!("{name} has no block of nearly equal layers that stand out from the rest."),
             count => {
-                format!("None of the {count} networks has a block of nearly equal layers that stand out from the rest.")
+                format!(
+                    "None of {count} maps within networks has a block of nearly equal layers that stand out from the rest."
+                )
             }
         });
     };
@@ -95,8 +97,8 @@ fn block_structure(members: &[Member], within: &[&PairResult]) -> Option<String>
     );
     match found.iter().filter(|(blocks, _)| blocks.blocks.is_empty()).count() {
         0 => {}
-        1 => text += " One network has no block.",
-        without => text += &format!(" {without} of {} networks have no block.", found.len()),
+        1 => text += " One map has no block.",
+        without => text += &format!(" {without} of {} maps within networks have no block.", found.len()),
     }
     if let Some(means) = mean_scores(members, &found) {
         text += &means;
@@ -240,7 +242,7 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(text.contains(" One network has no block."), "{text}");
+        assert!(text.contains(" One map has no block."), "{text}");
         assert!(text.ends_with("from 0.10 (depth 8, width 1) to 0.50 (depth 14, width 3)."), "{text}");
         let text = block_structure(&members, &[&maps[1], &maps[2]]).expect("there are maps");
         assert!(text.ends_with("0.900."), "{text}");

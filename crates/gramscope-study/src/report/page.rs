@@ -43,6 +43,8 @@ struct Data<'a> {
 #[derive(Serialize)]
 struct RunData<'a> {
     name: &'a str,
+    /// Its directory, below that of the page.
+    place: String,
     data: &'a str,
     architecture: String,
     variant: &'a str,
@@ -112,7 +114,7 @@ pub(super) fn page(
 ) -> Result<String> {
     let data = Data {
         findings: findings(members, results.iter().map(|placed| &placed.result)),
-        runs: members.iter().map(run_data).collect(),
+        runs: members.iter().map(|member| run_data(member, dir)).collect(),
         maps: results.iter().map(|placed| map_data(placed, members, dir)).collect(),
         sections: sections(figures, dir),
         colours: colour::control_points().collect(),
@@ -151,10 +153,11 @@ fn plotly() -> &'static str {
     &sources[start..end]
 }
 
-fn run_data(member: &Member) -> RunData<'_> {
+fn run_data<'a>(member: &'a Member, dir: &Path) -> RunData<'a> {
     let settings = &member.settings;
     RunData {
         name: &member.name,
+        place: below(dir, &member.dir),
         data: &member.data,
         architecture: member.architecture(),
         variant: &member.variant,

@@ -212,7 +212,7 @@ pub(crate) struct CkaArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct BlocksArguments {
-    /// The map: its npz file, the json file beside it, or the directory that holds both
+    /// The map, or the mean of several networks' maps: its npz file, the json file beside it, or the directory that holds both
     #[arg(value_name = "CKA.npz")]
     pub(crate) map: PathBuf,
     /// Where blocks.json and blocks.png go

@@ -95,13 +95,14 @@ pub(crate) struct TrainArguments {
     /// Directory of the run; a run there that has no checkpoint yet is begun anew
     #[arg(long, value_name = "RUN")]
     pub(crate) out: PathBuf,
-    /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished
+    /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished. Data and settings are
+    /// the run's own where none are given, and must be where some are
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
-    pub(crate) data: DataArguments,
+    pub(crate) data: Option<DataArguments>,
     #[command(flatten)]
-    pub(crate) settings: SettingArguments,
+    pub(crate) settings: Option<SettingArguments>,
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
 }
@@ -122,8 +123,8 @@ pub(crate) struct SettingArguments {
     #[arg(long, value_name = "NAME", default_value = "cifar", value_parser = family)]
     pub(crate) family: Family,
     /// Depth of the network, 6m + 2: 8, 14, 20, 26, 32, 38, 44, 56, 110, 164, ...; of imagenet 3b + 32: 50, 101, ...
-    #[arg(long)]
-    pub(crate) depth: usize,
+    #[arg(long, required_unless_present = "resume")]
+    pub(crate) depth: Option<usize>,
     /// Width: the stages have 16, 32 and 64 times this many channels, imagenet's third stage 1024; fractions are allowed
     #[arg(long, default_value_t = 1.0)]
     pub(crate) width: f64,

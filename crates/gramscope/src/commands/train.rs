@@ -13,7 +13,7 @@ use crate::interrupt::Interrupt;
 
 /// Trains the network the arguments describe.
 pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
-    let config = RunConfig::new(data_config(&arguments.data)?, settings(&arguments.settings));
+    let config = config(arguments)?;
     let done = if arguments.resume { gramscope_train::finished(&config, &arguments.out)? } else { None };
     let run = match done {
         Some(run) => run,
@@ -30,6 +30,21 @@ pub(crate) fn run(arguments: &TrainArguments, interrupt: &Interrupt, console: &C
         metrics.iter().map(|epoch| epoch.seconds).sum::<f64>()
     ));
     Ok(())
+}
+
+/// What is to be trained: what the arguments describe, or, where they say that a run is to go on and nothing of it, that run.
+fn config(arguments: &TrainArguments) -> anyhow::Result<RunConfig> {
+    let TrainArguments { out, resume, data, settings, .. } = arguments;
+    if *resume && data.is_none() && settings.is_none() {
+        let run = Run::open(out).context("a run that is to go on without its settings being given (--depth)")?;
+        return Ok(run.config().clone());
+    }
+    let depth = settings.as_ref().and_then(|settings| settings.depth);
+    let (Some(settings), Some(depth)) = (settings, depth) else {
+        anyhow::bail!("--depth is missing: give the run's data and settings whole, or, with --resume, none of them");
+    };
+    let data = data.as_ref().map_or_else(|| Ok(DataConfig::default()), data_config)?;
+    Ok(RunConfig::new(data, train_settings(settings, depth)))
 }
 
 fn train(
@@ -57,11 +72,11 @@ fn data_config(arguments: &DataArguments) -> anyhow::Result<DataConfig> {
     })
 }
 
-fn settings(arguments: &SettingArguments) -> TrainSettings {
+fn train_settings(arguments: &SettingArguments, depth: usize) -> TrainSettings {
     let default = TrainSettings::default();
     TrainSettings {
         family: arguments.family,
-        depth: arguments.depth,
+        depth,
         width: arguments.width,
         residual: !arguments.no_residual,
         shake_shake: arguments.shake_shake,
