@@ -119,6 +119,37 @@ fn a_directory_that_holds_another_run_is_left_alone() {
     assert_eq!(before, contents(&run));
     succeeds(["train"].into_iter().chain(TINY).chain(["--resume", "--out", out]));
     assert_eq!(before, contents(&run), "resuming a finished run changed it");
+    // The run says itself what it is of, unless somebody says some of it.
+    assert_eq!(
+        succeeds(["train", "--resume", "--out", out]),
+        succeeds(["train"].into_iter().chain(TINY).chain(["--resume", "--out", out]))
+    );
+    for some in [&["--seed", "0"][..], &["--train-images", "8"]] {
+        fails(["train", "--resume", "--out", out].into_iter().chain(some.iter().copied()), 1, &["--depth is missing"]);
+    }
+    let none = dir.path().join("none");
+    fails(["train", "--resume", "--out", none.to_str().unwrap()], 1, &["--depth", "none is not a run directory"]);
+    fails(["train", "--out", out], 2, &["--depth"]);
+    assert_eq!(before, contents(&run));
+
+    // A line that is lost is not passed over, whatever checkpoints say.
+    let metrics = run.join("metrics.jsonl");
+    let lines = fs::read_to_string(&metrics).unwrap();
+    for rest in [&lines[..lines.find('\n').unwrap() + 1], ""] {
+        fs::write(&metrics, rest).unwrap();
+        fails(["train", "--resume", "--out", out], 1, &["metrics.jsonl", "but the last checkpoint is of epoch"]);
+        fails(["verify", out], 1, &["metrics.jsonl"]);
+    }
+}
+
+/// Nothing is begun that could not be read again.
+#[test]
+fn numbers_that_no_config_holds_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let arguments = ["--checkpoint-every", "9223372036854775808", "--out", out.to_str().unwrap()];
+    fails(["train"].into_iter().chain(TINY).chain(arguments), 1, &["cannot be written as TOML"]);
+    assert!(!out.exists() || files(&out).is_empty());
 }
 
 #[test]
@@ -171,7 +202,11 @@ fn activation_files_that_cannot_be_compared_are_explained() {
         let mut values = noise(1, 24);
         values[13] = wrong;
         write_activations(Path::new(&b), &[("first", 8, 3, noise(2, 24)), ("second", 8, 3, values)]);
-        fails(["cka", "--activations", &b, "--out", &out, "--batch-size", "4"], 1, &["second", "batch 2"]);
+        fails(
+            ["cka", "--activations", &b, "--out", &out, "--batch-size", "4"],
+            1,
+            &["second", "example 5 of the file"],
+        );
     }
 
     let whole = fs::read(&a).unwrap();

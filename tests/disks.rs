@@ -196,6 +196,36 @@ fn a_comparison_on_a_full_disk_leaves_no_result() {
     }
     succeeds(cka(&out));
     assert!(fs::read(out.join("cka.npz")).unwrap() == fs::read(elsewhere.join("cka.npz")).unwrap());
+
+    // What is there stays until another result is whole, its picture too.
+    let before = contents(&out);
+    assert_eq!(before.len(), 3, "{:?}", files(&out));
+    for kib in [0, 8, 24] {
+        disk.fill_but(kib);
+        fails(cka(&out).into_iter().chain(["--estimator".to_owned(), "biased".to_owned()]), 1, &["No space left"]);
+        assert!(contents(&out) == before, "{kib} KiB: {:?}", files(&out));
+        disk.clear();
+    }
+    succeeds(cka(&out).into_iter().chain(["--estimator".to_owned(), "biased".to_owned()]));
+    assert!(contents(&out) != before);
+}
+
+/// What a shell allows of a file's size is a limit like a disk's.
+#[cfg(unix)]
+#[test]
+fn a_file_beyond_the_limit_of_a_shell_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 8; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_gramscope")])
+        .args(run(&out))
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("File too large") && said.contains(out.to_str().unwrap()), "{said}");
+    assert_nothing_half_written(&out);
+    succeeds(run(&out));
 }
 
 #[test]

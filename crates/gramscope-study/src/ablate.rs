@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages};
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{ListFiles, Saved};
+use crate::saved::{ListFiles, Saved, Staged};
 use crate::{Error, HOST, Result, Setting, plot};
 
 /// File of the accuracies: a list with an entry for every stage and number of blocks.
@@ -226,8 +226,8 @@ impl Saved for AblateResult {
     const SEALED: &'static [&'static str] = &[FILES.rows, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        FILES.save(dir, &self.info, &self.stages)
+    fn stage(&self, dir: &Path) -> Result<Staged> {
+        FILES.stage(dir, &self.info, &self.stages)
     }
 
     fn load(dir: &Path) -> Result<Self> {

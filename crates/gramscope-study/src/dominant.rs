@@ -12,7 +12,7 @@ use crate::compare::{Feed, Limit, MemoryLimits, Model, Progress, TestImages, che
 use crate::pair::DroppedDominant;
 use crate::pcs::{EXAMPLES, components};
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{Files, Saved};
+use crate::saved::{Files, Saved, Staged};
 use crate::{Error, Fewer, Result, Setting, plot};
 
 /// File of the projections: a float64 array `projections` of \[n\], of every example on the component, in units of the activation.
@@ -247,8 +247,8 @@ impl Saved for Dominant {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        FILES.save(dir, &self.info, &[("projections", &[self.projections.len()], &self.projections)])
+    fn stage(&self, dir: &Path) -> Result<Staged> {
+        FILES.stage(dir, &self.info, &[("projections", &[self.projections.len()], &self.projections)])
     }
 
     fn load(dir: &Path) -> Result<Self> {

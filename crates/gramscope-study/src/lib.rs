@@ -32,5 +32,5 @@ pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
 
 pub use error::{Error, Fewer, Result, Setting, Within};
 pub use names::run_names;
-pub use saved::Saved;
+pub use saved::{Saved, Staged};
 pub use tree::{check_distinct, runs};

@@ -52,6 +52,22 @@ impl NewFile {
         Ok(Self { file, path: path.to_owned() })
     }
 
+    /// Begins the file that is to lie at `path` with what `write` writes, all of which is on the disk then, but for its name.
+    ///
+    /// # Errors
+    /// What `write` or the system says; no file is left.
+    pub fn written(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<Self> {
+        let mut new = Self::create(path)?;
+        let mut buffer = BufWriter::new(new.file());
+        fault::point()?;
+        write(&mut buffer)?;
+        buffer.flush()?;
+        drop(buffer);
+        fault::point()?;
+        new.file().sync_all()?;
+        Ok(new)
+    }
+
     /// What is written to.
     pub fn file(&mut self) -> &mut File {
         self.file.as_file_mut()
@@ -105,13 +121,7 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What `write` or the system says; the path holds what it held before.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
-    let mut new = NewFile::create(path)?;
-    let mut buffer = BufWriter::new(new.file());
-    fault::point()?;
-    write(&mut buffer)?;
-    buffer.flush()?;
-    drop(buffer);
-    new.finish()
+    NewFile::written(path, write)?.finish()
 }
 
 /// Makes the file at `path`; false if there is one already, which is left alone.

@@ -10,7 +10,7 @@ pub mod colour;
 pub mod data;
 pub mod digest;
 pub mod evaluate;
-pub mod positioned;
+pub mod reading;
 pub mod schedule;
 pub mod settings;
 pub mod sweep;

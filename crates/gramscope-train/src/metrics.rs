@@ -3,7 +3,7 @@
 //! A line is appended before the epoch's checkpoint is written. A run that is killed in between, or in the middle of the
 //! line, therefore has a line too many, which [`rewind`] takes away when the run is resumed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::reading;
 
 /// One epoch of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +72,18 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<EpochMetrics>> {
     }
 }
 
+/// Fails unless the `found` epochs of a file reach that of a checkpoint: a line is there before it.
+///
+/// # Errors
+/// [`Error::Metrics`].
+pub(crate) fn check_reaches(path: &Path, found: usize, epoch: usize) -> Result<()> {
+    if found >= epoch {
+        return Ok(());
+    }
+    let problem = format!("ends with epoch {found}, but the last checkpoint is of epoch {epoch}; {RESTORE}");
+    Err(Error::Metrics { path: path.to_path_buf(), problem })
+}
+
 /// Takes away every line after that of `epoch`, the torn one included.
 ///
 /// # Errors
@@ -84,11 +97,7 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
         kept.push_str(&line);
         kept.push('\n');
     }
-    let found = kept.lines().count();
-    if found < epoch {
-        let problem = format!("ends with epoch {found}, but the last checkpoint is of epoch {epoch}; {RESTORE}");
-        return Err(Error::Metrics { path: path.to_path_buf(), problem });
-    }
+    check_reaches(path, kept.lines().count(), epoch)?;
     if epoch == 0 && !path.exists() {
         return Ok(());
     }
@@ -98,7 +107,7 @@ pub(crate) fn rewind(path: &Path, epoch: usize) -> Result<()> {
 /// Whether the file is what a run leaves that has no checkpoint yet: nothing, or the first epoch's line, whole or torn.
 pub(crate) fn are_of_no_checkpoint(path: &Path) -> Result<bool> {
     const BEGINNING: &[u8] = b"{\"epoch\":";
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = reading::read(path).map_err(Error::io("read", path))?;
     let is_torn = |line: &[u8]| line.starts_with(BEGINNING) || BEGINNING.starts_with(line);
     let is_first = |line| serde_json::from_slice(line).is_ok_and(|metrics: EpochMetrics| metrics.epoch == 1);
     Ok(match bytes.strip_suffix(b"\n") {
@@ -116,7 +125,7 @@ const RESTORE: &str = "restore the file, or train into another directory";
 
 /// Each line with what it says.
 fn lines(path: &Path) -> Result<Vec<(String, EpochMetrics)>> {
-    let bytes = match fs::read(path) {
+    let bytes = match reading::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         bytes => bytes.map_err(Error::io("read", path))?,
     };
@@ -145,6 +154,8 @@ fn lines(path: &Path) -> Result<Vec<(String, EpochMetrics)>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
 

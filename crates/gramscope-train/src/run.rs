@@ -120,11 +120,14 @@ impl Run {
         metrics::read(&self.directory.metrics())
     }
 
-    /// Whether the last epoch has been trained and its predictions written, and both are as they were written.
+    /// Whether the last epoch has been trained and its predictions written, both are as they were written, and every epoch has its
+    /// line.
     pub fn is_finished(&self) -> bool {
+        let epochs = self.config.train.epochs;
         let newest = || checkpoint::newest(&self.directory.every_checkpoint()?);
-        let done = || newest().ok().flatten().is_some_and(|last| last.position.epochs == self.config.train.epochs);
-        predictions::check(&self.directory.predictions()).is_ok() && done()
+        let done = || newest().ok().flatten().is_some_and(|last| last.position.epochs == epochs);
+        let has_lines = || metrics::read_whole(&self.directory.metrics()).is_ok_and(|lines| lines.len() >= epochs);
+        has_lines() && predictions::check(&self.directory.predictions()).is_ok() && done()
     }
 
     /// What it says of the test images, in the order of the data.

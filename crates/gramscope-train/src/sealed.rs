@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic;
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
-use crate::positioned::read_exact_at;
+use crate::reading::{self, read_exact_at};
 
 /// The longest header that the format allows, in bytes.
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -111,7 +111,7 @@ pub(crate) fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &
 /// # Errors
 /// [`Error::Io`]; [`Error::Damaged`] for a file of another kind, or one that is not what was written.
 pub(crate) fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> Result<(A, SealedFile)> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = reading::open(path).map_err(Error::io("read", path))?;
     let (Seal { about, checksum }, table) = read_header(&mut file, path, kind)?;
     let file = SealedFile { file, path: path.to_owned(), table };
     if file.checksum(&about).map_err(Error::io("read", path))? != checksum {
@@ -123,7 +123,7 @@ pub(crate) fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> 
 
 /// What the file of this `kind` at `path` says it is of; its tensors are not read, and their checksum is not checked.
 pub(crate) fn describe<A: DeserializeOwned>(path: &Path, kind: &str) -> Result<A> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = reading::open(path).map_err(Error::io("read", path))?;
     let (seal, _) = read_header(&mut file, path, kind)?;
     Ok(seal.about)
 }

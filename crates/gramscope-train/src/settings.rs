@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use crate::data::{DataConfig, DataError};
 use crate::error::{Error, Result};
 use crate::nearest::{LIKELY_KEY, nearest};
+use crate::reading;
 
 /// The format of config.toml that this program writes and reads.
 pub const CONFIG_VERSION: u32 = 1;
@@ -307,7 +308,7 @@ impl RunConfig {
 
     /// Reads a config.toml.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = reading::read_to_string(path).map_err(Error::io("read", path))?;
         Self::parse(&text).map_err(|problem| Error::ConfigFile { path: path.to_path_buf(), problem })
     }
 
@@ -316,7 +317,9 @@ impl RunConfig {
     /// # Errors
     /// [`ConfigError::Unwritable`] where TOML has no way to write a value, such as a path that is not Unicode.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        toml::to_string(self).map_err(|error| ConfigError::Unwritable { problem: error.to_string() })
+        // A table says which numbers are too large for TOML, where text would be written that nobody can read.
+        let written = Table::try_from(self).and_then(|_| toml::to_string(self));
+        written.map_err(|error| ConfigError::Unwritable { problem: error.to_string() })
     }
 
     /// The first setting in which `asked` differs from this configuration, in the order of config.toml.

@@ -23,21 +23,23 @@ impl Verified {
     }
 }
 
-/// Looks at every file of the run in `dir`: its settings, the line of each epoch, the checksums of checkpoints and
-/// predictions.
+/// Looks at every file of the run in `dir`: its settings, the line of each epoch that there is a checkpoint of, the checksums
+/// of checkpoints and predictions.
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the directory of the checkpoints cannot be listed.
 pub fn verify(dir: &Path) -> Result<Vec<Verified>> {
     let directory = RunDirectory::new(dir);
-    let mut files = vec![
-        Verified::new(directory.config(), Run::open(dir)),
-        Verified::new(directory.metrics(), metrics::read_whole(&directory.metrics())),
-    ];
+    let (mut checkpoints, mut trained) = (Vec::new(), 0);
     for path in directory.every_checkpoint()?.into_iter().filter(|path| path.is_file()) {
         let outcome = checkpoint::load(&path);
-        files.push(Verified::new(path, outcome));
+        trained = outcome.as_ref().map_or(trained, |checkpoint| trained.max(checkpoint.position.epochs));
+        checkpoints.push(Verified::new(path, outcome));
     }
+    let path = directory.metrics();
+    let reaching = metrics::read_whole(&path).and_then(|epochs| metrics::check_reaches(&path, epochs.len(), trained));
+    let mut files = vec![Verified::new(directory.config(), Run::open(dir)), Verified::new(path, reaching)];
+    files.extend(checkpoints);
     let path = directory.predictions();
     if path.is_file() {
         let outcome = predictions::check(&path);

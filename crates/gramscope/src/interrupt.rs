@@ -23,6 +23,9 @@ impl Interrupt {
     /// Listens for both signals from now on; with `gracefully`, the first one only sets the flag.
     pub(crate) fn listen(gracefully: bool) -> io::Result<Self> {
         let interrupt = Self::default();
+        // A file that grows beyond what the shell allows is then an error that says so, as a full disk is.
+        #[cfg(unix)]
+        flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
         for (signal, code) in [(SIGINT, 2), (SIGTERM, 15)] {
             // The order counts: what a signal finds set is what the signal before it left.
             let ends = if gracefully { interrupt.requested.clone() } else { Arc::new(AtomicBool::new(true)) };

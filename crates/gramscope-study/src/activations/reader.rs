@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::{Activation, Format, ReadFeatures, Values};
-use gramscope_train::positioned::read_exact_at;
+use gramscope_train::reading::{self, read_exact_at};
 use half::{bf16, f16};
 use regex::Regex;
 use safetensors::Dtype;
@@ -31,11 +31,10 @@ impl ActivationFile {
     /// [`Error::Io`] where it cannot be read; [`Error::File`] for a header that lies, a dtype that is no activation's, a
     /// layer without features, layers with different numbers of examples, or no layer at all.
     pub fn open(path: &Path, pattern: Option<&Regex>) -> Result<Self> {
-        // Before it is opened: a pipe would be waited for.
         if !fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
             return Err(Error::file(path, "not a file; give a safetensors file"));
         }
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let mut file = reading::open(path).map_err(Error::io("open", path))?;
         let header = Header::read(&mut file, path)?;
         let tensors = layers::in_order(header).map_err(|problem| Error::file(path, problem))?;
         let (layers, examples) = layers::chosen(tensors, pattern)

@@ -1,15 +1,15 @@
 //! The blocks of a map as they lie on disk: blocks.json and blocks.png.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use gramscope_train::digest::hexadecimal;
+use gramscope_train::reading;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::{Blocks, Origin, WithinMap, find};
 use crate::provenance::Versions;
-use crate::saved::{InfoFile, Saved};
+use crate::saved::{InfoFile, Saved, Staged};
 use crate::{Error, Result, plot};
 
 /// File of the blocks.
@@ -83,7 +83,7 @@ impl Parameters {
 /// # Errors
 /// [`Error::Io`] where its file can no longer be read.
 pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
-    let bytes = fs::read(&origin.numbers).map_err(Error::io("read", &origin.numbers))?;
+    let bytes = reading::read(&origin.numbers).map_err(Error::io("read", &origin.numbers))?;
     let defined = map.defined();
     let undefined = (0..map.layers().len()).filter(|layer| defined.binary_search(layer).is_err());
     Ok(BlocksInfo {
@@ -106,8 +106,9 @@ pub fn measure(map: &WithinMap, origin: &Origin) -> Result<BlocksInfo> {
 /// Those of [`Saved::write`].
 pub fn write(dir: &Path, map: &WithinMap, info: &BlocksInfo) -> Result<()> {
     BlocksInfo::check(dir)?;
+    let staged = info.stage(dir)?;
     BlocksInfo::remove_pictures(dir);
-    info.save(dir)?;
+    staged.publish()?;
     plot::warn_about(plot::blocks(map, &info.source.model, &info.found, &dir.join(BLOCKS_PICTURE)));
     Ok(())
 }
@@ -117,8 +118,8 @@ impl Saved for BlocksInfo {
     const SEALED: &'static [&'static str] = &[FILE.info];
     const PICTURES: &'static [&'static str] = &[BLOCKS_PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        FILE.save(dir, self)
+    fn stage(&self, dir: &Path) -> Result<Staged> {
+        FILE.stage(dir, self)
     }
 
     fn load(dir: &Path) -> Result<Self> {

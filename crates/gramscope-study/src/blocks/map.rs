@@ -1,9 +1,9 @@
 //! The CKA map of one network: read, and checked for being one.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use gramscope_train::reading;
 use serde::Deserialize;
 
 use super::LEAST_LAYERS;
@@ -106,7 +106,7 @@ impl WithinMap {
             let path = path.to_owned();
             move |problem: String| Error::file(&path, problem)
         };
-        let text = fs::read_to_string(&info).map_err(Error::io("read the layers' names from", &info))?;
+        let text = reading::read_to_string(&info).map_err(Error::io("read the layers' names from", &info))?;
         let described: Described = serde_json::from_str(&text)
             .map_err(|reason| Error::file(&info, format!("not the description of a CKA map: {reason}")))?;
         let layers = described.layers_x;
@@ -119,7 +119,7 @@ impl WithinMap {
         let cka = if described.checksum.is_some() {
             pair::load_files(&numbers, &info)?.similarity.cka
         } else {
-            let bytes = fs::read(&numbers).map_err(Error::io("read", &numbers))?;
+            let bytes = reading::read(&numbers).map_err(Error::io("read", &numbers))?;
             Npz::open(&numbers, bytes)?.array("cka", &[layers.len(), layers.len()])?
         };
         let map = Self::new(layers, described.stages_x, cka).map_err(wrong(&numbers))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{Array, Files, Saved};
+use crate::saved::{Array, Files, Saved, Staged};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -91,10 +91,10 @@ impl Saved for CosineResult {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let shape = [self.info.layers.len(); 2];
         let arrays: [Array<'_>; 2] = [("cosine", &shape, &self.cosine), ("count", &shape, &self.count)];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {

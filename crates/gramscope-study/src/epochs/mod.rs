@@ -17,7 +17,7 @@ use crate::compare::{CompareOptions, Pairs, Progress, RunOptions, compare_runs};
 use crate::pair::PairResult;
 use crate::pcs::{PcsOptions, PcsResult, pcs_of_run};
 use crate::provenance::{DataInfo, Versions};
-use crate::saved::{Array, Files, Saved};
+use crate::saved::{Array, Files, Saved, Staged};
 use crate::{Error, Result, plot};
 
 /// File of the numbers.
@@ -171,7 +171,7 @@ impl Saved for EpochsResult {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let (epochs, layers) = (self.info.epochs.len(), self.info.layers.len());
         let (maps, rows) = ([epochs, layers, layers], [epochs, layers]);
         let vectors = [epochs, layers, self.info.component_examples];
@@ -181,7 +181,7 @@ impl Saved for EpochsResult {
             ("cosine_sq", &rows, &self.cosine_sq),
             ("first_pc", &vectors, &self.first_pc),
         ];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {

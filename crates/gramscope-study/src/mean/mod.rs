@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::pair::{self, INFO, PairInfo, PairResult};
 use crate::plot::{self, is_within};
 use crate::provenance::Versions;
-use crate::saved::{Array, Files, Saved};
+use crate::saved::{Array, Files, Saved, Staged};
 use crate::statistics::Moments;
 use crate::{Error, Result, tree};
 
@@ -52,7 +52,7 @@ pub struct MeanInfo {
     pub estimator: String,
     /// `linear` or `rbf:T`, of every map.
     pub kernel: String,
-    /// The maps, in the order in which they were named.
+    /// The maps, at least one, in the order in which they were named.
     pub maps: Vec<MeanSource>,
     /// What computed this.
     pub versions: Versions,
@@ -62,8 +62,8 @@ impl MeanInfo {
     /// What the rows and the columns are those of: names of models, the first and others where they differ.
     pub(crate) fn models(&self) -> (String, String) {
         let named = |of: fn(&MeanSource) -> &String| {
-            let first = self.maps.first().map(of).cloned().unwrap_or_default();
-            if self.maps.iter().all(|map| *of(map) == first) { first } else { format!("{first} and others") }
+            let first = of(&self.maps[0]);
+            if self.maps.iter().all(|map| of(map) == first) { first.clone() } else { format!("{first} and others") }
         };
         (named(|map| &map.model_x), named(|map| &map.model_y))
     }
@@ -158,11 +158,11 @@ impl Saved for Mean {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE, VARIANCE_PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let shape = [self.info.layers_x.len(), self.info.layers_y.len()];
         let arrays: [Array<'_>; 3] =
             [("mean", &shape, &self.mean), ("variance", &shape, &self.variance), ("count", &shape, &self.count)];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {
@@ -171,6 +171,9 @@ impl Saved for Mean {
         let mut array = |name| numbers.array(name, &shape);
         let (mean, variance, count) = (array("mean")?, array("variance")?, array("count")?);
         numbers.check()?;
+        if info.maps.is_empty() {
+            return Err(Error::file(&dir.join(MEAN), "it is the mean of no maps"));
+        }
         Ok(Self { info, mean, variance, count })
     }
 

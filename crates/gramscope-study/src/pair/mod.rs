@@ -12,7 +12,7 @@ use gramscope_cka::Similarity;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{DataInfo, Versions};
-use crate::saved::{Array, Files, Saved, positions};
+use crate::saved::{Array, Files, Saved, Staged, positions};
 use crate::{Error, Result, plot};
 
 /// File of the numbers.
@@ -165,7 +165,7 @@ impl Saved for PairResult {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let similarity = &self.similarity;
         let matrix = [similarity.layers_x, similarity.layers_y];
         let arrays: [Array<'_>; 4] = [
@@ -174,7 +174,7 @@ impl Saved for PairResult {
             ("hsic_xx", &matrix[..1], &similarity.hsic_xx),
             ("hsic_yy", &matrix[1..], &similarity.hsic_yy),
         ];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {

@@ -6,7 +6,7 @@ use gramscope_cka::ComponentSimilarity;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{Array, Files, Saved, positions};
+use crate::saved::{Array, Files, Saved, Staged, positions};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -69,7 +69,7 @@ impl Saved for PcsResult {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let found = &self.similarity;
         let (layers, n) = (found.layers, found.examples);
         let arrays: [Array<'_>; 6] = [
@@ -80,7 +80,7 @@ impl Saved for PcsResult {
             ("cka_without_first", &[layers, layers], &found.cka_without_first),
             ("first_pc", &[layers, n], &found.first_pc),
         ];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {

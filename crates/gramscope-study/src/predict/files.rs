@@ -1,16 +1,15 @@
 //! predict.npz and predict.json, with two excerpts of the latter, and the pictures.
 
-use std::fs;
 use std::path::Path;
 
+use gramscope_train::reading;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Maps, PredictResult, Predicted};
 use crate::plot::{self, warn_about};
 use crate::provenance::Versions;
-use crate::saved::{Array, Files, Saved};
+use crate::saved::{Array, Files, Saved, Staged};
 use crate::{Error, Result};
-use gramscope_train::atomic;
 
 use crate::statistics::Moments;
 
@@ -191,7 +190,7 @@ impl Saved for PredictResult {
     const EXCERPTS: &'static [&'static str] = &[ACCURACIES, CLASSES];
     const PICTURES: &'static [&'static str] = &[MAPS_PICTURE, EXAMPLES_PICTURE, CLASSES_PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let PredictResult { info, runs, groups, .. } = self;
         let (by_run, by_group) = ([runs.side, runs.side], [groups.side, groups.side]);
         let shapes = shapes(info);
@@ -208,12 +207,8 @@ impl Saved for PredictResult {
             ("half_accuracy", &shapes[1], &self.half_accuracy),
             ("class_accuracy", &shapes[2], &self.class_accuracy),
         ];
-        FILES.save(dir, info, &arrays)?;
-        for (name, text) in excerpts(info) {
-            let path = dir.join(name);
-            atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))?;
-        }
-        Ok(())
+        let staged = FILES.stage(dir, info, &arrays)?;
+        excerpts(info).into_iter().try_fold(staged, |staged, (name, text)| staged.and(&dir.join(name), text.as_bytes()))
     }
 
     fn load(dir: &Path) -> Result<Self> {
@@ -236,7 +231,7 @@ impl Saved for PredictResult {
         numbers.check()?;
         for (name, expected) in excerpts(&info) {
             let path = dir.join(name);
-            if fs::read_to_string(&path).map_err(Error::io("read", &path))? != expected {
+            if reading::read_to_string(&path).map_err(Error::io("read", &path))? != expected {
                 return Err(Error::file(&path, format!("not what {INFO} says: it was changed after it was written")));
             }
         }

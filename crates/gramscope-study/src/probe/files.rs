@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{ListFiles, Saved};
+use crate::saved::{ListFiles, Saved, Staged};
 use crate::{Error, Result, plot};
 
 /// File of the accuracies: a list with an entry a layer.
@@ -107,8 +107,8 @@ impl Saved for ProbeResult {
     const SEALED: &'static [&'static str] = &[FILES.rows, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        FILES.save(dir, &self.info, &self.layers)
+    fn stage(&self, dir: &Path) -> Result<Staged> {
+        FILES.stage(dir, &self.info, &self.layers)
     }
 
     fn load(dir: &Path) -> Result<Self> {

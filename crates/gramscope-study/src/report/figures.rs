@@ -1,6 +1,5 @@
 //! Results that the page shows as the pictures that lie beside them, a section a kind.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{of_ablations, of_probes};
@@ -15,6 +14,7 @@ use crate::probe::{self, ProbeResult};
 use crate::sparsity::{self, Sparsity};
 use crate::studies::{self, StudyInfo};
 use crate::{Error, Result, Saved};
+use gramscope_train::reading;
 
 /// The sections, in their order on the page.
 pub(super) const SECTIONS: [Section; 10] = [
@@ -103,7 +103,7 @@ fn captions<R: Shown>(dir: &Path) -> Result<Vec<Caption>> {
 
 fn figure(section: usize, caption: Caption, dir: &Path) -> Result<Figure> {
     let path = dir.join(caption.picture);
-    let picture = fs::read(&path).map_err(Error::io("read", &path))?;
+    let picture = reading::read(&path).map_err(Error::io("read", &path))?;
     if !picture.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Err(Error::file(&path, "not a PNG file"));
     }
@@ -273,6 +273,8 @@ impl Shown for AblateResult {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
     use crate::{pcs, predict};

@@ -1,16 +1,15 @@
 //! The files of the kinds of results: an npz file with its description, a list with its description, a description alone.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
-use gramscope_train::atomic;
+use gramscope_train::reading;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::npz::{Array, Npz, npz};
 use super::prepare;
 use super::sealed::Sealed;
+use super::staged::{Staged, written};
 use crate::{Error, Result};
 
 /// The two files of a kind of result.
@@ -27,18 +26,18 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Writes both files into `dir`; an earlier result there is replaced.
+    /// Writes both files into `dir`, but for their names.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or written.
-    pub(crate) fn save<I: Serialize>(self, dir: &Path, info: &I, arrays: &[Array<'_>]) -> Result<()> {
+    pub(crate) fn stage<I: Serialize>(self, dir: &Path, info: &I, arrays: &[Array<'_>]) -> Result<Staged> {
         debug_assert!(arrays.iter().map(|(name, ..)| name).eq(self.arrays));
         let path = dir.join(self.numbers);
         let bytes = npz(arrays).map_err(Error::io("write", &path))?;
-        save_both(dir, &path, &bytes, &dir.join(self.info), info)
+        stage_both(dir, &path, &bytes, &dir.join(self.info), info)
     }
 
-    /// Opens what [`Self::save`] wrote.
+    /// Opens what [`Self::stage`] wrote.
     ///
     /// # Errors
     /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result.
@@ -52,7 +51,7 @@ impl Files {
     /// As [`Self::open`].
     pub(crate) fn open_at<I: Serialize + DeserializeOwned>(self, path: &Path, info: &Path) -> Result<(I, Numbers)> {
         let sealed = Sealed::<I>::read(info, self.kind)?;
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = reading::read(path).map_err(Error::io("read", path))?;
         let intact = sealed.is_intact(&bytes);
         Ok((sealed.info, Numbers { npz: Npz::open(path, bytes)?, files: self, intact }))
     }
@@ -60,7 +59,7 @@ impl Files {
     /// Reads the description alone.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`Self::save`] wrote.
+    /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is not what [`Self::stage`] wrote.
     pub(crate) fn load_info<I: DeserializeOwned>(self, dir: &Path) -> Result<I> {
         Sealed::read(&dir.join(self.info), self.kind).map(|sealed: Sealed<I>| sealed.info)
     }
@@ -69,7 +68,7 @@ impl Files {
     pub(crate) fn are_in<I: DeserializeOwned>(self, dir: &Path) -> bool {
         let path = dir.join(self.numbers);
         let holds = |bytes| Npz::open(&path, bytes).is_ok_and(|npz| npz.holds(self.arrays));
-        let unfinished = || !dir.join(self.info).exists() && fs::read(&path).is_ok_and(holds);
+        let unfinished = || !dir.join(self.info).exists() && reading::read(&path).is_ok_and(holds);
         self.load_info::<I>(dir).is_ok() || unfinished()
     }
 }
@@ -87,17 +86,17 @@ pub(crate) struct ListFiles {
 }
 
 impl ListFiles {
-    /// Writes both files into `dir`; an earlier result there is replaced.
+    /// Writes both files into `dir`, but for their names.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or written.
-    pub(crate) fn save<I: Serialize, R: Serialize>(self, dir: &Path, info: &I, rows: &[R]) -> Result<()> {
+    pub(crate) fn stage<I: Serialize, R: Serialize>(self, dir: &Path, info: &I, rows: &[R]) -> Result<Staged> {
         let mut bytes = serde_json::to_vec_pretty(rows).expect("numbers and names in Unicode can always be written");
         bytes.push(b'\n');
-        save_both(dir, &dir.join(self.rows), &bytes, &dir.join(self.info), info)
+        stage_both(dir, &dir.join(self.rows), &bytes, &dir.join(self.info), info)
     }
 
-    /// Reads what [`Self::save`] wrote.
+    /// Reads what [`Self::stage`] wrote.
     ///
     /// # Errors
     /// [`Error::Io`] for a missing file, [`Error::File`] for one that does not hold a result, or where one of the two was
@@ -109,7 +108,7 @@ impl ListFiles {
     {
         let sealed = Sealed::<I>::read(&dir.join(self.info), self.kind)?;
         let path = dir.join(self.rows);
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = reading::read(&path).map_err(Error::io("read", &path))?;
         let rows = serde_json::from_slice(&bytes)
             .map_err(|reason| Error::file(&path, format!("not the list of {}: {reason}", self.kind)))?;
         if !sealed.is_intact(&bytes) {
@@ -121,7 +120,7 @@ impl ListFiles {
     /// Whether a result lies in `dir`, or what a process leaves of one that is killed while it saves: its rows alone.
     pub(crate) fn are_in<I: DeserializeOwned, R: DeserializeOwned>(self, dir: &Path) -> bool {
         let holds = |bytes: Vec<u8>| serde_json::from_slice::<Vec<R>>(&bytes).is_ok();
-        let unfinished = || !dir.join(self.info).exists() && fs::read(dir.join(self.rows)).is_ok_and(holds);
+        let unfinished = || !dir.join(self.info).exists() && reading::read(&dir.join(self.rows)).is_ok_and(holds);
         Sealed::<I>::read(&dir.join(self.info), self.kind).is_ok() || unfinished()
     }
 }
@@ -136,18 +135,18 @@ pub(crate) struct InfoFile {
 }
 
 impl InfoFile {
-    /// Writes it into `dir`; an earlier one is replaced.
+    /// Writes it into `dir`, but for its name.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or written.
-    pub(crate) fn save<I: Serialize>(self, dir: &Path, info: &I) -> Result<()> {
+    pub(crate) fn stage<I: Serialize>(self, dir: &Path, info: &I) -> Result<Staged> {
         let path = dir.join(self.info);
         let sealed = Sealed::new(info, &[], &path)?;
         prepare(dir)?;
-        sealed.write(&path)
+        Ok(Staged::new(vec![sealed.written(&path)?], None))
     }
 
-    /// Reads what [`Self::save`] wrote.
+    /// Reads what [`Self::stage`] wrote.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is no such description, or was changed.
@@ -161,18 +160,12 @@ impl InfoFile {
     }
 }
 
-/// Writes the numbers and their description. Without the description there is no result: a process that is stopped in
-/// between leaves none, rather than new numbers under an old description.
-fn save_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &impl Serialize) -> Result<()> {
+/// Writes the numbers and their description, but for their names.
+fn stage_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &impl Serialize) -> Result<Staged> {
     let sealed = Sealed::new(info, numbers, info_path)?;
     prepare(dir)?;
-    if let Err(reason) = fs::remove_file(info_path)
-        && reason.kind() != io::ErrorKind::NotFound
-    {
-        return Err(Error::io("replace", info_path)(reason));
-    }
-    atomic::write(path, numbers).map_err(Error::io("write", path))?;
-    sealed.write(info_path)
+    let files = vec![written(path, numbers)?, sealed.written(info_path)?];
+    Ok(Staged::new(files, Some(info_path.to_owned())))
 }
 
 /// One of the two files of the result in `dir` is not as it was written.

@@ -5,6 +5,7 @@ mod files;
 pub(crate) mod npz;
 mod place;
 mod sealed;
+mod staged;
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,6 +15,7 @@ use gramscope_train::atomic;
 
 pub(crate) use files::{Files, InfoFile, ListFiles};
 pub(crate) use npz::{Array, Npz};
+pub use staged::Staged;
 
 use crate::{Error, Result, plot};
 use place::check_place;
@@ -28,11 +30,19 @@ pub trait Saved: Sized {
     /// whole.
     const PICTURES: &'static [&'static str];
 
-    /// Writes the files that hold it into `dir`; an earlier result there is replaced.
+    /// Writes the files that hold it into `dir`, whole but for their names: an earlier result there stays until they are published.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or written, [`Error::File`] where it names a file whose name is not Unicode.
-    fn save(&self, dir: &Path) -> Result<()>;
+    fn stage(&self, dir: &Path) -> Result<Staged>;
+
+    /// Writes the files that hold it into `dir`; an earlier result there is replaced.
+    ///
+    /// # Errors
+    /// Those of [`Self::stage`].
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.stage(dir)?.publish()
+    }
 
     /// Reads what [`Self::save`] wrote.
     ///
@@ -71,17 +81,18 @@ pub trait Saved: Sized {
         check_place(dir, &[Self::SEALED, Self::EXCERPTS, Self::PICTURES].concat(), Self::is_in)
     }
 
-    /// Writes its files into `dir` and draws its pictures; an earlier result there is replaced, its pictures first: none stands beside
-    /// numbers that it does not show. A picture that cannot be drawn or removed is logged as a warning.
+    /// Writes its files into `dir` and draws its pictures; an earlier result there is replaced once the files are on the disk, its
+    /// pictures first: none stands beside numbers that it does not show. A picture that cannot be drawn or removed is logged as a warning.
     ///
     /// # Errors
     /// Those of [`Self::check`], before anything is written, and those of [`Self::save`].
     fn write(&self, dir: &Path) -> Result<()> {
         Self::check(dir)?;
+        let staged = self.stage(dir)?;
         if self.shows() {
             Self::remove_pictures(dir);
         }
-        self.save(dir)?;
+        staged.publish()?;
         plot::warn_about(self.draw(dir));
         Ok(())
     }

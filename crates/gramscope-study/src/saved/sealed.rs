@@ -1,11 +1,11 @@
 //! A description in JSON that is sealed with the numbers it describes.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use gramscope_train::atomic;
+use gramscope_train::atomic::NewFile;
 use gramscope_train::digest::hexadecimal;
+use gramscope_train::reading;
 use md5::{Digest, Md5};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,12 +35,13 @@ impl<I: Serialize> Sealed<I> {
         checksum(&self.info, numbers).is_ok_and(|checksum| checksum == self.checksum)
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    /// The file of it that is to lie at `path`.
+    pub(super) fn written(&self, path: &Path) -> Result<NewFile> {
         let write = |file: &mut dyn Write| {
             serde_json::to_writer_pretty(&mut *file, self)?;
             file.write_all(b"\n")
         };
-        atomic::write_with(path, |file| write(file)).map_err(Error::io("write", path))
+        NewFile::written(path, |file| write(file)).map_err(Error::io("write", path))
     }
 }
 
@@ -50,7 +51,7 @@ impl<I: DeserializeOwned> Sealed<I> {
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::File`] where it is none.
     pub(super) fn read(path: &Path, kind: &str) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = reading::read_to_string(path).map_err(Error::io("read", path))?;
         serde_json::from_str(&text)
             .map_err(|reason| Error::file(path, format!("not the description of {kind}: {reason}")))
     }

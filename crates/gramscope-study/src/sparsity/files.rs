@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::{ExampleSource, Versions};
-use crate::saved::{Array, Files, Saved};
+use crate::saved::{Array, Files, Saved, Staged};
 use crate::{Result, plot};
 
 /// File of the numbers.
@@ -67,13 +67,13 @@ impl Saved for Sparsity {
     const SEALED: &'static [&'static str] = &[FILES.numbers, FILES.info];
     const PICTURES: &'static [&'static str] = &[PICTURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn stage(&self, dir: &Path) -> Result<Staged> {
         let arrays: [Array<'_>; 3] = [
             ("zeros", &[self.zeros.len()], &self.zeros),
             ("dead", &[self.dead.len()], &self.dead),
             ("unit_zeros", &[self.unit_zeros.len()], &self.unit_zeros),
         ];
-        FILES.save(dir, &self.info, &arrays)
+        FILES.stage(dir, &self.info, &arrays)
     }
 
     fn load(dir: &Path) -> Result<Self> {

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
 use gramscope_train::data::DataConfig;
+use gramscope_train::reading;
 use gramscope_train::sweep::SweepEvent;
 use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub use scale::Scale;
 
 use crate::compare::{MemoryLimits, Progress};
 use crate::provenance::Versions;
-use crate::saved::{InfoFile, Saved, prepare};
+use crate::saved::{InfoFile, Saved, Staged, prepare};
 use crate::{Error, Result, Setting, family, plot, report};
 use measure::Experiment;
 use scaled::ScaledStudy;
@@ -137,8 +138,9 @@ pub fn study(
         findings: findings::findings(&runs, &measured)?,
         versions: Versions::current(),
     };
+    let staged = info.stage(dir)?;
     StudyInfo::remove_pictures(dir);
-    info.save(dir)?;
+    staged.publish()?;
     let figure = dir.join(FIGURE);
     let drawn = figure::draw(&info, &runs, &measured, &figure);
     let figure = drawn.is_ok().then_some(figure);
@@ -151,8 +153,8 @@ impl Saved for StudyInfo {
     const SEALED: &'static [&'static str] = &[FILE.info];
     const PICTURES: &'static [&'static str] = &[FIGURE];
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        FILE.save(dir, self)
+    fn stage(&self, dir: &Path) -> Result<Staged> {
+        FILE.stage(dir, self)
     }
 
     fn load(dir: &Path) -> Result<Self> {
@@ -168,7 +170,7 @@ impl Saved for StudyInfo {
 fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
     let path = dir.join(PLAN);
     let text = describe(plan, scaled)?;
-    match fs::read_to_string(&path) {
+    match reading::read_to_string(&path) {
         Ok(found) if found == text => return prepare(dir),
         Ok(_) => {
             let problem =

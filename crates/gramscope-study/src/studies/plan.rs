@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gramscope_train::data::DataConfig;
+use gramscope_train::reading;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -120,7 +121,7 @@ impl StudyPlan {
     pub fn named(name: &str) -> Result<Self> {
         let path = Path::new(name);
         if path.extension().is_some_and(|extension| extension == EXTENSION) {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            let text = reading::read_to_string(path).map_err(Error::io("read", path))?;
             let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
             return Self::parse(&stem, &text).map_err(|problem| Error::file(path, problem));
         }

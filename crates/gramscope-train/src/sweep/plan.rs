@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use crate::data::DataConfig;
 use crate::error::{Error, Result};
+use crate::reading;
 use crate::settings::{
     ConfigError, DATA_KEYS, RunConfig, TrainSettings, check_keys, check_value, parse_table, take_table, typed,
 };
@@ -28,7 +29,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::ConfigFile`] for what [`Self::parse`] finds.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = reading::read_to_string(path).map_err(Error::io("read", path))?;
         Self::parse(&text).map_err(|problem| Error::ConfigFile { path: path.to_path_buf(), problem })
     }
 
