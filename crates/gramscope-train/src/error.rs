@@ -68,8 +68,8 @@ pub enum Error {
     },
     /// The run in the directory was started with other settings.
     #[error(
-        "{} holds a run with other settings: {difference}; give the same settings, or choose another directory",
-        .dir.display()
+        "{} holds a run with other settings: {difference}; give the same settings, {}or choose another directory",
+        .dir.display(), if .difference.key == "dir" { "say in its config.toml where the data have gone, " } else { "" }
     )]
     OtherSettings {
         /// The directory.

@@ -58,7 +58,8 @@ pub(crate) enum Command {
     /// Train one network
     #[command(
         after_help = "Example:\n  gramscope train --data cifar10 --depth 20 --width 1 --seed 0 --epochs 30 --out runs/r20\n\n\
-        A run directory holds config.toml, metrics.jsonl, checkpoints/, predictions.safetensors and curves.png."
+        A run directory holds config.toml, metrics.jsonl, checkpoints/, predictions.safetensors (logits [images, classes] and labels of \
+        the test images) and curves.png."
     )]
     Train(TrainArguments),
     /// Train a whole family from a plan; resumable, skips what is done

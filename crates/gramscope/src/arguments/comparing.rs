@@ -24,8 +24,9 @@ Examples:
 Minibatch CKA is an estimate over random minibatches, so that the examples of a file are shuffled as test images are: batches of
 neighbours, in a file that is sorted by class say, give another value. Two files need the same examples in the same order.
 
-Writes cka.npz (float64 arrays cka, hsic_xy, hsic_xx, hsic_yy), cka.json and cka.png for every pair compared: straight
-into DIR where there is one pair, into DIR/A__B where there are several.";
+Writes cka.npz (float64 arrays cka and hsic_xy, rows the layers of model_x and columns those of model_y; hsic_xx and hsic_yy),
+cka.json (models, layers, how and on what; batches are those of all passes, dropped the examples that each pass leaves over) and
+cka.png for every pair compared: straight into DIR where there is one pair, into DIR/A__B where there are several.";
 
 pub(crate) const BLOCKS_HELP: &str = "\
 Example:

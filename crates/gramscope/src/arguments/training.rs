@@ -19,7 +19,7 @@ A plan is a TOML file. [data] and [train] hold what all runs share, [family] lis
 of the lists:
 
   [data]
-  name = \"builtin\"            # builtin, cifar10, cifar100 or folder (with dir)
+  name = \"builtin\"            # builtin, cifar10, cifar100 or folder (with dir, as seen from where this runs)
   [train]
   epochs = 5                  # any setting of a run: batch_size, learning_rate, fraction, residual, ...
   [family]
