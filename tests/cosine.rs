@@ -126,7 +126,11 @@ fn wrong_use_is_explained_and_leaves_nothing() {
     fails(["cosine", &run, "--memory-limit", "1M", "--out", &out], 1, &["--memory-limit", "--layers", "1.0 MiB"]);
     values[33] = f32::NAN;
     write_activations(Path::new(&file), &[("good", 8, 5, noise(2, 40)), ("bad", 8, 5, values)]);
-    fails(["cosine", "--activations", &file, "--out", &out], 1, &["bad", &file, "NaN", "batch 1", "example 7"]);
+    fails(
+        ["cosine", "--activations", &file, "--out", &out],
+        1,
+        &["bad", &file, "NaN", "batch 1", "example 7 of the file"],
+    );
     assert!(!Path::new(&out).exists());
     for wrong in [vec!["cosine", "--out", "x"], vec!["cosine", &run, "--activations", &file, "--out", "x"]] {
         assert_eq!(gramscope(&wrong).status.code(), Some(2));

@@ -41,8 +41,8 @@ impl<K> Typed<K> {
     }
 }
 
-/// Declares kernels of a family: a struct that has them, known to its module alone, and what loads it. `of an element`: it has those for
-/// one type of stored values, and the names are what they begin with.
+/// Declares kernels of a family: a struct that has them, known to its module alone, and what loads it. `of an element`: it has those
+/// for one type of stored values, and the names are what they begin with.
 macro_rules! kernels {
     ($(#[$doc:meta])* $name:ident { $($see:vis $kernel:ident: $entry:literal),* $(,)? }) => {
         $(#[$doc])*
@@ -90,8 +90,8 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    /// Loads `image` into the context of `stream` and compares the constants it was compiled with with those that launch geometry is computed from; a driver that
-    /// does not find them is not in the way, for the build takes both from one file.
+    /// Loads `image` into the context of `stream` and compares the constants it was compiled with with those that launch geometry is
+    /// computed from; a driver that does not find them is not in the way, for the build takes both from one file.
     pub(crate) fn load(stream: &Arc<CudaStream>, image: &Image, shared_bytes: u32) -> Result<Self, Error> {
         let family = image.family;
         let loading = |error| loading(family, error);

@@ -72,9 +72,9 @@ pub enum Error {
         layer: String,
         /// The batch, from 1.
         batch: usize,
-        /// The first such example of the batch, from 1,
+        /// The first such example that was met, from 1.
         example: usize,
-        /// as it is counted in this.
+        /// In what it is counted.
         within: Within,
     },
     /// What is wanted does not fit into the memory it may take.

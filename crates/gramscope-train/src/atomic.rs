@@ -28,6 +28,8 @@ const YOUNG: Duration = Duration::from_secs(10);
 pub struct NewFile {
     file: NamedTempFile,
     path: PathBuf,
+    /// Whether all of it is on the disk.
+    is_synced: bool,
 }
 
 impl NewFile {
@@ -49,7 +51,7 @@ impl NewFile {
         let file = builder.tempfile_in(parent(path))?;
         // Where the file system has no locks, nobody can lock it to remove it either.
         let _ = file.as_file().try_lock();
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file, path: path.to_owned(), is_synced: false })
     }
 
     /// Begins the file that is to lie at `path` with what `write` writes, all of which is on the disk then, but for its name.
@@ -65,11 +67,13 @@ impl NewFile {
         drop(buffer);
         fault::point()?;
         new.file().sync_all()?;
+        new.is_synced = true;
         Ok(new)
     }
 
     /// What is written to.
     pub fn file(&mut self) -> &mut File {
+        self.is_synced = false;
         self.file.as_file_mut()
     }
 
@@ -83,9 +87,11 @@ impl NewFile {
     /// # Errors
     /// What the system says; the path holds what it held before.
     pub fn finish(self) -> io::Result<()> {
-        let Self { file, path } = self;
-        fault::point()?;
-        file.as_file().sync_all()?;
+        let Self { file, path, is_synced } = self;
+        if !is_synced {
+            fault::point()?;
+            file.as_file().sync_all()?;
+        }
         fault::point()?;
         file.persist(&path)?;
         sync_directory(&path)
@@ -96,7 +102,7 @@ impl NewFile {
     /// # Errors
     /// What the system says.
     pub fn finish_new(self) -> io::Result<bool> {
-        let Self { file, path } = self;
+        let Self { file, path, .. } = self;
         fault::point()?;
         file.as_file().sync_all()?;
         fault::point()?;

@@ -149,7 +149,8 @@ pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
     }
 }
 
-/// The newest good one of the checkpoints at `paths`, those that do not exist left out; none where none exists. A damaged one is named in a warning and passed over.
+/// The newest good one of the checkpoints at `paths`, those that do not exist left out; none where none exists. A damaged one is named
+/// in a warning and passed over.
 ///
 /// # Errors
 /// What is wrong with the newest, where every one that exists is damaged.

@@ -13,6 +13,7 @@ use gramscope_cuda::{Choice, Choices};
 
 use crate::atomic;
 use crate::data::{DataError, cache};
+use crate::reading;
 
 /// The file, and what of it is known.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl KeptChoices {
     /// Reads the file anew, and returns what it has of `of`.
     fn read(&self, of: &str) -> Result<Option<Choice>, String> {
         let path = &self.path;
-        let read: BTreeMap<String, String> = match fs::read(path) {
+        let read: BTreeMap<String, String> = match reading::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(path, &error.to_string()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(failed("read", path)(error)),

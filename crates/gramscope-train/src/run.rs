@@ -123,11 +123,16 @@ impl Run {
     /// Whether the last epoch has been trained and its predictions written, both are as they were written, and every epoch has its
     /// line.
     pub fn is_finished(&self) -> bool {
+        let lines = metrics::read_whole(&self.directory.metrics());
+        lines.is_ok_and(|lines| lines.len() >= self.config.train.epochs) && self.is_trained()
+    }
+
+    /// Whether the last epoch has been trained and its predictions written, and both are as they were written.
+    pub(crate) fn is_trained(&self) -> bool {
         let epochs = self.config.train.epochs;
         let newest = || checkpoint::newest(&self.directory.every_checkpoint()?);
         let done = || newest().ok().flatten().is_some_and(|last| last.position.epochs == epochs);
-        let has_lines = || metrics::read_whole(&self.directory.metrics()).is_ok_and(|lines| lines.len() >= epochs);
-        has_lines() && predictions::check(&self.directory.predictions()).is_ok() && done()
+        predictions::check(&self.directory.predictions()).is_ok() && done()
     }
 
     /// What it says of the test images, in the order of the data.

@@ -145,9 +145,12 @@ fn read_header<A: DeserializeOwned>(file: &mut File, path: &Path, kind: &str) ->
     let seal =
         serde_json::from_str(text).map_err(|reason| unusable(format!("its description cannot be read: {reason}")))?;
     let (data_start, found) = (8 + length, file.metadata().map_err(io())?.len());
-    let expected = data_start + header.data_len() as u64;
-    if found != expected {
-        return Err(unusable(format!("it has {found} bytes, and had {expected} when it was written")));
+    match data_start.checked_add(header.data_len() as u64) {
+        Some(expected) if expected == found => {}
+        Some(expected) => {
+            return Err(unusable(format!("it has {found} bytes, and had {expected} when it was written")));
+        }
+        None => return Err(unusable("its header describes more than any file holds".to_owned())),
     }
     let tensors = header.tensors().into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
     Ok((seal, Table { tensors, data_start }))
@@ -222,6 +225,23 @@ mod tests {
         write_example(&path);
         assert_eq!(fs::read(&path).unwrap(), bytes);
         assert!(open::<(String, u32)>(&path, "other").unwrap_err().to_string().contains("other"));
+    }
+
+    /// Places of tensors are the header's to say, up to the last number there is.
+    #[test]
+    fn a_header_of_more_than_any_file_is_refused() {
+        const MOST: u64 = (1 << 61) - 1;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.safetensors");
+        let tensor = |place: u64| serde_json::json!({ "dtype": "U8", "shape": [MOST], "data_offsets": [place * MOST, (place + 1) * MOST] });
+        let mut header: serde_json::Map<_, _> = (0..8).map(|place| (format!("t{place}"), tensor(place))).collect();
+        let seal = Seal { about: ("about", 7), checksum: String::new() };
+        header.insert("__metadata__".to_owned(), serde_json::json!({ KIND: json(&seal) }));
+        let mut text = serde_json::to_vec(&header).unwrap();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        fs::write(&path, [&(text.len() as u64).to_le_bytes()[..], &text].concat()).unwrap();
+        let error = read_example(&path).unwrap_err().to_string();
+        assert!(error.contains("more than any file holds"), "{error}");
     }
 
     /// The one kind of damage that may go unnoticed changes no meaning: the white space that pads the header.

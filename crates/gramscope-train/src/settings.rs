@@ -205,9 +205,9 @@ impl TrainSettings {
             ),
             (
                 "checkpoint_every",
-                self.checkpoint_every != Some(0),
-                "0".to_owned(),
-                "must be at least 1, or be left out to keep no epoch but the last",
+                self.checkpoint_every.is_none_or(|every| (1..=u32::MAX as usize).contains(&every)),
+                self.checkpoint_every.map_or("not set".to_owned(), |every| every.to_string()),
+                "must be from 1 to 4294967295, or be left out to keep no epoch but the last",
             ),
         ];
         match checks.into_iter().find(|(_, valid, ..)| !valid) {
@@ -317,7 +317,7 @@ impl RunConfig {
     /// # Errors
     /// [`ConfigError::Unwritable`] where TOML has no way to write a value, such as a path that is not Unicode.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        // A table says which numbers are too large for TOML, where text would be written that nobody can read.
+        // A table refuses numbers that are too large for TOML, of which text would be made that cannot be read again.
         let written = Table::try_from(self).and_then(|_| toml::to_string(self));
         written.map_err(|error| ConfigError::Unwritable { problem: error.to_string() })
     }

@@ -139,7 +139,7 @@ fn initialise(network: &ResNet, settings: &TrainSettings) -> Result<()> {
     let Some(dir) = &settings.init_from else { return Ok(()) };
     let unusable = |problem: String| Error::InitialRun { dir: dir.clone(), problem };
     let run = Run::open(dir).map_err(|reason| unusable(reason.to_string()))?;
-    if !run.is_finished() {
+    if !run.is_trained() {
         return Err(Error::UnfinishedInitialRun { dir: dir.clone() });
     }
     network

@@ -272,8 +272,8 @@ impl Launcher<'_> {
         layers: &Layers<'_>,
         only: Option<&Wanting<'_>>,
     ) -> Result<LayersSplit, Error> {
-        let functions = layers.kernels(&self.device.kernels().gram);
-        let kernel = if exact { &functions.fused_exact } else { &functions.fused_fast };
+        let kernels = layers.kernels(&self.device.kernels().gram);
+        let kernel = if exact { &kernels.fused_exact } else { &kernels.fused_fast };
         let examples = layers.checked(kernel)?;
         let planned = |features, device| plan::gram_fused(layers.examples, features, device);
         let split = self
@@ -312,8 +312,8 @@ impl Launcher<'_> {
         largest: &CudaView<'_, f32>,
         only: Option<&Wanting<'_>>,
     ) -> Result<LayersSplit, Error> {
-        let functions = layers.kernels(&self.device.kernels().gram);
-        let kernel = if exact { &functions.tiled_exact } else { &functions.tiled_fast };
+        let kernels = layers.kernels(&self.device.kernels().gram);
+        let kernel = if exact { &kernels.tiled_exact } else { &kernels.tiled_fast };
         let examples = layers.checked(kernel)?;
         let shared = self.device.properties().shared_bytes;
         let planned = |features, device| plan::gram_tiled(layers.examples, features, device);

@@ -12,6 +12,7 @@ impl Program {
         self.steps.push(Step::Loss);
         let mut gradients = Gradients { program: &mut self, of: HashMap::new(), put_off: HashMap::new() };
         forward.iter().rev().for_each(|step| gradients.add_backward(step));
+        assert!(gradients.put_off.is_empty(), "a gradient was put off for a convolution that does not come");
         self
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gramscope_cka::{Activation, Format, ReadFeatures, Values};
-use gramscope_train::reading::{self, read_exact_at};
+use gramscope_train::reading::read_exact_at;
 use half::{bf16, f16};
 use regex::Regex;
 use safetensors::Dtype;
@@ -31,10 +31,11 @@ impl ActivationFile {
     /// [`Error::Io`] where it cannot be read; [`Error::File`] for a header that lies, a dtype that is no activation's, a
     /// layer without features, layers with different numbers of examples, or no layer at all.
     pub fn open(path: &Path, pattern: Option<&Regex>) -> Result<Self> {
+        // Before it is opened: a pipe would be waited for.
         if !fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
             return Err(Error::file(path, "not a file; give a safetensors file"));
         }
-        let mut file = reading::open(path).map_err(Error::io("open", path))?;
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
         let header = Header::read(&mut file, path)?;
         let tensors = layers::in_order(header).map_err(|problem| Error::file(path, problem))?;
         let (layers, examples) = layers::chosen(tensors, pattern)
@@ -142,13 +143,15 @@ impl ActivationFile {
             Error::file(&self.path, problem)
         })?;
         buffer.resize(values, T::zeroed());
-        let mut rest = bytemuck::cast_slice_mut(buffer);
-        // Those that lie one behind the other at once.
-        for together in examples.chunk_by(|example, next| example + 1 == *next) {
-            let (bytes, others) = rest.split_at_mut(together.len() * layer.features * size_of::<T>());
-            let offset = layer.offset + layer.bytes(together[0]);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(buffer);
+        let row = layer.features * size_of::<T>();
+        // In the order of the file, and those at once that lie one behind the other there and here.
+        let mut places: Vec<usize> = (0..examples.len()).collect();
+        places.sort_unstable_by_key(|&place| examples[place]);
+        for together in places.chunk_by(|&place, &next| place + 1 == next && examples[place] + 1 == examples[next]) {
+            let bytes = &mut bytes[together[0] * row..][..together.len() * row];
+            let offset = layer.offset + layer.bytes(examples[together[0]]);
             read_exact_at(&self.file, bytes, offset).map_err(Error::io("read", &self.path))?;
-            rest = others;
         }
         Ok(buffer)
     }

@@ -345,11 +345,27 @@ fn what_is_no_map_of_one_network_is_told() {
 
 /// Writes a map as another tool would, and returns the npz file.
 fn write_foreign(dir: &Path, map: &WithinMap, info: &serde_json::Value) -> std::path::PathBuf {
+    write_named(dir, "theirs", map, info)
+}
+
+fn write_named(dir: &Path, name: &str, map: &WithinMap, info: &serde_json::Value) -> std::path::PathBuf {
     let side = map.layers().len();
-    let path = dir.join("theirs.npz");
+    let path = dir.join(format!("{name}.npz"));
     fs::write(&path, npz(&[("cka", &[side, side], map.cka())]).unwrap()).unwrap();
-    fs::write(dir.join("theirs.json"), info.to_string()).unwrap();
+    fs::write(path.with_extension("json"), info.to_string()).unwrap();
     path
+}
+
+/// A map of another tool may have the name of a mean of this one.
+#[test]
+fn a_map_may_have_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = map(20, square(4..=12, 0.95, 0.3));
+    for name in ["mean", "cka", "blocks"] {
+        let path = write_named(dir.path(), name, &written, &serde_json::json!({ "layers_x": written.layers() }));
+        let (read, origin) = WithinMap::read(&path).unwrap();
+        assert_eq!((read.cka(), origin.model.as_str()), (written.cka(), name));
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::{Error, Result, Within};
 
 /// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`. Batches are those
 /// of as many `shuffled` passes, or of the files' own order, once: of a file that is sorted, by class say, these give another estimate,
-/// for minibatch CKA is one over random batches. Memory does not grow with the files: rows of one layer are read at a time, or some
-/// features of them.
+/// for minibatch CKA is one over random batches. Rows of one layer are in memory at a time, or some features of them, and of the files
+/// nothing grows with the number of examples but a shuffled order of them.
 ///
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
@@ -41,7 +41,8 @@ pub fn compare_files(
     let all_layers = || files.iter().flat_map(|file| file.layers());
     let largest = all_layers().map(|layer| layer.bytes(options.batch_size.min(examples))).max().unwrap_or(0);
     let features = all_layers().map(|layer| layer.features).max().unwrap_or(0);
-    let shares = options.needs(batches.largest(), &layers, &[(x, y)], largest, 0).within(options.memory.host)?;
+    let order = shuffled.map_or(0, |_| (examples * size_of::<usize>()) as u64);
+    let shares = options.needs(batches.largest(), &layers, &[(x, y)], largest, order).within(options.memory.host)?;
 
     let limit = options.memory.device;
     let device = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
@@ -77,12 +78,14 @@ impl Reading<'_> {
         let batches = passes.len() * self.batches.ranges.len();
         let (mut rows, mut done) = (Rows::default(), 0);
         for pass in passes {
-            let order = self.order(pass);
+            let order = self.shuffled.map(|passes| self.order(passes, pass));
             for range in &self.batches.ranges {
                 let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
                 comparison.begin_batch(range.len()).map_err(in_whole)?;
                 let (batch, total) = (comparison.batches(), batches * comparison.observations());
-                self.observe(&order[range.clone()], &mut comparison, &mut rows, &mut |subject| {
+                let examples =
+                    order.as_ref().map_or_else(|| range.clone().collect(), |order| order[range.clone()].to_vec());
+                self.observe(&examples, &mut comparison, &mut rows, &mut |subject| {
                     done += 1;
                     progress(Progress { done, total, batch: batch + 1, batches, subject });
                 })?;
@@ -92,12 +95,9 @@ impl Reading<'_> {
         Ok(comparison.finish().map_err(in_models(self.infos))?.remove(0))
     }
 
-    /// The order of the examples in a pass.
-    fn order(&self, pass: u32) -> Vec<usize> {
-        match self.shuffled {
-            None => (0..self.examples).collect(),
-            Some(ShuffledPasses { seed, .. }) => batches::shuffled(self.examples, pass, seed),
-        }
+    /// The order of the examples in one of the passes.
+    fn order(&self, ShuffledPasses { seed, .. }: ShuffledPasses, pass: u32) -> Vec<usize> {
+        batches::shuffled(self.examples, pass, seed)
     }
 
     /// Hands these examples of every layer to `comparison`, in as many rounds as it wants.
@@ -133,8 +133,9 @@ impl Reading<'_> {
         let ranges = &self.batches.ranges;
         let (pass, start) = ((batch - 1) / ranges.len(), ranges[(batch - 1) % ranges.len()].start);
         // Every pass has a number of 32 bits.
-        let order = self.order(u32::try_from(pass).unwrap_or(u32::MAX));
-        let example = order[start + example - 1] + 1;
+        let pass = u32::try_from(pass).unwrap_or(u32::MAX);
+        let place = start + example - 1;
+        let example = self.shuffled.map_or(place, |passes| self.order(passes, pass)[place]) + 1;
         Error::NonFinite { model, layer, batch, example, within: Within::File }
     }
 }

@@ -34,7 +34,7 @@ use crate::compare::{
 };
 use crate::pcs::EXAMPLES;
 use crate::provenance::{ExampleSource, Versions};
-use crate::{Fewer, Result};
+use crate::{Error, Fewer, Result, Within};
 
 /// The most examples of a batch: enough for the network to be fast.
 const MOST_EXAMPLES: usize = 64;
@@ -127,13 +127,24 @@ pub fn cosine_of_file(
         for &layer in &order {
             let activation = file.read(layer, &examples, &mut rows)?;
             let observed = cosines.observe(layer, batch, activation);
-            observed.map_err(in_layer(&subject, &model.layers[layer], batch))?;
+            let observed = observed.map_err(in_layer(&subject, &model.layers[layer], batch));
+            observed.map_err(|reason| in_file(reason, batch * size))?;
             done += 1;
             progress(Progress { done, total, batch: batch + 1, batches, subject: &model.name });
         }
     }
     let data = ExampleSource::Activations { file: path.to_owned() };
     Ok(result(model, shapes, cosines, examples, data, Versions::current()))
+}
+
+/// `reason`, an example of a batch named by its place in the file, in which the batch begins with that of number `first`, from 0.
+fn in_file(reason: Error, first: usize) -> Error {
+    match reason {
+        Error::NonFinite { model, layer, batch, example, within: Within::Batch } => {
+            Error::NonFinite { model, layer, batch, example: first + example, within: Within::File }
+        }
+        reason => reason,
+    }
 }
 
 fn result(

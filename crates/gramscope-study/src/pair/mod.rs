@@ -136,7 +136,9 @@ impl PairInfo {
         let said = |is: bool, text: &str| is.then(|| text.to_owned());
         let batch_statistics = said(self.batch_statistics, "statistics of each batch");
         let normalised = said(self.normalised_examples, "activations of length one");
-        [normalised, batch_statistics, dropped].into_iter().flatten().collect()
+        let in_order = matches!(self.data, DataInfo::Activations { shuffled: None, .. });
+        let in_order = said(in_order, "batches in the file's order");
+        [normalised, batch_statistics, dropped, in_order].into_iter().flatten().collect()
     }
 }
 

@@ -143,7 +143,7 @@ impl InfoFile {
         let path = dir.join(self.info);
         let sealed = Sealed::new(info, &[], &path)?;
         prepare(dir)?;
-        Ok(Staged::new(vec![sealed.written(&path)?], None))
+        Ok(Staged::new(Vec::new(), sealed.written(&path)?))
     }
 
     /// Reads what [`Self::stage`] wrote.
@@ -164,8 +164,7 @@ impl InfoFile {
 fn stage_both(dir: &Path, path: &Path, numbers: &[u8], info_path: &Path, info: &impl Serialize) -> Result<Staged> {
     let sealed = Sealed::new(info, numbers, info_path)?;
     prepare(dir)?;
-    let files = vec![written(path, numbers)?, sealed.written(info_path)?];
-    Ok(Staged::new(files, Some(info_path.to_owned())))
+    Ok(Staged::new(vec![written(path, numbers)?], sealed.written(info_path)?))
 }
 
 /// One of the two files of the result in `dir` is not as it was written.

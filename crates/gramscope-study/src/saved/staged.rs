@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gramscope_train::atomic::NewFile;
 
@@ -12,18 +12,18 @@ use crate::{Error, Result};
 #[derive(Debug)]
 #[must_use = "a result that is not published is lost"]
 pub struct Staged {
-    /// The numbers first.
+    /// The numbers, and what follows from the description.
     files: Vec<NewFile>,
-    /// What describes earlier numbers, if these have some.
-    description: Option<PathBuf>,
+    /// What they are of.
+    description: NewFile,
 }
 
 impl Staged {
-    pub(super) fn new(files: Vec<NewFile>, description: Option<PathBuf>) -> Self {
+    pub(super) fn new(files: Vec<NewFile>, description: NewFile) -> Self {
         Self { files, description }
     }
 
-    /// Puts a file of `contents`, to lie at `path`, behind the others.
+    /// With another file of `contents`, to lie at `path`.
     pub(crate) fn and(mut self, path: &Path, contents: &[u8]) -> Result<Self> {
         self.files.push(written(path, contents)?);
         Ok(self)
@@ -35,13 +35,14 @@ impl Staged {
     /// # Errors
     /// [`Error::Io`].
     pub fn publish(self) -> Result<()> {
-        if let Some(path) = &self.description
-            && let Err(reason) = fs::remove_file(path)
+        let Self { files, description } = self;
+        if !files.is_empty()
+            && let Err(reason) = fs::remove_file(description.path())
             && reason.kind() != io::ErrorKind::NotFound
         {
-            return Err(Error::io("replace", path)(reason));
+            return Err(Error::io("replace", description.path())(reason));
         }
-        self.files.into_iter().try_for_each(|file| {
+        files.into_iter().chain([description]).try_for_each(|file| {
             let path = file.path().to_owned();
             file.finish().map_err(Error::io("write", &path))
         })

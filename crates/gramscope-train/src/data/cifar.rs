@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::dataset::{balanced_prefix, image_bytes};
 use super::{DataConfig, DataError, Dataset, Split, cache_dir};
+use crate::reading;
 
 /// Height and width of every CIFAR image.
 pub const SIDE: usize = 32;
@@ -272,7 +273,7 @@ fn interleave(format: &Format, records: &[u8], images: &mut [u8]) {
 /// The classes' names from the file beside the records, or the official ones where there is no such file.
 fn class_names(format: &Format, dir: &Path) -> Result<Vec<String>, DataError> {
     let path = dir.join(format.names_file);
-    let text = match fs::read_to_string(&path) {
+    let text = match reading::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(format.names.iter().map(|&name| name.to_owned()).collect());

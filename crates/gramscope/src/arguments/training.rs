@@ -95,8 +95,8 @@ pub(crate) struct TrainArguments {
     /// Directory of the run; a run there that has no checkpoint yet is begun anew
     #[arg(long, value_name = "RUN")]
     pub(crate) out: PathBuf,
-    /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished. Data and settings are
-    /// the run's own where none are given, and must be where some are
+    /// Go on from the last checkpoint; starts where there is none, ends at once where the run is finished. Without any data and
+    /// settings, with those of the run that is there; given ones must be the same
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
