@@ -166,7 +166,8 @@ pub(crate) struct CkaArguments {
     /// Seed of those orders
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Take minibatches of stored activations in the file's order, once: right where that is random, and as other tools do it
+    /// Take minibatches of stored activations in the file's order, once: right where that is random, as other tools do it, and
+    /// faster where layers are narrow
     #[arg(long, conflicts_with_all = ["runs", "passes", "seed"])]
     pub(crate) in_order: bool,
     /// Use only the first N examples (of test images, class-balanced)
