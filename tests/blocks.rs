@@ -114,6 +114,8 @@ fn the_block_of_a_mean_map_is_found() {
     fails(["mean", &maps[0], &in_order, "--out", &across], 1, &["cannot be averaged", "done to the examples"]);
     fs::write(Path::new(&mean).join("mean.npz"), "nothing").unwrap();
     fails(["blocks", &mean, "--out", &out], 1, &["mean.npz"]);
+    fs::write(Path::new(&mean).join("mean.json"), "{").unwrap();
+    fails(["blocks", &mean, "--out", &out], 1, &["mean.json", "not the description of mean maps"]);
 }
 
 /// What lies below a directory may have any name. An earlier result stays when there is none in its place.

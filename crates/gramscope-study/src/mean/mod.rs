@@ -187,14 +187,14 @@ impl Saved for Mean {
 }
 
 /// The directory of the mean that `path` stands for, as its npz or json file, or as the directory where no map is; none where it stands
-/// for no mean, such as for a map of another tool that has its name.
+/// for no mean, such as for a map of another tool whose files have these names.
 pub(crate) fn directory_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return (path.join(MEAN).is_file() && !path.join(INFO).exists()).then(|| path.to_owned());
+    }
     let is_named = [NUMBERS, MEAN].map(Some).contains(&path.file_name().and_then(|name| name.to_str()));
-    let directory = match path.is_dir() {
-        true => Some(path).filter(|directory| !directory.join(INFO).exists()),
-        false => path.parent().filter(|_| is_named),
-    };
-    directory.filter(|directory| FILES.load_info::<MeanInfo>(directory).is_ok()).map(Path::to_owned)
+    let directory = path.parent().filter(|_| is_named)?;
+    FILES.load_info::<MeanInfo>(directory).is_ok().then(|| directory.to_owned())
 }
 
 fn read(path: &Path) -> Result<Vec<(PairResult, PathBuf)>> {
