@@ -64,7 +64,7 @@ fn a_file_says_which_class_each_of_its_images_is_of() {
 /// Batches of stored activations are those of the run's own images in the same passes, wherever they lie in the file: up to the
 /// order in which products of other batches of images were summed, 1e-5 as in the comparison of a run with its own pass.
 #[test]
-fn stored_activations_are_shuffled_as_images_are() {
+fn stored_activations_may_be_shuffled_as_images_are() {
     let dir = tempfile::tempdir().unwrap();
     let (run, file) = (path(dir.path(), "run"), path(dir.path(), "run.safetensors"));
     train_tiny(Path::new(&run), 0);
@@ -88,11 +88,9 @@ fn stored_activations_are_shuffled_as_images_are() {
         assert_eq!(found.info.batches, expected.info.batches);
         assert!(largest(&found, &expected) < 1e-5, "{passes:?}: {}", largest(&found, &expected));
     }
-    let once = cka("once", &of_file, &[]);
-    assert_eq!(once.similarity.cka, cka("one", &of_file, &["--passes", "1", "--seed", "0"]).similarity.cka);
-    assert!(largest(&once, &cka("in-order", &of_file, &["--in-order"])) > 1e-3);
-    fails(["cka", &run, "--in-order", "--out", "x"], 2, &["--in-order", "cannot be used with"]);
-    fails(["cka", "--activations", &file, "--in-order", "--passes", "2", "--out", "x"], 2, &["cannot be used with"]);
+    let once = cka("once", &of_file, &["--passes", "1"]);
+    assert_eq!(once.similarity.cka, cka("seed", &of_file, &["--seed", "0"]).similarity.cka);
+    assert!(largest(&once, &cka("in-order", &of_file, &[])) > 1e-3);
     let none = ["cka", "--activations", &file, "--batch-size", "8", "--passes", "0", "--out", "x"];
     fails(none, 1, &["0 passes", "--passes"]);
 }

@@ -115,7 +115,7 @@ impl Comparison {
         fs::create_dir_all(dir).unwrap();
         let (x, y, out) = (dir.join("x.safetensors"), dir.join("y.safetensors"), dir.join("cka"));
         write(&x, self.examples, &self.x);
-        let mut command = ["cka", "--in-order", "--activations", x.to_str().unwrap()].map(str::to_owned).to_vec();
+        let mut command = ["cka", "--activations", x.to_str().unwrap()].map(str::to_owned).to_vec();
         if let Some(layers) = &self.y {
             write(&y, self.examples, layers);
             command.push(y.to_str().unwrap().to_owned());

@@ -119,7 +119,8 @@ pub struct PairInfo {
 impl PairInfo {
     /// Whether the examples are images as the network was tested on, and its activations as it has them then.
     pub(crate) fn is_plain(&self) -> bool {
-        !self.is_noise() && self.variations().is_empty()
+        let changed = self.normalised_examples || self.batch_statistics || self.dropped_dominant.is_some();
+        !self.is_noise() && !changed
     }
 
     /// Whether noise was fed in the place of images.
@@ -136,9 +137,9 @@ impl PairInfo {
         let said = |is: bool, text: &str| is.then(|| text.to_owned());
         let batch_statistics = said(self.batch_statistics, "statistics of each batch");
         let normalised = said(self.normalised_examples, "activations of length one");
-        let in_order = matches!(self.data, DataInfo::Activations { shuffled: None, .. });
-        let in_order = said(in_order, "batches in the file's order");
-        [normalised, batch_statistics, dropped, in_order].into_iter().flatten().collect()
+        let shuffled = matches!(self.data, DataInfo::Activations { shuffled: Some(_), .. });
+        let shuffled = said(shuffled, "shuffled");
+        [normalised, batch_statistics, dropped, shuffled].into_iter().flatten().collect()
     }
 }
 

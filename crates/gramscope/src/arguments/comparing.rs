@@ -21,8 +21,9 @@ Examples:
   gramscope cka runs/r14 --drop-dominant 0.01 --out cka/r14-without
   gramscope cka --activations torch.safetensors jax.safetensors --passes 10 --out cka/mine
 
-Minibatch CKA is an estimate over random minibatches, so that the examples of a file are shuffled as test images are: batches of
-neighbours, in a file that is sorted by class say, give another value. Two files need the same examples in the same order.
+Minibatches of stored activations are taken in the order of the file, once. Minibatch CKA is an estimate over random minibatches:
+where that order is not random (sorted by class, say), --passes shuffles the examples, as test images are. Two files need the same
+examples in the same order.
 
 Writes cka.npz (float64 arrays cka and hsic_xy, rows the layers of model_x and columns those of model_y; hsic_xx and hsic_yy),
 cka.json (models, layers, how and on what; batches are those of all passes, dropped the examples that each pass leaves over) and
@@ -160,16 +161,13 @@ pub(crate) struct CkaArguments {
     /// Normalise with the mean and variance of each minibatch, as in training, instead of the running ones
     #[arg(long, conflicts_with = "activations")]
     pub(crate) batch_statistics: bool,
-    /// Passes over the examples, each in a fresh order [default: 10 over test images, 1 over stored activations]
+    /// Passes over the examples, each in a fresh order [default: 10 over test images, one in the file's order over stored
+    /// activations]
     #[arg(long)]
     pub(crate) passes: Option<usize>,
-    /// Seed of those orders
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Take minibatches of stored activations in the file's order, once: right where that is random, as other tools do it, and
-    /// faster where layers are narrow
-    #[arg(long, conflicts_with_all = ["runs", "passes", "seed"])]
-    pub(crate) in_order: bool,
+    /// Seed of those orders; of stored activations without --passes, of one [default: 0]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
     /// Use only the first N examples (of test images, class-balanced)
     #[arg(long, value_name = "N")]
     pub(crate) examples: Option<usize>,

@@ -17,9 +17,8 @@ use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::Console;
 use crate::{device, memory};
 
-/// Passes over test images, and over stored activations, unless told otherwise.
+/// Passes over test images unless told otherwise.
 const IMAGE_PASSES: usize = 10;
-const FILE_PASSES: usize = 1;
 
 /// Compares what the arguments name and writes a result a pair.
 pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
@@ -55,9 +54,10 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     Ok(())
 }
 
-/// How batches of stored activations are chosen.
-fn shuffled(&CkaArguments { in_order, passes, seed, .. }: &CkaArguments) -> Option<ShuffledPasses> {
-    (!in_order).then_some(ShuffledPasses { passes: passes.unwrap_or(FILE_PASSES), seed })
+/// How batches of stored activations are chosen: in the file's order unless passes or their seed are named.
+fn shuffled(&CkaArguments { passes, seed, .. }: &CkaArguments) -> Option<ShuffledPasses> {
+    let named = passes.is_some() || seed.is_some();
+    named.then(|| ShuffledPasses { passes: passes.unwrap_or(1), seed: seed.unwrap_or_default() })
 }
 
 fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -> CompareOptions {
@@ -135,7 +135,7 @@ fn compare_runs(
     let run_options = RunOptions {
         pairs,
         passes: arguments.passes.unwrap_or(IMAGE_PASSES),
-        seed: arguments.seed,
+        seed: arguments.seed.unwrap_or_default(),
         drop_dominant: arguments.drop_dominant,
         dominant_layer: arguments.dominant_layer.clone(),
         data,
