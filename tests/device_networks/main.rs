@@ -8,6 +8,7 @@ mod measuring;
 mod memory;
 mod observing;
 mod probing;
+mod resuming;
 mod runs;
 #[path = "../support/mod.rs"]
 mod support;

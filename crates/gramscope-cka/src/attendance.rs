@@ -13,6 +13,11 @@ impl Attendance {
         Self(layers.iter().map(|&layers| vec![false; layers]).collect())
     }
 
+    /// How many layers each model has.
+    pub(crate) fn layers(&self) -> Vec<usize> {
+        self.0.iter().map(Vec::len).collect()
+    }
+
     /// Begins a round.
     pub(crate) fn clear(&mut self) {
         self.0.iter_mut().for_each(|observed| observed.fill(false));

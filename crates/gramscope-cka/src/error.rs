@@ -205,6 +205,9 @@ pub enum Error {
     /// The comparison was finished before a batch had been ended.
     #[error("no batch has been observed; a similarity needs at least one")]
     NoBatches,
+    /// A comparison was to go on from the sums of another.
+    #[error("the sums to go on from are those of other layers or pairs; compare the same ones in the same order")]
+    OtherTotals,
 }
 
 impl From<gramscope_cuda::Error> for Error {

@@ -31,7 +31,8 @@
 //!
 //! Where the panel is too large for the memory there is ([`Comparison::limit_memory`]), a batch is observed in rounds, each of
 //! which holds part of the layers while the later ones pass by. And an activation whose features are too many may lie
-//! elsewhere and be read some features at a time ([`Activation::stored`]). Neither changes a bit of the results.
+//! elsewhere and be read some features at a time ([`Activation::stored`]). Neither changes a bit of the results, nor does it
+//! that a comparison ends after some of its batches, and another goes on from its sums ([`Comparison::totals`]).
 //!
 //! # Principal components
 //! [`Components`] finds every layer's first principal component, from the same Gram matrices, and compares layers by it and
@@ -72,3 +73,5 @@ pub use components::{ComponentSimilarity, Components, FirstComponent};
 pub use error::{Error, ParseOptionError};
 pub use options::{DeviceMemory, Estimator, Gram, Kernel, Memory, Options};
 pub use similarity::Similarity;
+pub use sums::LayerSum;
+pub use totals::Totals;

@@ -19,11 +19,14 @@ pub(crate) enum Row {
 }
 
 /// One layer's sums over the batches so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LayerSum {
-    unit: Option<i32>,
-    own: f64,
-    undefined: bool,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerSum {
+    /// The layer's sums, with itself and with others, are held in 2^unit; none before its first Gram matrix other than 0.
+    pub unit: Option<i32>,
+    /// HSIC with itself, in the square of the unit.
+    pub own: f64,
+    /// Whether the kernel was not defined on some batch.
+    pub undefined: bool,
 }
 
 /// By which powers of two a layer's old and new terms are to be multiplied.
@@ -39,12 +42,6 @@ impl Weight {
 }
 
 impl LayerSum {
-    /// The sum that another machine made: `own` in the square of 2^`unit`.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn from_parts(unit: i32, own: f64, undefined: bool) -> Self {
-        Self { unit: Some(unit), own, undefined }
-    }
-
     /// Adds the layer's HSIC with itself, `row.norm` times `factor`, and says what that does to its sums with others.
     pub(crate) fn add(&mut self, row: Row, factor: f64) -> Weight {
         match row {

@@ -4,19 +4,28 @@ use crate::options::Estimator;
 use crate::similarity::Similarity;
 use crate::sums::{self, LayerSum};
 
-/// The sums over all batches.
-#[derive(Debug)]
-pub(crate) struct Totals {
+/// The sums over the batches of a comparison so far: all that another needs to go on from there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Totals {
+    /// How many batches were summed.
+    pub batches: usize,
     /// Each layer's HSIC with itself, a model at a time.
-    pub(crate) layers: Vec<Vec<LayerSum>>,
+    pub layers: Vec<Vec<LayerSum>>,
     /// For each pair of models `[layers of x, layers of y]`: HSIC in the layers' units; of a model with itself, the lower
     /// triangle only.
-    pub(crate) pairs: Vec<Vec<f64>>,
+    pub pairs: Vec<Vec<f64>>,
 }
 
 impl Totals {
+    /// Whether they are sums of models with `layers[m]` layers each, of those `pairs` of models.
+    pub(crate) fn are_of(&self, layers: &[usize], pairs: &[(usize, usize)]) -> bool {
+        let entries = pairs.iter().map(|&(x, y)| layers[x] * layers[y]);
+        self.layers.iter().map(Vec::len).eq(layers.iter().copied()) && self.pairs.iter().map(Vec::len).eq(entries)
+    }
+
     /// The similarity of models `x` and `y`, whose sums are those of pair `pair`.
-    pub(crate) fn similarity(&self, pair: usize, (x, y): (usize, usize), batches: usize) -> Similarity {
+    pub(crate) fn similarity(&self, pair: usize, (x, y): (usize, usize)) -> Similarity {
+        let batches = self.batches;
         let (sums, layers) = (&self.pairs[pair], [&self.layers[x], &self.layers[y]]);
         let [layers_x, layers_y] = layers.map(Vec::len);
         let [sums_x, sums_y] = layers;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use gramscope_cka::{Activation, Comparison, Estimator, Gram, Kernel, Options, Values};
+use gramscope_cka::{Activation, Comparison, Error, Estimator, Gram, Kernel, Options, Values};
 use gramscope_reference::{Matrix, gram, hsic, largest_difference};
 use support::{Layer, compare, normals, truth};
 
@@ -162,6 +162,67 @@ fn the_product_of_panels_is_hsic_as_it_was_first_written_down() {
             assert!(error <= 1e-6, "n = {n}, ({i}, {j}): {error:e}");
         }
     }
+}
+
+/// Observes each of `batches`, layer by layer.
+fn observe_all(comparison: &mut Comparison, batches: &[Vec<Layer>]) {
+    for batch in batches {
+        let n = batch[0].examples();
+        comparison.begin_batch(n).unwrap();
+        for (index, layer) in batch.iter().enumerate() {
+            comparison.observe(0, index, Activation::new(Values::F32(&layer.values), n).unwrap()).unwrap();
+        }
+        comparison.end_batch().unwrap();
+    }
+}
+
+/// Wherever a comparison is left, and however often: over batches of other sizes and scales, of which the first has a layer that is
+/// all zero, and with it an RBF kernel that is not defined.
+#[test]
+fn a_comparison_that_goes_on_from_the_sums_of_another_ends_in_the_same_bits() {
+    let scaled = |layers: Vec<Layer>, scale: f64| layers.iter().map(|layer| map(layer, |_, v| scale * v)).collect();
+    let mut first = related(10, 7);
+    first[1] = map(&first[1], |_, _| 0.0);
+    let batches: [Vec<Layer>; 4] =
+        [first, scaled(related(11, 33), 1e-15), scaled(related(12, 33), 1e15), scaled(related(13, 7), 1.0)];
+    for options in all_options() {
+        let begin = || Comparison::new(&[3], &[(0, 0)], options).unwrap();
+        let bits = |comparison: Comparison| {
+            let found = comparison.finish().unwrap().remove(0);
+            let values = [found.cka, found.hsic_xy, found.hsic_xx, found.hsic_yy].concat();
+            (values.into_iter().map(f64::to_bits).collect::<Vec<_>>(), found.undefined_x, found.batches)
+        };
+        let mut whole = begin();
+        observe_all(&mut whole, &batches);
+        let expected = bits(whole);
+        for split in 0..=batches.len() {
+            let (mut before, mut after) = (begin(), begin());
+            observe_all(&mut before, &batches[..split]);
+            let totals = before.totals().unwrap();
+            assert_eq!((totals.batches, &before.totals().unwrap()), (split, &totals), "looking changes nothing");
+            // What it has summed itself is forgotten.
+            observe_all(&mut after, &batches[..1]);
+            after.go_on_from(totals).unwrap();
+            assert_eq!(after.batches(), split);
+            observe_all(&mut after, &batches[split..]);
+            assert_eq!(bits(after), expected, "{options:?}, after {split} batches");
+        }
+    }
+}
+
+#[test]
+fn a_comparison_does_not_go_on_from_sums_of_other_layers_or_pairs_or_within_a_batch() {
+    let begin =
+        |layers: &[usize], pairs: &[(usize, usize)]| Comparison::new(layers, pairs, Options::default()).unwrap();
+    let totals = begin(&[3, 2], &[(0, 1)]).totals().unwrap();
+    begin(&[3, 2], &[(0, 1)]).go_on_from(totals.clone()).unwrap();
+    for (layers, pairs) in [(&[2, 3], &[(0, 1)][..]), (&[3, 2], &[(0, 0)]), (&[3, 2], &[(0, 1), (1, 1)])] {
+        assert_eq!(begin(layers, pairs).go_on_from(totals.clone()), Err(Error::OtherTotals), "{layers:?}, {pairs:?}");
+    }
+    let mut open = begin(&[3, 2], &[(0, 1)]);
+    open.begin_batch(7).unwrap();
+    assert_eq!(open.totals(), Err(Error::BatchOpen { batch: 0 }));
+    assert_eq!(open.go_on_from(totals), Err(Error::BatchOpen { batch: 0 }));
 }
 
 #[test]

@@ -97,7 +97,7 @@ struct Returned {
     context: Arc<CudaContext>,
 }
 
-/// What a comparison ends in. Pair (i, j) of two models is at `i * layers_y + j`; of a model with itself, only j <= i.
+/// The sums over the batches that have ended. Pair (i, j) of two models is at `i * layers_y + j`; of a model with itself, only j <= i.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sums {
     /// Each layer's HSIC with itself, the models one after the other.
@@ -386,16 +386,34 @@ impl DeviceComparison {
         packed_length(self.examples, self.settings.biased)
     }
 
-    /// The sums over all batches. Waits for everything.
+    /// The sums over the batches that have ended, of which none is open. Waits for everything.
     ///
     /// # Errors
     /// [`Error::NonFinite`], [`Error::Driver`].
-    pub fn finish(mut self) -> Result<Sums, Error> {
+    pub fn sums(&mut self) -> Result<Sums, Error> {
         if let Some((batch, flags)) = self.flags.last()? {
             self.check(batch, &flags)?;
         }
         let pairs = self.pairs.iter().map(|pair| self.device.download(&pair.sums)).collect::<Result<_, _>>()?;
         Ok(Sums { layers: self.device.download(&self.sums)?, pairs })
+    }
+
+    /// Goes on from `sums` over so many `batches`, in the place of its own. No batch is open.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for sums of other layers or pairs, [`Error::Driver`].
+    pub fn go_on_from(&mut self, sums: &Sums, batches: usize) -> Result<(), Error> {
+        let what = "the sums to go on from";
+        if sums.pairs.len() != self.pairs.len() {
+            let (found, expected) = (format!("{} pairs", sums.pairs.len()), self.pairs.len().to_string());
+            return Err(Error::Argument { kernel: "a comparison", argument: what, found, expected });
+        }
+        self.device.copy_to(what, &sums.layers, &mut self.sums.slice_mut(..))?;
+        for (pair, values) in self.pairs.iter_mut().zip(&sums.pairs) {
+            self.device.copy_to(what, values, &mut pair.sums.slice_mut(..))?;
+        }
+        self.flags.batches = batches;
+        Ok(())
     }
 
     /// The first layer of a batch that held NaN or infinity, as an error.

@@ -228,6 +228,6 @@ impl DeviceComponents {
     /// # Errors
     /// [`Error::NonFinite`], [`Error::Driver`].
     pub fn finish(self) -> Result<[Sums; 2], Error> {
-        Ok([self.whole.finish()?, self.rest.finish()?])
+        Ok([self.whole.sums()?, self.rest.sums()?])
     }
 }

@@ -12,6 +12,7 @@ pub mod digest;
 pub mod evaluate;
 pub mod reading;
 pub mod schedule;
+pub mod sealed;
 pub mod settings;
 pub mod sweep;
 
@@ -23,7 +24,6 @@ mod metrics;
 mod nearest;
 mod predictions;
 mod run;
-mod sealed;
 mod trainer;
 mod verify;
 

@@ -26,7 +26,7 @@ const LARGEST_HEADER: u64 = 100_000_000;
 const CHECKED_AT_ONCE: usize = 1 << 20;
 
 /// A tensor of a file: name, type, shape, little-endian values.
-pub(crate) type Stored<'a> = (&'a str, Dtype, Vec<usize>, &'a [u8]);
+pub type Stored<'a> = (&'a str, Dtype, Vec<usize>, &'a [u8]);
 
 /// What lies under the metadata key.
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ struct Seal<A> {
 
 /// A file that is as it was written. Its tensors stay there until they are asked for: a wide network's take gigabytes.
 #[derive(Debug)]
-pub(crate) struct SealedFile {
+pub struct SealedFile {
     file: File,
     path: PathBuf,
     table: Table,
@@ -54,17 +54,20 @@ struct Table {
 
 impl SealedFile {
     /// Where it lies.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The tensors by name.
-    pub(crate) fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.table.tensors
     }
 
-    /// The values of `tensor`, one of [`Self::tensors`].
-    pub(crate) fn read(&self, tensor: &TensorInfo) -> io::Result<Vec<u8>> {
+    /// The values of `tensor`, one of [`Self::tensors`], little-endian.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, tensor: &TensorInfo) -> io::Result<Vec<u8>> {
         let (start, end) = tensor.data_offsets;
         let mut values = vec![0; end - start];
         read_exact_at(&self.file, &mut values, self.table.data_start + start as u64)?;
@@ -88,8 +91,11 @@ impl SealedFile {
     }
 }
 
-/// Replaces the file of this `kind` at `path`.
-pub(crate) fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &[Stored<'_>]) -> Result<()> {
+/// Replaces the file of this `kind` at `path` by one of `tensors`, no two of one name, and what they are `about`.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Damaged`] for tensors whose values are not as many as their shapes say.
+pub fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &[Stored<'_>]) -> Result<()> {
     let mut checksum = Checksum::new(about);
     let by_name: BTreeMap<&str, &Stored<'_>> = tensors.iter().map(|tensor| (tensor.0, tensor)).collect();
     for (name, dtype, shape, values) in by_name.into_values() {
@@ -110,7 +116,7 @@ pub(crate) fn write<A: Serialize>(path: &Path, kind: &str, about: &A, tensors: &
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Damaged`] for a file of another kind, or one that is not what was written.
-pub(crate) fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> Result<(A, SealedFile)> {
+pub fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> Result<(A, SealedFile)> {
     let mut file = reading::open(path).map_err(Error::io("read", path))?;
     let (Seal { about, checksum }, table) = read_header(&mut file, path, kind)?;
     let file = SealedFile { file, path: path.to_owned(), table };
@@ -122,7 +128,10 @@ pub(crate) fn open<A: Serialize + DeserializeOwned>(path: &Path, kind: &str) -> 
 }
 
 /// What the file of this `kind` at `path` says it is of; its tensors are not read, and their checksum is not checked.
-pub(crate) fn describe<A: DeserializeOwned>(path: &Path, kind: &str) -> Result<A> {
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Damaged`] for a file of another kind, or one of another length than was written.
+pub fn describe<A: DeserializeOwned>(path: &Path, kind: &str) -> Result<A> {
     let mut file = reading::open(path).map_err(Error::io("read", path))?;
     let (seal, _) = read_header(&mut file, path, kind)?;
     Ok(seal.about)

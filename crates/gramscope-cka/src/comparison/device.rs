@@ -194,12 +194,18 @@ impl OnDevice {
         Ok(self.sums.end_batch()?)
     }
 
-    /// Waits for everything and fetches the sums.
-    pub(crate) fn finish(self) -> Result<Totals, Error> {
-        let gramscope_cuda::Sums { layers, pairs } = self.sums.finish()?;
+    /// Waits for everything and fetches the sums over so many `batches`, of which none is open.
+    pub(crate) fn totals(&mut self, batches: usize) -> Result<Totals, Error> {
+        let gramscope_cuda::Sums { layers, pairs } = self.sums.sums()?;
         let mut layers = layers.into_iter().map(layer_sum);
         let layers = self.layers.iter().map(|&count| layers.by_ref().take(count).collect()).collect();
-        Ok(Totals { layers, pairs })
+        Ok(Totals { batches, layers, pairs })
+    }
+
+    /// Goes on from `totals` of the same layers and pairs.
+    pub(crate) fn go_on_from(&mut self, totals: Totals) -> Result<(), Error> {
+        let layers = totals.layers.iter().flatten().map(device_sum).collect();
+        Ok(self.sums.go_on_from(&gramscope_cuda::Sums { layers, pairs: totals.pairs }, totals.batches)?)
     }
 }
 
@@ -212,6 +218,19 @@ impl fmt::Debug for OnDevice {
 fn layer_sum(sum: gramscope_cuda::LayerSum) -> LayerSum {
     match sum.state {
         gramscope_cuda::LayerSum::EMPTY => LayerSum::default(),
-        state => LayerSum::from_parts(sum.unit, sum.own, state == gramscope_cuda::LayerSum::UNDEFINED),
+        state => {
+            let undefined = state == gramscope_cuda::LayerSum::UNDEFINED;
+            LayerSum { unit: Some(sum.unit), own: sum.own, undefined }
+        }
     }
+}
+
+/// What [`layer_sum`] made.
+fn device_sum(&LayerSum { unit, own, undefined }: &LayerSum) -> gramscope_cuda::LayerSum {
+    let state = match (unit, undefined) {
+        (_, true) => gramscope_cuda::LayerSum::UNDEFINED,
+        (None, false) => gramscope_cuda::LayerSum::EMPTY,
+        (Some(_), false) => gramscope_cuda::LayerSum::SUMMED,
+    };
+    gramscope_cuda::LayerSum { own, unit: unit.unwrap_or(0), state }
 }

@@ -117,10 +117,22 @@ impl Host {
         });
     }
 
-    pub(crate) fn finish(self) -> Totals {
+    /// The sums over so many `batches`, of which none is open.
+    pub(crate) fn totals(&self, batches: usize) -> Totals {
         Totals {
-            layers: self.models.into_iter().map(|model| model.sums).collect(),
-            pairs: self.pairs.into_iter().map(|pair| pair.sums).collect(),
+            batches,
+            layers: self.models.iter().map(|model| model.sums.clone()).collect(),
+            pairs: self.pairs.iter().map(|pair| pair.sums.clone()).collect(),
+        }
+    }
+
+    /// Goes on from `totals` of the same layers and pairs.
+    pub(crate) fn go_on_from(&mut self, totals: Totals) {
+        for (model, sums) in self.models.iter_mut().zip(totals.layers) {
+            model.sums = sums;
+        }
+        for (pair, sums) in self.pairs.iter_mut().zip(totals.pairs) {
+            pair.sums = sums;
         }
     }
 }

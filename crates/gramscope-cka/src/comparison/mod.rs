@@ -15,7 +15,7 @@ use crate::normalise;
 use crate::options::{Estimator, Memory, Options};
 use crate::rounds::Rounds;
 use crate::similarity::Similarity;
-use crate::totals::packed_length;
+use crate::totals::{Totals, packed_length};
 use host::Host;
 
 /// All layers of one or several models compared batch by batch: the front door.
@@ -101,9 +101,7 @@ impl Comparison {
     /// [`Error::BatchOpen`], [`Error::TooFewExamples`], [`Error::TooManyExamples`], [`Error::PanelLimit`],
     /// [`Error::NoMemory`], [`Error::Device`].
     pub fn begin_batch(&mut self, examples: usize) -> Result<(), Error> {
-        if self.open.is_some() {
-            return Err(Error::BatchOpen { batch: self.batches });
-        }
+        self.check_closed()?;
         let estimator = self.options.estimator;
         let minimum = estimator.minimum_examples();
         if examples < minimum {
@@ -267,20 +265,56 @@ impl Comparison {
     /// # Errors
     /// [`Error::NoBatches`]; [`Error::BatchOpen`] if a batch has not been ended; on a GPU [`Error::Device`] and, of the last
     /// batch, [`Error::NonFinite`].
-    pub fn finish(self) -> Result<Vec<Similarity>, Error> {
-        if self.open.is_some() {
-            return Err(Error::BatchOpen { batch: self.batches });
-        }
-        if self.batches == 0 {
+    pub fn finish(mut self) -> Result<Vec<Similarity>, Error> {
+        let totals = self.totals()?;
+        if totals.batches == 0 {
             return Err(Error::NoBatches);
         }
-        let totals = match self.place {
-            Place::Host(host) => host.finish(),
+        let Self { pairs, place, .. } = self;
+        // Panels, and sums that `totals` is a copy of.
+        drop(place);
+        Ok(pairs.into_iter().enumerate().map(|(index, pair)| totals.similarity(index, pair)).collect())
+    }
+
+    /// The sums over the batches that have ended, for another comparison of the same layers and pairs to go on from.
+    ///
+    /// # Errors
+    /// [`Error::BatchOpen`] if a batch has not been ended; on a GPU [`Error::Device`] and, of the last batch, [`Error::NonFinite`].
+    pub fn totals(&mut self) -> Result<Totals, Error> {
+        self.check_closed()?;
+        match &mut self.place {
+            Place::Host(host) => Ok(host.totals(self.batches)),
             #[cfg(feature = "cuda")]
-            Place::Device(device) => device.finish()?,
-        };
-        let similarity = |(index, &pair)| totals.similarity(index, pair, self.batches);
-        Ok(self.pairs.iter().enumerate().map(similarity).collect())
+            Place::Device(device) => device.totals(self.batches),
+        }
+    }
+
+    /// Goes on from `totals` ([`Self::totals`]) in the place of its own sums: the batches that follow give the same bits as if this
+    /// comparison had observed those before, too, where both are on the same kind of machine.
+    ///
+    /// # Errors
+    /// [`Error::BatchOpen`] if a batch has not been ended, [`Error::OtherTotals`] for sums of other layers or pairs; on a GPU
+    /// [`Error::Device`].
+    pub fn go_on_from(&mut self, totals: Totals) -> Result<(), Error> {
+        self.check_closed()?;
+        if !totals.are_of(&self.observed.layers(), &self.pairs) {
+            return Err(Error::OtherTotals);
+        }
+        self.batches = totals.batches;
+        match &mut self.place {
+            Place::Host(host) => host.go_on_from(totals),
+            #[cfg(feature = "cuda")]
+            Place::Device(device) => device.go_on_from(totals)?,
+        }
+        Ok(())
+    }
+
+    /// Fails where a batch has not been ended.
+    fn check_closed(&self) -> Result<(), Error> {
+        match self.open {
+            Some(_) => Err(Error::BatchOpen { batch: self.batches }),
+            None => Ok(()),
+        }
     }
 
     /// The most bytes that a comparison of batches of `examples` needs beside panels and sums, whatever the features, and what

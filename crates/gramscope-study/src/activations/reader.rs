@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use gramscope_cka::{Activation, Format, ReadFeatures, Values};
 use gramscope_train::reading::read_exact_at;
@@ -46,6 +47,17 @@ impl ActivationFile {
     /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What tells it from the file that may lie in its place another time: path, length and when it was written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn version(&self) -> Result<String> {
+        let about = self.file.metadata().map_err(Error::io("read", &self.path))?;
+        let written = about.modified().map_err(Error::io("read", &self.path))?;
+        let written = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Ok(format!("{}, {} bytes, of {written}", self.path.display(), about.len()))
     }
 
     /// The layers, first layer first; at least one.

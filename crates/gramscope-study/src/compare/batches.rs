@@ -55,6 +55,13 @@ impl Batches {
         Ok(Self { ranges, dropped })
     }
 
+    /// Those of `passes` that are not over after the first `done` batches of all, and what is left of each.
+    pub(super) fn after(&self, done: usize, passes: Range<u32>) -> impl Iterator<Item = (u32, &[Range<usize>])> {
+        let all = self.ranges.len();
+        let left = move |pass: u32| &self.ranges[done.saturating_sub(pass as usize * all).min(all)..];
+        passes.map(move |pass| (pass, left(pass))).filter(|(_, left)| !left.is_empty())
+    }
+
     /// Examples of the largest one, which comes first.
     pub(super) fn largest(&self) -> usize {
         self.ranges.first().map_or(0, Range::len)
@@ -106,6 +113,18 @@ mod tests {
         assert_eq!(cut(5, 8, true), Batches { ranges: std::iter::once(0..5).collect(), dropped: 0 });
         assert_eq!(cut(16, 8, false), cut(16, 8, true));
         assert_eq!([cut(20, 8, true).last(), cut(20, 8, false).last()], [4, 8]);
+    }
+
+    #[test]
+    fn passes_are_gone_through_from_where_they_were_left() {
+        let batches = Batches::cut(25, &options(8, false)).unwrap();
+        let all: Vec<(u32, Range<usize>)> =
+            (0..2).flat_map(|pass| batches.ranges.iter().map(move |range| (pass, range.clone()))).collect();
+        for done in 0..=8 {
+            let left =
+                batches.after(done, 0..2).flat_map(|(pass, left)| left.iter().map(move |range| (pass, range.clone())));
+            assert_eq!(left.collect::<Vec<_>>(), all[done.min(6)..], "after {done}");
+        }
     }
 
     #[test]

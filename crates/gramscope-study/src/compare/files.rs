@@ -6,6 +6,7 @@ use std::path::Path;
 
 use gramscope_cka::{Comparison, DeviceMemory, Memory, Similarity};
 
+use super::unfinished::{BatchesTaken, Keeper, Task};
 use super::{Batches, CompareOptions, ModelInfo, Progress, batches, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
 use crate::names::unused;
@@ -21,7 +22,8 @@ use crate::{Error, Result, Within};
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
 /// [`Error::Incomparable`] for files with different numbers of examples or with fewer than a batch, [`Error::NonFinite`] for
-/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little.
+/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little; [`Error::File`] where the sums of
+/// another comparison lie in the place of its own.
 pub fn compare_files(
     a: &Path,
     b: Option<&Path>,
@@ -46,12 +48,25 @@ pub fn compare_files(
 
     let limit = options.memory.device;
     let device = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
-    let comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
+    let mut comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
+    let versions = Versions::with_gpu(options.device.as_deref());
+    let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
+        Ok(Task {
+            models: files.iter().map(ActivationFile::version).collect::<Result<_>>()?,
+            layers: infos.iter().map(|info| info.layers.clone()).collect(),
+            pairs: vec![(x, y)],
+            how: options.cka.into(),
+            images: None,
+            batches: BatchesTaken::new(&batches, shuffled),
+            versions: versions.clone(),
+        })
+    });
+    keeper.take_up(&mut comparison)?;
     let pass = Reading { files: &files, infos: &infos, shuffled, examples, batches: &batches, most: shares.layer };
-    let similarity = pass.compare(passes, comparison, progress).map_err(|reason| pass.placed(reason))?;
+    let similarity = pass.compare(passes, comparison, &mut keeper, progress).map_err(|reason| pass.placed(reason))?;
+    drop(keeper);
     let path = |file: usize| files[file].path().to_owned();
     let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples, shuffled };
-    let versions = Versions::with_gpu(options.device.as_deref());
     Ok(result(&infos[x], &infos[y], similarity, &batches, options, data, versions))
 }
 
@@ -68,21 +83,23 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// What comes of handing all batches of these passes to `comparison`.
+    /// What comes of handing all batches of these passes to `comparison`, but for those that it has.
     fn compare(
         &self,
         passes: Range<u32>,
         mut comparison: Comparison,
+        keeper: &mut Keeper<'_>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Similarity> {
         let batches = passes.len() * self.batches.ranges.len();
-        let (mut rows, mut done) = (Rows::default(), 0);
-        for pass in passes {
+        let mut rows = Rows::default();
+        for (pass, ranges) in self.batches.after(comparison.batches(), passes) {
             let order = self.shuffled.map(|passes| self.order(passes, pass));
-            for range in &self.batches.ranges {
+            for range in ranges {
                 let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
                 comparison.begin_batch(range.len()).map_err(in_whole)?;
-                let (batch, total) = (comparison.batches(), batches * comparison.observations());
+                let (batch, of_batch) = (comparison.batches(), comparison.observations());
+                let (mut done, total) = (batch * of_batch, batches * of_batch);
                 let examples =
                     order.as_ref().map_or_else(|| range.clone().collect(), |order| order[range.clone()].to_vec());
                 self.observe(&examples, &mut comparison, &mut rows, &mut |subject| {
@@ -90,6 +107,7 @@ impl Reading<'_> {
                     progress(Progress { done, total, batch: batch + 1, batches, subject });
                 })?;
                 comparison.end_batch().map_err(in_models(self.infos))?;
+                keeper.batch_ended(&mut comparison, in_models(self.infos))?;
             }
         }
         Ok(comparison.finish().map_err(in_models(self.infos))?.remove(0))

@@ -6,6 +6,8 @@ use gramscope_nn::ResNet;
 use gramscope_nn::random::{Philox, Stream};
 use gramscope_train::Run;
 use gramscope_train::data::{self, DataConfig, DataError, Dataset, Split};
+use gramscope_train::digest::hexadecimal;
+use md5::{Digest, Md5};
 
 use crate::provenance::{DataInfo, ExampleSource};
 use crate::{Error, Result, Setting};
@@ -119,6 +121,13 @@ impl TestImages {
     /// Height and width of every image, in pixels.
     pub(crate) fn side(&self) -> usize {
         self.dataset.image_side
+    }
+
+    /// A digest of those of these `places`, in this order, and of their size.
+    pub(crate) fn digest(&self, places: &[usize]) -> String {
+        let mut digest = Md5::new_with_prefix(format!("{} {places:?}", self.side()));
+        digest.update(self.split().pixels());
+        hexadecimal(digest)
     }
 
     /// Their classes' names.

@@ -14,6 +14,7 @@ mod memory;
 mod model;
 mod pass;
 mod runs;
+mod unfinished;
 
 use std::io;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) use memory::{BatchNeeds, Needs, check_memory, forward_bytes};
 pub(crate) use model::{Model, with_view};
 pub(crate) use pass::Pass;
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
+pub use unfinished::Unfinished;
 
 use crate::activations::ActivationFile;
 use crate::pair::{PairInfo, PairResult, Undefined};
@@ -54,6 +56,9 @@ pub struct CompareOptions {
     pub device: Option<Arc<Device>>,
     /// The memory that may be taken.
     pub memory: MemoryLimits,
+    /// Where sums lie while the comparison is at work, from which the same one goes on; nowhere where that is not asked for. They are
+    /// to be removed once the results are written.
+    pub unfinished: Option<Unfinished>,
 }
 
 impl CompareOptions {
@@ -98,6 +103,7 @@ impl Default for CompareOptions {
             layers: None,
             device: None,
             memory: MemoryLimits::default(),
+            unfinished: None,
         }
     }
 }

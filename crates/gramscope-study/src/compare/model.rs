@@ -12,6 +12,8 @@ use gramscope_nn::device::DeviceNetwork;
 use gramscope_nn::device::Observed;
 use gramscope_nn::{Output, Processor, ResNet, threads};
 use gramscope_train::Run;
+use gramscope_train::digest::hexadecimal;
+use md5::{Digest, Md5};
 use regex::Regex;
 
 use super::{Batch, ModelInfo, TestImages, in_layer};
@@ -131,6 +133,17 @@ impl Model {
     /// The values of the largest layer's output for one image.
     pub(crate) fn largest_output(&self) -> usize {
         self.network.layers().iter().map(|layer| layer.shape.iter().product()).max().unwrap_or(0)
+    }
+
+    /// A digest of all that its activations depend on beside the images.
+    pub(super) fn digest(&self) -> Result<String> {
+        let about = format!("{:?} {}", self.network.config(), self.info.batch_statistics);
+        let mut digest = Md5::new_with_prefix(about);
+        for (name, tensor) in self.network.state() {
+            digest.update(name);
+            digest.update(bytemuck::cast_slice(&tensor.flatten_all()?.to_vec1::<f32>()?));
+        }
+        Ok(hexadecimal(digest))
     }
 
     /// The bytes of its parameters and running statistics.

@@ -9,6 +9,7 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
+use super::unfinished::{BatchesTaken, Keeper, Task};
 use super::{
     Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, batches, forward_bytes, in_models, in_whole,
     result,
@@ -17,7 +18,7 @@ use crate::family;
 use crate::names::run_names;
 use crate::pair::{DroppedDominant, PairResult};
 use crate::pcs::EXAMPLES;
-use crate::provenance::Versions;
+use crate::provenance::{ShuffledPasses, Versions};
 use crate::{Error, Result, Setting};
 
 /// Which pairs of runs are compared.
@@ -132,7 +133,8 @@ impl Default for RunOptions {
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
 /// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little;
-/// [`Error::Interrupted`] once `stop` is set; and what reading a run or its data may say.
+/// [`Error::Interrupted`] once `stop` is set; [`Error::File`] where the sums of another comparison lie in the place of its own; and
+/// what reading a run or its data may say.
 pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
@@ -153,25 +155,40 @@ pub fn compare_runs(
         models.iter().for_each(Model::hand_out_together);
     }
     let (feed, mut comparison) = begin(options, &pairs, &batches, &data, &models)?;
+    let versions = Versions::on(processor);
+    let shuffled = ShuffledPasses { passes: run_options.passes, seed: run_options.seed };
+    let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
+        Ok(Task {
+            models: models.iter().map(Model::digest).collect::<Result<_>>()?,
+            layers: models.iter().map(|model| model.info.layers.clone()).collect(),
+            pairs: pairs.clone(),
+            how: options.cka.into(),
+            images: Some(data.digest(&kept)),
+            batches: BatchesTaken::new(&batches, Some(shuffled)),
+            versions: versions.clone(),
+        })
+    });
+    keeper.take_up(&mut comparison)?;
     let all_batches = run_options.passes * batches.ranges.len();
     let mut turns = Turns { models: &models, last: None, all_batches, done: 0, stop };
-    for pass in passes {
+    for (pass, ranges) in batches.after(comparison.batches(), passes) {
         let order = batches::shuffled(kept.len(), pass, run_options.seed);
         let order: Vec<usize> = order.into_iter().map(|place| kept[place]).collect();
         let order = feed.in_order(&order)?;
-        for range in &batches.ranges {
+        for range in ranges {
             let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
             let images = feed.batch_of(&order, range.clone())?;
             turns.observe(&images, range.len(), &mut comparison, progress)?;
+            keeper.batch_ended(&mut comparison, in_models(models.iter().map(|model| &model.info)))?;
         }
     }
+    drop(keeper);
 
     let similarities = comparison.finish().map_err(in_models(models.iter().map(|model| &model.info)))?;
     let info = data.info(run_options.passes, run_options.seed);
     let results = pairs.iter().zip(similarities).map(|(&(x, y), similarity)| {
         let (x, y) = (&models[x], &models[y]);
-        let (data, versions) = (info.clone(), Versions::on(processor));
-        let mut result = result(&x.info, &y.info, similarity, &batches, options, data, versions);
+        let mut result = result(&x.info, &y.info, similarity, &batches, options, info.clone(), versions.clone());
         result.info.dropped_dominant = dropped.clone();
         result
     });
@@ -231,7 +248,7 @@ struct Turns<'a> {
     last: Option<usize>,
     /// Of all passes.
     all_batches: usize,
-    /// Activations that were observed.
+    /// Activations that were observed, or had been before.
     done: usize,
     stop: &'a AtomicBool,
 }
@@ -246,6 +263,7 @@ impl Turns<'_> {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
         comparison.begin_batch(examples).map_err(in_whole)?;
+        self.done = comparison.batches() * comparison.observations();
         loop {
             for index in 0..self.models.len() {
                 self.observe_model(index, images, comparison, progress)?;

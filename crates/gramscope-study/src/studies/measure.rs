@@ -10,7 +10,7 @@ use super::plan::{Measures, ProbeMeasure};
 use super::{Scale, StudyEvent};
 use crate::ablate::{self, AblateOptions, AblateResult};
 use crate::blocks::{self, BlocksInfo, WithinMap};
-use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, compare_runs};
+use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, Unfinished, compare_runs};
 use crate::epochs::{self, EpochsResult};
 use crate::mean;
 use crate::pair::{self, PairResult};
@@ -107,7 +107,8 @@ impl Experiment<'_> {
         if let Some(found) = directories.iter().map(|dir| whole(dir)).collect() {
             return Ok(found);
         }
-        let options = self.options();
+        let unfinished = Unfinished::within(&self.maps());
+        let options = CompareOptions { unfinished: Some(unfinished.clone()), ..self.options() };
         let run_options = RunOptions { pairs: pairs.clone(), passes: self.passes, ..RunOptions::default() };
         let maps = compare_runs(self.runs, &options, &run_options, self.processor, self.stop, &mut |progress| {
             (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
@@ -115,6 +116,7 @@ impl Experiment<'_> {
         for (map, directory) in maps.iter().zip(&directories) {
             map.write(directory)?;
         }
+        unfinished.remove()?;
         Ok(maps)
     }
 
@@ -124,8 +126,12 @@ impl Experiment<'_> {
         CompareOptions { batch_size: BATCH.min(images), memory: self.memory, ..CompareOptions::default() }
     }
 
+    fn maps(&self) -> PathBuf {
+        self.dir.join("cka")
+    }
+
     fn place(&self, x: &str, y: &str) -> PathBuf {
-        self.dir.join("cka").join(format!("{x}__{y}"))
+        self.maps().join(format!("{x}__{y}"))
     }
 
     fn picture_of(&self, map: &PairResult) -> PathBuf {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::Options;
 use gramscope_nn::Processor;
-use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
+use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions, Unfinished};
 use gramscope_study::pair::PairResult;
 use gramscope_study::provenance::ShuffledPasses;
 use gramscope_study::{Saved, mean, pair};
@@ -31,7 +31,8 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         [] => device::gpu(arguments.machine.device.device, console)?,
         _ => processor.gpu().cloned(),
     };
-    let options = options(arguments, gpu);
+    let unfinished = Unfinished::within(&arguments.out);
+    let options = options(arguments, gpu, &unfinished);
     let runs = super::opened(&arguments.runs, arguments.batch_statistics)?;
     let pairs = pairs(arguments.pairs);
     check_place(arguments, &runs, &pairs)?;
@@ -45,6 +46,7 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
         }
     })?;
     let directories = pair::write_all(&arguments.out, &results)?;
+    unfinished.remove()?;
     for (result, dir) in results.iter().zip(&directories) {
         report(result, dir, console);
     }
@@ -60,7 +62,11 @@ fn shuffled(&CkaArguments { passes, seed, .. }: &CkaArguments) -> Option<Shuffle
     named.then(|| ShuffledPasses { passes: passes.unwrap_or(1), seed: seed.unwrap_or_default() })
 }
 
-fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -> CompareOptions {
+fn options(
+    arguments: &CkaArguments,
+    gpu: Option<Arc<gramscope_cuda::Device>>,
+    unfinished: &Unfinished,
+) -> CompareOptions {
     CompareOptions {
         cka: Options {
             estimator: arguments.estimator,
@@ -74,6 +80,7 @@ fn options(arguments: &CkaArguments, gpu: Option<Arc<gramscope_cuda::Device>>) -
         layers: arguments.layers.clone(),
         memory: memory::limits(arguments.machine.memory.memory_limit, gpu.is_some()),
         device: gpu,
+        unfinished: Some(unfinished.clone()),
     }
 }
 

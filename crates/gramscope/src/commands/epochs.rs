@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::Options;
 use gramscope_study::Saved;
-use gramscope_study::compare::{CompareOptions, RunOptions};
+use gramscope_study::compare::{CompareOptions, RunOptions, Unfinished};
 use gramscope_study::epochs::{self, EpochsResult};
 
 use super::{opened, other_data, placed, with_bar};
@@ -32,10 +32,13 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
     };
     for (run, dir) in &runs {
         let stop = AtomicBool::new(false);
+        let unfinished = Unfinished::within(dir);
+        let options = CompareOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
         let result = with_bar(console, "comparing", |progress| {
             epochs::over_epochs(run, &options, &run_options, &processor, &stop, progress)
         })?;
         result.write(dir)?;
+        unfinished.remove()?;
         let info = &result.info;
         console.result(&format!(
             "{}: {} layers after each of {} epochs against the end -> {}",

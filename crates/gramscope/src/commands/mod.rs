@@ -23,6 +23,7 @@ pub(crate) mod train;
 mod training_progress;
 pub(crate) mod verify;
 
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -30,6 +31,7 @@ use gramscope_study::compare::Progress;
 use gramscope_study::run_names;
 use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
+use serde_json::json;
 
 use crate::arguments::RunsArguments;
 use crate::console::{self, Console, Unit};
@@ -37,7 +39,15 @@ use crate::console::{self, Console, Unit};
 /// What `work`, a pass over examples, comes to; a bar shows `what` it does.
 fn with_bar<R>(console: &Console, what: &str, work: impl FnOnce(&mut dyn FnMut(Progress<'_>)) -> R) -> R {
     let mut bar = console.progress(Unit::Passes, 0);
-    work(&mut |progress| show_progress(&mut bar, what, progress))
+    let mut last = 0;
+    work(&mut |progress| {
+        let Progress { batch, batches, .. } = progress;
+        if batch > mem::replace(&mut last, batch) + 1 {
+            let text = format!("{what} goes on with batch {batch} of {batches}");
+            console.note("resumed", &text, json!({ "what": what, "batch": batch, "batches": batches }));
+        }
+        show_progress(&mut bar, what, progress);
+    })
 }
 
 /// Moves the bar of a pass over examples.

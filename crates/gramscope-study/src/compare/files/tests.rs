@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gramscope_cka::{Estimator, Gram, Kernel, Options};
 use gramscope_nn::random::{Philox, Stream};
@@ -10,7 +12,7 @@ use serde_json::json;
 
 use super::*;
 use crate::activations::tests::{Layer, write_layers};
-use crate::compare::MemoryLimits;
+use crate::compare::{MemoryLimits, Unfinished};
 
 /// `exact` promises 1e-6 of float64 in every entry.
 const TOLERANCE: f64 = 1e-6;
@@ -312,5 +314,36 @@ fn a_limit_on_memory_changes_no_bit_and_is_named_where_it_is_too_small() {
         let parts = limited(&a, &b, Some(limit)).unwrap();
         let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&parts), bits(&whole), "{limit} bytes, of which {least} are needed");
+    }
+}
+
+/// Shuffled and as they lie; a comparison of files knows no stop, and is ended by a panic.
+#[test]
+fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(20, 27));
+    let place = Unfinished { dir: folder.dir.path().join("results"), every: Duration::ZERO };
+    let keeping = CompareOptions { unfinished: Some(place.clone()), ..options(4, true) };
+    for shuffled in [None, Some(ShuffledPasses { passes: 2, seed: 9 })] {
+        let compare = |options: &CompareOptions, last: usize| {
+            let mut first = 0;
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                compare_files(&a, None, options, shuffled, &mut |progress| {
+                    first = if first == 0 { progress.batch } else { first };
+                    assert!(progress.batch < last, "interrupted");
+                    assert!(progress.done <= progress.total);
+                })
+            }));
+            (result, first)
+        };
+        let whole = compare(&options(4, true), usize::MAX).0.unwrap().unwrap();
+        assert!(compare(&keeping, 3).0.is_err());
+        let (result, first) = compare(&keeping, usize::MAX);
+        assert_eq!((result.unwrap().unwrap().similarity, first), (whole.similarity, 3), "{shuffled:?}");
+        // A file that was written since is another.
+        folder.write("a.safetensors", &layers(20, 27));
+        let reason = compare(&keeping, usize::MAX).0.unwrap().unwrap_err().to_string();
+        assert!(reason.contains("models that have changed"), "{reason}");
+        place.remove().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gramscope_train::data;
 use gramscope_train::{RunConfig, Start, TrainSettings, train};
@@ -9,7 +10,7 @@ use regex::Regex;
 use super::*;
 use crate::activations::{ActivationWriter, ExportOptions, export};
 use crate::compare::model::View;
-use crate::compare::{MemoryLimits, compare_files};
+use crate::compare::{MemoryLimits, Unfinished, compare_files};
 
 const TEST_IMAGES: usize = 24;
 
@@ -301,7 +302,7 @@ fn noise_takes_the_place_of_images_and_depends_on_the_seed() {
         compare_runs(&runs, &options(8), &run_options, &Processor::Cpu, &stop, &mut no_progress).unwrap().remove(0)
     };
     let (noise, again, other, images) = (compare(true, 5), compare(true, 5), compare(true, 6), compare(false, 5));
-    let bits = |result: &PairResult| result.similarity.cka.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let bits = |result: &PairResult| bits(std::slice::from_ref(result));
     assert_eq!(bits(&noise), bits(&again));
     assert_ne!(bits(&noise), bits(&other));
     assert_ne!(bits(&noise), bits(&images));
@@ -317,4 +318,135 @@ fn noise_takes_the_place_of_images_and_depends_on_the_seed() {
     assert!((1..images.len()).all(|image| !images[..image].contains(&images[image])));
     let labels = |data: &TestImages| data.split().labels().to_vec();
     assert_eq!(labels(&data), labels(&TestImages::of_runs(&runs, None, Limit::None).unwrap()));
+}
+
+/// The numbers of a result, undefined ones too.
+fn bits(results: &[PairResult]) -> Vec<u64> {
+    let numbers = results.iter().flat_map(|result| {
+        let similarity = &result.similarity;
+        [&similarity.cka, &similarity.hsic_xy, &similarity.hsic_xx, &similarity.hsic_yy]
+    });
+    numbers.flatten().map(|value| value.to_bits()).collect()
+}
+
+/// A comparison that writes its sums after every batch, and is stopped when it begins batch `last`, from 1, if at all: its results, and
+/// the batch that it began with.
+fn compare_until(
+    last: usize,
+    runs: &[Run],
+    options: &CompareOptions,
+    run_options: &RunOptions,
+) -> (Result<Vec<PairResult>>, usize) {
+    let (stop, mut first) = (AtomicBool::new(false), 0);
+    let results = compare_runs(runs, options, run_options, &Processor::Cpu, &stop, &mut |progress| {
+        first = if first == 0 { progress.batch } else { first };
+        stop.store(progress.batch >= last, Ordering::Relaxed);
+        assert!(progress.done <= progress.total);
+    });
+    (results, first)
+}
+
+fn unfinished(dir: &Path) -> Unfinished {
+    Unfinished { dir: dir.to_owned(), every: Duration::ZERO }
+}
+
+#[test]
+fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let run_options = RunOptions { passes: 3, ..one_pass() };
+    let whole = compare_until(usize::MAX, &runs, &options(7), &run_options).0.unwrap();
+    assert_eq!(whole[0].info.batches, 9);
+    let place = unfinished(&dir.path().join("results"));
+    let keeping = CompareOptions { unfinished: Some(place.clone()), ..options(7) };
+    // Within the first batch, in the middle of a pass, at its end, twice.
+    let mut expected = 1;
+    for last in [1, 3, 4, 8, usize::MAX] {
+        let (results, first) = compare_until(last, &runs, &keeping, &run_options);
+        assert_eq!(first, expected);
+        expected = last;
+        match results {
+            Ok(results) => assert_eq!((bits(&results), last), (bits(&whole), usize::MAX)),
+            Err(reason) => assert!(matches!(reason, Error::Interrupted), "{reason}"),
+        }
+    }
+    // All batches are over: what is left is to finish.
+    let (results, first) = compare_until(1, &runs, &keeping, &run_options);
+    assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 0));
+    place.remove().unwrap();
+    place.remove().unwrap();
+    assert_eq!(std::fs::read_dir(&place.dir).unwrap().count(), 0);
+}
+
+#[test]
+fn a_comparison_goes_on_from_no_sums_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let place = unfinished(&dir.path().join("results"));
+    let keeping = CompareOptions { unfinished: Some(place.clone()), ..options(7) };
+    let of = |runs: &[Run], options: &CompareOptions, run_options: &RunOptions| {
+        compare_until(2, runs, options, run_options).0
+    };
+    of(&runs, &keeping, &one_pass()).unwrap_err();
+    let file = place.dir.join("unfinished.safetensors");
+    let written = std::fs::read(&file).unwrap();
+    let again = run(&dir.path().join("again"), tiny(2), small_data());
+    let biased = gramscope_cka::Options { estimator: gramscope_cka::Estimator::Biased, ..keeping.cka };
+    let some = CompareOptions { layers: Some(Regex::new("relu").unwrap()), ..keeping.clone() };
+    let reversed = [runs[1].clone(), runs[0].clone()];
+    let with_batches = [runs[0].clone().with_batch_statistics(), runs[1].clone()];
+    for (what, found) in [
+        ("models that have changed", of(&[again, runs[1].clone()], &keeping, &one_pass())),
+        ("models that have changed", of(&with_batches, &keeping, &one_pass())),
+        ("another number of models", of(&runs[..1], &keeping, &one_pass())),
+        ("other layers", of(&reversed, &keeping, &one_pass())),
+        ("other layers", of(&runs, &some, &one_pass())),
+        ("other pairs", of(&runs, &keeping, &RunOptions { pairs: Pairs::Within, ..one_pass() })),
+        ("another estimator", of(&runs, &CompareOptions { cka: biased, ..keeping.clone() }, &one_pass())),
+        ("other images", of(&runs, &keeping, &RunOptions { noise: true, ..one_pass() })),
+        ("other images", of(&runs, &CompareOptions { examples: Some(21), ..keeping.clone() }, &one_pass())),
+        ("other batches", of(&runs, &CompareOptions { batch_size: 8, ..keeping.clone() }, &one_pass())),
+        ("another seed", of(&runs, &keeping, &RunOptions { seed: 6, ..one_pass() })),
+    ] {
+        let reason = found.unwrap_err();
+        assert!(matches!(reason, Error::File { mend: [Setting::Out], .. }), "{what}: {reason:?}");
+        let message = reason.to_string();
+        assert!(message.contains("unfinished.safetensors") && message.contains(what), "{what}: {message}");
+        assert_eq!(std::fs::read(&file).unwrap(), written, "{what}");
+    }
+    // A run that has another name is the same one.
+    std::fs::rename(runs[0].dir(), dir.path().join("renamed")).unwrap();
+    let renamed = [Run::open(&dir.path().join("renamed")).unwrap(), runs[1].clone()];
+    assert_eq!(compare_until(usize::MAX, &renamed, &keeping, &one_pass()).1, 2);
+}
+
+#[test]
+fn damaged_sums_are_passed_over_and_what_is_no_sums_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let place = unfinished(&dir.path().join("results"));
+    let keeping = CompareOptions { unfinished: Some(place.clone()), ..options(7) };
+    let whole = compare_until(usize::MAX, &runs, &options(7), &one_pass()).0.unwrap();
+    compare_until(3, &runs, &keeping, &one_pass()).0.unwrap_err();
+    let file = place.dir.join("unfinished.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (results, first) = compare_until(usize::MAX, &runs, &keeping, &one_pass());
+    assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 1));
+    std::fs::write(&file, "irreplaceable").unwrap();
+    let reason = compare_until(usize::MAX, &runs, &keeping, &one_pass()).0.unwrap_err();
+    assert!(matches!(reason, Error::File { mend: [Setting::Out], .. }), "{reason:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "irreplaceable");
+}
+
+/// Sums that cannot be written are no reason to give up: results may have another place by then.
+#[test]
+fn a_comparison_that_cannot_keep_its_sums_ends_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let whole = compare_until(usize::MAX, &runs, &options(7), &one_pass()).0.unwrap();
+    std::fs::write(dir.path().join("results"), "a file where the directory would be").unwrap();
+    let keeping = CompareOptions { unfinished: Some(unfinished(&dir.path().join("results"))), ..options(7) };
+    assert_eq!(bits(&compare_until(usize::MAX, &runs, &keeping, &one_pass()).0.unwrap()), bits(&whole));
 }
