@@ -12,6 +12,7 @@ use gramscope_study::predict::PredictResult;
 use gramscope_study::predict::divergences::{Distributions, Likeness};
 use gramscope_study::statistics::{Moments, cohens_d, hedges_g, holm, welch};
 use gramscope_train::Run;
+use gramscope_train::data::builtin::class_names;
 use serde_json::Value;
 use support::{TINY, fails, gramscope, succeeds, text, train_tiny};
 
@@ -182,6 +183,7 @@ fn two_groups_of_runs_are_compared() {
     assert_eq!(classes.as_array().unwrap().len(), 10);
     for (class, found) in classes.as_array().unwrap().iter().enumerate() {
         assert_eq!(found["class"], class);
+        assert_eq!(found["name"], class_names()[class]);
         for key in ["mean_a", "mean_b", "t", "df", "p", "p_adjusted", "interval", "cohens_d", "hedges_g"] {
             assert!(!found[key].is_null() || found["t"].is_null(), "class {class} has no {key}");
         }
@@ -197,8 +199,11 @@ fn two_groups_of_runs_are_compared() {
     let turned = path(dir.path(), "turned");
     let groups = ["depth 8, width 0.5", "depth 8, width 0.25"];
     let between = ["--between", groups[0], groups[1], "--out", &turned];
-    succeeds(["predict"].into_iter().chain(runs.iter().map(String::as_str)).chain(between));
+    let said = gramscope(["predict"].into_iter().chain(runs.iter().map(String::as_str)).chain(between));
     let turned = PredictResult::load(Path::new(&turned)).unwrap().info.between.unwrap();
+    let untested = turned.undefined().map(|class| format!("{} ({})", class.class, class_names()[class.class]));
+    let warning = format!("class {}", untested.collect::<Vec<_>>().join(", "));
+    assert!(text(&said.stderr).contains(&warning), "{warning:?} is missing from: {}", text(&said.stderr));
     assert_eq!((turned.a.as_str(), turned.b.as_str()), (groups[0], groups[1]));
     for (turned, class) in turned.classes.iter().zip(&result.info.between.unwrap().classes) {
         assert!(turned.t.is_nan() && class.t.is_nan() || turned.t == -class.t);

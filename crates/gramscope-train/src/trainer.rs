@@ -455,7 +455,7 @@ impl<'a> Trainer<'a> {
             Some(test) => test,
             None => self.evaluate(stop)?.ok_or_else(|| self.interrupted())?,
         };
-        predictions::save(&self.directory.predictions(), &test.logits, &self.dataset.test)
+        predictions::save(&self.directory.predictions(), &test.logits, self.dataset)
     }
 }
 

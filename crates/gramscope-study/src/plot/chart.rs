@@ -130,27 +130,43 @@ fn words(canvas: &mut Canvas, panel: &Panel, left: usize, width: usize, height: 
     let frame_width = (width - LEFT - RIGHT) as f64;
     let frame_height = (height - TOP - BOTTOM) as f64;
     let (frame_left, frame_bottom) = ((left + LEFT) as f64, (height - BOTTOM) as f64);
-    let share = |value: f64, range: &Range<f64>| (value - range.start) / (range.end - range.start);
     let title = shorten(&panel.title, TITLE, (width - 24) as f64);
     canvas.text(&title, ((left + 16) as f64, 9.0), TITLE, INK, Anchor(HPos::Left, VPos::Top), &LEVEL);
     for (y, label) in &panel.y_ticks {
         let place = (frame_left - 10.0, frame_bottom - share(*y, &panel.y) * frame_height);
         canvas.text(label, place, LABEL, QUIET, Anchor(HPos::Right, VPos::Center), &LEVEL);
     }
-    let mut free_from = f64::NEG_INFINITY;
-    for (x, label) in &panel.x_ticks {
-        let at = frame_left + share(*x, &panel.x) * frame_width;
-        let half = text_width(label, LABEL) / 2.0;
-        // The last label may be wider than the room beside the frame.
-        let at = at.min((left + width) as f64 - half);
-        if at - half >= free_from {
-            let place = (at, frame_bottom + 8.0);
-            canvas.text(label, place, LABEL, QUIET, Anchor(HPos::Center, VPos::Top), &LEVEL);
-            free_from = at + half + 6.0;
-        }
+    for (at, label) in x_labels(&panel.x_ticks, &panel.x, width) {
+        let place = (left as f64 + at, frame_bottom + 8.0);
+        canvas.text(label, place, LABEL, QUIET, Anchor(HPos::Center, VPos::Top), &LEVEL);
     }
     let place = (frame_left + frame_width / 2.0, frame_bottom + 46.0);
     canvas.text(panel.x_title, place, TEXT, INK, Anchor(HPos::Center, VPos::Bottom), &LEVEL);
+}
+
+/// Those labels of `ticks` that leave each other room below a panel `width` pixels wide that shows `x`, from the first on, and
+/// the pixels from the panel's left to the middle of each.
+pub(super) fn x_labels<'a>(
+    ticks: &'a [(f64, String)],
+    x: &Range<f64>,
+    width: usize,
+) -> impl Iterator<Item = (f64, &'a str)> {
+    let mut free_from = f64::NEG_INFINITY;
+    ticks.iter().filter_map(move |(tick, label)| {
+        let half = text_width(label, LABEL) / 2.0;
+        // The last label may be wider than the room beside the frame.
+        let at = (LEFT as f64 + share(*tick, x) * (width - LEFT - RIGHT) as f64).min(width as f64 - half);
+        if at - half < free_from {
+            return None;
+        }
+        free_from = at + half + 6.0;
+        Some((at, label.as_str()))
+    })
+}
+
+/// How far into `range` a value lies: from 0 at its start to 1 at its end.
+fn share(value: f64, range: &Range<f64>) -> f64 {
+    (value - range.start) / (range.end - range.start)
 }
 
 /// Entries a legend shows before it says how many more there are.

@@ -1,6 +1,8 @@
 //! Where two groups of networks differ: image by image and class by class (figures 7 and 8 of Nguyen, Raghu and Kornblith,
 //! 2021).
 
+use std::ops::Range;
+
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
@@ -167,7 +169,7 @@ pub(super) fn classes(result: &PredictResult) -> Option<Canvas> {
     let panel = Panel {
         title: format!("Accuracy by class: {} minus {}, points, with 95% intervals", between.a, between.b),
         x_title: "class",
-        x_ticks: between.classes.iter().map(|class| (class.class as f64, class.class.to_string())).collect(),
+        x_ticks: class_ticks(&between.classes, &x),
         y_ticks: round_ticks(&y, 8).into_iter().map(|tick| (tick, format!("{}", (1e6 * tick).round() / 1e6))).collect(),
         x,
         y,
@@ -175,4 +177,45 @@ pub(super) fn classes(result: &PredictResult) -> Option<Canvas> {
         legend: (0..kinds.len()).filter(used).map(|index| (kinds[index].0, kinds[index].1.to_owned())).collect(),
     };
     Some(chart::draw(&[panel], CHART.0, CHART.1))
+}
+
+/// The classes' names where all are known and there is room for all of them, their numbers otherwise.
+fn class_ticks(classes: &[ClassDifference], x: &Range<f64>) -> Vec<(f64, String)> {
+    let place = |class: &ClassDifference| class.class as f64;
+    let named = classes.iter().map(|class| Some((place(class), class.name.clone()?))).collect::<Option<Vec<_>>>();
+    named
+        .filter(|ticks| chart::x_labels(ticks, x, CHART.0).count() == ticks.len())
+        .unwrap_or_else(|| classes.iter().map(|class| (place(class), class.class.to_string())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::predict::tests::made;
+
+    /// Classes of these names.
+    fn named(names: &[Option<&str>]) -> Vec<ClassDifference> {
+        let class = made("one").info.between.unwrap().classes.remove(0);
+        let of = |(number, name): (usize, &Option<&str>)| ClassDifference {
+            class: number,
+            name: name.map(str::to_owned),
+            ..class.clone()
+        };
+        names.iter().enumerate().map(of).collect()
+    }
+
+    #[test]
+    fn classes_have_their_names_below_them_where_there_is_room() {
+        let labels = |names: &[Option<&str>]| {
+            let ticks = class_ticks(&named(names), &(-0.6..names.len() as f64 - 0.4));
+            ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>()
+        };
+        let numbers = |count: usize| (0..count).map(|class| class.to_string()).collect::<Vec<_>>();
+        assert_eq!(labels(&[Some("automobile"); 10]), ["automobile"; 10]);
+        assert_eq!(labels(&[Some("automobile"), None]), numbers(2), "one has no name");
+        assert_eq!(labels(&[Some("automobile"); 100]), numbers(100), "there are too many");
+        assert_eq!(labels(&[Some("n02085620 Chihuahua"); 10]), numbers(10), "they are too long");
+    }
 }

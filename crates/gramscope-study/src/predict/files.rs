@@ -1,5 +1,6 @@
 //! predict.npz and predict.json, with two excerpts of the latter, and the pictures.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 use gramscope_train::reading;
@@ -144,6 +145,9 @@ impl Classwise {
 pub struct ClassDifference {
     /// Its label.
     pub class: usize,
+    /// Its name, where the runs know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Test images of it.
     pub images: usize,
     /// Mean accuracy on them in one group.
@@ -173,6 +177,16 @@ pub struct ClassDifference {
     /// The same without its bias in small groups.
     #[serde(deserialize_with = "number_or_null")]
     pub hedges_g: f64,
+}
+
+/// Its label, with its name where that is known: `3 (cat)`.
+impl Display for ClassDifference {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} ({name})", self.class),
+            None => write!(f, "{}", self.class),
+        }
+    }
 }
 
 fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {

@@ -130,7 +130,7 @@ pub fn predict(
             a: groups[a].0.clone(),
             b: groups[b].0.clone(),
             mean_absolute_difference: mean_absolute_difference(of_a, of_b),
-            classes: differences([&groups[a].1, &groups[b].1], &class_accuracy, labels, *classes),
+            classes: differences([&groups[a].1, &groups[b].1], &class_accuracy, labels, &class_names(&networks)),
         }
     });
     let names = |runs: &[usize]| runs.iter().map(|&run| networks[run].name.clone()).collect();
@@ -228,6 +228,15 @@ fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
     }
 }
 
+/// Each class's name, where there are names and all runs that know them agree: those of older runs know none.
+fn class_names(networks: &[Predicted]) -> Vec<Option<String>> {
+    let mut known = networks.iter().map(|network| &network.predictions.class_names).filter(|names| !names.is_empty());
+    match known.next().filter(|&first| known.all(|names| names == first)) {
+        Some(names) => names.iter().cloned().map(Some).collect(),
+        None => vec![None; networks[0].predictions.classes],
+    }
+}
+
 /// The maps over all pairs of networks, and which images each gets right.
 fn compare(networks: &[Predicted], progress: &mut dyn FnMut(usize, usize)) -> Result<(Maps, Vec<Vec<bool>>)> {
     let Predictions { labels, classes, .. } = &networks[0].predictions;
@@ -307,20 +316,21 @@ fn by_class(correct: &[Vec<bool>], labels: &[u32], classes: usize) -> Vec<f64> {
     correct.iter().flat_map(of_run).collect()
 }
 
-/// Each class's accuracies in one group against the other.
+/// The accuracies of each of the classes, which may have a name, in one group against the other.
 fn differences(
     groups: [&Vec<usize>; 2],
     class_accuracy: &[f64],
     labels: &[u32],
-    classes: usize,
+    classes: &[Option<String>],
 ) -> Vec<ClassDifference> {
-    let of_class = |class: usize| {
+    let of_class = |(class, name): (usize, &Option<String>)| {
         let [a, b] = groups.map(|runs| {
-            Moments::of(&runs.iter().map(|&run| class_accuracy[run * classes + class]).collect::<Vec<_>>())
+            Moments::of(&runs.iter().map(|&run| class_accuracy[run * classes.len() + class]).collect::<Vec<_>>())
         });
         let test = welch(&a, &b);
         ClassDifference {
             class,
+            name: name.clone(),
             images: labels.iter().filter(|&&label| label as usize == class).count(),
             mean_a: a.mean,
             mean_b: b.mean,
@@ -333,7 +343,7 @@ fn differences(
             hedges_g: hedges_g(&a, &b),
         }
     };
-    let mut found: Vec<_> = (0..classes).map(of_class).collect();
+    let mut found: Vec<_> = classes.iter().enumerate().map(of_class).collect();
     let adjusted = holm(&found.iter().map(|class| class.p).collect::<Vec<_>>());
     found.iter_mut().zip(adjusted).for_each(|(class, p)| class.p_adjusted = p);
     found

@@ -16,7 +16,7 @@ fn networks() -> (Vec<Member>, Vec<Predicted>) {
     };
     let of = |(name, settings): (&str, (usize, f64, u64))| {
         let logits = (0..images * classes).map(|_| random()).collect();
-        let predictions = Predictions { classes, logits, labels: labels.clone() };
+        let predictions = Predictions { classes, class_names: Vec::new(), logits, labels: labels.clone() };
         (member(name, settings, (0.5, 0.5)), Predicted { name: name.to_owned(), predictions })
     };
     [("a-s0", (8, 1.0, 0)), ("a-s1", (8, 1.0, 1)), ("a-s2", (8, 1.0, 2)), ("b-s0", (14, 1.0, 0))]
@@ -61,7 +61,12 @@ pub(crate) fn made(name: &str) -> PredictResult {
             a: name.to_owned(),
             b: "other".to_owned(),
             mean_absolute_difference: 0.4,
-            classes: differences([&vec![0, 1], &vec![2, 3]], &class_accuracy, &labels, 2),
+            classes: differences(
+                [&vec![0, 1], &vec![2, 3]],
+                &class_accuracy,
+                &labels,
+                &["cat", "dog"].map(|name| Some(name.to_owned())),
+            ),
         }),
         groups,
         data: "builtin".to_owned(),
@@ -123,7 +128,7 @@ fn maps_are_means_over_all_images_and_pairs() {
     }
     let fractions = of_examples(&correct, &[0, 2]);
     assert_eq!(fractions[7], f64::from(u8::from(correct[0][7]) + u8::from(correct[2][7])) / 2.0);
-    let tests = differences([&groups[0].1, &groups[1].1], &accuracies, labels, 3);
+    let tests = differences([&groups[0].1, &groups[1].1], &accuracies, labels, &class_names(&networks));
     assert!(tests.iter().all(|class| class.p_adjusted.is_nan()), "one run has no spread");
     assert_eq!(tests.iter().map(|class| class.images).collect::<Vec<_>>(), [images / 2 + 1, images / 2, 0]);
 }
@@ -189,14 +194,42 @@ fn what_is_written_is_read_and_every_damage_is_found() {
     assert_eq!(std::fs::read_to_string(dir.path().join(CLASSES)).unwrap().trim(), "[]");
 }
 
+/// Runs from before names were recorded know none, and are in nobody's way; runs that contradict each other leave numbers.
+#[test]
+fn classes_have_the_names_that_all_runs_agree_on() {
+    let (_, mut networks) = networks();
+    let names = |suffix: &str| ["cat", "dog", "fox"].map(|name| format!("{name}{suffix}")).to_vec();
+    assert_eq!(class_names(&networks), [None, None, None]);
+    networks[1].predictions.class_names = names("");
+    networks[3].predictions.class_names = names("");
+    assert_eq!(class_names(&networks), names("").into_iter().map(Some).collect::<Vec<_>>());
+    networks[2].predictions.class_names = names("s");
+    assert_eq!(class_names(&networks), [None, None, None]);
+}
+
+/// Without names nothing of them is written, so that what was written before they were known is read, seal and all.
+#[test]
+fn a_result_without_names_says_nothing_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let mut result = made("one");
+    result.write(dir.path()).unwrap();
+    assert!([INFO, CLASSES].iter().all(|name| text(name).contains("\"name\": \"dog\"")), "{}", text(CLASSES));
+    result.info.between.as_mut().unwrap().classes.iter_mut().for_each(|class| class.name = None);
+    result.write(dir.path()).unwrap();
+    assert!([INFO, CLASSES].iter().all(|name| !text(name).contains("\"name\"")), "{}", text(CLASSES));
+    PredictResult::load(dir.path()).unwrap();
+}
+
 #[test]
 fn words_say_which_classes_differ() {
     let mut result = made("one");
     let text = sentences(&result);
     assert!(text[0].contains("from 31.2% for other (sd 8.8, 2 seeds) to 68.8% for one"), "{}", text[0]);
-    assert!(
-        text[3].contains("1 of 1 classes differ significantly") && text[3].contains("one is better than other by 70.0")
-    );
+    assert!(text[3].contains("1 of 1 classes differ significantly"), "{}", text[3]);
+    assert!(text[3].contains("class 1 (dog): one is better than other by 70.0"), "{}", text[3]);
+    result.info.between.as_mut().unwrap().classes[1].name = None;
+    assert!(sentences(&result)[3].contains("class 1: one is better"), "{}", sentences(&result)[3]);
     result.info.between.as_mut().unwrap().classes[1].p_adjusted = 0.06;
     assert!(sentences(&result)[3].contains("No class of 1 differs"));
     result.info.between.as_mut().unwrap().classes.truncate(1);

@@ -76,9 +76,8 @@ fn classes(between: &Classwise) -> String {
     let (better, worse) = if most.mean_a > most.mean_b { (&between.a, &between.b) } else { (&between.b, &between.a) };
     format!(
         "{} of {tested} classes differ significantly (Welch's test, p < {SIGNIFICANT} after Holm's correction), most of all \
-         class {}: {better} is better than {worse} by {:.1} points (Hedges' g {:.1}).",
+         class {most}: {better} is better than {worse} by {:.1} points (Hedges' g {:.1}).",
         significant.len(),
-        most.class,
         100.0 * apart(most),
         most.hedges_g.abs()
     )

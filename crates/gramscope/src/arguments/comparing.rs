@@ -117,7 +117,8 @@ Examples:
 Writes predict.npz (float64 arrays agreement, kl, hellinger, entropy over runs, the same over groups with group_ before their
 names, example_accuracy, half_accuracy, class_accuracy), predict.json, accuracies.json (each group's accuracy with its spread),
 classes.json (Welch's t test of every class, p values corrected by Holm's method, effect sizes), and the pictures
-predict-maps.png, examples.png and classes.png. kl has KL(p, q) with p the row's run and q the column's, in nats.";
+predict-maps.png, examples.png and classes.png. Classes have names where the runs' predictions.safetensors record them and agree.
+kl has KL(p, q) with p the row's run and q the column's, in nats.";
 
 /// Which pairs of runs are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

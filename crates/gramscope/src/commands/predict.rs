@@ -36,7 +36,7 @@ fn report(result: &PredictResult, arguments: &PredictArguments, console: &Consol
         );
     }
     if let Some(between) = &info.between {
-        let untested: Vec<_> = between.undefined().map(|class| class.class.to_string()).collect();
+        let untested: Vec<_> = between.undefined().map(ToString::to_string).collect();
         if !untested.is_empty() {
             let classes = untested.join(", ");
             tracing::warn!(
