@@ -8,11 +8,15 @@ use std::fs;
 use std::path::Path;
 
 use gramscope_cka::Estimator;
+use gramscope_nn::Processor;
 use gramscope_reference::{Matrix, components};
 use gramscope_study::Saved;
-use gramscope_study::dominant::Dominant;
+use gramscope_study::dominant::{Dominant, DominantOptions, dominant};
 use gramscope_study::pair::PairResult;
 use gramscope_study::pcs::PcsResult;
+use gramscope_train::Run;
+use gramscope_train::data::builtin::{self, Part};
+use image::RgbImage;
 use safetensors::SafeTensors;
 use support::{fails, gramscope, noise, succeeds, text, train_tiny, write_activations};
 
@@ -190,6 +194,40 @@ fn a_run_and_its_exported_activations_have_the_same_components() {
     let truth = cka::matrix(&matrices, &matrices, cka::Kernel::Linear, cka::Estimator::Unbiased);
     // Of other images in one batch a network computes the same up to the rounding of float32.
     check(&dropped.similarity.cka, &truth.data, 1e-5, "cka without the dominant images");
+}
+
+/// Of data in folders dominant.json names the file of every image, of other data it has no such entry.
+#[test]
+fn dominant_images_name_their_files_where_they_have_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, run, out) = (dir.path().join("data"), path(dir.path(), "run"), path(dir.path(), "out"));
+    for (place, part, count) in [("train", Part::Train, 10), ("test", Part::Test, 6)] {
+        for (class, name) in ["cat", "dog"].into_iter().enumerate() {
+            let folder = data.join(place).join(name);
+            fs::create_dir_all(&folder).unwrap();
+            for number in 0..count {
+                let mut image = RgbImage::new(32, 32);
+                builtin::draw(0, part, 10 * number + class, 32, &mut image);
+                image.save(folder.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    let network = ["--depth", "8", "--width", "0.25", "--epochs", "1", "--batch-size", "20", "--out", &run];
+    succeeds(["train", "--data", data.to_str().unwrap()].into_iter().chain(network));
+    let options = DominantOptions { examples: Some(9), top: Some(5), ..DominantOptions::default() };
+    let found = dominant(&Run::open(Path::new(&run)).unwrap(), &options, &Processor::Cpu, &mut |_| ()).unwrap();
+    for (example, pixels) in found.info.dominant.iter().zip(&found.images) {
+        let file = Path::new(example.file.as_ref().unwrap());
+        assert!(file.starts_with(Path::new("test").join(&example.class)), "{}", file.display());
+        assert_eq!(image::open(data.join(file)).unwrap().into_rgb8().as_raw(), pixels, "{}", file.display());
+    }
+    found.write(Path::new(&out)).unwrap();
+    assert_eq!(Dominant::load(Path::new(&out)).unwrap().info, found.info);
+
+    train_tiny(&dir.path().join("builtin"), 0);
+    succeeds(["dominant", &path(dir.path(), "builtin"), "--out", &out]);
+    let text = fs::read_to_string(Path::new(&out).join("dominant.json")).unwrap();
+    assert!(text.contains("\"label\"") && !text.contains("\"file\""), "{text}");
 }
 
 #[test]

@@ -81,6 +81,10 @@ pub struct DominantInfo {
 pub struct DominantExample {
     /// Its place among the test images that were looked at, from 0: its column in `first_pc` of pcs.npz.
     pub index: usize,
+    /// Its file, relative to the directory of the data, where an image is a file of its own. As text: where its name is not
+    /// Unicode, what is not is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Its label.
     pub label: u32,
     /// Its label's name.
@@ -222,6 +226,7 @@ pub fn dominant(
         let label = data.split().label(index);
         DominantExample {
             index,
+            file: data.split().file(index).map(|path| path.display().to_string()),
             label,
             class: data.classes()[label as usize].clone(),
             projection: projections[index],

@@ -94,6 +94,7 @@ mod tests {
         let projections = [-9.0, 8.0, -7.0, 6.0, -5.0];
         let example = |(index, &projection): (usize, &f64)| DominantExample {
             index,
+            file: None,
             label: 0,
             class: "class".to_owned(),
             projection,

@@ -1,5 +1,7 @@
 //! Images and labels in memory, and the choice of class-balanced parts of them.
 
+use std::path::{Path, PathBuf};
+
 use super::DataError;
 
 /// Two splits of labelled images.
@@ -52,6 +54,8 @@ pub struct Split {
     images: Vec<u8>,
     labels: Vec<u32>,
     image_side: usize,
+    /// A path an image, or none at all.
+    files: Vec<PathBuf>,
 }
 
 impl Split {
@@ -64,7 +68,13 @@ impl Split {
         if images.len() != expected || image_side == 0 {
             return Err(DataError::Misshapen { images: labels.len(), image_side, found: images.len(), expected });
         }
-        Ok(Self { images, labels, image_side })
+        Ok(Self { images, labels, image_side, files: Vec::new() })
+    }
+
+    /// The same images, known to come from these files, one each, in their order.
+    pub(super) fn with_files(self, files: Vec<PathBuf>) -> Self {
+        debug_assert_eq!(files.len(), self.len());
+        Self { files, ..self }
     }
 
     /// Number of images.
@@ -101,6 +111,12 @@ impl Split {
     /// The class of every image.
     pub fn labels(&self) -> &[u32] {
         &self.labels
+    }
+
+    /// The file that image `index` comes from, relative to the directory of the data set; none of data whose images have no
+    /// files of their own, nor of training images, of which nobody asks for it.
+    pub fn file(&self, index: usize) -> Option<&Path> {
+        self.files.get(index).map(PathBuf::as_path)
     }
 
     /// Number of images of each of `classes` classes.
@@ -142,7 +158,8 @@ impl Split {
             images.extend_from_slice(self.image(index));
         }
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
-        Self { images, labels, image_side: self.image_side }
+        let files = indices.iter().filter_map(|&index| self.files.get(index).cloned()).collect();
+        Self { images, labels, image_side: self.image_side, files }
     }
 }
 
@@ -233,6 +250,15 @@ mod tests {
     fn images_are_counted_by_class() {
         assert_eq!(split(&LABELS).class_counts(4), [8, 5, 3, 0]);
         assert_eq!(split(&LABELS).select(&[10, 2]), Split::new(vec![10, 10, 10, 2, 2, 2], vec![2, 1], 1).unwrap());
+    }
+
+    #[test]
+    fn chosen_images_keep_their_files() {
+        let split = split(&LABELS);
+        assert!((0..split.len()).all(|index| split.file(index).is_none()), "of images without files");
+        let named = split.with_files((0..LABELS.len()).map(|index| format!("{index}.png").into()).collect());
+        let chosen = named.select(&[10, 2]);
+        assert_eq!([0, 1].map(|index| chosen.file(index).unwrap()), [Path::new("10.png"), Path::new("2.png")]);
     }
 
     #[test]

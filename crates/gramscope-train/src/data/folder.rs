@@ -3,7 +3,7 @@
 //! Classes are numbered by name, images of a class by file name. An image is turned as its EXIF data says, the largest
 //! centred square is cut out of it and resized (bilinear, averaging where it shrinks): the same as resizing the shorter
 //! side and cutting out the centre, up to rounding. An image whose shorter side is right already keeps its pixels
-//! exactly. Images are decoded on all threads, straight into the data set's bytes.
+//! exactly. Images are decoded on all threads, straight into the data set's bytes. Which files the test images come from is kept.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -57,12 +57,13 @@ pub(super) fn load(config: &DataConfig) -> Result<Dataset, DataError> {
     // Whatever is wrong with the limits is said before the long work of decoding.
     let train = limited(train, config.train_images, "train_images")?;
     let test = limited(test, config.test_images, "test_images")?;
+    let files = test.iter().map(|file| file.path.strip_prefix(dir).unwrap_or(&file.path).to_path_buf()).collect();
     Ok(Dataset {
         name: DataName::Folder.to_string(),
         classes,
         image_side: side,
         train: read(&train, side, "train_images")?,
-        test: read(&test, side, "test_images")?,
+        test: read(&test, side, "test_images")?.with_files(files),
     })
 }
 

@@ -76,7 +76,8 @@ Examples:
   gramscope dominant runs/r14 --layer stage2.block1.add --top 64 --out dominant/r14
 
 Writes dominant.npz (a float64 array projections, of all images that were looked at), dominant.json (of the images that dominate:
-their places among those, labels and projections) and dominant.png (their images, those of each sign together).
+their places among those, labels and projections, and of data in folders their files, from the directory of the data on) and
+dominant.png (their images, those of each sign together).
 CKA without such images: gramscope cka RUN --drop-dominant 0.01";
 
 pub(crate) const EPOCHS_HELP: &str = "\

@@ -69,6 +69,26 @@ fn classes_and_images_come_in_the_order_of_their_names() {
     assert_eq!([0, 1, 2].map(|index| dataset.train.image(index)[0]), [1, 2, 100]);
 }
 
+/// A file is that of its image, whichever images a limit leaves.
+#[test]
+fn test_images_know_their_files() {
+    let folder = Folder::new();
+    for (name, grey) in [("cat/a.png", 1), ("cat/b.png", 2), ("dog/c.JPEG", 3), ("dog/d.png", 4), ("dog/e.png", 5)] {
+        folder.save(&format!("test/{name}"), &DynamicImage::ImageRgb8(RgbImage::from_pixel(8, 8, Rgb([grey; 3]))));
+    }
+    for limit in 1..=7 {
+        let dataset = load_any(&DataConfig { test_images: Some(limit), ..folder.config() }).unwrap();
+        for index in 0..limit {
+            let file = dataset.test.file(index).unwrap();
+            let class = &dataset.classes[dataset.test.label(index) as usize];
+            assert!(file.starts_with(Path::new("test").join(class)), "{}", file.display());
+            let image = image::open(folder.0.path().join(file)).unwrap().into_rgb8();
+            assert_eq!(dataset.test.image(index), image.as_raw().as_slice(), "{}", file.display());
+        }
+        assert!(dataset.test.file(limit).is_none() && dataset.train.file(0).is_none());
+    }
+}
+
 #[test]
 fn an_image_of_the_right_size_keeps_its_pixels() {
     let dataset = Folder::new().load().unwrap();
