@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{command, fails, files, succeeds, train_tiny};
+use support::{TINY, command, fails, files, gramscope, succeeds, text, train_tiny};
 use tempfile::TempDir;
 
 /// Flags of a run of three epochs of a second or so each, so that a kill has a middle to hit.
@@ -288,6 +288,59 @@ fn verify_names_what_was_damaged_and_resuming_mends_it() {
         fails(["verify", root.path().to_str().unwrap()], 1, &["1 of 5", path.to_str().unwrap()]);
         succeeds(&arguments);
         assert!(contents(&run) == before, "{name} was not mended");
+    }
+}
+
+/// A tiny run in `dir` with checkpoints as `flags` say, which goes on where it was.
+fn tiny(dir: &Path, flags: &[&str]) {
+    let out = ["--resume", "--out", dir.to_str().unwrap()];
+    succeeds(["train"].into_iter().chain(TINY).chain(flags.iter().copied()).chain(out));
+}
+
+#[test]
+fn verify_names_what_a_finished_run_lacks_and_resuming_mends_it() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("run");
+    tiny(&run, &[]);
+    let before = contents(&run);
+    let (predictions, latest) = ("predictions.safetensors", "checkpoints/latest.safetensors");
+    for missing in [vec![predictions], vec![latest], vec![latest, "checkpoints/previous.safetensors"]] {
+        missing.iter().for_each(|name| fs::remove_file(run.join(name)).unwrap());
+        let path = run.join(missing[0]);
+        let said = gramscope(["verify", run.to_str().unwrap()]);
+        let lines = format!("damaged or missing: {}\n  it is missing", path.display());
+        assert!(said.status.code() == Some(1) && text(&said.stdout).contains(&lines), "{}", text(&said.stdout));
+        assert!(text(&said.stdout).contains(" 1 damaged or missing"), "{}", text(&said.stdout));
+        tiny(&run, &[]);
+        assert!(contents(&run) == before, "{missing:?} are not mended");
+        succeeds(["verify", run.to_str().unwrap()]);
+    }
+    // Without both, a run of more than one epoch has lost them; after one it may have had no room for the first checkpoint.
+    for name in [predictions, latest, "checkpoints/previous.safetensors"] {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    fails(["verify", run.to_str().unwrap()], 1, &["1 of 3", latest]);
+    let metrics = run.join("metrics.jsonl");
+    let lines = fs::read_to_string(&metrics).unwrap();
+    fs::write(&metrics, &lines[..=lines.find('\n').unwrap()]).unwrap();
+    succeeds(["verify", run.to_str().unwrap()]);
+}
+
+/// Without weights, with another checkpoint of the last epoch, or with nothing but a kept epoch.
+#[test]
+fn copies_of_parts_of_a_run_are_well() {
+    let root = tempfile::tempdir().unwrap();
+    let checkpoint = |name: &str| format!("checkpoints/{name}.safetensors");
+    let (latest, previous, last) = (checkpoint("latest"), checkpoint("previous"), checkpoint("epoch-0002"));
+    let predictions = "predictions.safetensors".to_owned();
+    for left_out in [vec!["checkpoints".to_owned()], vec![latest.clone()], vec![latest, previous, last, predictions]] {
+        let run = root.path().join(left_out.len().to_string());
+        tiny(&run, &["--checkpoint-every", "1"]);
+        for path in left_out.iter().map(|name| run.join(name)) {
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+        assert!(succeeds(["verify", run.to_str().unwrap()]).contains(" 0 damaged or missing"), "{left_out:?}");
+        fs::remove_dir_all(run).unwrap();
     }
 }
 

@@ -111,8 +111,9 @@ pub(crate) enum Command {
     /// Write one self-contained HTML page about every run and every CKA result below a directory
     #[command(after_help = "Example:\n  gramscope report quickstart")]
     Report(ReportArguments),
-    /// Check that every run and every CKA result below a directory is as it was written
-    #[command(after_help = "Example:\n  gramscope verify family")]
+    /// Check that every run and every result below a directory is as it was written, and that no finished run has lost a part
+    #[command(after_help = "Example:\n  gramscope verify family\n\n\
+        A run whose directory checkpoints is left out as a whole is a copy that is to have no weights, and is well without them.")]
     Verify(VerifyArguments),
     /// Measure kernels, comparisons or training on this machine
     #[command(after_help = BENCH_HELP)]

@@ -10,6 +10,7 @@ use gramscope_nn::Backend;
 
 use super::*;
 use crate::data::{self, DataConfig};
+use crate::verify;
 
 fn setting() -> (RunConfig, Dataset) {
     let data =
@@ -44,6 +45,12 @@ fn train_quietly(setting: &(RunConfig, Dataset), dir: &Path, start: Start) -> Re
     train(&setting.0, &setting.1, dir, &Processor::Cpu, start, &AtomicBool::new(false), &mut |_| {})
 }
 
+/// The files of the run in `dir` that [`verify`] finds something wrong with.
+fn wrong(dir: &Path) -> Vec<PathBuf> {
+    let files = verify(dir).unwrap().into_iter().filter(|file| file.problem.is_some());
+    files.map(|file| file.path.strip_prefix(dir).unwrap().to_path_buf()).collect()
+}
+
 /// The steps of all epochs of [`setting`].
 const STEPS: usize = 2 * 3;
 
@@ -66,6 +73,7 @@ fn a_run_broken_off_anywhere_ends_with_the_same_bits() {
             train(&setting.0, &setting.1, &dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut progress)
         });
         assert!(catch_unwind(stopped).is_err());
+        assert_eq!(wrong(&dir), Vec::<PathBuf>::new(), "stopped at step {stop}");
         assert!(train_quietly(&setting, &dir, Start::Resume).unwrap().is_finished());
         assert!(bits(&dir) == expected, "stopped at step {stop}");
     }
@@ -159,6 +167,10 @@ fn fail_at_every_point(setting: &(RunConfig, Dataset)) {
         for checkpoint in RunDirectory::new(&dir).every_checkpoint().unwrap().iter().filter(|path| path.is_file()) {
             checkpoint::load(checkpoint).unwrap();
         }
+        // Before there are settings it is no run yet, and when it is trained to its end it has no predictions.
+        let is_run = RunDirectory::new(&dir).config().is_file();
+        let wrong = if is_run { wrong(&dir) } else { Vec::new() };
+        assert!(wrong.iter().all(|file| file.ends_with("predictions.safetensors")), "{points}, {failure}: {wrong:?}");
         train_quietly(setting, &dir, Start::Resume).unwrap();
         assert!(bits(&dir) == expected, "failed at point {points}: {failure}");
     }
