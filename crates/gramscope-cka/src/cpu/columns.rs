@@ -15,8 +15,8 @@ const ROWS: usize = 4;
 pub(super) trait Stored: bytemuck::Pod + Sync {
     fn to_f64(self) -> f64;
 
-    /// The values as what they are, if that is float32.
-    fn singles(_values: &[Self]) -> Option<&[f32]> {
+    /// The value as what it is, if that is float32.
+    fn single(self) -> Option<f32> {
         None
     }
 }
@@ -38,8 +38,8 @@ impl Stored for f32 {
         f64::from(self)
     }
 
-    fn singles(values: &[Self]) -> Option<&[f32]> {
-        Some(values)
+    fn single(self) -> Option<f32> {
+        Some(self)
     }
 }
 
@@ -65,7 +65,7 @@ impl<'a, S: Stored> Slab<'a, S> {
     }
 
     /// Its part of row `index`.
-    fn row(&self, index: usize) -> &'a [S] {
+    pub(super) fn row(&self, index: usize) -> &'a [S] {
         &self.values[index * self.width..][self.features.clone()]
     }
 }

@@ -5,30 +5,22 @@
 //! outlying row over all the others.
 //!
 //! Features are taken in slabs of [`SLAB`]. A slab is shifted, scaled by a power of two so that neither overflow nor
-//! underflow can hurt, rounded to the arithmetic's type and packed; one triangle of its product with its own transpose is
-//! computed, in chains of [`CHAIN`] features, and added to a float64 sum. Slabs are divided among a
+//! underflow can hurt, rounded to the arithmetic's type and laid out in micropanels; one triangle of its product with its own
+//! transpose is computed and added to a float64 sum. Slabs are divided among a
 //! fixed number of groups, which run in parallel and are added in order: the bits do not depend on the threads.
 
-use std::ops::{AddAssign, Mul, Sub};
-
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::traits::ComplexField;
-use faer::{Accum, MatMut, MatRef, Par};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Unusable;
 use super::columns::{Columns, Slab, Stored};
-use super::distances::squared_distances;
 use super::matrix::{Matrix, Place, READ_BYTES};
+use super::micropanels::{Computed, Micropanels, Shift, Terms};
 use crate::activation::{Activation, Format, Source, Values};
 use crate::scale::ldexp;
 
 /// Features whose products are summed in the arithmetic's own type.
 pub(super) const SLAB: usize = 512;
-/// Features whose products are added one after the other; a slab is the sum of such chains. Where columns are copies of each other
-/// every addition of a chain rounds the same way, by 7.6e-6 of the sum at 512.
-const CHAIN: usize = 64;
 /// Groups of slabs that are summed side by side, at most.
 const MAX_GROUPS: usize = 8;
 /// Bytes that the sums of all groups may take; beyond, there are fewer groups.
@@ -92,13 +84,13 @@ pub(super) fn sums<'a>(
 /// The most bytes of a [`Workspace`] for batches of `n`, whatever their features.
 pub(crate) fn workspace_bytes(n: usize) -> u64 {
     let (n, slab) = (n as u64, SLAB as u64);
-    let groups = |computed: u64| {
-        let squares = n.saturating_mul(n).saturating_mul(8 + computed);
-        let count = (GROUP_BYTES as u64 / squares.max(1)).clamp(1, MAX_GROUPS as u64);
-        count.saturating_mul(squares.saturating_add(n.saturating_mul(slab * computed)))
-    };
+    let squares = n.saturating_mul(n).saturating_mul(8);
+    let count = (GROUP_BYTES as u64 / squares.max(1)).clamp(1, MAX_GROUPS as u64);
+    let groups = |panels: u64| count.saturating_mul(squares.saturating_add(panels));
     // Both arithmetics, and the centred copy that a decomposition works on.
-    groups(4).saturating_add(groups(8)).saturating_add(n.saturating_mul(n).saturating_mul(16))
+    groups(Micropanels::<f32>::bytes(n, slab))
+        .saturating_add(groups(Micropanels::<f64>::bytes(n, slab)))
+        .saturating_add(n.saturating_mul(n).saturating_mul(16))
 }
 
 /// The most bytes that are read at a time of a stored activation of `n` examples, by all groups.
@@ -114,51 +106,6 @@ fn sum<'a, S: Stored>(x: &Matrix<'_, S>, entries: Entries, workspace: &'a mut Wo
     }
 }
 
-/// A type that products are computed in.
-trait Computed: ComplexField + Copy + Default + Send + Sync + AddAssign + Mul<Output = Self> + Sub<Output = Self> {
-    fn round(value: f64) -> Self;
-    fn to_f64(self) -> f64;
-
-    /// (`row` - `shifts`) times the power of two `scale`, in this type alone: rounded once, like the float64 difference, and
-    /// at twice its rate. False, and nothing done, where that cannot be.
-    fn shift_singles(_row: &[f32], _shifts: &[f32], _scale: f64, _packed: &mut [Self]) -> bool {
-        false
-    }
-}
-
-impl Computed for f32 {
-    fn round(value: f64) -> Self {
-        value as f32
-    }
-
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
-
-    fn shift_singles(row: &[f32], shifts: &[f32], scale: f64, packed: &mut [Self]) -> bool {
-        // Beyond these, the difference or the scale could leave float32's range.
-        const MODERATE: std::ops::Range<f64> = 1e-30..1e30;
-        if !MODERATE.contains(&scale) {
-            return false;
-        }
-        let scale = scale as f32;
-        for ((packed, value), shift) in packed.iter_mut().zip(row).zip(shifts) {
-            *packed = (value - shift) * scale;
-        }
-        true
-    }
-}
-
-impl Computed for f64 {
-    fn round(value: f64) -> Self {
-        value
-    }
-
-    fn to_f64(self) -> f64 {
-        self
-    }
-}
-
 /// What one group of slabs needs.
 #[derive(Debug, Default)]
 struct Group<T> {
@@ -169,10 +116,10 @@ struct Group<T> {
     /// Of the largest slab so far, so that nothing leaves the range of numbers, nor its square; none before the first slab that is not
     /// zero.
     exponent: Option<i32>,
-    /// A slab's entries, n x n.
-    entries: Vec<T>,
-    /// A shifted slab, n x width.
-    packed: Vec<T>,
+    /// A shifted slab.
+    panels: Micropanels<T>,
+    /// What its rows come to with themselves.
+    own: Vec<f64>,
     columns: Columns,
     /// The columns' shifts, rounded: any shift will do, as long as all rows have the same.
     single_shifts: Vec<f32>,
@@ -186,20 +133,19 @@ fn sum_in<'a, S: Stored, T: Computed>(
     groups: &'a mut Vec<Group<T>>,
 ) -> Result<Sums<'a>, Unusable> {
     let (n, slabs) = (x.n, x.slabs());
-    let bytes = n * n * (size_of::<f64>() + size_of::<T>());
-    let count = slabs.min(MAX_GROUPS).min((GROUP_BYTES / bytes).max(1));
+    let count = slabs.min(MAX_GROUPS).min((GROUP_BYTES / (n * n * size_of::<f64>())).max(1));
     if groups.len() < count {
         groups.resize_with(count, Group::default);
     }
     // A single group (few features, or very many examples) has the threads for its products instead.
-    let par = if count == 1 { Par::rayon(0) } else { Par::Seq };
+    let parallel = count == 1;
     groups[..count].par_iter_mut().enumerate().try_for_each(|(index, group)| {
         group.sum.clear();
         group.sum.resize(n * n, 0.0);
         (group.reach, group.exponent) = (0.0, None);
         let mut read = std::mem::take(&mut group.read);
         let slabs = index * slabs / count..(index + 1) * slabs / count;
-        let outcome = x.each_slab(slabs, &mut read, |slab| group.add_slab(slab, n, entries, par));
+        let outcome = x.each_slab(slabs, &mut read, |slab| group.add_slab(slab, n, entries, parallel));
         group.read = read;
         outcome
     })?;
@@ -223,24 +169,26 @@ impl<T: Computed> Group<T> {
         slab: &Slab<'_, S>,
         n: usize,
         entries: Entries,
-        par: Par,
+        parallel: bool,
     ) -> Result<(), Unusable> {
         self.columns.measure(slab)?;
-        if entries != Entries::Distances {
+        let terms = match entries {
+            Entries::Single | Entries::Double => Terms::Products,
+            Entries::Distances => Terms::SquaredDifferences,
+        };
+        if terms == Terms::Products {
             self.columns.shift_to_trimmed_means(n);
         }
         // A slab that is zero once it is shifted adds nothing.
         let Some(exponent) = self.columns.exponent() else { return Ok(()) };
-        self.pack(slab, n, exponent);
-        self.entries.resize(n * n, T::default());
-        let width = slab.features.len();
-        let packed = &self.packed[..n * width];
-        match entries {
-            Entries::Single | Entries::Double => products(packed, n, width, &mut self.entries, par),
-            Entries::Distances => squared_distances(packed, n, width, &mut self.entries),
-        }
-        let of_sum = self.raise_to(2 * exponent);
-        self.add_entries(n, ldexp(1.0, 2 * exponent - of_sum));
+        self.single_shifts.clear();
+        self.single_shifts.extend(self.columns.shifts().iter().map(|&shift| shift as f32));
+        let (shifts, single_shifts) = (self.columns.shifts(), self.single_shifts.as_slice());
+        self.panels.fill(slab, n, Shift { shifts, single_shifts, scale: ldexp(1.0, -exponent) });
+        let scale = ldexp(1.0, 2 * exponent - self.raise_to(2 * exponent));
+        self.own.resize(n, 0.0);
+        self.panels.add_to(&mut self.sum, &mut self.own, terms, scale, parallel);
+        self.add_reach();
         Ok(())
     }
 
@@ -255,53 +203,13 @@ impl<T: Computed> Group<T> {
         *self.exponent.insert(before.max(exponent))
     }
 
-    /// Shifts the slab, scales it by 2^-`exponent`, and rounds it.
-    fn pack<S: Stored>(&mut self, slab: &Slab<'_, S>, n: usize, exponent: i32) {
-        let width = slab.features.len();
-        self.packed.resize(n * width, T::default());
-        let scale = ldexp(1.0, -exponent);
-        self.single_shifts.clear();
-        self.single_shifts.extend(self.columns.shifts().iter().map(|&shift| shift as f32));
-        for (packed, row) in self.packed.chunks_exact_mut(width).zip(slab.rows()) {
-            if S::singles(row).is_some_and(|row| T::shift_singles(row, &self.single_shifts, scale, packed)) {
-                continue;
-            }
-            for ((packed, value), shift) in packed.iter_mut().zip(row).zip(self.columns.shifts()) {
-                *packed = T::round((value.to_f64() - shift) * scale);
-            }
-        }
-    }
-
-    /// Adds the slab's entries, times `scale`, to the sum, and what they could have been to the reach.
-    fn add_entries(&mut self, n: usize, scale: f64) {
+    /// Adds what the slab's entries could have been to the reach.
+    fn add_reach(&mut self) {
         let (mut squares, mut pairs) = (0.0, 0.0);
-        for (i, (sum, entries)) in self.sum.chunks_exact_mut(n).zip(self.entries.chunks_exact(n)).enumerate() {
-            for (sum, entry) in sum[..=i].iter_mut().zip(&entries[..=i]) {
-                *sum += entry.to_f64() * scale;
-            }
-            let square = entries[i].to_f64() * scale;
+        for square in &self.own {
             pairs += square * squares;
             squares += square;
         }
         self.reach += pairs;
-    }
-}
-
-/// The lower triangle of the product of `packed` [n, width] with its own transpose, in chains of [`CHAIN`] features.
-fn products<T: Computed>(packed: &[T], n: usize, width: usize, entries: &mut [T], par: Par) {
-    let packed = MatRef::from_row_major_slice(packed, n, width);
-    for first in (0..width).step_by(CHAIN) {
-        let chain = packed.subcols(first, CHAIN.min(width - first));
-        triangular::matmul(
-            MatMut::from_row_major_slice_mut(entries, n, n),
-            BlockStructure::TriangularLower,
-            if first == 0 { Accum::Replace } else { Accum::Add },
-            chain,
-            BlockStructure::Rectangular,
-            chain.transpose(),
-            BlockStructure::Rectangular,
-            T::round(1.0),
-            par,
-        );
     }
 }

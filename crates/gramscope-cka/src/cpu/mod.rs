@@ -2,14 +2,15 @@
 
 mod centre;
 mod columns;
-mod distances;
 mod eigen;
 mod gram;
 mod matrix;
+mod micropanels;
 mod principal;
 mod rbf;
 mod row;
 mod tiles;
+mod vectors;
 
 use std::io;
 
