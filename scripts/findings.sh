@@ -46,7 +46,7 @@ end=$((SECONDS + seconds))
 
 # What is small, under another name until it is whole.
 pack() {
-    tar -C "$work" --exclude=checkpoints -czf "$out/findings.part" . && mv "$out/findings.part" "$out/findings.tar.gz"
+    tar -C "$work" --exclude=checkpoints --exclude='unfinished-*' -czf "$out/findings.part" . && mv "$out/findings.part" "$out/findings.tar.gz"
 }
 
 outcome=0

@@ -111,7 +111,11 @@ fn the_block_of_a_mean_map_is_found() {
     // Batches that were shuffled give another estimate than those in a file's order.
     let shuffled = path(dir.path(), "shuffled");
     succeeds(["cka", "--activations", &files[1], "--passes", "1", "--out", &shuffled, "--batch-size", "64"]);
-    fails(["mean", &maps[0], &shuffled, "--out", &across], 1, &["cannot be averaged", "done to the examples"]);
+    fails(
+        ["mean", &maps[0], &shuffled, "--out", &across],
+        1,
+        &["cannot be averaged", "done to the examples", "b (shuffled)"],
+    );
     fs::write(Path::new(&mean).join("mean.npz"), "nothing").unwrap();
     fails(["blocks", &mean, "--out", &out], 1, &["mean.npz"]);
     fs::write(Path::new(&mean).join("mean.json"), "{").unwrap();

@@ -63,6 +63,8 @@ fn a_comparison_on_a_gpu_goes_on_from_the_sums_of_another_to_the_same_bits() {
             let (mut before, mut after) = (begin(), begin());
             (0..split).for_each(|batch| observe(&mut before, batch, false).unwrap());
             let totals = before.totals().unwrap();
+            // What it has observed itself is forgotten, and what was wrong with it.
+            observe(&mut after, 1, true).unwrap();
             after.go_on_from(totals.clone()).unwrap();
             assert_eq!(after.totals().unwrap(), totals);
             (split..3).for_each(|batch| observe(&mut after, batch, false).unwrap());

@@ -412,6 +412,8 @@ impl DeviceComparison {
         for (pair, values) in self.pairs.iter_mut().zip(&sums.pairs) {
             self.device.copy_to(what, values, &mut pair.sums.slice_mut(..))?;
         }
+        // Flags of a batch that is forgotten say nothing of those that follow.
+        self.flags.last()?;
         self.flags.batches = batches;
         Ok(())
     }

@@ -227,7 +227,7 @@ impl DeviceComponents {
     ///
     /// # Errors
     /// [`Error::NonFinite`], [`Error::Driver`].
-    pub fn finish(self) -> Result<[Sums; 2], Error> {
+    pub fn finish(mut self) -> Result<[Sums; 2], Error> {
         Ok([self.whole.sums()?, self.rest.sums()?])
     }
 }

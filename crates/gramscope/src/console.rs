@@ -155,6 +155,12 @@ pub(crate) struct Progress<'a> {
 }
 
 impl Progress<'_> {
+    /// So many units were done before, of which nothing can be told of how long the others take.
+    pub(crate) fn begin_at(&mut self, done: u64) {
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+    }
+
     /// `done` units are done; `prefix` says of what, `message` how it goes.
     pub(crate) fn update(&mut self, done: u64, prefix: &str, message: &str) {
         match self.console.mode {

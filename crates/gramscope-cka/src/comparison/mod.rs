@@ -300,12 +300,13 @@ impl Comparison {
         if !totals.are_of(&self.observed.layers(), &self.pairs) {
             return Err(Error::OtherTotals);
         }
-        self.batches = totals.batches;
+        let batches = totals.batches;
         match &mut self.place {
             Place::Host(host) => host.go_on_from(totals),
             #[cfg(feature = "cuda")]
             Place::Device(device) => device.go_on_from(totals)?,
         }
+        self.batches = batches;
         Ok(())
     }
 

@@ -86,7 +86,8 @@ pub(crate) fn workspace_bytes(n: usize) -> u64 {
     let (n, slab) = (n as u64, SLAB as u64);
     let squares = n.saturating_mul(n).saturating_mul(8);
     let count = (GROUP_BYTES as u64 / squares.max(1)).clamp(1, MAX_GROUPS as u64);
-    let groups = |panels: u64| count.saturating_mul(squares.saturating_add(panels));
+    let own = n.saturating_mul(8);
+    let groups = |panels: u64| count.saturating_mul(squares.saturating_add(own).saturating_add(panels));
     // Both arithmetics, and the centred copy that a decomposition works on.
     groups(Micropanels::<f32>::bytes(n, slab))
         .saturating_add(groups(Micropanels::<f64>::bytes(n, slab)))

@@ -16,7 +16,7 @@ use super::vectors::{Element, OnMicropanels, VECTORS, WIDEST, on_micropanels};
 /// Features whose terms are added one after the other; a slab is the sum of such chains. Where columns are copies of each other
 /// every addition of a chain rounds the same way, by 7.6e-6 of the sum at 512.
 const CHAIN: usize = 64;
-/// Micropanels whose rows are gone through together, so that what they meet is read from far away once for all of them.
+/// Micropanels whose rows are gone through together, at most, so that what they meet is read from far away once for all of them.
 const TOGETHER: usize = 4;
 /// Features of a row that are shifted at a time.
 const FEATURES: usize = 8;
@@ -130,9 +130,12 @@ impl<T: Computed> Micropanels<T> {
     /// Adds what every two rows come to, times `scale`, to the lower triangle of `sum` [n, n], and writes what each comes to with itself
     /// into `own` [n]; with `parallel` on all threads.
     pub(super) fn add_to(&self, sum: &mut [f64], own: &mut [f64], terms: Terms, scale: f64, parallel: bool) {
-        let rows = TOGETHER * self.width;
+        // Threads need as many parts as will keep them busy: those with many rows take longer.
+        let most = self.n.div_ceil(self.width) / (4 * rayon::current_num_threads());
+        let together = if parallel { most.clamp(1, TOGETHER) } else { TOGETHER };
+        let rows = together * self.width;
         let add = |(index, (sum, own))| {
-            let first = index * TOGETHER;
+            let first = index * together;
             match terms {
                 Terms::Products => on_micropanels::<T, _>(Adding::<T, false> { panels: self, first, sum, own, scale }),
                 Terms::SquaredDifferences => {
@@ -236,7 +239,7 @@ fn fill_rows<S: Stored, T: Computed, const R: usize, const W: usize, const SINGL
 /// Adds the rows of some micropanels with all before them and themselves, as squared distances or as products.
 struct Adding<'a, T, const SQUARES: bool> {
     panels: &'a Micropanels<T>,
-    /// The first of [`TOGETHER`] micropanels.
+    /// The first of some micropanels.
     first: usize,
     /// Their rows.
     sum: &'a mut [f64],
@@ -252,7 +255,7 @@ impl<T: Computed, const SQUARES: bool> OnMicropanels for Adding<'_, T, SQUARES> 
         let Self { panels: &Micropanels { ref values, n, features, .. }, first, sum, own, scale } = self;
         let (values, _) = values.as_chunks::<W>();
         let panel = |index: usize| &values[index * features..][..features];
-        let last = (first + TOGETHER).min(n.div_ceil(W));
+        let last = first + (sum.len() / n).div_ceil(W);
         for j in 0..last {
             for i in first.max(j)..last {
                 let rows = W.min(n - i * W);
@@ -331,12 +334,48 @@ fn add_rows<T: Element, S: Simd, const M: usize, const W: usize, const V: usize,
 
 #[cfg(test)]
 mod tests {
-    use pulp::Scalar;
+    use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
 
+    use super::super::vectors::on_vectors_of;
     use super::*;
 
+    /// What [`Micropanels::fill`] and [`Micropanels::add_to`] do, with vectors of another machine where there is one.
+    struct On<S>(Option<S>);
+
+    impl<V: Simd> On<V> {
+        fn fill<T: Computed>(&self, panels: &mut Micropanels<T>, slab: &Slab<'_, f32>, n: usize, shift: Shift<'_>) {
+            panels.fill(slab, n, shift);
+            if let Some(simd) = self.0 {
+                panels.width = on_vectors_of::<T, V, _>(simd, Filling { panels: &mut panels.values, slab, n, shift });
+            }
+        }
+
+        fn add_to<T: Computed>(
+            &self,
+            panels: &Micropanels<T>,
+            sum: &mut [f64],
+            own: &mut [f64],
+            how: (Terms, f64, bool),
+        ) {
+            let (terms, scale, parallel) = how;
+            let Some(simd) = self.0 else { return panels.add_to(sum, own, terms, scale, parallel) };
+            let rows = TOGETHER * panels.width;
+            for (index, (sum, own)) in sum.chunks_mut(rows * panels.n).zip(own.chunks_mut(rows)).enumerate() {
+                let first = index * TOGETHER;
+                match terms {
+                    Terms::Products => {
+                        on_vectors_of::<T, V, _>(simd, Adding::<T, false> { panels, first, sum, own, scale });
+                    }
+                    Terms::SquaredDifferences => {
+                        on_vectors_of::<T, V, _>(simd, Adding::<T, true> { panels, first, sum, own, scale });
+                    }
+                }
+            }
+        }
+    }
+
     /// Small integers, whose sums are exact in either type; rows and features around every size that is taken together.
-    fn check<T: Computed>(of_machine: bool) {
+    fn check<T: Computed, V: Simd>(on: &On<V>) {
         for n in [2, 3, 4, 5, 7, 8, 11, 12, 13, 23, 24, 25, 47, 48, 49, 97, 193] {
             for features in [1, 7, 8, 9, 63, 64, 65, 129] {
                 let wide = features + 3;
@@ -347,13 +386,8 @@ mod tests {
                 let mut panels = Micropanels::<T>::default();
                 // What is left of other rows has no part in these.
                 let nothing = Shift { shifts: &shifts, single_shifts: &single_shifts, scale: f64::NAN };
-                panels.fill(&slab, n, nothing);
-                let shift = Shift { scale: 0.5, ..nothing };
-                panels.fill(&slab, n, shift);
-                if !of_machine {
-                    let filling = Filling { panels: &mut panels.values, slab: &slab, n, shift };
-                    panels.width = filling.run::<Scalar, 3, 3>(Scalar::new());
-                }
+                on.fill(&mut panels, &slab, n, nothing);
+                on.fill(&mut panels, &slab, n, Shift { scale: 0.5, ..nothing });
                 let value = |row: usize, f: usize| (f64::from(x[row * wide + 2 + f]) - shifts[f]) * 0.5;
                 for terms in [Terms::Products, Terms::SquaredDifferences] {
                     let term = |i: usize, j: usize, f: usize| match terms {
@@ -363,11 +397,7 @@ mod tests {
                     let expected = |i: usize, j: usize| 4.0 * (0..features).map(|f| term(i, j, f)).sum::<f64>();
                     for parallel in [false, true] {
                         let (mut sum, mut own) = (vec![1.0; n * n], vec![f64::NAN; n]);
-                        if of_machine {
-                            panels.add_to(&mut sum, &mut own, terms, 4.0, parallel);
-                        } else {
-                            panels.add_scalars(&mut sum, &mut own, terms, 4.0);
-                        }
+                        on.add_to(&panels, &mut sum, &mut own, (terms, 4.0, parallel));
                         for i in 0..n {
                             assert_eq!(own[i], expected(i, i), "{n} rows, {features} features: row {i}");
                             for j in 0..n {
@@ -381,29 +411,20 @@ mod tests {
         }
     }
 
-    impl<T: Computed> Micropanels<T> {
-        /// [`Self::add_to`] on a machine without vectors.
-        fn add_scalars(&self, sum: &mut [f64], own: &mut [f64], terms: Terms, scale: f64) {
-            let rows = TOGETHER * self.width;
-            for (index, (sum, own)) in sum.chunks_mut(rows * self.n).zip(own.chunks_mut(rows)).enumerate() {
-                let (first, simd) = (index * TOGETHER, Scalar::new());
-                match terms {
-                    Terms::Products => {
-                        Adding::<T, false> { panels: self, first, sum, own, scale }.run::<Scalar, 3, 3>(simd);
-                    }
-                    Terms::SquaredDifferences => {
-                        Adding::<T, true> { panels: self, first, sum, own, scale }.run::<Scalar, 3, 3>(simd);
-                    }
-                }
-            }
-        }
+    #[test]
+    fn every_two_rows_are_multiplied_and_their_distance_measured() {
+        let of_machine = On(None::<Scalar>);
+        check::<f32, _>(&of_machine);
+        check::<f64, _>(&of_machine);
     }
 
     #[test]
-    fn every_two_rows_are_multiplied_and_their_distance_measured() {
-        for of_machine in [true, false] {
-            check::<f32>(of_machine);
-            check::<f64>(of_machine);
-        }
+    fn vectors_of_every_width_do_so() {
+        check::<f32, _>(&On(Some(Scalar::new())));
+        check::<f32, _>(&On(Some(Scalar128b)));
+        check::<f32, _>(&On(Some(Scalar256b)));
+        check::<f32, _>(&On(Some(Scalar512b)));
+        check::<f64, _>(&On(Some(Scalar128b)));
+        check::<f64, _>(&On(Some(Scalar512b)));
     }
 }

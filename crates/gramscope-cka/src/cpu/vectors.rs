@@ -72,7 +72,7 @@ pub(super) const VECTORS: usize = 3;
 pub(super) const WIDEST: u64 = 48;
 
 /// What is done with micropanels of W rows, of which M are multiplied at a time: M x [`VECTORS`] sums, [`VECTORS`] vectors and one
-/// more fill, but do not overfill, the registers. M divides W.
+/// more do not overfill the registers. M divides W.
 pub(super) trait OnMicropanels {
     type Output;
 
@@ -94,13 +94,19 @@ impl<T: Element, F: OnMicropanels> WithSimd for Dispatched<T, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> F::Output {
-        match (T::lanes::<S>(), S::REGISTER_COUNT) {
-            (16, _) => self.work.run::<S, 8, 48>(simd),
-            (8, 32..) => self.work.run::<S, 8, 24>(simd),
-            (8, _) => self.work.run::<S, 4, 24>(simd),
-            (4, _) => self.work.run::<S, 4, 12>(simd),
-            (2, _) => self.work.run::<S, 3, 6>(simd),
-            _ => self.work.run::<S, 3, 3>(simd),
-        }
+        on_vectors_of::<T, S, F>(simd, self.work)
+    }
+}
+
+/// The same with the vectors of `simd`.
+#[inline(always)]
+pub(super) fn on_vectors_of<T: Element, S: Simd, F: OnMicropanels>(simd: S, work: F) -> F::Output {
+    match (T::lanes::<S>(), S::REGISTER_COUNT) {
+        (16, _) => work.run::<S, 8, 48>(simd),
+        (8, 32..) => work.run::<S, 8, 24>(simd),
+        (8, _) => work.run::<S, 4, 24>(simd),
+        (4, _) => work.run::<S, 4, 12>(simd),
+        (2, _) => work.run::<S, 3, 6>(simd),
+        _ => work.run::<S, 3, 3>(simd),
     }
 }

@@ -57,7 +57,8 @@ impl ActivationFile {
         let about = self.file.metadata().map_err(Error::io("read", &self.path))?;
         let written = about.modified().map_err(Error::io("read", &self.path))?;
         let written = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Ok(format!("{}, {} bytes, of {written}", self.path.display(), about.len()))
+        let path = self.path.canonicalize().map_err(Error::io("read", &self.path))?;
+        Ok(format!("{}, {} bytes, of {written}", path.display(), about.len()))
     }
 
     /// The layers, first layer first; at least one.

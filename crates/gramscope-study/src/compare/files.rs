@@ -22,8 +22,7 @@ use crate::{Error, Result, Within};
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
 /// [`Error::Incomparable`] for files with different numbers of examples or with fewer than a batch, [`Error::NonFinite`] for
-/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little; [`Error::File`] where the sums of
-/// another comparison lie in the place of its own.
+/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little.
 pub fn compare_files(
     a: &Path,
     b: Option<&Path>,
@@ -33,6 +32,7 @@ pub fn compare_files(
 ) -> Result<PairResult> {
     let paths = std::iter::once(a).chain(b);
     let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
+    let file_versions = files.iter().map(ActivationFile::version).collect::<Result<Vec<_>>>()?;
     let examples = common_examples(&files, options.examples)?;
     let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
     let batches = Batches::cut(examples, options).map_err(|reason| reason.of(&subject()))?;
@@ -52,12 +52,12 @@ pub fn compare_files(
     let versions = Versions::with_gpu(options.device.as_deref());
     let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
         Ok(Task {
-            models: files.iter().map(ActivationFile::version).collect::<Result<_>>()?,
+            models: file_versions.clone(),
             layers: infos.iter().map(|info| info.layers.clone()).collect(),
             pairs: vec![(x, y)],
             how: options.cka.into(),
             images: None,
-            batches: BatchesTaken::new(&batches, shuffled),
+            batches: BatchesTaken::new(examples, &batches, shuffled),
             versions: versions.clone(),
         })
     });

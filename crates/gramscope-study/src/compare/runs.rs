@@ -133,8 +133,7 @@ impl Default for RunOptions {
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
 /// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little;
-/// [`Error::Interrupted`] once `stop` is set; [`Error::File`] where the sums of another comparison lie in the place of its own; and
-/// what reading a run or its data may say.
+/// [`Error::Interrupted`] once `stop` is set; and what reading a run or its data may say.
 pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
@@ -164,7 +163,7 @@ pub fn compare_runs(
             pairs: pairs.clone(),
             how: options.cka.into(),
             images: Some(data.digest(&kept)),
-            batches: BatchesTaken::new(&batches, Some(shuffled)),
+            batches: BatchesTaken::new(kept.len(), &batches, Some(shuffled)),
             versions: versions.clone(),
         })
     });

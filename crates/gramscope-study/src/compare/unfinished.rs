@@ -4,24 +4,28 @@ use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::iter;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytemuck::{cast_slice, pod_collect_to_vec};
 use gramscope_cka::{Comparison, LayerSum, Options, Totals};
+use gramscope_train::digest::hexadecimal;
 use gramscope_train::sealed::{self, SealedFile, Stored};
+use md5::{Digest, Md5};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::{Batches, in_whole};
 use crate::provenance::{ShuffledPasses, Versions};
-use crate::{Error, Result, Setting, saved};
+use crate::{Error, Result, saved};
 
-/// The name of the file.
-const FILE: &str = "unfinished.safetensors";
+/// What the file's name begins and ends with; between them is a digest of what is compared, so that comparisons share a directory.
+const NAME: [&str; 2] = ["unfinished-", ".safetensors"];
 const KIND: &str = "unfinished comparison";
 
-/// Sums are written after so much work, unless told otherwise.
+/// Sums are written after so much work.
 const EVERY: Duration = Duration::from_secs(60);
 /// Where writing them takes longer than this, as many times more seldom: those of thousands of layers are large.
 const QUICK: Duration = Duration::from_secs(3);
@@ -31,35 +35,46 @@ const HAS_UNIT: u8 = 1;
 const IS_UNDEFINED: u8 = 2;
 
 /// Where the sums of a comparison lie while it is at work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Unfinished {
     /// The directory, that of the results; it is made with the first sums.
-    pub dir: PathBuf,
+    dir: PathBuf,
     /// How long the comparison is at work before they are written again, where writing takes no more than three seconds; where it takes
     /// longer, as many times as long.
-    pub every: Duration,
+    every: Duration,
+    /// The file, once it is known to be there.
+    file: Arc<OnceLock<PathBuf>>,
 }
 
 impl Unfinished {
     /// In `dir`, every minute.
     pub fn within(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), every: EVERY }
+        Self { dir: dir.to_owned(), every: EVERY, file: Arc::default() }
     }
 
-    /// Where they lie.
-    fn path(&self) -> PathBuf {
-        self.dir.join(FILE)
+    /// In `dir`, after every batch.
+    #[cfg(test)]
+    pub(crate) fn always(dir: &Path) -> Self {
+        Self { every: Duration::ZERO, ..Self::within(dir) }
     }
 
-    /// Removes them: once the results are written, nobody needs them.
+    /// Removes those that a comparison has left or gone on from: once its results are written, nobody needs them.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(&self) -> Result<()> {
-        match fs::remove_file(self.path()) {
-            Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.path())(reason)),
+        let Some(file) = self.file.get() else { return Ok(()) };
+        match fs::remove_file(file) {
+            Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", file)(reason)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether sums of some comparison lie there.
+    fn holds_any(&self) -> bool {
+        let name = |entry: io::Result<fs::DirEntry>| Some(entry.ok()?.file_name().to_string_lossy().into_owned());
+        let Ok(entries) = fs::read_dir(&self.dir) else { return false };
+        entries.filter_map(name).any(|name| name.starts_with(NAME[0]) && name.ends_with(NAME[1]))
     }
 }
 
@@ -101,32 +116,25 @@ impl From<Options> for How {
 /// Which minibatches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BatchesTaken {
-    /// Those of a pass: examples of the first and the last, and how many there are.
-    of_pass: [usize; 3],
+    /// Examples that they are cut from, those that are in none included: an order is one of all.
+    examples: usize,
+    of_pass: Vec<Range<usize>>,
     /// None where they are those of a file's order, once.
     shuffled: Option<ShuffledPasses>,
 }
 
 impl BatchesTaken {
-    pub(super) fn new(batches: &Batches, shuffled: Option<ShuffledPasses>) -> Self {
-        Self { of_pass: [batches.largest(), batches.last(), batches.ranges.len()], shuffled }
+    pub(super) fn new(examples: usize, batches: &Batches, shuffled: Option<ShuffledPasses>) -> Self {
+        Self { examples, of_pass: batches.ranges.clone(), shuffled }
     }
 }
 
 impl Task {
-    /// What `other` has otherwise, in words; none where it is the same.
-    fn difference(&self, other: &Self) -> Option<&'static str> {
-        let differences = [
-            (self.versions != other.versions, "on another machine or with another version of this program"),
-            (self.models.len() != other.models.len(), "of another number of models"),
-            (self.layers != other.layers, "of other layers"),
-            (self.models != other.models, "of models that have changed since"),
-            (self.pairs != other.pairs, "of other pairs"),
-            (self.how != other.how, "with another estimator, kernel or accuracy, or otherwise normalised"),
-            (self.images != other.images, "of other images"),
-            (self.batches != other.batches, "over other batches or passes, or with another seed"),
-        ];
-        differences.into_iter().find_map(|(differs, what)| differs.then_some(what))
+    /// The name of the file of its sums.
+    fn file_name(&self) -> String {
+        let text = serde_json::to_vec(self).expect("numbers and text can always be written");
+        let digest = hexadecimal(Md5::new_with_prefix(text));
+        format!("{}{}{}", NAME[0], &digest[..12], NAME[1])
     }
 }
 
@@ -165,26 +173,24 @@ impl<'a> Keeper<'a> {
     /// Has `comparison` go on from the sums that an earlier one of the same left. Damaged ones are named in a warning and passed over.
     ///
     /// # Errors
-    /// [`Error::File`] where the sums of another comparison lie there, or anything else; what saying what is compared may say.
+    /// What saying what is compared may say; on a GPU, what its driver says.
     pub(super) fn take_up(&self, comparison: &mut Comparison) -> Result<()> {
-        let Some(path) = self.place.map(Unfinished::path).filter(|path| path.exists()) else { return Ok(()) };
-        let refused = |problem: String| Error::file(&path, problem).mended_by(&[Setting::Out]);
-        let found: About = sealed::describe(&path, KIND).map_err(|reason| {
-            refused(format!("not the sums of an unfinished comparison, so none can be kept there: {reason}"))
-        })?;
-        if let Some(what) = self.task()?.difference(&found.task) {
-            return Err(refused(format!(
-                "holds the sums of an unfinished comparison {what}; finish that one by the same command as before, remove the file, \
-                 or choose another place"
-            )));
+        let Some(place) = self.place.filter(|place| place.holds_any()) else { return Ok(()) };
+        let path = place.dir.join(self.task()?.file_name());
+        if !path.exists() {
+            return Ok(());
         }
-        match read(&path) {
-            Ok(totals) => comparison.go_on_from(totals).map_err(in_whole),
-            Err(reason) => {
-                tracing::warn!("{reason}; the comparison begins anew");
-                Ok(())
-            }
+        let damage = match read(&path).map(|totals| comparison.go_on_from(totals)) {
+            Ok(Ok(())) => None,
+            Ok(Err(reason @ gramscope_cka::Error::OtherTotals)) => Some(format!("{}: {reason}", path.display())),
+            Ok(Err(reason)) => return Err(in_whole(reason)),
+            Err(reason) => Some(reason.to_string()),
+        };
+        if let Some(damage) = damage {
+            tracing::warn!("{damage}; the comparison begins anew");
         }
+        place.file.get_or_init(|| path);
+        Ok(())
     }
 
     /// Writes the sums of `comparison`, of which a batch has just ended, where it is time to. What stands in the way of that is named in
@@ -198,9 +204,11 @@ impl<'a> Keeper<'a> {
         in_models: impl FnOnce(gramscope_cka::Error) -> Error,
     ) -> Result<()> {
         let Some(place) = self.place.filter(|_| Instant::now() >= self.due) else { return Ok(()) };
+        let task = self.task()?;
+        let path = place.file.get_or_init(|| place.dir.join(task.file_name()));
         let begun = Instant::now();
         let totals = comparison.totals().map_err(in_models)?;
-        let written = write(place, self.task()?, &totals);
+        let written = write(path, task, &totals);
         if let Err(reason) = &written
             && !self.failed
         {
@@ -213,9 +221,9 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Replaces the sums that lie at `place`.
-fn write(place: &Unfinished, task: &Task, totals: &Totals) -> Result<()> {
-    saved::prepare(&place.dir)?;
+/// Replaces the sums that lie at `path`.
+fn write(path: &Path, task: &Task, totals: &Totals) -> Result<()> {
+    saved::prepare(path.parent().unwrap_or(Path::new(".")))?;
     let sums = || totals.layers.iter().flatten();
     let own: Vec<f64> = sums().map(|sum| sum.own).collect();
     let units: Vec<i32> = sums().map(|sum| sum.unit.unwrap_or(0)).collect();
@@ -234,7 +242,7 @@ fn write(place: &Unfinished, task: &Task, totals: &Totals) -> Result<()> {
         ])
         .collect();
     let about = About { batches: totals.batches, task: task.clone() };
-    Ok(sealed::write(&place.path(), KIND, &about, &tensors)?)
+    Ok(sealed::write(path, KIND, &about, &tensors)?)
 }
 
 fn state(sum: &LayerSum) -> u8 {
@@ -249,18 +257,25 @@ fn pair_name(pair: usize) -> String {
 /// Reads what [`write`] wrote.
 fn read(path: &Path) -> Result<Totals> {
     let (About { batches, task }, file): (About, SealedFile) = sealed::open(path, KIND)?;
-    let bytes = |name: &str| {
-        let tensor = file.tensors().get(name).ok_or_else(|| Error::file(path, format!("it has no {name}")))?;
-        file.read(tensor).map_err(Error::io("read", path))
+    let layers: usize = task.layers.iter().map(Vec::len).sum();
+    let bytes = |name: &str, length: usize| {
+        let wrong = || Error::file(path, format!("it has no {name}, or another than was written"));
+        let tensor = file.tensors().get(name).ok_or_else(wrong)?;
+        let bytes = file.read(tensor).map_err(Error::io("read", path))?;
+        if bytes.len() == length { Ok(bytes) } else { Err(wrong()) }
     };
-    let (own, units, states) = (bytes("own")?, bytes("units")?, bytes("states")?);
-    let (own, units): (Vec<f64>, Vec<i32>) = (pod_collect_to_vec(&own), pod_collect_to_vec(&units));
+    let own: Vec<f64> = pod_collect_to_vec(&bytes("own", layers * size_of::<f64>())?);
+    let units: Vec<i32> = pod_collect_to_vec(&bytes("units", layers * size_of::<i32>())?);
+    let states = bytes("states", layers)?;
     let mut sums = iter::zip(own, iter::zip(units, states)).map(|(own, (unit, state))| LayerSum {
         unit: (state & HAS_UNIT != 0).then_some(unit),
         own,
         undefined: state & IS_UNDEFINED != 0,
     });
-    let layers = task.layers.iter().map(|layers| sums.by_ref().take(layers.len()).collect()).collect();
-    let pairs = (0..task.pairs.len()).map(|pair| Ok(pod_collect_to_vec(&bytes(&pair_name(pair))?)));
-    Ok(Totals { batches, layers, pairs: pairs.collect::<Result<_>>()? })
+    let of_models = task.layers.iter().map(|layers| sums.by_ref().take(layers.len()).collect()).collect();
+    let pairs = task.pairs.iter().enumerate().map(|(pair, &(x, y))| {
+        let entries = [x, y].map(|model| task.layers.get(model).map_or(0, Vec::len));
+        Ok(pod_collect_to_vec(&bytes(&pair_name(pair), entries[0] * entries[1] * size_of::<f64>())?))
+    });
+    Ok(Totals { batches, layers: of_models, pairs: pairs.collect::<Result<_>>()? })
 }

@@ -231,7 +231,12 @@ fn check_alike(one: &PairInfo, other: &PairInfo) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::incomparable(format!("{} and {} cannot be averaged: {differs}", name(one), name(other))))
+    let variations = |info: &PairInfo| match info.variations().join(", ") {
+        none if none.is_empty() => String::new(),
+        variations => format!(" ({variations})"),
+    };
+    let named = |info: &PairInfo| format!("{}{}", name(info), variations(info));
+    Err(Error::incomparable(format!("{} and {} cannot be averaged: {differs}", named(one), named(other))))
 }
 
 fn name(info: &PairInfo) -> String {

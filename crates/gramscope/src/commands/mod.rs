@@ -39,12 +39,14 @@ use crate::console::{self, Console, Unit};
 /// What `work`, a pass over examples, comes to; a bar shows `what` it does.
 fn with_bar<R>(console: &Console, what: &str, work: impl FnOnce(&mut dyn FnMut(Progress<'_>)) -> R) -> R {
     let mut bar = console.progress(Unit::Passes, 0);
+    // Each thing that is done in turn has a number of batches, and begins with the first of them or goes on.
     let mut last = 0;
     work(&mut |progress| {
         let Progress { batch, batches, .. } = progress;
-        if batch > mem::replace(&mut last, batch) + 1 {
+        if mem::replace(&mut last, batches) != batches && batch > 1 {
             let text = format!("{what} goes on with batch {batch} of {batches}");
             console.note("resumed", &text, json!({ "what": what, "batch": batch, "batches": batches }));
+            bar.begin_at(progress.done as u64);
         }
         show_progress(&mut bar, what, progress);
     })

@@ -25,7 +25,9 @@ impl<'a> TrainingProgress<'a> {
                 self.name = name.to_owned();
                 self.epochs = epochs;
                 self.steps_per_epoch = steps_per_epoch;
-                self.bar = Some(self.console.progress(Unit::Steps, (epochs * steps_per_epoch) as u64));
+                let mut bar = self.console.progress(Unit::Steps, (epochs * steps_per_epoch) as u64);
+                bar.begin_at(((first_epoch - 1) * steps_per_epoch) as u64);
+                self.bar = Some(bar);
                 let text = format!("{name}: {parameters} parameters, epochs {first_epoch} to {epochs}");
                 let fields =
                     json!({ "run": name, "parameters": parameters, "first_epoch": first_epoch, "epochs": epochs });

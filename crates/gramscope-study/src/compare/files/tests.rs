@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use gramscope_cka::{Estimator, Gram, Kernel, Options};
 use gramscope_nn::random::{Philox, Stream};
@@ -320,30 +319,34 @@ fn a_limit_on_memory_changes_no_bit_and_is_named_where_it_is_too_small() {
 /// Shuffled and as they lie; a comparison of files knows no stop, and is ended by a panic.
 #[test]
 fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
+    const STOPPED: &str = "stopped by the test";
     let folder = Folder::new();
     let a = folder.write("a.safetensors", &layers(20, 27));
-    let place = Unfinished { dir: folder.dir.path().join("results"), every: Duration::ZERO };
-    let keeping = CompareOptions { unfinished: Some(place.clone()), ..options(4, true) };
+    let place = folder.dir.path().join("results");
     for shuffled in [None, Some(ShuffledPasses { passes: 2, seed: 9 })] {
-        let compare = |options: &CompareOptions, last: usize| {
+        let compare = |unfinished: Option<Unfinished>, examples: Option<usize>, last: usize| {
             let mut first = 0;
+            let options = CompareOptions { unfinished, examples, ..options(4, true) };
             let result = catch_unwind(AssertUnwindSafe(|| {
-                compare_files(&a, None, options, shuffled, &mut |progress| {
+                compare_files(&a, None, &options, shuffled, &mut |progress| {
                     first = if first == 0 { progress.batch } else { first };
-                    assert!(progress.batch < last, "interrupted");
                     assert!(progress.done <= progress.total);
+                    if progress.batch >= last {
+                        std::panic::panic_any(STOPPED);
+                    }
                 })
             }));
-            (result, first)
+            (result.map_err(|payload| *payload.downcast_ref::<&str>().unwrap()), first)
         };
-        let whole = compare(&options(4, true), usize::MAX).0.unwrap().unwrap();
-        assert!(compare(&keeping, 3).0.is_err());
-        let (result, first) = compare(&keeping, usize::MAX);
+        let keeping = || Some(Unfinished::always(&place));
+        let whole = compare(None, None, usize::MAX).0.unwrap().unwrap();
+        assert_eq!(compare(keeping(), None, 3).0.unwrap_err(), STOPPED);
+        // As many batches of as many examples, taken from fewer.
+        assert_eq!(compare(keeping(), Some(26), 3).1, 1);
+        let (result, first) = compare(keeping(), None, usize::MAX);
         assert_eq!((result.unwrap().unwrap().similarity, first), (whole.similarity, 3), "{shuffled:?}");
         // A file that was written since is another.
         folder.write("a.safetensors", &layers(20, 27));
-        let reason = compare(&keeping, usize::MAX).0.unwrap().unwrap_err().to_string();
-        assert!(reason.contains("models that have changed"), "{reason}");
-        place.remove().unwrap();
+        assert_eq!(compare(keeping(), None, usize::MAX).1, 1);
     }
 }
