@@ -127,6 +127,11 @@ impl BatchesTaken {
     pub(super) fn new(examples: usize, batches: &Batches, shuffled: Option<ShuffledPasses>) -> Self {
         Self { examples, of_pass: batches.ranges.clone(), shuffled }
     }
+
+    /// How many there are in all passes.
+    fn count(&self) -> usize {
+        self.of_pass.len() * self.shuffled.map_or(1, |shuffled| shuffled.passes)
+    }
 }
 
 impl Task {
@@ -180,7 +185,7 @@ impl<'a> Keeper<'a> {
         if !path.exists() {
             return Ok(());
         }
-        let damage = match read(&path).map(|totals| comparison.go_on_from(totals)) {
+        let damage = match read(&path, self.task()?).map(|totals| comparison.go_on_from(totals)) {
             Ok(Ok(())) => None,
             Ok(Err(reason @ gramscope_cka::Error::OtherTotals)) => Some(format!("{}: {reason}", path.display())),
             Ok(Err(reason)) => return Err(in_whole(reason)),
@@ -254,9 +259,12 @@ fn pair_name(pair: usize) -> String {
     format!("pair{pair}")
 }
 
-/// Reads what [`write`] wrote.
-fn read(path: &Path) -> Result<Totals> {
-    let (About { batches, task }, file): (About, SealedFile) = sealed::open(path, KIND)?;
+/// Reads what [`write`] wrote of the same `task`.
+fn read(path: &Path, task: &Task) -> Result<Totals> {
+    let (about, file): (About, SealedFile) = sealed::open(path, KIND)?;
+    if about.task != *task || about.batches > task.batches.count() {
+        return Err(Error::file(path, "it holds the sums of another comparison"));
+    }
     let layers: usize = task.layers.iter().map(Vec::len).sum();
     let bytes = |name: &str, length: usize| {
         let wrong = || Error::file(path, format!("it has no {name}, or another than was written"));
@@ -274,8 +282,8 @@ fn read(path: &Path) -> Result<Totals> {
     });
     let of_models = task.layers.iter().map(|layers| sums.by_ref().take(layers.len()).collect()).collect();
     let pairs = task.pairs.iter().enumerate().map(|(pair, &(x, y))| {
-        let entries = [x, y].map(|model| task.layers.get(model).map_or(0, Vec::len));
+        let entries = [x, y].map(|model| task.layers[model].len());
         Ok(pod_collect_to_vec(&bytes(&pair_name(pair), entries[0] * entries[1] * size_of::<f64>())?))
     });
-    Ok(Totals { batches, layers: of_models, pairs: pairs.collect::<Result<_>>()? })
+    Ok(Totals { batches: about.batches, layers: of_models, pairs: pairs.collect::<Result<_>>()? })
 }

@@ -433,6 +433,14 @@ fn damaged_sums_are_passed_over() {
     let whole = compare_until(usize::MAX, &runs, &options(7), &one_pass()).0.unwrap();
     compare_until(3, &runs, &keeping, &one_pass()).0.unwrap_err();
     let file = kept_sums(&place);
+    // Another comparison's under the name of this one's.
+    let biased = gramscope_cka::Options { estimator: gramscope_cka::Estimator::Biased, ..keeping.cka };
+    let other = CompareOptions { unfinished: Some(Unfinished::always(&place)), cka: biased, ..options(7) };
+    std::fs::remove_file(&file).unwrap();
+    compare_until(3, &runs, &other, &one_pass()).0.unwrap_err();
+    std::fs::rename(kept_sums(&place), &file).unwrap();
+    let (results, first) = compare_until(usize::MAX, &runs, &keeping, &one_pass());
+    assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 1));
     for damage in [|bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(9)] {
         let mut bytes = std::fs::read(&file).unwrap();
         damage(&mut bytes);
