@@ -137,30 +137,45 @@ fn send(child: &Child, signal: &str) {
 fn a_second_signal_ends_the_process_at_once() {
     let root = tempfile::tempdir().unwrap();
     let out = place(&root, "stopped");
-    let run = "train --train-images 128 --test-images 10 --depth 38 --width 4 --epochs 1 --out";
+    let run = "train --train-images 256 --test-images 10 --batch-size 256 --depth 38 --width 4 --epochs 1 --out";
     let arguments: Vec<&str> = run.split(' ').chain([out.to_str().unwrap()]).collect();
     let mut child = start(&arguments, 0, Duration::from_millis(1500));
     send(&child, "INT");
-    sleep(Duration::from_millis(20));
+    sleep(Duration::from_millis(500));
     send(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(!out.join("checkpoints").join("interrupted.safetensors").exists(), "the step was finished first");
 }
 
-/// There is nothing of a comparison to go on from, so the first signal ends it.
+/// What has been compared, or learned by probes, is kept long before it would be written anyway, and gone on from. Of anything else
+/// there is nothing to keep.
 #[test]
-fn a_comparison_that_is_stopped_says_so_and_leaves_nothing() {
+fn comparisons_and_probes_that_are_asked_to_stop_go_on_later() {
     let root = tempfile::tempdir().unwrap();
     let run = root.path().join("run");
     train_tiny(&run, 0);
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let out = place(&root, signal);
-        let arguments =
-            ["cka", run.to_str().unwrap(), "--batch-size", "8", "--passes", "100000", "--out", out.to_str().unwrap()];
-        let mut child = start(&arguments, 0, Duration::from_millis(500));
-        send(&child, signal);
-        assert_eq!(child.wait().unwrap().code(), Some(code));
-        assert!(!out.exists(), "left {:?}", files(&out));
+    for (name, work) in [
+        ("cka", &["cka", "--batch-size", "8", "--passes", "1000000"][..]),
+        ("probe", &["probe", "--epochs", "1000000"]),
+    ] {
+        let out = place(&root, name);
+        let arguments: Vec<&str> =
+            work.iter().copied().chain([run.to_str().unwrap(), "--out", out.to_str().unwrap()]).collect();
+        for (signal, code) in [("INT", 130), ("TERM", 143)] {
+            let child = command(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            sleep(Duration::from_millis(500));
+            // As `timeout` sends it: twice, which is one request.
+            send(&child, signal);
+            send(&child, signal);
+            let output = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{stderr}");
+            assert!(stderr.contains("the same command takes it up again"), "{stderr}");
+            assert_eq!(stderr.contains("goes on with batch"), signal == "TERM", "{stderr}");
+            assert_eq!(stderr.matches("a second signal").count(), 1, "{stderr}");
+            let left = files(&out);
+            assert!(left.len() == 1 && left[0].to_str().unwrap().starts_with("unfinished-"), "left {left:?}");
+        }
     }
 }
 

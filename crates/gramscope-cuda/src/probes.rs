@@ -177,14 +177,46 @@ impl DeviceProbes {
         Ok(records)
     }
 
+    /// How many weights and biases each probe has.
+    pub fn parameter_counts(&self) -> Vec<usize> {
+        self.probes.iter().map(|probe| probe.weights.len()).collect()
+    }
+
     /// A probe's weights `[classes, features]`, row-major, and biases `[classes]` behind them. Waits for all steps.
     ///
     /// # Errors
     /// [`Error::Argument`], [`Error::Driver`].
     pub fn parameters(&self, probe: usize) -> Result<Vec<f32>, Error> {
-        let wanted = self.probes.get(probe);
-        let wanted = wanted.ok_or_else(|| wrong(PROBES, "probe", probe, format!("below {}", self.probes.len())))?;
-        self.device.download(&wanted.weights)
+        self.device.download(&self.probe(probe)?.weights)
+    }
+
+    /// The velocities of a probe's [parameters](Self::parameters), in their order. Waits for all steps.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn velocities(&self, probe: usize) -> Result<Vec<f32>, Error> {
+        self.device.download(&self.probe(probe)?.velocities)
+    }
+
+    fn probe(&self, probe: usize) -> Result<&Probe, Error> {
+        self.probes.get(probe).ok_or_else(|| wrong(PROBES, "probe", probe, format!("below {}", self.probes.len())))
+    }
+
+    /// Goes on from what probes on the same inputs had come to: the record of each, and its parameters and their velocities.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for those of other probes; [`Error::Driver`].
+    pub fn go_on_from(&mut self, records: &[ProbeRecord], learned: &[[&[f32]; 2]]) -> Result<(), Error> {
+        let count = self.probes.len();
+        if records.len() != count || learned.len() != count {
+            return Err(wrong(PROBES, "probes", learned.len().min(records.len()), count));
+        }
+        self.device.copy_to("the records of probes", records, &mut self.records.slice_mut(..count))?;
+        for (probe, [parameters, velocities]) in self.probes.iter_mut().zip(learned) {
+            self.device.copy_to("the parameters of a probe", parameters, &mut probe.weights.as_view_mut())?;
+            self.device.copy_to("the velocities of a probe", velocities, &mut probe.velocities.as_view_mut())?;
+        }
+        Ok(())
     }
 }
 

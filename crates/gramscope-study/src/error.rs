@@ -109,7 +109,7 @@ pub enum Error {
         reason: Arc<gramscope_train::Error>,
     },
     /// The work was asked to stop.
-    #[error("stopped before the work was complete; the same command begins it again")]
+    #[error("stopped before the work was complete; the same command takes it up again")]
     Interrupted,
     /// An error of a run.
     #[error(transparent)]

@@ -25,7 +25,10 @@ mod error;
 mod family;
 mod names;
 mod saved;
+#[cfg(test)]
+mod testing;
 mod tree;
+mod unfinished;
 
 /// Where tensors are that are on their way into a network, wherever that is.
 pub(crate) const HOST: candle_core::Device = candle_core::Device::Cpu;
@@ -34,3 +37,4 @@ pub use error::{Error, Fewer, Result, Setting, Within};
 pub use names::run_names;
 pub use saved::{Saved, Staged};
 pub use tree::{check_distinct, runs};
+pub use unfinished::Unfinished;

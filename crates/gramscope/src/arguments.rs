@@ -134,7 +134,8 @@ pub(crate) enum Command {
 impl Command {
     /// Whether the command, once stopped, can be taken up where it was.
     pub(crate) fn goes_on_later(&self) -> bool {
-        matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_) | Self::Study(_))
+        let trains = matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_) | Self::Study(_));
+        trains || matches!(self, Self::Cka(_) | Self::Epochs(_) | Self::Probe(_))
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -12,26 +14,33 @@ use signal_hook::flag;
 /// What a shell adds to a signal's number for the exit code of what it ended.
 const SIGNALLED: u8 = 128;
 
+/// Signals so close together are one request: coreutils' `timeout` sends its signal to the process, and again to its group.
+const ONE_REQUEST: Duration = Duration::from_millis(250);
+
 /// The signal that asked this process to stop, if one has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Interrupt {
     requested: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
-    /// Listens for both signals from now on; with `gracefully`, the first one only sets the flag.
-    pub(crate) fn listen(gracefully: bool) -> io::Result<Self> {
-        let interrupt = Self::default();
+    /// Listens for both signals from now on; with `gracefully`, the first one only sets `requested`.
+    pub(crate) fn listen(gracefully: bool, requested: Arc<AtomicBool>) -> io::Result<Self> {
+        let interrupt = Self { requested, signal: Arc::default() };
         // A file that grows beyond what the shell allows is then an error that says so, as a full disk is.
         #[cfg(unix)]
         flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+        let ends = Arc::new(AtomicBool::new(!gracefully));
         for (signal, code) in [(SIGINT, 2), (SIGTERM, 15)] {
             // The order counts: what a signal finds set is what the signal before it left.
-            let ends = if gracefully { interrupt.requested.clone() } else { Arc::new(AtomicBool::new(true)) };
-            flag::register_conditional_shutdown(signal, i32::from(SIGNALLED + code), ends)?;
+            flag::register_conditional_shutdown(signal, i32::from(SIGNALLED + code), ends.clone())?;
             flag::register_usize(signal, interrupt.signal.clone(), usize::from(code))?;
             flag::register(signal, interrupt.requested.clone())?;
+        }
+        if gracefully {
+            let requested = interrupt.requested.clone();
+            thread::Builder::new().name("signals".to_owned()).spawn(move || set_after(&requested, &ends))?;
         }
         Ok(interrupt)
     }
@@ -46,4 +55,13 @@ impl Interrupt {
         let signal = u8::try_from(self.signal.load(Ordering::Relaxed)).ok()?;
         (signal > 0).then(|| ExitCode::from(SIGNALLED + signal))
     }
+}
+
+/// Sets `ends`, by which the next signal ends the process, once the request that sets `requested` is over.
+fn set_after(requested: &AtomicBool, ends: &AtomicBool) {
+    while !requested.load(Ordering::Relaxed) {
+        thread::sleep(ONE_REQUEST / 4);
+    }
+    thread::sleep(ONE_REQUEST);
+    ends.store(true, Ordering::Relaxed);
 }

@@ -16,6 +16,8 @@ mod stored;
 use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, FromArgMatches};
 
@@ -33,8 +35,9 @@ fn main() -> ExitCode {
     let matches = Arguments::command().get_matches();
     let flags = Flags::of_command(&matches);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let console = Console::new(arguments.quiet, arguments.json_logs());
-    let interrupt = match Interrupt::listen(arguments.command.goes_on_later()) {
+    let stop = Arc::<AtomicBool>::default();
+    let console = Console::new(arguments.quiet, arguments.json_logs(), stop.clone());
+    let interrupt = match Interrupt::listen(arguments.command.goes_on_later(), stop) {
         Ok(interrupt) => interrupt,
         Err(error) => {
             console.error(&format!("cannot listen for signals: {error}"));
@@ -70,7 +73,7 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Quickstart(arguments) => commands::quickstart::run(&arguments, interrupt, console),
         Command::Train(arguments) => commands::train::run(&arguments, interrupt, console),
         Command::Sweep(arguments) => commands::sweep::run(&arguments, interrupt, console),
-        Command::Cka(arguments) => commands::cka::run(&arguments, console),
+        Command::Cka(arguments) => commands::cka::run(&arguments, interrupt, console),
         Command::Blocks(arguments) => commands::blocks::run(&arguments, console),
         Command::Mean(arguments) => commands::mean::run(&arguments, console),
         Command::Pcs(arguments) => commands::pcs::run(&arguments, console),
@@ -80,7 +83,7 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Ablate(arguments) => commands::ablate::run(&arguments, interrupt, console),
         Command::Sparsity(arguments) => commands::sparsity::run(&arguments, console),
         Command::Predict(arguments) => commands::predict::run(&arguments, console),
-        Command::Epochs(arguments) => commands::epochs::run(&arguments, console),
+        Command::Epochs(arguments) => commands::epochs::run(&arguments, interrupt, console),
         Command::Activations(arguments) => commands::activations::run(&arguments, console),
         Command::Study(arguments) => commands::study::run(&arguments, interrupt, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),

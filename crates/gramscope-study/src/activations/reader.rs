@@ -49,16 +49,13 @@ impl ActivationFile {
         &self.path
     }
 
-    /// What tells it from the file that may lie in its place another time: path, length and when it was written.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub(crate) fn version(&self) -> Result<String> {
-        let about = self.file.metadata().map_err(Error::io("read", &self.path))?;
-        let written = about.modified().map_err(Error::io("read", &self.path))?;
-        let written = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let path = self.path.canonicalize().map_err(Error::io("read", &self.path))?;
-        Ok(format!("{}, {} bytes, of {written}", path.display(), about.len()))
+    /// What tells it from the file that may lie in its place another time, as far as the file system says: path, length and when it was
+    /// written.
+    pub(crate) fn version(&self) -> String {
+        let about = self.file.metadata().ok();
+        let written = about.as_ref().and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        format!("{}, {:?} bytes, of {:?}", path.display(), about.map(|about| about.len()), written)
     }
 
     /// The layers, first layer first; at least one.

@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::{Comparison, DeviceMemory, Memory, Similarity};
 
-use super::unfinished::{BatchesTaken, Keeper, Task};
+use super::unfinished::{BatchesTaken, ComparisonTask, totals};
 use super::{Batches, CompareOptions, ModelInfo, Progress, batches, in_layer, in_models, in_whole, result};
 use crate::activations::{ActivationFile, Rows};
 use crate::names::unused;
 use crate::pair::PairResult;
 use crate::provenance::{DataInfo, ShuffledPasses, Versions};
+use crate::unfinished::Keeper;
 use crate::{Error, Result, Within};
 
 /// Compares the layers of the file `a` with those of `b`, or with each other where there is no `b`. Batches are those
@@ -22,17 +24,18 @@ use crate::{Error, Result, Within};
 /// # Errors
 /// What is wrong with a file ([`Error::Io`], [`Error::File`]), more examples asked for than it has among it;
 /// [`Error::Incomparable`] for files with different numbers of examples or with fewer than a batch, [`Error::NonFinite`] for
-/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little.
+/// NaN or infinity in an activation, [`Error::Memory`] where what may be taken is too little; [`Error::Interrupted`] once `stop` is set
+/// and a batch is over.
 pub fn compare_files(
     a: &Path,
     b: Option<&Path>,
     options: &CompareOptions,
     shuffled: Option<ShuffledPasses>,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PairResult> {
     let paths = std::iter::once(a).chain(b);
     let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
-    let file_versions = files.iter().map(ActivationFile::version).collect::<Result<Vec<_>>>()?;
     let examples = common_examples(&files, options.examples)?;
     let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
     let batches = Batches::cut(examples, options).map_err(|reason| reason.of(&subject()))?;
@@ -51,8 +54,8 @@ pub fn compare_files(
     let mut comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
     let versions = Versions::with_gpu(options.device.as_deref());
     let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
-        Ok(Task {
-            models: file_versions.clone(),
+        Ok(ComparisonTask {
+            models: files.iter().map(ActivationFile::version).collect(),
             layers: infos.iter().map(|info| info.layers.clone()).collect(),
             pairs: vec![(x, y)],
             how: options.cka.into(),
@@ -61,9 +64,12 @@ pub fn compare_files(
             versions: versions.clone(),
         })
     });
-    keeper.take_up(&mut comparison)?;
+    if let Some(totals) = keeper.kept(totals)? {
+        comparison.go_on_from(totals).map_err(in_whole)?;
+    }
     let pass = Reading { files: &files, infos: &infos, shuffled, examples, batches: &batches, most: shares.layer };
-    let similarity = pass.compare(passes, comparison, &mut keeper, progress).map_err(|reason| pass.placed(reason))?;
+    let similarity =
+        pass.compare(passes, comparison, &mut keeper, stop, progress).map_err(|reason| pass.placed(reason))?;
     drop(keeper);
     let path = |file: usize| files[file].path().to_owned();
     let data = DataInfo::Activations { file_x: path(x), file_y: path(y), examples, shuffled };
@@ -88,7 +94,8 @@ impl Reading<'_> {
         &self,
         passes: Range<u32>,
         mut comparison: Comparison,
-        keeper: &mut Keeper<'_>,
+        keeper: &mut Keeper<'_, ComparisonTask>,
+        stop: &AtomicBool,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Similarity> {
         let batches = passes.len() * self.batches.ranges.len();
@@ -107,7 +114,7 @@ impl Reading<'_> {
                     progress(Progress { done, total, batch: batch + 1, batches, subject });
                 })?;
                 comparison.end_batch().map_err(in_models(self.infos))?;
-                keeper.batch_ended(&mut comparison, in_models(self.infos))?;
+                keeper.batch_ended(stop, || comparison.totals().map_err(in_models(self.infos)))?;
             }
         }
         Ok(comparison.finish().map_err(in_models(self.infos))?.remove(0))

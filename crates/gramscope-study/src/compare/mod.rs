@@ -32,12 +32,11 @@ pub(crate) use memory::{BatchNeeds, Needs, check_memory, forward_bytes};
 pub(crate) use model::{Model, with_view};
 pub(crate) use pass::Pass;
 pub use runs::{Pairs, RunOptions, compare_runs, pair_names};
-pub use unfinished::Unfinished;
 
 use crate::activations::ActivationFile;
 use crate::pair::{PairInfo, PairResult, Undefined};
 use crate::provenance::{DataInfo, Versions};
-use crate::{Error, Fewer, Result, Within};
+use crate::{Error, Fewer, Result, Unfinished, Within};
 
 /// What comparisons of runs and of files share.
 #[derive(Clone, Debug)]

@@ -136,7 +136,7 @@ impl Model {
     }
 
     /// A digest of all that its activations depend on beside the images.
-    pub(super) fn digest(&self) -> Result<String> {
+    pub(crate) fn digest(&self) -> Result<String> {
         let about = format!("{:?} {}", self.network.config(), self.info.batch_statistics);
         let mut digest = Md5::new_with_prefix(about);
         for (name, tensor) in self.network.state() {

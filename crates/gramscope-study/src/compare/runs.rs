@@ -1,6 +1,6 @@
 //! Comparing trained runs: one pass over the test images for any number of them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::{Comparison, DeviceMemory, Memory};
 use gramscope_nn::Processor;
@@ -9,7 +9,7 @@ use gramscope_train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
-use super::unfinished::{BatchesTaken, Keeper, Task};
+use super::unfinished::{BatchesTaken, ComparisonTask, totals};
 use super::{
     Batch, Batches, CompareOptions, Feed, Limit, Progress, TestImages, batches, forward_bytes, in_models, in_whole,
     result,
@@ -19,6 +19,7 @@ use crate::names::run_names;
 use crate::pair::{DroppedDominant, PairResult};
 use crate::pcs::EXAMPLES;
 use crate::provenance::{ShuffledPasses, Versions};
+use crate::unfinished::Keeper;
 use crate::{Error, Result, Setting};
 
 /// Which pairs of runs are compared.
@@ -133,7 +134,7 @@ impl Default for RunOptions {
 /// # Errors
 /// [`Error::Incomparable`] for runs of different data, or with nothing to compare; [`Error::NonFinite`] for NaN or infinity
 /// in an activation, naming run, layer and batch; [`Error::Memory`] where what may be taken is too little;
-/// [`Error::Interrupted`] once `stop` is set; and what reading a run or its data may say.
+/// [`Error::Interrupted`] once `stop` is set and a batch is over; and what reading a run or its data may say.
 pub fn compare_runs(
     runs: &[Run],
     options: &CompareOptions,
@@ -157,7 +158,7 @@ pub fn compare_runs(
     let versions = Versions::on(processor);
     let shuffled = ShuffledPasses { passes: run_options.passes, seed: run_options.seed };
     let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
-        Ok(Task {
+        Ok(ComparisonTask {
             models: models.iter().map(Model::digest).collect::<Result<_>>()?,
             layers: models.iter().map(|model| model.info.layers.clone()).collect(),
             pairs: pairs.clone(),
@@ -167,9 +168,11 @@ pub fn compare_runs(
             versions: versions.clone(),
         })
     });
-    keeper.take_up(&mut comparison)?;
+    if let Some(totals) = keeper.kept(totals)? {
+        comparison.go_on_from(totals).map_err(in_whole)?;
+    }
     let all_batches = run_options.passes * batches.ranges.len();
-    let mut turns = Turns { models: &models, last: None, all_batches, done: 0, stop };
+    let mut turns = Turns { models: &models, last: None, all_batches, done: 0 };
     for (pass, ranges) in batches.after(comparison.batches(), passes) {
         let order = batches::shuffled(kept.len(), pass, run_options.seed);
         let order: Vec<usize> = order.into_iter().map(|place| kept[place]).collect();
@@ -178,7 +181,8 @@ pub fn compare_runs(
             let _range = gramscope_cuda::range(&format!("batch {}", comparison.batches() + 1));
             let images = feed.batch_of(&order, range.clone())?;
             turns.observe(&images, range.len(), &mut comparison, progress)?;
-            keeper.batch_ended(&mut comparison, in_models(models.iter().map(|model| &model.info)))?;
+            keeper
+                .batch_ended(stop, || comparison.totals().map_err(in_models(models.iter().map(|model| &model.info))))?;
         }
     }
     drop(keeper);
@@ -249,7 +253,6 @@ struct Turns<'a> {
     all_batches: usize,
     /// Activations that were observed, or had been before.
     done: usize,
-    stop: &'a AtomicBool,
 }
 
 impl Turns<'_> {
@@ -282,9 +285,6 @@ impl Turns<'_> {
         comparison: &mut Comparison,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
         let wanted = comparison.wanted(index).len();
         if wanted == 0 {
             return Ok(());

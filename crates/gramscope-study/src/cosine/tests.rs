@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::atomic::AtomicBool;
 
 use gramscope_reference::Matrix;
 use gramscope_reference::cosine::mean_cosine;
 use gramscope_train::batches::images;
-use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
+use gramscope_train::data;
 
 use super::*;
+use crate::testing::{small_data, tiny, trained};
 use crate::{Error, HOST, Saved};
 
 /// A made result of three layers: two of one shape, which have one example less in common, and one alone.
@@ -74,14 +74,7 @@ fn cosines_in_words() {
 #[test]
 fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let data =
-        DataConfig { train_images: Some(20), test_images: Some(150), image_side: Some(9), ..DataConfig::default() };
-    let settings = TrainSettings { depth: 8, width: 0.2, epochs: 1, batch_size: 10, ..TrainSettings::default() };
-    let config = RunConfig::new(data, settings);
-    let dataset = data::load(&config.data).unwrap();
-    let stop = AtomicBool::new(false);
-    let run =
-        train(&config, &dataset, &dir.path().join("run"), &Processor::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
+    let run = trained(&dir.path().join("run"), tiny(0), small_data(150));
     let within = |host: Option<u64>, steps: &mut Vec<(usize, usize)>| {
         let memory = MemoryLimits { host, device: None };
         let options = CosineOptions { memory, ..CosineOptions::default() };
@@ -102,6 +95,7 @@ fn cosines_of_a_run_are_those_of_its_activations_within_any_memory() {
         assert_eq!(bits(&found.cosine), bits(&result.cosine), "{more} bytes more");
     }
 
+    let dataset = data::load(&run.config().data).unwrap();
     let network = run.network(&HOST).unwrap();
     let names: Vec<String> = network.layers().iter().map(|layer| layer.name.clone()).collect();
     let all: Vec<usize> = (0..dataset.test.len()).collect();

@@ -1,25 +1,14 @@
 #![allow(clippy::unwrap_used)]
 
-use gramscope_train::data::{self, DataConfig};
-use gramscope_train::{RunConfig, Start, TrainSettings, train};
+use gramscope_train::TrainSettings;
 
 use super::*;
+use crate::testing::{small_data, tiny, trained};
 
-fn trained(dir: &Path, checkpoint_every: Option<usize>) -> Run {
-    let data =
-        DataConfig { train_images: Some(20), test_images: Some(24), image_side: Some(9), ..DataConfig::default() };
-    let settings = TrainSettings {
-        depth: 8,
-        width: 0.2,
-        epochs: 4,
-        batch_size: 10,
-        learning_rate: 0.1,
-        checkpoint_every,
-        ..TrainSettings::default()
-    };
-    let config = RunConfig::new(data, settings);
-    let dataset = data::load(&config.data).unwrap();
-    train(&config, &dataset, dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
+/// A run of four epochs.
+fn run_that_keeps(dir: &Path, checkpoint_every: Option<usize>) -> Run {
+    let settings = TrainSettings { epochs: 4, learning_rate: 0.1, checkpoint_every, ..tiny(0) };
+    trained(dir, settings, small_data(24))
 }
 
 fn over(run: &Run) -> Result<EpochsResult> {
@@ -32,7 +21,7 @@ fn over(run: &Run) -> Result<EpochsResult> {
 fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
     let dir = tempfile::tempdir().unwrap();
     // The last epoch is kept too, and stands there once.
-    let run = trained(&dir.path().join("run"), Some(1));
+    let run = run_that_keeps(&dir.path().join("run"), Some(1));
     let found = over(&run).unwrap();
     assert_eq!(found.info.epochs, [1, 2, 3, 4]);
     let layers = found.info.layers.len();
@@ -79,11 +68,11 @@ fn epochs_are_compared_with_the_end_as_pairs_of_runs_are() {
 #[test]
 fn a_run_without_kept_epochs_says_how_to_keep_them() {
     let dir = tempfile::tempdir().unwrap();
-    let run = trained(&dir.path().join("run"), None);
+    let run = run_that_keeps(&dir.path().join("run"), None);
     assert!(over(&run).unwrap_err().to_string().contains("checkpoint_every"));
     let missing = Run::named(&dir.path().join("run@3")).unwrap_err().to_string();
     assert!(missing.contains("checkpoint_every"), "{missing}");
-    let last_only = trained(&dir.path().join("last"), Some(4));
+    let last_only = run_that_keeps(&dir.path().join("last"), Some(4));
     assert!(over(&last_only).unwrap_err().to_string().contains("before its last"));
     let missing = Run::named(&dir.path().join("last@3")).unwrap_err().to_string();
     assert!(missing.contains("kept are 4"), "{missing}");
@@ -93,7 +82,7 @@ fn a_run_without_kept_epochs_says_how_to_keep_them() {
 #[test]
 fn batch_statistics_change_what_is_compared_and_are_recorded() {
     let dir = tempfile::tempdir().unwrap();
-    let run = trained(&dir.path().join("run"), Some(2));
+    let run = run_that_keeps(&dir.path().join("run"), Some(2));
     let (running, batch) = (over(&run).unwrap(), over(&run.clone().with_batch_statistics()).unwrap());
     assert!(!running.info.batch_statistics && batch.info.batch_statistics);
     // The stem's convolution comes before any batch norm; with what follows it is another matter.

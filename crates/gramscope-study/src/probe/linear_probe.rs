@@ -120,6 +120,32 @@ impl LinearProbe {
         with_last(self.bias.iter().copied()).collect()
     }
 
+    /// Weights and biases that are stored.
+    pub fn parameters(&self) -> usize {
+        self.weight.len() * LANES + self.free()
+    }
+
+    /// All that what follows depends on: weights and biases, as they are stored, and their velocities.
+    pub fn learned(&self) -> [Vec<f32>; 2] {
+        [(&self.weight, &self.bias), (&self.weight_velocity, &self.bias_velocity)]
+            .map(|(weights, biases)| [weights.as_flattened(), biases].concat())
+    }
+
+    /// Goes on from what a probe of as many features and classes had [learned](Self::learned).
+    ///
+    /// # Panics
+    /// For numbers that are not as many.
+    pub fn go_on_from(&mut self, [parameters, velocities]: [&[f32]; 2]) {
+        for (weights, biases, learned) in [
+            (&mut self.weight, &mut self.bias, parameters),
+            (&mut self.weight_velocity, &mut self.bias_velocity, velocities),
+        ] {
+            let (of_weights, of_biases) = learned.split_at(weights.len() * LANES);
+            weights.as_flattened_mut().copy_from_slice(of_weights);
+            biases.copy_from_slice(of_biases);
+        }
+    }
+
     /// Blocks of features.
     fn blocks(&self) -> usize {
         self.features.div_ceil(LANES)

@@ -20,8 +20,8 @@ pub mod linear_probe;
 mod on_device;
 mod on_host;
 mod pooling;
+mod unfinished;
 
-use std::mem;
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,9 +35,11 @@ pub use files::{Diverged, INFO, PICTURE, PROBES, ProbeInfo, ProbeResult, ProbedL
 
 use crate::compare::{Batch, Feed, MemoryLimits, Model, Progress, check_memory, check_side, forward_bytes};
 use crate::provenance::{ExampleSource, Versions};
-use crate::{Error, Fewer, HOST, Result, Setting};
+use crate::unfinished::Keeper;
+use crate::{Error, Fewer, HOST, Result, Setting, Unfinished};
 use linear_probe::Step;
 use on_host::OnHost;
+use unfinished::{Learned, Learning, ProbeTask};
 
 /// What is probed, and how.
 #[derive(Clone, Debug)]
@@ -63,6 +65,9 @@ pub struct ProbeOptions {
     pub data: Option<DataConfig>,
     /// The memory that may be taken.
     pub memory: MemoryLimits,
+    /// Where what the probes have learned lies while they learn, from which the same ones go on; nowhere where that is not asked for.
+    /// It is to be removed once the results are written.
+    pub unfinished: Option<Unfinished>,
 }
 
 impl Default for ProbeOptions {
@@ -79,6 +84,7 @@ impl Default for ProbeOptions {
             seed: 0,
             data: None,
             memory: MemoryLimits::default(),
+            unfinished: None,
         }
     }
 }
@@ -116,7 +122,7 @@ impl ProbeOptions {
 ///
 /// # Errors
 /// [`Error::Incomparable`] for settings out of range, for more images than there are, or where no layer matches;
-/// [`Error::Interrupted`] once `stop` is set; too little memory; and what the run or its data may say.
+/// [`Error::Interrupted`] once `stop` is set and a batch is over; too little memory; and what the run or its data may say.
 pub fn probe(
     run: &Run,
     options: &ProbeOptions,
@@ -135,13 +141,13 @@ pub fn probe(
     let mut model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
     model.move_to(processor)?;
 
-    let courses = train_and_test(&model, &images, options, stop, progress)?;
+    let marks = Course { model: &model, images: &images, options, stop, progress, done: 0 }.take()?;
 
     let (dataset, train_images, test_images) = (&images.dataset, images.train.len(), images.dataset.test.len());
-    let layers = courses.iter().zip(&model.info.layers).map(|(course, layer)| ProbedLayer {
+    let layers = marks.iter().zip(&model.info.layers).map(|(marks, layer)| ProbedLayer {
         layer: layer.clone(),
-        accuracy_train: course.accuracy(course.begun, course.trained, train_images),
-        accuracy_test: course.accuracy(course.trained, course.tested, test_images),
+        accuracy_train: marks.accuracy(marks.begun, marks.trained, train_images),
+        accuracy_test: marks.accuracy(marks.trained, marks.tested, test_images),
     });
     let info = ProbeInfo {
         indices: model.chosen().collect(),
@@ -155,60 +161,104 @@ pub fn probe(
         seed: options.seed,
         train_images,
         test_images,
-        diverged: diverged(&courses, &model.info.layers, options.epochs, options.steps(train_images)),
+        diverged: diverged(&marks, &model.info.layers, options.epochs, options.steps(train_images)),
         data: ExampleSource::Images { name: dataset.name.clone(), dir: images.dir.clone() },
         versions: Versions::on(model.processor()),
     };
     Ok(ProbeResult { layers: layers.collect(), info })
 }
 
-/// Trains a probe on every layer of `model` and tests it.
-fn train_and_test(
-    model: &Model,
-    images: &Images,
-    options: &ProbeOptions,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Vec<Course>> {
-    let Images { dataset, train, .. } = images;
-    let test: Vec<usize> = (0..dataset.test.len()).collect();
-    // What there is memory for when probes learn there is for the test images.
-    let size_of_test = options.batch_size.min(evaluate::BATCH);
-    let steps = options.epochs * options.steps(train.len()) + test.len().div_ceil(size_of_test);
-    let mut done = 0;
-    let mut go_on = || -> Result<()> {
-        done += 1;
-        progress(Progress { done, total: steps, batch: done, batches: steps, subject: &model.info.name });
-        if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-    };
-    check_memory_of_host(model, images, options)?;
-    let (only, limit) = (slice::from_ref(model), options.memory.device);
-    let test_feed = Feed::of_part(&dataset.test, &test, only, limit, None)?;
-    let feed = Feed::of_part(&dataset.train, train, only, limit, Some(&test_feed))?;
-    let classes = dataset.classes.len();
-    let most = images.most_at_once(options);
-    feed.most_at_once(&format!("{} and its probes", model.info.name), most..=most, &|images| {
-        let probes = device_bytes(model.shapes(), options.pool, classes, images);
-        Ok(model.device_bytes(images) + probes + test_feed.batch_bytes(images))
-    })?;
-    let mut probes = probes_of(model, classes, options)?;
-    let orders = Philox::new(options.seed, Stream::Probes);
-    let (mut begun, mut trained) = (Vec::new(), probes.standings()?);
-    for epoch in 0..options.epochs {
-        let place = u32::try_from(epoch).expect("checked above");
-        let order: Vec<usize> = orders.sequence(place).permutation(train.len()).into_iter().map(|i| train[i]).collect();
-        for indices in order.chunks(options.batch_size) {
-            probes.take(model, &feed.batch(indices)?, &feed.labels(indices), true)?;
-            go_on()?;
+/// The course that the probes of a network take: learning, and a test.
+struct Course<'a> {
+    model: &'a Model,
+    images: &'a Images,
+    options: &'a ProbeOptions,
+    stop: &'a AtomicBool,
+    progress: &'a mut dyn FnMut(Progress<'_>),
+    /// Batches that are over, those of the test behind those that are learned from.
+    done: usize,
+}
+
+impl Course<'_> {
+    /// Trains a probe on every layer and tests it.
+    fn take(mut self) -> Result<Vec<Marks>> {
+        let (model, images, options) = (self.model, self.images, self.options);
+        let Images { dataset, train, .. } = images;
+        let test: Vec<usize> = (0..dataset.test.len()).collect();
+        check_memory_of_host(model, images, options)?;
+        let (only, limit) = (slice::from_ref(model), options.memory.device);
+        let test_feed = Feed::of_part(&dataset.test, &test, only, limit, None)?;
+        let feed = Feed::of_part(&dataset.train, train, only, limit, Some(&test_feed))?;
+        let classes = dataset.classes.len();
+        let most = images.most_at_once(options);
+        feed.most_at_once(&format!("{} and its probes", model.info.name), most..=most, &|images| {
+            let probes = device_bytes(model.shapes(), options.pool, classes, images);
+            Ok(model.device_bytes(images) + probes + test_feed.batch_bytes(images))
+        })?;
+        let mut probes = probes_of(model, classes, options)?;
+        let begun = self.learn(probes.as_mut(), &feed)?;
+        let trained = probes.standings()?;
+        self.test(probes.as_mut(), &test_feed, &test)?;
+        let all = begun.into_iter().zip(trained).zip(probes.standings()?);
+        Ok(all.map(|((begun, trained), tested)| Marks { begun, trained, tested }).collect())
+    }
+
+    /// Trains the probes, or goes on with that where they were left; how they stood when the last epoch began.
+    fn learn(&mut self, probes: &mut dyn Probes, feed: &Feed<'_>) -> Result<Vec<Standing>> {
+        let (model, images, options) = (self.model, self.images, self.options);
+        let train = &images.train;
+        let mut keeper = Keeper::new(options.unfinished.as_ref(), || ProbeTask::new(model, images, options));
+        let mut begun = probes.standings()?;
+        if let Some(kept) = keeper.kept(|kept| unfinished::learning(kept, &probes.parameters()))? {
+            probes.go_on_from(&kept)?;
+            (self.done, begun) = (kept.batches, kept.begun);
         }
-        begun = mem::replace(&mut trained, probes.standings()?);
+        let orders = Philox::new(options.seed, Stream::Probes);
+        let steps = options.steps(train.len());
+        for epoch in self.done / steps..options.epochs {
+            let place = u32::try_from(epoch).expect("checked above");
+            let order = orders.sequence(place).permutation(train.len());
+            let order: Vec<usize> = order.into_iter().map(|image| train[image]).collect();
+            let over = self.done - epoch * steps;
+            if over == 0 {
+                begun = probes.standings()?;
+            }
+            for indices in order.chunks(options.batch_size).skip(over) {
+                probes.take(model, &feed.batch(indices)?, &feed.labels(indices), true)?;
+                self.batch_ended();
+                keeper.batch_ended(self.stop, || {
+                    let (standings, learned) = (probes.standings()?, probes.learned()?);
+                    Ok(Learning { batches: self.done, begun: begun.clone(), standings, learned })
+                })?;
+            }
+        }
+        Ok(begun)
     }
-    for indices in test.chunks(size_of_test) {
-        probes.take(model, &test_feed.batch(indices)?, &test_feed.labels(indices), false)?;
-        go_on()?;
+
+    /// Shows the probes the test images.
+    fn test(&mut self, probes: &mut dyn Probes, feed: &Feed<'_>, test: &[usize]) -> Result<()> {
+        for indices in test.chunks(self.size_of_test()) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            probes.take(self.model, &feed.batch(indices)?, &feed.labels(indices), false)?;
+            self.batch_ended();
+        }
+        Ok(())
     }
-    let all = begun.into_iter().zip(trained).zip(probes.standings()?);
-    Ok(all.map(|((begun, trained), tested)| Course { begun, trained, tested }).collect())
+
+    /// Images of a batch of the test: what there is memory for when probes learn there is for these.
+    fn size_of_test(&self) -> usize {
+        self.options.batch_size.min(evaluate::BATCH)
+    }
+
+    fn batch_ended(&mut self) {
+        self.done += 1;
+        let Images { dataset, train, .. } = self.images;
+        let learning = self.options.epochs * self.options.steps(train.len());
+        let (batch, batches) = (self.done, learning + dataset.test.len().div_ceil(self.size_of_test()));
+        (self.progress)(Progress { done: batch, total: batches, batch, batches, subject: &self.model.info.name });
+    }
 }
 
 /// Fails where network, probes and a batch of images need more of the host's memory than they may take.
@@ -217,7 +267,10 @@ fn check_memory_of_host(model: &Model, images: &Images, options: &ProbeOptions) 
     let probes = if on_gpu { 0 } else { OnHost::bytes(model.shapes(), options.pool, classes, batch) };
     let what = format!("probes of {} layers and batches of {batch} images", model.info.layers.len());
     let network = model.bytes() + forward_bytes(slice::from_ref(model), batch, on_gpu);
-    let bytes = [network, probes].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
+    // What they have learned, on its way to a file: once as numbers, once as the file.
+    let learned = 2 * OnHost::bytes(model.shapes(), options.pool, classes, 0);
+    let kept = if options.unfinished.is_some() { learned } else { 0 };
+    let bytes = [network, probes, kept].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
     check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])
 }
 
@@ -232,9 +285,9 @@ fn device_bytes<'a>(shapes: impl Iterator<Item = &'a [usize]>, pool: bool, class
     }
 }
 
-/// Those of `courses` that ended early, of the probes of `layers`, first ones first; an epoch has so many steps.
-fn diverged(courses: &[Course], layers: &[String], epochs: usize, steps: usize) -> Vec<Diverged> {
-    let found = courses.iter().zip(layers).filter_map(|(course, layer)| Some((course.tested.diverged?, layer)));
+/// Those of the probes of `layers` that diverged, as their `marks` say, first ones first; an epoch has so many steps.
+fn diverged(marks: &[Marks], layers: &[String], epochs: usize, steps: usize) -> Vec<Diverged> {
+    let found = marks.iter().zip(layers).filter_map(|(marks, layer)| Some((marks.tested.diverged?, layer)));
     let mut found: Vec<(usize, &String)> = found.collect();
     found.sort_by_key(|&(batch, _)| batch);
     let place = |(batch, layer): (usize, &String)| {
@@ -297,6 +350,15 @@ trait Probes {
 
     /// How they stand after the batches so far, for all of which this waits.
     fn standings(&self) -> Result<Vec<Standing>>;
+
+    /// Weights and biases of each, together.
+    fn parameters(&self) -> Vec<usize>;
+
+    /// What each has learned from the batches so far, for all of which this waits.
+    fn learned(&self) -> Result<Vec<Learned>>;
+
+    /// Goes on from what probes like these had come to.
+    fn go_on_from(&mut self, learning: &Learning) -> Result<()>;
 }
 
 /// What a probe's batches came to.
@@ -309,13 +371,13 @@ struct Standing {
 }
 
 /// How a probe stood when its last epoch began, when that was over, and after the test images.
-struct Course {
+struct Marks {
     begun: Standing,
     trained: Standing,
     tested: Standing,
 }
 
-impl Course {
+impl Marks {
     /// The share that was right of so many images from one standing to another; none where the probe has diverged, sooner or
     /// later.
     fn accuracy(&self, from: Standing, to: Standing, images: usize) -> Option<f64> {

@@ -6,7 +6,7 @@ use gramscope_cuda::{Device, DeviceProbes, ProbeInput, ProbeRecord, ProbeStep};
 use gramscope_nn::Error;
 
 use super::linear_probe::Step;
-use super::{Probes, Standing};
+use super::{Learned, Learning, Probes, Standing};
 use crate::Result;
 use crate::compare::{Batch, Model};
 
@@ -62,5 +62,31 @@ impl Probes for OnDevice {
             diverged: record.diverged.checked_sub(1).map(|batch| batch as usize),
         };
         Ok(self.0.records().map_err(Error::from)?.into_iter().map(standing).collect())
+    }
+
+    fn parameters(&self) -> Vec<usize> {
+        self.0.parameter_counts()
+    }
+
+    fn learned(&self) -> Result<Vec<Learned>> {
+        let learned = |probe| -> Result<_, gramscope_cuda::Error> {
+            Ok(Learned { parameters: self.0.parameters(probe)?, velocities: self.0.velocities(probe)? })
+        };
+        Ok((0..self.parameters().len()).map(learned).collect::<Result<_, _>>().map_err(Error::from)?)
+    }
+
+    fn go_on_from(&mut self, Learning { batches, standings, learned, .. }: &Learning) -> Result<()> {
+        let record = |standing: &Standing| {
+            let diverged = standing.diverged.map_or(0, |batch| batch as u32 + 1);
+            ProbeRecord {
+                loss: 0.0,
+                correct: standing.correct as i64,
+                batches: if diverged == 0 { *batches as u32 } else { diverged },
+                diverged,
+            }
+        };
+        let records: Vec<ProbeRecord> = standings.iter().map(record).collect();
+        let learned: Vec<_> = learned.iter().map(|learned| [&learned.parameters[..], &learned.velocities]).collect();
+        Ok(self.0.go_on_from(&records, &learned).map_err(Error::from)?)
     }
 }

@@ -5,7 +5,7 @@ use gramscope_cka::{Activation, Values};
 
 use super::linear_probe::{Inputs, LinearProbe, Outcome, Step};
 use super::pooling::Pooling;
-use super::{Probes, Standing};
+use super::{Learned, Learning, Probes, Standing};
 use crate::compare::{Batch, Model, in_layer, with_view};
 use crate::{HOST, Result};
 
@@ -79,6 +79,27 @@ impl Probes for OnHost {
 
     fn standings(&self) -> Result<Vec<Standing>> {
         Ok(self.probes.iter().map(|probe| probe.standing).collect())
+    }
+
+    fn parameters(&self) -> Vec<usize> {
+        self.probes.iter().map(|probe| probe.probe.parameters()).collect()
+    }
+
+    fn learned(&self) -> Result<Vec<Learned>> {
+        let learned = |Probe { probe, .. }: &Probe| {
+            let [parameters, velocities] = probe.learned();
+            Learned { parameters, velocities }
+        };
+        Ok(self.probes.iter().map(learned).collect())
+    }
+
+    fn go_on_from(&mut self, Learning { batches, standings, learned, .. }: &Learning) -> Result<()> {
+        self.batches = *batches;
+        for (probe, (standing, learned)) in self.probes.iter_mut().zip(standings.iter().zip(learned)) {
+            probe.standing = *standing;
+            probe.probe.go_on_from([&learned.parameters, &learned.velocities]);
+        }
+        Ok(())
     }
 }
 

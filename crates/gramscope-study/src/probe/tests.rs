@@ -1,9 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::Saved;
+use crate::testing::{small_data, tiny, trained};
 
 /// A made result: before and after an addition in two stages, another layer, and a probe that diverged.
 pub(crate) fn made(model: &str) -> ProbeResult {
@@ -91,4 +95,92 @@ fn settings_out_of_range_are_named() {
         assert!(options.check().unwrap_err().to_string().contains(named), "{named}");
     }
     base().check().unwrap();
+}
+
+/// Probes of `run` that are stopped in batch `last`, from 1, if at all: their results, and the batch that they began with.
+fn probe_until(last: usize, run: &Run, options: &ProbeOptions) -> (Result<ProbeResult>, usize) {
+    let (stop, mut first) = (AtomicBool::new(false), 0);
+    let result = probe(run, options, &Processor::Cpu, &stop, &mut |progress| {
+        first = if first == 0 { progress.batch } else { first };
+        stop.store(progress.batch >= last, Ordering::Relaxed);
+        assert!(progress.done <= progress.total);
+    });
+    (result, first)
+}
+
+/// The name of the only file in `dir` and what it holds.
+fn kept(dir: &Path) -> (OsString, Vec<u8>) {
+    let files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    (files[0].file_name(), fs::read(files[0].path()).unwrap())
+}
+
+/// Layers whole and pooled, and of a number of features that fills no block of lanes; a probe that has diverged among them.
+#[test]
+fn stopped_probes_go_on_after_their_last_batch_to_the_same_marks() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(&dir.path().join("run"), tiny(0), small_data(24));
+    let place = dir.path().join("results");
+    for (pool, learning_rate) in [(false, 0.01), (true, 0.01), (false, 1e38)] {
+        // Three steps an epoch, and four batches of test images.
+        let options = ProbeOptions { epochs: 3, batch_size: 7, pool, learning_rate, ..ProbeOptions::default() };
+        let whole = probe_until(usize::MAX, &run, &options).0.unwrap();
+        assert_eq!(whole.info.diverged.is_empty(), learning_rate < 1.0);
+        let keeping =
+            |unfinished: &Unfinished| ProbeOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
+        // The first batch, the middle of an epoch, its end, the last, and twice in the test, nothing of which is kept.
+        let mut learned = 0;
+        for last in [1, 2, 3, 8, 9, 11, 13] {
+            let (result, first) = probe_until(last, &run, &keeping(&Unfinished::within(&place)));
+            assert_eq!(first, learned + 1, "stopped in {last}");
+            if last == 13 {
+                // The last batch of all was over.
+                assert_eq!(result.unwrap(), whole);
+            } else {
+                assert!(matches!(result, Err(Error::Interrupted)));
+            }
+            learned = last.min(9);
+        }
+        // What they have learned by then is what probes have that are stopped once.
+        let once = dir.path().join("once");
+        probe_until(9, &run, &keeping(&Unfinished::within(&once))).0.unwrap_err();
+        assert_eq!(kept(&once), kept(&place));
+        fs::remove_dir_all(&once).unwrap();
+        let unfinished = Unfinished::within(&place);
+        let (result, first) = probe_until(usize::MAX, &run, &keeping(&unfinished));
+        assert_eq!((result.unwrap(), first), (whole, 10));
+        unfinished.remove();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    }
+}
+
+/// Whatever they depend on.
+#[test]
+fn probes_go_on_from_none_but_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(&dir.path().join("run"), tiny(0), small_data(24));
+    let place = dir.path().join("results");
+    let base = || ProbeOptions {
+        epochs: 3,
+        batch_size: 7,
+        unfinished: Some(Unfinished::within(&place)),
+        ..ProbeOptions::default()
+    };
+    let first_of = |run: &Run, options: ProbeOptions| probe_until(4, run, &options).1;
+    assert_eq!(first_of(&run, base()), 1);
+    let other = trained(&dir.path().join("other"), tiny(1), small_data(24));
+    let others = [
+        first_of(&other, base()),
+        first_of(&run, ProbeOptions { layers: Some(Regex::new("relu").unwrap()), ..base() }),
+        first_of(&run, ProbeOptions { epochs: 4, ..base() }),
+        first_of(&run, ProbeOptions { batch_size: 6, ..base() }),
+        first_of(&run, ProbeOptions { learning_rate: 0.02, ..base() }),
+        first_of(&run, ProbeOptions { momentum: 0.5, ..base() }),
+        first_of(&run, ProbeOptions { pool: true, ..base() }),
+        first_of(&run, ProbeOptions { examples: Some(19), ..base() }),
+        first_of(&run, ProbeOptions { seed: 1, ..base() }),
+        first_of(&run, ProbeOptions { data: Some(DataConfig { train_images: Some(21), ..small_data(24) }), ..base() }),
+    ];
+    assert_eq!(others, [1; 10]);
+    assert_eq!(first_of(&run, base()), 5);
 }

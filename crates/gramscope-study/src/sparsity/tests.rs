@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::atomic::AtomicBool;
 
 use gramscope_train::batches::images;
-use gramscope_train::{RunConfig, Start, TrainSettings, data, train};
+use gramscope_train::data;
 
 use super::*;
 use crate::provenance::ExampleSource;
+use crate::testing::{small_data, tiny, trained};
 use crate::{HOST, Saved};
 
 /// A made result of three ReLUs, the second with a dead unit.
@@ -61,14 +61,7 @@ fn what_is_not_finite_is_placed() {
 #[test]
 fn zeros_of_a_run_are_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let data =
-        DataConfig { train_images: Some(20), test_images: Some(270), image_side: Some(9), ..DataConfig::default() };
-    let settings = TrainSettings { depth: 8, width: 0.2, epochs: 1, batch_size: 10, ..TrainSettings::default() };
-    let config = RunConfig::new(data, settings);
-    let dataset = data::load(&config.data).unwrap();
-    let stop = AtomicBool::new(false);
-    let run =
-        train(&config, &dataset, &dir.path().join("run"), &Processor::Cpu, Start::Fresh, &stop, &mut |_| ()).unwrap();
+    let run = trained(&dir.path().join("run"), tiny(0), small_data(270));
     let mut steps = Vec::new();
     let found = sparsity(&run, &SparsityOptions::default(), &Processor::Cpu, &mut |step| {
         steps.push((step.done, step.total));
@@ -76,6 +69,7 @@ fn zeros_of_a_run_are_counted() {
     .unwrap();
     assert_eq!(steps, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
 
+    let dataset = data::load(&run.config().data).unwrap();
     let network = run.network(&HOST).unwrap();
     let names: Vec<String> = network.layers().iter().map(|layer| layer.name.clone()).collect();
     let all: Vec<usize> = (0..dataset.test.len()).collect();

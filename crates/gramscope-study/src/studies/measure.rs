@@ -10,7 +10,7 @@ use super::plan::{Measures, ProbeMeasure};
 use super::{Scale, StudyEvent};
 use crate::ablate::{self, AblateOptions, AblateResult};
 use crate::blocks::{self, BlocksInfo, WithinMap};
-use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, Unfinished, compare_runs};
+use crate::compare::{CompareOptions, MemoryLimits, Pairs, Progress, RunOptions, compare_runs};
 use crate::epochs::{self, EpochsResult};
 use crate::mean;
 use crate::pair::{self, PairResult};
@@ -18,7 +18,7 @@ use crate::pcs::{self, PcsOptions, PcsResult};
 use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeOptions, ProbeResult};
 use crate::sparsity::{self, Sparsity, SparsityOptions};
-use crate::{Error, Result, Saved, plot};
+use crate::{Error, Result, Saved, Unfinished, plot};
 
 /// Examples a minibatch of CKA, or all there are.
 const BATCH: usize = 256;
@@ -116,7 +116,7 @@ impl Experiment<'_> {
         for (map, directory) in maps.iter().zip(&directories) {
             map.write(directory)?;
         }
-        unfinished.remove()?;
+        unfinished.remove();
         Ok(maps)
     }
 
@@ -187,10 +187,18 @@ impl Experiment<'_> {
 
     fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
         let epochs = self.scale.share_of(how.epochs);
-        let options = ProbeOptions { epochs, pool: how.pool, memory: self.memory, ..ProbeOptions::default() };
+        let unfinished = Unfinished::within(dir);
+        let options = ProbeOptions {
+            epochs,
+            pool: how.pool,
+            memory: self.memory,
+            unfinished: Some(unfinished.clone()),
+            ..ProbeOptions::default()
+        };
         let (processor, stop) = (self.processor, self.stop);
         let result = probe::probe(run, &options, processor, stop, &mut self.shows("probing"))?;
         result.write(dir)?;
+        unfinished.remove();
         Ok(result)
     }
 
@@ -223,10 +231,13 @@ impl Experiment<'_> {
     }
 
     fn epochs(&mut self, run: &Run, dir: &Path) -> Result<EpochsResult> {
-        let (options, run_options) = (self.options(), RunOptions { passes: self.passes, ..RunOptions::default() });
+        let unfinished = Unfinished::within(dir);
+        let options = CompareOptions { unfinished: Some(unfinished.clone()), ..self.options() };
+        let run_options = RunOptions { passes: self.passes, ..RunOptions::default() };
         let (processor, stop) = (self.processor, self.stop);
         let result = epochs::over_epochs(run, &options, &run_options, processor, stop, &mut self.shows("comparing"))?;
         result.write(dir)?;
+        unfinished.remove();
         Ok(result)
     }
 

@@ -25,8 +25,8 @@ Minibatches of stored activations are taken in the order of the file, once. Mini
 where that order is not random (sorted by class, say), --passes shuffles the examples, as test images are. Two files need the
 same examples in the same order.
 
-A comparison that takes long keeps its sums in DIR/unfinished-*.safetensors, a minute old or a batch; after an interruption the
-same command goes on from them, on the same networks and images. They are removed once the results are written.
+A comparison keeps its sums in DIR/unfinished-*.safetensors, every minute and when it is stopped (Ctrl-C, SIGTERM); the same command
+goes on from them, on the same networks and images. They are removed once the results are written.
 
 Writes cka.npz (float64 arrays cka and hsic_xy, rows the layers of model_x and columns those of model_y; hsic_xx and hsic_yy),
 cka.json (models, layers, how and on what; batches are those of all passes, dropped the examples that each pass leaves over) and

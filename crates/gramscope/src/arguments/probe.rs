@@ -12,7 +12,10 @@ Examples:
 
 The probes of all layers are trained together, one pass over the images an epoch. Writes probe.json (a list: layer,
 accuracy_train, accuracy_test), probe-about.json (the settings, and the checksum of both) and probe.png. accuracy_train is
-that of the last epoch as it runs: each image counts before the step it is used in.";
+that of the last epoch as it runs: each image counts before the step it is used in.
+
+What the probes have learned is kept in DIR/unfinished-*.safetensors, every minute and when they are stopped (Ctrl-C, SIGTERM); the same
+command goes on from there. It is removed once the results are written.";
 
 pub(crate) const ABLATE_HELP: &str = "\
 Examples:

@@ -2,26 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::Options;
 use gramscope_nn::Processor;
-use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions, Unfinished};
+use gramscope_study::compare::{self, CompareOptions, Pairs, Progress, RunOptions};
 use gramscope_study::pair::PairResult;
 use gramscope_study::provenance::ShuffledPasses;
-use gramscope_study::{Saved, mean, pair};
+use gramscope_study::{Saved, Unfinished, mean, pair};
 use gramscope_train::Run;
 
 use super::{other_data, with_bar};
 use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::Console;
+use crate::interrupt::Interrupt;
 use crate::{device, memory};
 
 /// Passes over test images unless told otherwise.
 const IMAGE_PASSES: usize = 10;
 
 /// Compares what the arguments name and writes a result a pair.
-pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &CkaArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     // Activations are compared on any GPU, networks where they run.
     let processor = match arguments.runs.as_slice() {
         [] => Processor::Cpu,
@@ -38,15 +38,15 @@ pub(crate) fn run(arguments: &CkaArguments, console: &Console) -> anyhow::Result
     check_place(arguments, &runs, &pairs)?;
     let shuffled = shuffled(arguments);
     let results = with_bar(console, "comparing", |progress| match arguments.activations.as_slice() {
-        [] => compare_runs(&runs, pairs, arguments, &options, &processor, progress),
-        [x] => Ok(vec![compare::compare_files(x, None, &options, shuffled, progress)?]),
-        [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, shuffled, progress)?]),
+        [] => compare_runs(&runs, pairs, arguments, &options, &processor, interrupt, progress),
+        [x] => Ok(vec![compare::compare_files(x, None, &options, shuffled, interrupt.requested(), progress)?]),
+        [x, y] => Ok(vec![compare::compare_files(x, Some(y), &options, shuffled, interrupt.requested(), progress)?]),
         files => {
             anyhow::bail!("--activations: {} files; one is compared with itself, or two with each other", files.len())
         }
     })?;
     let directories = pair::write_all(&arguments.out, &results)?;
-    unfinished.remove()?;
+    unfinished.remove();
     for (result, dir) in results.iter().zip(&directories) {
         report(result, dir, console);
     }
@@ -136,6 +136,7 @@ fn compare_runs(
     arguments: &CkaArguments,
     options: &CompareOptions,
     processor: &Processor,
+    interrupt: &Interrupt,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<Vec<PairResult>> {
     let data = other_data(arguments.data.as_deref())?;
@@ -148,7 +149,7 @@ fn compare_runs(
         data,
         noise: arguments.input == InputArgument::Noise,
     };
-    Ok(compare::compare_runs(runs, options, &run_options, processor, &AtomicBool::new(false), progress)?)
+    Ok(compare::compare_runs(runs, options, &run_options, processor, interrupt.requested(), progress)?)
 }
 
 /// A line a pair, and a warning for layers without a value.

@@ -1,19 +1,18 @@
 //! `gramscope epochs`: a network over its training.
 
-use std::sync::atomic::AtomicBool;
-
 use gramscope_cka::Options;
-use gramscope_study::Saved;
-use gramscope_study::compare::{CompareOptions, RunOptions, Unfinished};
+use gramscope_study::compare::{CompareOptions, RunOptions};
 use gramscope_study::epochs::{self, EpochsResult};
+use gramscope_study::{Saved, Unfinished};
 
 use super::{opened, other_data, placed, with_bar};
 use crate::arguments::EpochsArguments;
 use crate::console::Console;
 use crate::device;
+use crate::interrupt::Interrupt;
 
 /// Compares the run's kept epochs with its end and writes the result.
-pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let runs = placed(opened(&arguments.runs, arguments.batch_statistics)?, &arguments.out, EpochsResult::check)?;
     let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = CompareOptions {
@@ -31,14 +30,13 @@ pub(crate) fn run(arguments: &EpochsArguments, console: &Console) -> anyhow::Res
         ..RunOptions::default()
     };
     for (run, dir) in &runs {
-        let stop = AtomicBool::new(false);
         let unfinished = Unfinished::within(dir);
         let options = CompareOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
         let result = with_bar(console, "comparing", |progress| {
-            epochs::over_epochs(run, &options, &run_options, &processor, &stop, progress)
+            epochs::over_epochs(run, &options, &run_options, &processor, interrupt.requested(), progress)
         })?;
         result.write(dir)?;
-        unfinished.remove()?;
+        unfinished.remove();
         let info = &result.info;
         console.result(&format!(
             "{}: {} layers after each of {} epochs against the end -> {}",

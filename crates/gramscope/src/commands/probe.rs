@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use gramscope_study::Saved;
 use gramscope_study::probe::{self, ProbeOptions, ProbeResult};
+use gramscope_study::{Saved, Unfinished};
 
 use super::{other_data, placed_runs, with_bar};
 use crate::arguments::ProbeArguments;
@@ -26,12 +26,16 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         seed: arguments.seed,
         data: other_data(arguments.data.as_deref())?,
         memory,
+        unfinished: None,
     };
     for (run, dir) in &runs {
+        let unfinished = Unfinished::within(dir);
+        let options = ProbeOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
         let result = with_bar(console, "probing", |progress| {
             probe::probe(run, &options, &processor, interrupt.requested(), progress)
         })?;
         result.write(dir)?;
+        unfinished.remove();
         report(&result, dir, console);
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use gramscope_cka::{Estimator, Gram, Kernel, Options};
 use gramscope_nn::random::{Philox, Stream};
@@ -10,8 +11,9 @@ use regex::Regex;
 use serde_json::json;
 
 use super::*;
+use crate::Unfinished;
 use crate::activations::tests::{Layer, write_layers};
-use crate::compare::{MemoryLimits, Unfinished};
+use crate::compare::MemoryLimits;
 
 /// `exact` promises 1e-6 of float64 in every entry.
 const TOLERANCE: f64 = 1e-6;
@@ -92,7 +94,8 @@ fn two_files_agree_with_the_definition() {
             for (keep_partial, batches) in [(false, vec![0..11, 11..22]), (true, vec![0..11, 11..22, 22..27])] {
                 let cka = Options { estimator, kernel, gram: Gram::Exact, ..Options::default() };
                 let options = CompareOptions { cka, ..options(11, keep_partial) };
-                let result = compare_files(&a, Some(&b), &options, None, &mut no_progress).unwrap();
+                let result =
+                    compare_files(&a, Some(&b), &options, None, &AtomicBool::new(false), &mut no_progress).unwrap();
                 assert_close(&result.similarity.cka, &expected(&x, &y[..2], &batches, cka));
                 let info = &result.info;
                 assert_eq!((info.layers_x.len(), info.layers_y.len(), info.batches), (3, 2, batches.len()));
@@ -119,7 +122,8 @@ fn shuffled_passes_agree_with_the_definition() {
     };
     let shuffled: Vec<Layer<'_>> = x.iter().map(in_order).collect();
     let ranges: Vec<_> = (0..6).map(|batch| batch * 11..(batch + 1) * 11).collect();
-    let result = compare_files(&a, None, &options(11, false), Some(passes), &mut no_progress).unwrap();
+    let result =
+        compare_files(&a, None, &options(11, false), Some(passes), &AtomicBool::new(false), &mut no_progress).unwrap();
     assert_close(&result.similarity.cka, &expected(&shuffled, &shuffled, &ranges, Options::default()));
     assert_eq!((result.info.batches, result.info.dropped), (6, 5));
     let DataInfo::Activations { examples: 27, shuffled, .. } = result.info.data else {
@@ -127,7 +131,9 @@ fn shuffled_passes_agree_with_the_definition() {
     };
     assert_eq!(shuffled, Some(passes));
     let none = Some(ShuffledPasses { passes: 0, seed: 0 });
-    let error = compare_files(&a, None, &options(11, false), none, &mut no_progress).unwrap_err().to_string();
+    let error = compare_files(&a, None, &options(11, false), none, &AtomicBool::new(false), &mut no_progress)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("0 passes"), "{error}");
 }
 
@@ -136,13 +142,14 @@ fn one_file_is_compared_with_itself() {
     let folder = Folder::new();
     let x = layers(3, 13);
     let a = folder.write("a.safetensors", &x);
-    let result = compare_files(&a, None, &options(13, false), None, &mut no_progress).unwrap();
+    let result = compare_files(&a, None, &options(13, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
     assert_close(&result.similarity.cka, &expected(&x, &x, &[0..13], Options::default()));
     assert_eq!(result.info.model_x, result.info.model_y);
     // A copy under the same name elsewhere is another model.
     std::fs::create_dir(folder.dir.path().join("copy")).unwrap();
     let copy = folder.write("copy/a.safetensors", &x);
-    let across = compare_files(&a, Some(&copy), &options(13, false), None, &mut no_progress).unwrap();
+    let across =
+        compare_files(&a, Some(&copy), &options(13, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
     assert_close(&across.similarity.cka, &result.similarity.cka);
     assert_eq!((across.info.model_x.as_str(), across.info.model_y.as_str()), ("a", "a-2"));
 }
@@ -156,7 +163,7 @@ fn a_dead_layer_is_named_and_nan() {
     alive_once[4] = 2.0;
     x.push(("alive once", vec![9], alive_once));
     let a = folder.write("a.safetensors", &x);
-    let result = compare_files(&a, None, &options(9, false), None, &mut no_progress).unwrap();
+    let result = compare_files(&a, None, &options(9, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
     assert_eq!(result.info.undefined.x, ["constant", "alive once"]);
     assert_eq!(result.info.undefined.x, result.info.undefined.y);
     for (index, value) in result.similarity.cka.iter().enumerate() {
@@ -170,12 +177,16 @@ fn layers_are_chosen_by_name_in_both_files() {
     let a = folder.write("a.safetensors", &layers(5, 8));
     let b = folder.write("b.safetensors", &layers(6, 8)[..2]);
     let choose = |pattern: &str| CompareOptions { layers: Some(Regex::new(pattern).unwrap()), ..options(8, false) };
-    let result = compare_files(&a, Some(&b), &choose("^(first|base)$"), None, &mut no_progress).unwrap();
+    let result =
+        compare_files(&a, Some(&b), &choose("^(first|base)$"), None, &AtomicBool::new(false), &mut no_progress)
+            .unwrap();
     assert_eq!(
         (result.info.layers_x, result.info.layers_y),
         (vec!["base".into(), "first".into()], vec!["base".into()])
     );
-    let error = compare_files(&a, Some(&b), &choose("first"), None, &mut no_progress).unwrap_err().to_string();
+    let error = compare_files(&a, Some(&b), &choose("first"), None, &AtomicBool::new(false), &mut no_progress)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("b.safetensors") && error.contains("matches \"first\""), "{error}");
 }
 
@@ -185,13 +196,24 @@ fn files_that_do_not_belong_together_are_refused() {
     let a = folder.write("a.safetensors", &layers(7, 8));
     let b = folder.write("b.safetensors", &layers(7, 9));
     let error = |options: &CompareOptions| {
-        compare_files(&a, Some(&b), options, None, &mut no_progress).map(drop).unwrap_err().to_string()
+        compare_files(&a, Some(&b), options, None, &AtomicBool::new(false), &mut no_progress)
+            .map(drop)
+            .unwrap_err()
+            .to_string()
     };
     let message = error(&options(4, false));
     assert!(["a.safetensors has 8", "b.safetensors has 9"].iter().all(|part| message.contains(part)), "{message}");
-    let message = compare_files(&a, None, &options(256, false), None, &mut no_progress).unwrap_err().to_string();
+    let message = compare_files(&a, None, &options(256, false), None, &AtomicBool::new(false), &mut no_progress)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("a.safetensors: 8 examples") && message.contains("smaller ones"), "{message}");
-    assert_eq!(compare_files(&a, None, &options(256, true), None, &mut no_progress).unwrap().info.last_batch, 8);
+    assert_eq!(
+        compare_files(&a, None, &options(256, true), None, &AtomicBool::new(false), &mut no_progress)
+            .unwrap()
+            .info
+            .last_batch,
+        8
+    );
 }
 
 #[test]
@@ -204,7 +226,15 @@ fn the_first_examples_are_compared_as_a_file_of_them_alone() {
     let first: Vec<_> = layers.iter().map(first).collect();
     let (whole, part) = (folder.write("whole.safetensors", &layers), folder.write("part.safetensors", &first));
     let of = |path: &Path, examples| {
-        compare_files(path, None, &CompareOptions { examples, ..options(4, false) }, None, &mut no_progress).unwrap()
+        compare_files(
+            path,
+            None,
+            &CompareOptions { examples, ..options(4, false) },
+            None,
+            &AtomicBool::new(false),
+            &mut no_progress,
+        )
+        .unwrap()
     };
     let (some, all) = (of(&whole, Some(8)), of(&part, None));
     assert!(some.similarity == all.similarity && some.info.data != all.info.data);
@@ -219,27 +249,30 @@ fn nan_and_infinity_are_placed() {
         let mut x = layers(8, 12);
         x[1].2[6 * 6 + 1] = bad; // example 6 of the layer `square`
         let a = folder.write("a.safetensors", &x);
-        let error = compare_files(&a, None, &options(4, false), None, &mut no_progress).unwrap_err();
+        let error =
+            compare_files(&a, None, &options(4, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
         let Error::NonFinite { model, layer, batch, example, within } = &error else { panic!("{error}") };
         assert!(model.ends_with("a.safetensors"));
         assert_eq!((layer.as_str(), *batch, *example, *within), ("square", 2, 7, Within::File));
         // Wherever it comes in the batches, and where the batches of the first pass do not have it.
         for seed in 0..8 {
             let passes = ShuffledPasses { passes: 64, seed };
-            let error = compare_files(&a, None, &options(5, false), Some(passes), &mut no_progress).unwrap_err();
+            let error =
+                compare_files(&a, None, &options(5, false), Some(passes), &AtomicBool::new(false), &mut no_progress)
+                    .unwrap_err();
             let Error::NonFinite { batch, example: 7, within: Within::File, .. } = error else { panic!("{error}") };
             let order = batches::shuffled(12, (batch as u32 - 1) / 2, seed);
             assert!(order[(batch - 1) % 2 * 5..][..5].contains(&6), "batch {batch}");
         }
         // What is left out does no harm, and neither does what is in no batch.
         let without = CompareOptions { layers: Some(healthy.clone()), ..options(4, false) };
-        compare_files(&a, None, &without, None, &mut no_progress).unwrap();
-        compare_files(&a, None, &options(6, false), None, &mut no_progress).unwrap_err();
-        compare_files(&a, None, &options(5, false), None, &mut no_progress).unwrap_err();
+        compare_files(&a, None, &without, None, &AtomicBool::new(false), &mut no_progress).unwrap();
+        compare_files(&a, None, &options(6, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
+        compare_files(&a, None, &options(5, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
         x[1].2[6 * 6 + 1] = 0.0;
         x[1].2[6 * 11] = bad; // the last example
         let a = folder.write("a.safetensors", &x);
-        compare_files(&a, None, &options(11, false), None, &mut no_progress).unwrap();
+        compare_files(&a, None, &options(11, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
     }
 }
 
@@ -249,14 +282,17 @@ fn progress_counts_every_layer_of_every_batch_once() {
     let a = folder.write("a.safetensors", &layers(9, 9));
     let b = folder.write("b.safetensors", &layers(10, 9)[..1]);
     let mut seen = Vec::new();
-    compare_files(&a, Some(&b), &options(4, false), None, &mut |step| {
+    compare_files(&a, Some(&b), &options(4, false), None, &AtomicBool::new(false), &mut |step| {
         seen.push((step.done, step.batch, step.subject == "b"))
     })
     .unwrap();
     let expected: Vec<_> = (1..=8).map(|done| (done, if done <= 4 { 1 } else { 2 }, done % 4 == 0)).collect();
     assert_eq!(seen, expected);
     let mut totals = Vec::new();
-    compare_files(&a, None, &options(4, false), None, &mut |step| totals.push((step.total, step.batches))).unwrap();
+    compare_files(&a, None, &options(4, false), None, &AtomicBool::new(false), &mut |step| {
+        totals.push((step.total, step.batches))
+    })
+    .unwrap();
     assert_eq!(totals, [(6, 2); 6]);
 }
 
@@ -266,7 +302,8 @@ fn the_order_of_the_metadata_is_the_order_of_the_result() {
     let x = layers(11, 8);
     let path = folder.dir.path().join("a.safetensors");
     write_layers(&path, &x, Some(json!({ "layers": r#"["first", "base", "square"]"# })));
-    let result = compare_files(&path, None, &options(8, false), None, &mut no_progress).unwrap();
+    let result =
+        compare_files(&path, None, &options(8, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
     assert_eq!(result.info.layers_x, ["first", "base", "square"]);
     let ordered = [x[2].clone(), x[0].clone(), x[1].clone()];
     assert_close(&result.similarity.cka, &expected(&ordered, &ordered, &[0..8], Options::default()));
@@ -279,6 +316,7 @@ fn limited(a: &Path, b: &Path, limit: Option<u64>) -> Result<PairResult> {
         Some(b),
         &CompareOptions { memory: MemoryLimits { host: limit, device: None }, ..options(8, true) },
         Some(ShuffledPasses { passes: 1, seed: 3 }),
+        &AtomicBool::new(false),
         &mut no_progress,
     )
 }
@@ -316,7 +354,7 @@ fn a_limit_on_memory_changes_no_bit_and_is_named_where_it_is_too_small() {
     }
 }
 
-/// Shuffled and as they lie; a comparison of files knows no stop, and is ended by a panic.
+/// Shuffled and as they lie; ended by a panic in the midst of a batch, as by a signal that nobody minds.
 #[test]
 fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
     const STOPPED: &str = "stopped by the test";
@@ -328,7 +366,7 @@ fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
             let mut first = 0;
             let options = CompareOptions { unfinished, examples, ..options(4, true) };
             let result = catch_unwind(AssertUnwindSafe(|| {
-                compare_files(&a, None, &options, shuffled, &mut |progress| {
+                compare_files(&a, None, &options, shuffled, &AtomicBool::new(false), &mut |progress| {
                     first = if first == 0 { progress.batch } else { first };
                     assert!(progress.done <= progress.total);
                     if progress.batch >= last {
@@ -349,4 +387,23 @@ fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
         folder.write("a.safetensors", &layers(20, 27));
         assert_eq!(compare(keeping(), None, usize::MAX).1, 1);
     }
+}
+
+/// Long before it is time to write sums.
+#[test]
+fn a_stopped_comparison_goes_on_after_its_last_batch() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(20, 27));
+    let options = CompareOptions { unfinished: Some(Unfinished::within(folder.dir.path())), ..options(4, true) };
+    let compare = |last: usize| {
+        let (stop, mut first) = (AtomicBool::new(false), 0);
+        let result = compare_files(&a, None, &options, None, &stop, &mut |progress| {
+            first = if first == 0 { progress.batch } else { first };
+            stop.store(progress.batch >= last, Ordering::Relaxed);
+        });
+        (result, first)
+    };
+    assert!(matches!(compare(2), (Err(Error::Interrupted), 1)));
+    assert!(matches!(compare(5), (Err(Error::Interrupted), 3)));
+    assert!(matches!(compare(usize::MAX), (Ok(_), 6)));
 }

@@ -1,39 +1,29 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use gramscope_train::data;
-use gramscope_train::{RunConfig, Start, TrainSettings, train};
+use gramscope_train::TrainSettings;
 use regex::Regex;
 
 use super::*;
+use crate::Unfinished;
 use crate::activations::{ActivationWriter, ExportOptions, export};
 use crate::compare::model::View;
-use crate::compare::{MemoryLimits, Unfinished, compare_files};
+use crate::compare::{MemoryLimits, compare_files};
+use crate::testing::{small_data, tiny, trained};
 
 const TEST_IMAGES: usize = 24;
 
 fn no_progress(_: Progress<'_>) {}
 
-/// Trains a very small run.
-fn run(dir: &Path, settings: TrainSettings, data: DataConfig) -> Run {
-    let config = RunConfig::new(data, settings);
-    let dataset = data::load(&config.data).unwrap();
-    train(&config, &dataset, dir, &Processor::Cpu, Start::Fresh, &AtomicBool::new(false), &mut |_| ()).unwrap()
-}
-
-fn tiny(seed: u64) -> TrainSettings {
-    TrainSettings { depth: 8, width: 0.2, seed, epochs: 1, batch_size: 10, ..TrainSettings::default() }
-}
-
-fn small_data() -> DataConfig {
-    DataConfig { train_images: Some(20), test_images: Some(TEST_IMAGES), image_side: Some(9), ..DataConfig::default() }
-}
-
 /// Two runs of different depth.
 fn family(dir: &Path) -> Vec<Run> {
     let deep = TrainSettings { depth: 14, ..tiny(1) };
-    vec![run(&dir.join("small"), tiny(0), small_data()), run(&dir.join("deep"), deep, small_data())]
+    vec![
+        trained(&dir.join("small"), tiny(0), small_data(TEST_IMAGES)),
+        trained(&dir.join("deep"), deep, small_data(TEST_IMAGES)),
+    ]
 }
 
 fn options(batch_size: usize) -> CompareOptions {
@@ -84,7 +74,9 @@ fn runs_compare_like_their_stored_activations() {
         assert_eq!(results.len(), 3);
         for (result, (x, y)) in results.iter().zip([(0, 0), (0, 1), (1, 1)]) {
             let other = (x != y).then_some(files[y].as_path());
-            let stored = compare_files(&files[x], other, &options(batch_size), None, &mut no_progress).unwrap();
+            let stored =
+                compare_files(&files[x], other, &options(batch_size), None, &AtomicBool::new(false), &mut no_progress)
+                    .unwrap();
             assert_eq!((&result.info.layers_x, &result.info.layers_y), (&stored.info.layers_x, &stored.info.layers_y));
             assert_eq!((&result.info.model_x, &result.info.model_y), (&stored.info.model_x, &stored.info.model_y));
             assert_eq!(result.info.undefined, stored.info.undefined);
@@ -102,7 +94,7 @@ fn runs_compare_like_their_stored_activations() {
 #[test]
 fn every_pass_has_its_own_order_and_the_seed_decides_it() {
     let dir = tempfile::tempdir().unwrap();
-    let runs = [run(&dir.path().join("run"), tiny(0), small_data())];
+    let runs = [trained(&dir.path().join("run"), tiny(0), small_data(TEST_IMAGES))];
     let compare = |passes, seed| {
         let run_options = RunOptions { passes, seed, ..RunOptions::default() };
         let mut results =
@@ -126,7 +118,7 @@ fn pairs_are_what_was_asked_for() {
     let runs: Vec<Run> = settings
         .into_iter()
         .enumerate()
-        .map(|(number, settings)| run(&dir.path().join(format!("run{number}")), settings, small_data()))
+        .map(|(number, settings)| trained(&dir.path().join(format!("run{number}")), settings, small_data(TEST_IMAGES)))
         .collect();
     let among = |pairs: Pairs, runs: &[Run]| pairs.among(runs).unwrap();
     assert_eq!(among(Pairs::Within, &runs[..3]), [(0, 0), (1, 1), (2, 2)]);
@@ -185,8 +177,10 @@ fn options_choose_layers_images_and_pairs() {
 #[test]
 fn runs_of_equal_names_get_a_number() {
     let dir = tempfile::tempdir().unwrap();
-    let runs =
-        [run(&dir.path().join("a/run"), tiny(0), small_data()), run(&dir.path().join("b/run"), tiny(1), small_data())];
+    let runs = [
+        trained(&dir.path().join("a/run"), tiny(0), small_data(TEST_IMAGES)),
+        trained(&dir.path().join("b/run"), tiny(1), small_data(TEST_IMAGES)),
+    ];
     let results =
         compare_runs(&runs, &options(8), &one_pass(), &Processor::Cpu, &AtomicBool::new(false), &mut no_progress)
             .unwrap();
@@ -197,13 +191,13 @@ fn runs_of_equal_names_get_a_number() {
 #[test]
 fn runs_of_different_data_need_a_word() {
     let dir = tempfile::tempdir().unwrap();
-    let other_training = DataConfig { train_images: Some(30), ..small_data() };
-    let fewer = DataConfig { test_images: Some(16), ..small_data() };
-    let larger = DataConfig { image_side: Some(11), ..small_data() };
-    let runs = [small_data(), other_training, fewer, larger.clone()]
+    let other_training = DataConfig { train_images: Some(30), ..small_data(TEST_IMAGES) };
+    let fewer = DataConfig { test_images: Some(16), ..small_data(TEST_IMAGES) };
+    let larger = DataConfig { image_side: Some(11), ..small_data(TEST_IMAGES) };
+    let runs = [small_data(TEST_IMAGES), other_training, fewer, larger.clone()]
         .into_iter()
         .enumerate()
-        .map(|(number, data)| run(&dir.path().join(format!("run{number}")), tiny(0), data))
+        .map(|(number, data)| trained(&dir.path().join(format!("run{number}")), tiny(0), data))
         .collect::<Vec<_>>();
     let compare_with = |chosen: [usize; 2], options: &CompareOptions, run_options: &RunOptions| {
         let runs: Vec<Run> = chosen.iter().map(|&index| Run::open(runs[index].dir()).unwrap()).collect();
@@ -221,7 +215,7 @@ fn runs_of_different_data_need_a_word() {
     let message = first(17).map(drop).unwrap_err().to_string();
     assert!(message.contains("17 examples") && message.contains("16"), "{message}");
     // Chosen images come in the size that the networks take, where all take the same.
-    for data in [small_data(), larger.clone()] {
+    for data in [small_data(TEST_IMAGES), larger.clone()] {
         compare([0, 2], &RunOptions { data: Some(data), ..one_pass() }).unwrap();
     }
     let message = compare([0, 3], &RunOptions { data: Some(larger), ..one_pass() }).map(drop).unwrap_err().to_string();
@@ -231,7 +225,7 @@ fn runs_of_different_data_need_a_word() {
 #[test]
 fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let dir = tempfile::tempdir().unwrap();
-    let run = run(&dir.path().join("run"), tiny(0), small_data());
+    let run = trained(&dir.path().join("run"), tiny(0), small_data(TEST_IMAGES));
     let path = dir.path().join("out.safetensors");
     let export = |options: &ExportOptions| export(&run, &path, options, &Processor::Cpu, &mut no_progress);
     assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
@@ -294,7 +288,7 @@ fn a_limit_on_memory_changes_no_bit() {
 #[test]
 fn noise_takes_the_place_of_images_and_depends_on_the_seed() {
     let dir = tempfile::tempdir().unwrap();
-    let runs = [run(&dir.path().join("run"), tiny(0), small_data())];
+    let runs = [trained(&dir.path().join("run"), tiny(0), small_data(TEST_IMAGES))];
     let compare = |noise, seed| {
         let run_options = RunOptions { passes: 1, seed, noise, ..RunOptions::default() };
         let stop = AtomicBool::new(false);
@@ -328,8 +322,7 @@ fn bits(results: &[PairResult]) -> Vec<u64> {
     numbers.flatten().map(|value| value.to_bits()).collect()
 }
 
-/// A comparison that writes its sums after every batch, and is stopped when it begins batch `last`, from 1, if at all: its results, and
-/// the batch that it began with.
+/// A comparison that is stopped in the midst of batch `last`, from 1, if at all: its results, and the batch that it began with.
 fn compare_until(
     last: usize,
     runs: &[Run],
@@ -353,7 +346,7 @@ fn kept_sums(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
+fn a_stopped_comparison_goes_on_after_its_last_batch_to_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let runs = family(dir.path());
     let run_options = RunOptions { passes: 3, ..one_pass() };
@@ -361,23 +354,20 @@ fn an_interrupted_comparison_goes_on_from_its_last_batch_to_the_same_bits() {
     assert_eq!(whole[0].info.batches, 9);
     let place = dir.path().join("results");
     let keeping = |unfinished: &Unfinished| CompareOptions { unfinished: Some(unfinished.clone()), ..options(7) };
-    // Within the first batch, in the middle of a pass, at its end, twice.
-    let mut expected = 1;
-    for last in [1, 3, 4, 8, usize::MAX] {
-        let (results, first) = compare_until(last, &runs, &keeping(&Unfinished::always(&place)), &run_options);
-        assert_eq!(first, expected);
-        expected = last;
-        match results {
-            Ok(results) => assert_eq!((bits(&results), last), (bits(&whole), usize::MAX)),
-            Err(reason) => assert!(matches!(reason, Error::Interrupted), "{reason}"),
-        }
+    // The first batch, the middle of a pass, its end, twice; all of it long before it is time to write sums.
+    let mut done = 0;
+    for last in [1, 2, 3, 8, 9] {
+        let (results, first) = compare_until(last, &runs, &keeping(&Unfinished::within(&place)), &run_options);
+        assert_eq!(first, done + 1);
+        assert!(matches!(results, Err(Error::Interrupted)));
+        done = last;
     }
     // All batches are over: what is left is to finish.
-    let unfinished = Unfinished::always(&place);
+    let unfinished = Unfinished::within(&place);
     let (results, first) = compare_until(1, &runs, &keeping(&unfinished), &run_options);
     assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 0));
-    unfinished.remove().unwrap();
-    unfinished.remove().unwrap();
+    unfinished.remove();
+    unfinished.remove();
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
 }
 
@@ -392,29 +382,29 @@ fn a_comparison_goes_on_from_no_sums_but_its_own() {
         let unfinished = Some(Unfinished::always(&place));
         compare_until(last, runs, &CompareOptions { unfinished, ..options.clone() }, run_options).1
     };
-    assert_eq!(first_of(3, &runs, &keeping, &one_pass()), 1);
+    assert_eq!(first_of(2, &runs, &keeping, &one_pass()), 1);
     let file = kept_sums(&place);
     let written = std::fs::read(&file).unwrap();
-    let again = run(&dir.path().join("again"), tiny(2), small_data());
+    let again = trained(&dir.path().join("again"), tiny(2), small_data(TEST_IMAGES));
     let biased = gramscope_cka::Options { estimator: gramscope_cka::Estimator::Biased, ..keeping.cka };
     let some = CompareOptions { layers: Some(Regex::new("relu").unwrap()), ..keeping.clone() };
     let reversed = [runs[1].clone(), runs[0].clone()];
     let with_batches = [runs[0].clone().with_batch_statistics(), runs[1].clone()];
     let others = [
-        first_of(3, &[again, runs[1].clone()], &keeping, &one_pass()),
-        first_of(3, &with_batches, &keeping, &one_pass()),
-        first_of(3, &runs[..1], &keeping, &one_pass()),
-        first_of(3, &reversed, &keeping, &one_pass()),
-        first_of(3, &runs, &some, &one_pass()),
-        first_of(3, &runs, &keeping, &RunOptions { pairs: Pairs::Within, ..one_pass() }),
-        first_of(3, &runs, &CompareOptions { cka: biased, ..keeping.clone() }, &one_pass()),
-        first_of(3, &runs, &keeping, &RunOptions { noise: true, ..one_pass() }),
+        first_of(2, &[again, runs[1].clone()], &keeping, &one_pass()),
+        first_of(2, &with_batches, &keeping, &one_pass()),
+        first_of(2, &runs[..1], &keeping, &one_pass()),
+        first_of(2, &reversed, &keeping, &one_pass()),
+        first_of(2, &runs, &some, &one_pass()),
+        first_of(2, &runs, &keeping, &RunOptions { pairs: Pairs::Within, ..one_pass() }),
+        first_of(2, &runs, &CompareOptions { cka: biased, ..keeping.clone() }, &one_pass()),
+        first_of(2, &runs, &keeping, &RunOptions { noise: true, ..one_pass() }),
         // As many batches of as many images, of another number of them.
-        first_of(3, &runs, &CompareOptions { examples: Some(23), ..keeping.clone() }, &one_pass()),
-        first_of(3, &runs, &CompareOptions { batch_size: 8, ..keeping.clone() }, &one_pass()),
-        first_of(3, &runs, &CompareOptions { keep_partial: true, batch_size: 10, ..keeping.clone() }, &one_pass()),
-        first_of(3, &runs, &keeping, &RunOptions { seed: 6, ..one_pass() }),
-        first_of(3, &runs, &keeping, &RunOptions { passes: 2, ..one_pass() }),
+        first_of(2, &runs, &CompareOptions { examples: Some(23), ..keeping.clone() }, &one_pass()),
+        first_of(2, &runs, &CompareOptions { batch_size: 8, ..keeping.clone() }, &one_pass()),
+        first_of(2, &runs, &CompareOptions { keep_partial: true, batch_size: 10, ..keeping.clone() }, &one_pass()),
+        first_of(2, &runs, &keeping, &RunOptions { seed: 6, ..one_pass() }),
+        first_of(2, &runs, &keeping, &RunOptions { passes: 2, ..one_pass() }),
     ];
     assert_eq!(others, [1; 13]);
     assert_eq!(std::fs::read(&file).unwrap(), written);
@@ -431,13 +421,13 @@ fn damaged_sums_are_passed_over() {
     let place = dir.path().join("results");
     let keeping = CompareOptions { unfinished: Some(Unfinished::always(&place)), ..options(7) };
     let whole = compare_until(usize::MAX, &runs, &options(7), &one_pass()).0.unwrap();
-    compare_until(3, &runs, &keeping, &one_pass()).0.unwrap_err();
+    compare_until(2, &runs, &keeping, &one_pass()).0.unwrap_err();
     let file = kept_sums(&place);
     // Another comparison's under the name of this one's.
     let biased = gramscope_cka::Options { estimator: gramscope_cka::Estimator::Biased, ..keeping.cka };
     let other = CompareOptions { unfinished: Some(Unfinished::always(&place)), cka: biased, ..options(7) };
     std::fs::remove_file(&file).unwrap();
-    compare_until(3, &runs, &other, &one_pass()).0.unwrap_err();
+    compare_until(2, &runs, &other, &one_pass()).0.unwrap_err();
     std::fs::rename(kept_sums(&place), &file).unwrap();
     let (results, first) = compare_until(usize::MAX, &runs, &keeping, &one_pass());
     assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 1));
