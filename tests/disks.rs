@@ -129,6 +129,30 @@ fn a_run_on_a_full_disk_goes_on_once_there_is_room() {
     assert!(contents(&out) == expected, "the runs differ: {:?}", files(&out));
 }
 
+/// One message, and not one a run: none could be kept.
+#[test]
+fn a_family_on_a_full_disk_ends_and_goes_on_once_there_is_room() {
+    let Some(disk) = Disk::mount("size=4m") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan.toml");
+    let text_of_plan = "[data]\nname = \"builtin\"\ntrain_images = 40\ntest_images = 20\n[train]\nepochs = 1\nbatch_size = 16\n\
+                        depth = 8\n[family]\nwidth = [0.25]\nseed = [0, 1, 2]\n";
+    fs::write(&plan, text_of_plan).unwrap();
+    let out = disk.path().join("family");
+    let sweep = || ["sweep", plan.to_str().unwrap(), "--out", out.to_str().unwrap()].map(str::to_owned);
+    for kib in [0, 40] {
+        disk.fill_but(kib);
+        let output = gramscope(sweep());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.matches("No space left").count(), 1, "{said}");
+        assert!(said.contains("make room") && said.contains(out.to_str().unwrap()), "{said}");
+        assert_nothing_half_written(&out);
+        disk.clear();
+    }
+    succeeds(sweep());
+}
+
 #[test]
 fn a_run_that_may_make_no_more_files_goes_on_once_it_may() {
     let Some(disk) = Disk::mount("size=4m,nr_inodes=5") else { return };

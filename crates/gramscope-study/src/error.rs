@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gramscope_cuda::{Bytes, BytesNeeded};
+use gramscope_train::disk;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -33,7 +34,7 @@ impl fmt::Display for Within {
 #[non_exhaustive]
 pub enum Error {
     /// The system refused to read or write.
-    #[error("cannot {action} {}: {reason}", .path.display())]
+    #[error("cannot {action} {}: {reason}{}", .path.display(), disk::remedy(.reason))]
     Io {
         /// What was to be done.
         action: &'static str,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use gramscope_nn::Backend;
 
 use crate::data::DataError;
+use crate::disk;
 use crate::settings::{ConfigError, Difference};
 
 /// The result of this crate's functions, but for those of [`crate::data`].
@@ -19,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused to read or write.
-    #[error("cannot {action} {}: {reason}", .path.display())]
+    #[error("cannot {action} {}: {reason}{}", .path.display(), disk::remedy(.reason))]
     Io {
         /// What was to be done.
         action: &'static str,
@@ -247,5 +248,10 @@ impl Error {
     /// Turns a system error into [`Error::Io`].
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |reason| Self::Io { action, path: path.to_path_buf(), reason }
+    }
+
+    /// Whether every other run of a family would fail of it too.
+    pub(crate) fn befalls_all(&self) -> bool {
+        matches!(self, Self::Io { reason, .. } if disk::takes_nothing(reason))
     }
 }

@@ -9,6 +9,7 @@ pub mod choices;
 pub mod colour;
 pub mod data;
 pub mod digest;
+pub mod disk;
 pub mod evaluate;
 pub mod reading;
 pub mod schedule;

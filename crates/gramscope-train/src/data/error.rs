@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
+
 /// An error of this module. Every message names the file, key or address at fault and what would mend it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -76,7 +78,7 @@ pub enum DataError {
         expected: usize,
     },
     /// A file or directory that could not be read or written.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {source}{}", .path.display(), disk::remedy(.source))]
     Io {
         /// What was being done to it.
         action: &'static str,

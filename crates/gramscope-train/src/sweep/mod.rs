@@ -94,6 +94,7 @@ pub type Progress<'a> = dyn FnMut(SweepEvent<'_>) + Send + 'a;
 ///
 /// # Errors
 /// A directory that is itself a run's, or data that cannot be read: what no run could do without.
+/// [`Error::Io`] of a disk that is full, or cannot be written.
 /// [`Error::Interrupted`] once `stop` is set, and every run that was being trained has written its checkpoint.
 ///
 /// # Panics
@@ -183,7 +184,7 @@ impl Family<'_> {
         match run.and_then(last_epoch) {
             Ok(metrics) => Ok(Outcome::Done(metrics)),
             Err(Error::Busy { .. }) => Ok(Outcome::Elsewhere),
-            Err(interrupted @ Error::Interrupted { .. }) => Err(interrupted),
+            Err(reason) if matches!(reason, Error::Interrupted { .. }) || reason.befalls_all() => Err(reason),
             Err(error) => {
                 self.tell(SweepEvent::Failed { name, reason: &error });
                 Ok(Outcome::Failed(Arc::new(error)))
