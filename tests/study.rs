@@ -6,6 +6,8 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use gramscope_study::predict::PredictResult;
+use gramscope_study::probe::ProbeResult;
 use gramscope_study::studies::StudyInfo;
 use gramscope_study::{Saved, pair, studies};
 use support::{fails, files, gramscope, succeeds, text};
@@ -85,13 +87,106 @@ fn a_study_goes_from_nothing_to_its_figure_and_does_nothing_twice() {
     succeeds(study("0.5"));
     assert!(before == bytes(&out), "what was lost came back differently");
 
-    fails(study("0.6"), 1, &["study.toml", "another scale", "--out"]);
+    fails(study("0.6"), 1, &["study.toml", "train_images is 40 there and 48 here", "--out"]);
     fails(study("0"), 1, &["scale of 0", "--scale"]);
     fails(study("0.01"), 1, &["choose a larger scale", "--scale"]);
     let other = dir.path().to_str().unwrap().to_owned();
     fails(["study", plan, "--scale", "0.5", "--out", &other], 1, &["no study"]);
     fails(["study", "fig3", "--out", "x"], 1, &["'fig3'", "fig3-pcs"]);
     fails(["study", "missing.toml", "--out", "x"], 1, &["missing.toml"]);
+}
+
+/// A plan that takes a second, with what is measured.
+fn small(train: &str, family: &str, measure: &str) -> String {
+    format!(
+        "title = \"t\"\n[data]\ntrain_images = 40\ntest_images = 20\nimage_side = 8\n[train]\nbatch_size = 20\nwidth = 0.25\n\
+         {train}\n[[family]]\ndepth = [8]\n{family}\n[measure]\n{measure}\n"
+    )
+}
+
+/// What is trained stays, and what is measured is of the networks and of the kind that the plan names now.
+#[test]
+fn a_plan_may_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, out) = (dir.path().join("mine.toml"), dir.path().join("out"));
+    let study = |text: &str| {
+        fs::write(&plan, text).unwrap();
+        ["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()].map(str::to_owned)
+    };
+    let measure =
+        |probes: usize| format!("cka = \"within\"\nblocks = true\npredict = true\nprobe = {{ epochs = {probes} }}");
+    succeeds(study(&small("epochs = 1", "seed = [0, 1]", &measure(1))));
+    let first = out.join("runs/resnet8-w0.25-s0");
+    let trained = bytes(&first);
+    succeeds(study(&small("epochs = 1", "seed = [1, 0, 2]", &(measure(2) + "\nsparsity = true"))));
+    assert!(bytes(&first) == trained, "a network was trained again");
+    let runs = ["resnet8-w0.25-s1", "resnet8-w0.25-s0", "resnet8-w0.25-s2"];
+    assert_eq!(StudyInfo::load(&out).unwrap().runs, runs);
+    assert_eq!(PredictResult::load(&out.join("predict")).unwrap().info.runs.len(), 3);
+    for run in runs {
+        assert_eq!(ProbeResult::load(&out.join("probe").join(run)).unwrap().info.epochs, 2);
+        assert!(out.join("sparsity").join(run).join("sparsity.npz").is_file());
+    }
+    succeeds(["verify", out.to_str().unwrap()]);
+
+    // But it is not another network of that name.
+    fails(
+        study(&small("epochs = 2", "seed = [0]", &measure(2))),
+        1,
+        &["resnet8-w0.25-s", "epochs is 1 there and 2 here", "--out"],
+    );
+    // Networks alone are taken for what they are.
+    let elsewhere = dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(out.join("runs"), elsewhere.join("runs")).unwrap();
+    let mut again = study(&small("epochs = 1", "seed = [0]", "sparsity = true"));
+    again[3] = elsewhere.to_str().unwrap().to_owned();
+    succeeds(again);
+    assert!(bytes(&elsewhere.join("runs/resnet8-w0.25-s0")) == trained, "a network was trained again");
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_before_anything_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, out) = (dir.path().join("mine.toml"), dir.path().join("out"));
+    for (train, family, measure, part) in [
+        ("epochs = 2", "seed = [0]", "epochs = true", "checkpoint_every"),
+        ("epochs = 2\ncheckpoint_every = 2", "seed = [0]", "epochs = true", "checkpoint_every"),
+        ("epochs = 1", "seed = [0]", "cka = \"across\"", "at least two"),
+        ("epochs = 1", "seed = [0]", "cka = \"same-architecture\"", "seed alone"),
+        ("epochs = 1", "seed = [0, 1]", "cka = \"same-seed\"", "same seed"),
+        ("epochs = 1\nresidual = false", "seed = [0]", "ablate = true", "residual"),
+        ("epochs = 0", "seed = [0]", "sparsity = true", "epochs"),
+        ("epochs = 1", "seed = [0]", "probe = { epochs = 0 }", "0 epochs"),
+        ("epochs = 1", "seed = [0, 0]", "sparsity = true", "twice"),
+        ("epochs = 1\nseed = 3", "seed = [0]", "sparsity = true", "[train] too"),
+        ("epochs = 1\nfraction = 0.25", "seed = [0]", "sparsity = true", "lower batch_size"),
+    ] {
+        fs::write(&plan, small(train, family, measure)).unwrap();
+        fails(["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()], 1, &[part]);
+        assert!(!out.exists(), "{part}: {:?}", files(&out));
+    }
+    fs::write(
+        &plan,
+        small("epochs = 1", "seed = [0]", "cka = \"within\"").replace("test_images = 20", "test_images = 3"),
+    )
+    .unwrap();
+    fails(["study", plan.to_str().unwrap(), "--out", out.to_str().unwrap()], 1, &["3 test images"]);
+    assert!(!out.exists());
+}
+
+/// Other data, as many of them as the plan says.
+#[test]
+fn a_plan_keeps_its_size_on_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, out) = (dir.path().join("mine.toml"), dir.path().join("out"));
+    fs::write(
+        &plan,
+        small("epochs = 1", "seed = [0]", "sparsity = true").replace("image_side = 8", "name = \"cifar10\""),
+    )
+    .unwrap();
+    let said = succeeds(["study", plan.to_str().unwrap(), "--data", "builtin", "--out", out.to_str().unwrap()]);
+    assert!(said.contains("builtin, 40 training images"), "{said}");
 }
 
 /// Two seeds of one network have one map between them: there is no mean of it, and the figure shows the map itself.

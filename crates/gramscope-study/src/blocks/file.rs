@@ -48,6 +48,13 @@ pub struct Source {
     pub undefined: Vec<String>,
 }
 
+impl Source {
+    /// Whether it is the map whose numbers lie in `file`.
+    pub(crate) fn is(&self, file: &Path) -> bool {
+        reading::read(file).is_ok_and(|bytes| hexadecimal(Md5::new_with_prefix(bytes)) == self.md5)
+    }
+}
+
 /// The thresholds of the definition, by the names that the module's documentation has for them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each is the constant of its name")]

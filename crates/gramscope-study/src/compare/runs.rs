@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use gramscope_cka::{Comparison, DeviceMemory, Memory};
 use gramscope_nn::Processor;
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
+use gramscope_train::{Run, TrainSettings};
 use serde::{Deserialize, Serialize};
 
 use super::model::Model;
@@ -52,7 +52,32 @@ impl Pairs {
     /// # Errors
     /// [`Error::Incomparable`] where there is none, and what telling the runs apart may say.
     pub(crate) fn among(&self, runs: &[Run]) -> Result<Vec<(usize, usize)>> {
-        let models = runs.len();
+        let members = if self.go_by_settings() { family::in_order_of(runs)? } else { Vec::new() };
+        self.among_models(runs.len(), |run| (members[run].architecture(), members[run].settings.seed))
+    }
+
+    /// The pairs among the runs that `settings` will make.
+    ///
+    /// # Errors
+    /// [`Error::Incomparable`] where there is none.
+    pub(crate) fn among_settings(&self, settings: &[&TrainSettings]) -> Result<Vec<(usize, usize)>> {
+        self.among_models(settings.len(), |run| {
+            let settings = settings[run];
+            (TrainSettings { seed: 0, checkpoint_every: None, ..settings.clone() }, settings.seed)
+        })
+    }
+
+    /// Whether settings say which runs are compared.
+    fn go_by_settings(&self) -> bool {
+        matches!(self, Self::SameArchitecture | Self::SameSeed)
+    }
+
+    /// The pairs among so many models, whose architecture and seed `kind` says where it is asked.
+    fn among_models<A: PartialEq>(
+        &self,
+        models: usize,
+        kind: impl Fn(usize) -> (A, u64),
+    ) -> Result<Vec<(usize, usize)>> {
         let every = (0..models).flat_map(|x| (x..models).map(move |y| (x, y)));
         let none = |what: &str| Err(Error::incomparable(what).mended_by(&[Setting::Pairs]));
         let pairs: Vec<_> = match self {
@@ -60,12 +85,13 @@ impl Pairs {
             Self::Across => every.filter(|(x, y)| x != y).collect(),
             Self::All => every.collect(),
             Self::SameArchitecture | Self::SameSeed => {
-                let members = family::in_order_of(runs)?;
-                let seed = |run: usize| members[run].settings.seed;
-                let same_architecture = |x: usize, y: usize| members[x].architecture() == members[y].architecture();
-                let wanted = |&(x, y): &(usize, usize)| match self {
-                    Self::SameArchitecture => same_architecture(x, y) && seed(x) != seed(y),
-                    _ => !same_architecture(x, y) && seed(x) == seed(y),
+                let kinds: Vec<(A, u64)> = (0..models).map(kind).collect();
+                let wanted = |&(x, y): &(usize, usize)| {
+                    let ((architecture_x, seed_x), (architecture_y, seed_y)) = (&kinds[x], &kinds[y]);
+                    match self {
+                        Self::SameArchitecture => architecture_x == architecture_y && seed_x != seed_y,
+                        _ => architecture_x != architecture_y && seed_x == seed_y,
+                    }
                 };
                 every.filter(wanted).collect()
             }

@@ -1,12 +1,13 @@
 //! What is measured of a study's networks, each result where its command would put it; one that is there is read instead.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gramscope_nn::Processor;
 use gramscope_train::Run;
 
-use super::plan::{Measures, ProbeMeasure};
+use super::plan::Measures;
 use super::{Scale, StudyEvent};
 use crate::ablate::{self, AblateOptions, AblateResult};
 use crate::blocks::{self, BlocksInfo, WithinMap};
@@ -17,6 +18,7 @@ use crate::pair::{self, PairResult};
 use crate::pcs::{self, PcsOptions, PcsResult};
 use crate::predict::{self, PredictResult};
 use crate::probe::{self, ProbeOptions, ProbeResult};
+use crate::provenance::DataInfo;
 use crate::sparsity::{self, Sparsity, SparsityOptions};
 use crate::{Error, Result, Saved, Unfinished, plot};
 
@@ -90,7 +92,9 @@ impl Experiment<'_> {
         }
         if what.predict {
             let dir = self.dir.join("predict");
-            measured.predictions = Some(once(&dir, |dir| self.predictions(dir))?);
+            let names: BTreeSet<String> = self.runs.iter().map(Run::name).collect();
+            let fits = |found: &PredictResult| found.info.runs.iter().cloned().collect::<BTreeSet<_>>() == names;
+            measured.predictions = Some(once(&dir, fits, |dir| self.predictions(dir))?);
             let pictures = [predict::EXAMPLES_PICTURE, predict::CLASSES_PICTURE, predict::MAPS_PICTURE];
             measured
                 .pictures
@@ -104,11 +108,13 @@ impl Experiment<'_> {
         let name = |run: usize| self.runs[run].name();
         let directories: Vec<PathBuf> =
             pairs.among(self.runs)?.into_iter().map(|(x, y)| self.place(&name(x), &name(y))).collect();
-        if let Some(found) = directories.iter().map(|dir| whole(dir)).collect() {
+        let options = self.options();
+        let fits = |map: &PairResult| is_fed(&map.info.data, self.passes) && map.info.batch_size == options.batch_size;
+        if let Some(found) = directories.iter().map(|dir| whole(dir).filter(fits)).collect() {
             return Ok(found);
         }
         let unfinished = Unfinished::within(&self.maps());
-        let options = CompareOptions { unfinished: Some(unfinished.clone()), ..self.options() };
+        let options = CompareOptions { unfinished: Some(unfinished.clone()), ..options };
         let run_options = RunOptions { pairs: pairs.clone(), passes: self.passes, ..RunOptions::default() };
         let maps = compare_runs(self.runs, &options, &run_options, self.processor, self.stop, &mut |progress| {
             (self.progress)(StudyEvent::Measuring { what: "comparing", progress });
@@ -143,7 +149,9 @@ impl Experiment<'_> {
         let mut network = Network::default();
         let map = self.place(&name, &name);
         if what.blocks {
-            network.blocks = Some(once(&map, find_blocks)?);
+            let numbers = map.join(pair::NUMBERS);
+            let fits = |found: &BlocksInfo| found.source.is(&numbers);
+            network.blocks = Some(once(&map, fits, find_blocks)?);
         }
         // Curves stand beside the map whose block they cross; the other pictures hold maps of their own.
         if what.blocks && (what.probe.is_some() || what.ablate) {
@@ -151,27 +159,31 @@ impl Experiment<'_> {
         }
         if what.pcs {
             let dir = self.dir.join("pcs").join(&name);
-            network.components = Some(once(&dir, |dir| self.components(run, dir))?);
+            network.components = Some(once(&dir, |_| true, |dir| self.components(run, dir))?);
             network.pictures.push(dir.join(pcs::PICTURE));
         }
         if let Some(how) = &what.probe {
             let dir = self.dir.join("probe").join(&name);
-            network.probes = Some(once(&dir, |dir| self.probes(run, how, dir))?);
+            let epochs = self.scale.share_of(how.epochs);
+            let fits = |found: &ProbeResult| (found.info.epochs, found.info.pool) == (epochs, how.pool);
+            network.probes = Some(once(&dir, fits, |dir| self.probes(run, epochs, how.pool, dir))?);
             network.pictures.push(dir.join(probe::PICTURE));
         }
         if what.ablate {
             let dir = self.dir.join("ablate").join(&name);
-            network.ablations = Some(once(&dir, |dir| self.ablations(run, dir))?);
+            network.ablations = Some(once(&dir, |_| true, |dir| self.ablations(run, dir))?);
             network.pictures.push(dir.join(ablate::PICTURE));
         }
         if what.sparsity {
             let dir = self.dir.join("sparsity").join(&name);
-            network.sparsity = Some(once(&dir, |dir| self.sparsity(run, dir))?);
+            network.sparsity = Some(once(&dir, |_| true, |dir| self.sparsity(run, dir))?);
             network.pictures.push(dir.join(sparsity::PICTURE));
         }
         if what.epochs {
             let dir = self.dir.join("epochs").join(&name);
-            network.epochs = Some(once(&dir, |dir| self.epochs(run, dir))?);
+            let passes = self.passes;
+            let fits = |found: &EpochsResult| is_fed(&found.info.data, passes);
+            network.epochs = Some(once(&dir, fits, |dir| self.epochs(run, dir))?);
             network.pictures.push(dir.join(epochs::PICTURE));
         }
         Ok(network)
@@ -185,12 +197,11 @@ impl Experiment<'_> {
         Ok(result)
     }
 
-    fn probes(&mut self, run: &Run, how: &ProbeMeasure, dir: &Path) -> Result<ProbeResult> {
-        let epochs = self.scale.share_of(how.epochs);
+    fn probes(&mut self, run: &Run, epochs: usize, pool: bool, dir: &Path) -> Result<ProbeResult> {
         let unfinished = Unfinished::within(dir);
         let options = ProbeOptions {
             epochs,
-            pool: how.pool,
+            pool,
             memory: self.memory,
             unfinished: Some(unfinished.clone()),
             ..ProbeOptions::default()
@@ -277,9 +288,14 @@ impl Experiment<'_> {
     }
 }
 
-/// The result that lies in `dir`, or else the one that `make` makes there.
-fn once<R: Saved>(dir: &Path, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
-    whole(dir).map_or_else(|| make(dir), Ok)
+/// The result that lies in `dir`, where it `fits` what is asked for, or else the one that `make` makes there.
+fn once<R: Saved>(dir: &Path, fits: impl FnOnce(&R) -> bool, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
+    whole(dir).filter(fits).map_or_else(|| make(dir), Ok)
+}
+
+/// Whether `data` are test images in so many passes.
+fn is_fed(data: &DataInfo, wanted: usize) -> bool {
+    matches!(data, DataInfo::Images { passes, .. } if *passes == wanted)
 }
 
 /// The result that lies in `dir`. Pictures are drawn after the numbers they show are written, so that one without its picture was

@@ -3,9 +3,10 @@
 //!
 //! A study is a plan (plans/*.toml): families of networks, and what is measured of them. [`Scale`] says how it shrinks. Its
 //! directory holds study.toml (which study, at which scale, on which data), runs/ (a directory a network), a directory for
-//! each kind of result, figure.png, study.json (the findings) and report.html. A result that is there and whole is not
-//! computed again.
+//! each kind of result, figure.png, study.json (the findings) and report.html. A result that is there, whole and of what is asked
+//! for is not computed again, so that a plan may grow.
 
+mod claim;
 mod figure;
 mod findings;
 mod measure;
@@ -13,15 +14,13 @@ mod plan;
 mod scale;
 mod scaled;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
+use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
-use gramscope_train::reading;
 use gramscope_train::sweep::SweepEvent;
-use gramscope_train::{Run, atomic};
 use serde::{Deserialize, Serialize};
 
 pub use plan::{Measures, ProbeMeasure, StudyPlan};
@@ -29,8 +28,9 @@ pub use scale::Scale;
 
 use crate::compare::{MemoryLimits, Progress};
 use crate::provenance::Versions;
-use crate::saved::{InfoFile, Saved, Staged, prepare};
-use crate::{Error, Result, Setting, family, plot, report};
+use crate::saved::{InfoFile, Saved, Staged};
+use crate::{Result, family, plot, report};
+use claim::claim;
 use measure::Experiment;
 use scaled::ScaledStudy;
 
@@ -164,46 +164,4 @@ impl Saved for StudyInfo {
     fn shows(&self) -> bool {
         false
     }
-}
-
-/// Makes `dir` this study's, or finds that it is.
-fn claim(dir: &Path, plan: &StudyPlan, scaled: &ScaledStudy) -> Result<()> {
-    let path = dir.join(PLAN);
-    let text = describe(plan, scaled)?;
-    match reading::read_to_string(&path) {
-        Ok(found) if found == text => return prepare(dir),
-        Ok(_) => {
-            let problem =
-                "describes another study, or this one at another scale or on other data; choose another place";
-            return Err(Error::file(&path, problem).mended_by(&[Setting::Out]));
-        }
-        Err(reason) if reason.kind() == std::io::ErrorKind::NotFound => {}
-        Err(reason) => return Err(Error::io("read", &path)(reason)),
-    }
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries.collect::<std::io::Result<Vec<_>>>().map_err(Error::io("list", dir))?,
-        Err(reason) if reason.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(reason) => return Err(Error::io("use as a directory", dir)(reason)),
-    };
-    if entries.iter().any(|entry| !atomic::is_temporary(&entry.file_name())) {
-        let problem = "holds something that is no study; choose another place, or an empty directory";
-        return Err(Error::file(dir, problem).mended_by(&[Setting::Out]));
-    }
-    prepare(dir)?;
-    atomic::write(&path, text.as_bytes()).map_err(Error::io("write", &path))
-}
-
-/// The text of study.toml: the networks at this scale, the data, and what is measured.
-///
-/// # Errors
-/// [`Error::Incomparable`] where TOML has no way to write a value, such as a path that is not Unicode.
-fn describe(plan: &StudyPlan, scaled: &ScaledStudy) -> Result<String> {
-    let unwritable = |reason: toml::ser::Error| Error::incomparable(format!("{PLAN} cannot be written: {reason}"));
-    let mut text = format!("# {}: {}\n# {}\n", plan.name, plan.title, scaled.describe());
-    for (name, config) in scaled.runs() {
-        text += &format!("\n[runs.\"{name}\"]\n{}", toml::to_string(&config.train).map_err(unwritable)?);
-    }
-    text += &format!("\n[data]\n{}", toml::to_string(scaled.data()).map_err(unwritable)?);
-    text += &format!("\n[measure]\n{}", toml::to_string(&plan.measure).map_err(unwritable)?);
-    Ok(text)
 }

@@ -157,6 +157,8 @@ impl StudyPlan {
              same-seed"
         } else if plan.measure.blocks && !plan.measure.cka.as_ref().is_some_and(Pairs::are_within) {
             "blocks in [measure] are those of a network's map with itself: set cka to within or all"
+        } else if plan.measure.probe.as_ref().is_some_and(|probe| probe.epochs == 0) {
+            "probes in [measure.probe] learn for 0 epochs: must be at least 1"
         } else {
             return Ok(Self { name: name.to_owned(), ..plan });
         };

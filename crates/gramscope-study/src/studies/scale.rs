@@ -53,9 +53,9 @@ impl Scale {
         self.0.cbrt()
     }
 
-    /// `count` things of which a share is used: at least 1.
+    /// `count` things of which a share is used: at least 1, if there are any.
     pub(super) fn share_of(self, count: usize) -> usize {
-        ((count as f64 * self.0).round() as usize).max(1)
+        ((count as f64 * self.0).round() as usize).max(1).min(count)
     }
 
     pub(super) fn test_images(self, count: usize) -> usize {

@@ -1,12 +1,13 @@
 //! A study at a scale: which networks are trained on how much data.
 
+use gramscope_cka::Estimator;
 use gramscope_nn::Family;
 use gramscope_train::data::{self, DataConfig, DataName};
 use gramscope_train::sweep::Plan;
 use gramscope_train::{RunConfig, TrainSettings};
 use toml::{Table, Value};
 
-use super::plan::StudyPlan;
+use super::plan::{Measures, StudyPlan};
 use super::scale::Scale;
 use crate::{Error, Result, Setting};
 
@@ -31,23 +32,38 @@ impl ScaledStudy {
     /// [`Error::Incomparable`] for families that make no networks, that make one twice, or whose minibatch is larger than
     /// their data; [`Error::Data`] for data that cannot be read.
     pub(crate) fn new(plan: &StudyPlan, scale: Scale, other: Option<&DataConfig>) -> Result<Self> {
-        let data = scaled_data(other.unwrap_or(&plan.data), scale)?;
         let wrong = |problem: String| Error::incomparable(format!("the study {}: {problem}", plan.name));
+        let data = match other {
+            // As many images as the plan asks for, where it does.
+            Some(other) => DataConfig {
+                train_images: plan.data.train_images.or(other.train_images),
+                test_images: plan.data.test_images.or(other.test_images),
+                ..other.clone()
+            },
+            None => plan.data.clone(),
+        };
+        let data = scaled_data(&data, scale)?;
         let unwritable = |reason: toml::ser::Error| wrong(reason.to_string());
         let data_table = Table::try_from(&data).map_err(unwritable)?;
         let mut families = Vec::new();
-        for family in &plan.family {
-            let networks = network_family(&plan.train, family);
-            let mut file = Table::new();
-            file.insert("data".to_owned(), Value::Table(data_table.clone()));
-            file.insert("train".to_owned(), Value::Table(scaled_train(&plan.train, networks, scale)));
-            file.insert("family".to_owned(), Value::Table(scaled_family(family, networks, scale, plan.least_seeds)));
+        let networks = |train: Table, family: Table| {
+            let tables = [("data", data_table.clone()), ("train", train), ("family", family)];
+            let file: Table = tables.into_iter().map(|(name, table)| (name.to_owned(), Value::Table(table))).collect();
             let text = toml::to_string(&file).map_err(unwritable)?;
-            families.push(Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))?);
+            Plan::parse(&text).map_err(|problem| wrong(problem.to_string()))
+        };
+        for family in &plan.family {
+            // What is wrong with a plan is so at any scale, whatever a smaller one makes of it.
+            networks(plan.train.clone(), family.clone())?;
+            let kind = network_family(&plan.train, family);
+            let mut shared = scaled_train(&plan.train, kind, scale);
+            shared.retain(|key, _| !family.contains_key(key));
+            families.push(networks(shared, scaled_family(family, kind, scale, plan.least_seeds))?);
         }
         let networks = Plan::joined(families).map_err(|problem| wrong(problem.to_string()))?;
         let study = Self { networks, passes: scale.share_of(PASSES), scale, data };
-        study.check().map_err(|problem| wrong(problem).mended_by(&[Setting::Scale]))?;
+        study.check_minibatches().map_err(|problem| wrong(problem).mended_by(&[Setting::Scale]))?;
+        study.check_measures(&plan.measure).map_err(|problem| wrong(problem.to_string()))?;
         Ok(study)
     }
 
@@ -61,18 +77,53 @@ impl ScaledStudy {
         &self.data
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
+    /// Fails where a network would have no whole minibatch to learn from.
+    fn check_minibatches(&self) -> std::result::Result<(), String> {
         for (name, config) in self.runs() {
             let images = self.data.train_images.unwrap_or(usize::MAX) as f64 * config.train.fraction;
             if images < config.train.batch_size as f64 {
-                return Err(format!(
-                    "{name} would train on {images:.0} images in minibatches of {}; choose a larger scale than {}",
-                    config.train.batch_size,
-                    self.scale.value()
-                ));
+                let mend = match self.scale {
+                    Scale::FULL => "lower batch_size, or train on more images".to_owned(),
+                    scale => format!("choose a larger scale than {}", scale.value()),
+                };
+                let batch = config.train.batch_size;
+                return Err(format!("{name} would train on {images:.0} images in minibatches of {batch}; {mend}"));
             }
         }
         Ok(())
+    }
+
+    /// Fails where something cannot be measured of these networks, so that this is known before they are trained.
+    fn check_measures(&self, measures: &Measures) -> Result<()> {
+        let first = |cannot: &dyn Fn(&TrainSettings) -> bool| {
+            self.runs().iter().find(|(_, config)| cannot(&config.train)).map(|(name, _)| name)
+        };
+        if let Some(pairs) = &measures.cka {
+            let settings: Vec<&TrainSettings> = self.runs().iter().map(|(_, config)| &config.train).collect();
+            pairs.among_settings(&settings)?;
+        }
+        let problem = if measures.epochs
+            && let Some(name) = first(&|train| train.checkpoint_every.is_none_or(|every| every >= train.epochs))
+        {
+            format!(
+                "epochs in [measure]: {name} would keep no epoch before its last; set a checkpoint_every below epochs"
+            )
+        } else if measures.ablate
+            && let Some(name) = first(&|train| !train.residual)
+        {
+            format!(
+                "ablate in [measure]: without its convolutions nothing would be left of a block of {name}, which has no residual \
+                     connections"
+            )
+        } else if let (Some(images), least) = (self.data.test_images, Estimator::Unbiased.minimum_examples())
+            && images < least
+            && (measures.cka.is_some() || measures.epochs)
+        {
+            format!("CKA of {images} test images: the unbiased estimator needs at least {least}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::incomparable(problem))
     }
 
     /// How large it is, in words.

@@ -37,7 +37,7 @@ impl Plan {
     ///
     /// # Errors
     /// No TOML; an unknown table or key, with the nearest one; a value of the wrong kind; no \[family\], or a key of it that is no
-    /// list of distinct values; settings that make no run; runs that would share a directory.
+    /// list of distinct values, or stands in \[train\] too; settings that make no run; runs that would share a directory.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut file = parse_table(text)?;
         check_keys(&file, None, &["data", "train", "family"])?;
@@ -53,6 +53,10 @@ impl Plan {
         check_keys(&family, Some("family"), &TrainSettings::KEYS)?;
         if family.is_empty() {
             return Err(ConfigError::NoFamily);
+        }
+        if let Some(key) = family.keys().find(|key| shared.contains_key(*key)) {
+            let problem = "is set in [train] too, for all runs; leave it in one of them".to_owned();
+            return Err(ConfigError::Family { key: key.clone(), problem });
         }
         let lists = lists(&family)?;
         let count: usize = lists.iter().map(|(_, values)| values.len()).product();
@@ -273,6 +277,7 @@ mod tests {
             ("depth = \n", vec!["line 1"]),
             ("", vec!["no [family]", "depth = [14, 20]"]),
             ("[train]\nepochs = 2\n[family]\n", vec!["no [family]", "gramscope train"]),
+            ("[train]\ndepth = 14\n[family]\ndepth = [8]\n", vec!["depth", "[train] too"]),
         ] {
             let message = Plan::parse(text).unwrap_err().to_string();
             for part in parts {
