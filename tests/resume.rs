@@ -147,8 +147,7 @@ fn a_second_signal_ends_the_process_at_once() {
     assert!(!out.join("checkpoints").join("interrupted.safetensors").exists(), "the step was finished first");
 }
 
-/// What has been compared, or learned by probes, is kept long before it would be written anyway, and gone on from. Of anything else
-/// there is nothing to keep.
+/// What has been compared, or learned by probes, is kept long before it would be written anyway, and gone on from.
 #[test]
 fn comparisons_and_probes_that_are_asked_to_stop_go_on_later() {
     let root = tempfile::tempdir().unwrap();
@@ -170,7 +169,7 @@ fn comparisons_and_probes_that_are_asked_to_stop_go_on_later() {
             let output = child.wait_with_output().unwrap();
             let stderr = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(code), "{stderr}");
-            assert!(stderr.contains("the same command takes it up again"), "{stderr}");
+            assert!(stderr.contains("give the same command again"), "{stderr}");
             assert_eq!(stderr.contains("goes on with batch"), signal == "TERM", "{stderr}");
             assert_eq!(stderr.matches("a second signal").count(), 1, "{stderr}");
             let left = files(&out);
@@ -326,6 +325,15 @@ fn verify_names_what_a_finished_run_lacks_and_resuming_mends_it() {
         let lines = format!("damaged or missing: {}\n  it is missing", path.display());
         assert!(said.status.code() == Some(1) && text(&said.stdout).contains(&lines), "{}", text(&said.stdout));
         assert!(text(&said.stdout).contains(" 1 damaged or missing"), "{}", text(&said.stdout));
+        if missing == [latest] {
+            // Of another network than the one that was trained nothing is told.
+            let (run, out) = (run.to_str().unwrap(), root.path().join("sparsity"));
+            fails(
+                ["sparsity", run, "--out", out.to_str().unwrap()],
+                1,
+                &["all 2 epochs", "of epoch 1", "train --resume"],
+            );
+        }
         tiny(&run, &[]);
         assert!(contents(&run) == before, "{missing:?} are not mended");
         succeeds(["verify", run.to_str().unwrap()]);

@@ -37,7 +37,7 @@ fn commands(dir: &Path) -> [Vec<String>; 2] {
     })
 }
 
-/// Of all threads but the first, which waits.
+/// Of all threads but the first, which waits, and the one that minds signals.
 fn workers(within: &[&str], arguments: &[String]) -> usize {
     let binary = command(arguments);
     let mut words = within.iter().copied();
@@ -49,7 +49,7 @@ fn workers(within: &[&str], arguments: &[String]) -> usize {
         }
         None => binary,
     };
-    most_threads(child.env_remove("RAYON_NUM_THREADS")) - 1
+    most_threads(child.env_remove("RAYON_NUM_THREADS")) - 2
 }
 
 #[test]

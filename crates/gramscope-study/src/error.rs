@@ -110,7 +110,7 @@ pub enum Error {
         reason: Arc<gramscope_train::Error>,
     },
     /// The work was asked to stop.
-    #[error("stopped before the work was complete; the same command takes it up again")]
+    #[error("stopped before the work was complete; give the same command again")]
     Interrupted,
     /// An error of a run.
     #[error(transparent)]

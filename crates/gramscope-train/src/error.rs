@@ -118,6 +118,20 @@ pub enum Error {
         /// What would mend it.
         advice: String,
     },
+    /// A run that was trained to its end, and has lost the network that it ended with.
+    #[error(
+        "{}: all {epochs} epochs were trained, but the last one's checkpoint is missing or damaged, and the newest good one is of epoch \
+         {found}; what is lost can be trained again, to the same bits",
+        .dir.display()
+    )]
+    LostWeights {
+        /// The run.
+        dir: PathBuf,
+        /// Epochs that it was trained for.
+        epochs: usize,
+        /// The last of which there is a good checkpoint.
+        found: usize,
+    },
     /// A run that has not come to its end.
     #[error(
         "there are no predictions {}; they are written when the run ends, so finish its training first",

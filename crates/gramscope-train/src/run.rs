@@ -147,7 +147,8 @@ impl Run {
     /// training is not over too; or as it was kept after the epoch that is meant.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used.
+    /// [`Error::NoCheckpoint`] before the first epoch's end, [`Error::Checkpoint`] where none can be used, [`Error::LostWeights`] where
+    /// that of the last of all epochs, which was trained, cannot.
     pub fn network(&self, device: &Device) -> Result<ResNet> {
         self.restore(&self.checkpoint()?, device)
     }
@@ -161,6 +162,9 @@ impl Run {
         let newest = newest.ok_or_else(|| no_checkpoint(self.directory.latest(), "train it for an epoch first"))?;
         let (trained, all) = (newest.position.epochs, self.config.train.epochs);
         if trained < all {
+            if self.metrics()?.len() >= all {
+                return Err(Error::LostWeights { dir: self.dir().to_path_buf(), epochs: all, found: trained });
+            }
             let run = self.dir().display();
             tracing::warn!("{run}: its training is not over, {trained} of {all} epochs are: taken as it is now");
         }

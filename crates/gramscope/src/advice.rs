@@ -3,12 +3,12 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use clap::{Arg, ArgMatches, CommandFactory};
+use clap::{Arg, ArgMatches};
 use gramscope_nn::Backend;
 use gramscope_study::{Fewer, Setting};
 use gramscope_train::settings::{ConfigError, Difference};
 
-use crate::arguments::Arguments;
+use crate::arguments::command_line;
 
 /// The flags that the command has which was given.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Flags(Vec<String>);
 impl Flags {
     /// Of the command, or the command's command, that `matches` names.
     pub(crate) fn of_command(mut matches: &ArgMatches) -> Self {
-        let root = Arguments::command();
+        let root = command_line();
         let mut command = &root;
         while let Some((name, inner)) = matches.subcommand()
             && let Some(found) = command.find_subcommand(name)
@@ -78,7 +78,9 @@ fn for_train(error: &gramscope_train::Error) -> Vec<String> {
         }
         Error::OtherBackend { begun, .. } => flags([for_backend(*begun), "--out"]),
         Error::InitialRun { .. } => flags(["--init-from"]),
-        Error::NoPredictions { .. } | Error::UnfinishedInitialRun { .. } => flags(["train --resume", "sweep"]),
+        Error::NoPredictions { .. } | Error::UnfinishedInitialRun { .. } | Error::LostWeights { .. } => {
+            flags(["train --resume", "sweep"])
+        }
         Error::TooFewImages { .. } => flags(["--batch-size"]),
         Error::Interrupted { .. } => flags(["--resume"]),
         Error::Diverged { .. } | Error::DivergedInTest { .. } => flags(["--learning-rate", "--out"]),
@@ -174,7 +176,7 @@ mod tests {
     use super::*;
 
     fn flags_of(arguments: &[&str]) -> Flags {
-        Flags::of_command(&Arguments::command().try_get_matches_from(arguments).unwrap())
+        Flags::of_command(&command_line().try_get_matches_from(arguments).unwrap())
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod training;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::device::{Convolutions, DeviceChoice, DeviceChoices, Precision};
 use crate::memory::MemoryLimit;
@@ -48,6 +48,35 @@ pub(crate) struct Arguments {
     /// Write progress and messages as JSON, one object a line, to stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// The command line; a paragraph below the flags of a command is as wide as the terminal, however it is written in the source.
+pub(crate) fn command_line() -> clap::Command {
+    with_whole_paragraphs(Arguments::command())
+}
+
+fn with_whole_paragraphs(command: clap::Command) -> clap::Command {
+    let text = command.get_after_help().map(ToString::to_string);
+    let command = command.mut_subcommands(with_whole_paragraphs);
+    match text {
+        Some(text) => command.after_help(whole_paragraphs(&text)),
+        None => command,
+    }
+}
+
+/// `text` with a line a paragraph. Lines that are indented, such as examples, are lines of their own.
+fn whole_paragraphs(text: &str) -> String {
+    let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+    let mut whole = String::new();
+    let mut before = "";
+    for line in text.lines() {
+        if !whole.is_empty() {
+            whole.push(if is_prose(before) && is_prose(line) { ' ' } else { '\n' });
+        }
+        whole.push_str(line);
+        before = line;
+    }
+    whole
 }
 
 #[derive(Subcommand, Debug)]
@@ -132,10 +161,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command, once stopped, can be taken up where it was.
-    pub(crate) fn goes_on_later(&self) -> bool {
+    /// Whether the command, asked to stop, has something to keep, or to clear away.
+    pub(crate) fn ends_gracefully(&self) -> bool {
         let trains = matches!(self, Self::Quickstart(_) | Self::Train(_) | Self::Sweep(_) | Self::Study(_));
-        trains || matches!(self, Self::Cka(_) | Self::Epochs(_) | Self::Probe(_))
+        trains || matches!(self, Self::Cka(_) | Self::Epochs(_) | Self::Probe(_) | Self::Activations(_))
     }
 }
 
@@ -231,5 +260,20 @@ impl Arguments {
             _ => false,
         };
         self.json && !rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_are_whole_and_examples_stay_lines() {
+        let text = "Examples:\n  one\n  two\n\nA paragraph\nof two lines.\n\n  [data]\n\nAnother.";
+        assert_eq!(
+            whole_paragraphs(text),
+            "Examples:\n  one\n  two\n\nA paragraph of two lines.\n\n  [data]\n\nAnother."
+        );
+        command_line().debug_assert();
     }
 }

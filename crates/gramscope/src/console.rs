@@ -110,7 +110,7 @@ impl Console {
     /// Says, the first time, that the work is about to stop, where it is.
     fn note_stop(&self) {
         if self.stop.load(Ordering::Relaxed) && !self.stop_said.swap(true, Ordering::Relaxed) {
-            let text = "stopping as soon as what has been done is kept; a second signal ends it at once";
+            let text = "stopping as soon as nothing is lost by it; a second signal ends it at once";
             self.note("stopping", text, json!({}));
         }
     }

@@ -1,5 +1,5 @@
-//! What SIGINT and SIGTERM do: the first lets a command that can go on later finish its step and write a checkpoint, and
-//! ends every other command; the second ends the process at once.
+//! What SIGINT and SIGTERM do: the first lets a command that can go on later finish its step and keep what it has, or clear away what
+//! is half written, and ends every other command; the second ends the process at once.
 
 use std::io;
 use std::process::ExitCode;

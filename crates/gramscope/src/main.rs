@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 
 use advice::Flags;
 use arguments::{Arguments, Command};
@@ -32,12 +32,12 @@ use interrupt::Interrupt;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let matches = Arguments::command().get_matches();
+    let matches = arguments::command_line().get_matches();
     let flags = Flags::of_command(&matches);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let stop = Arc::<AtomicBool>::default();
     let console = Console::new(arguments.quiet, arguments.json_logs(), stop.clone());
-    let interrupt = match Interrupt::listen(arguments.command.goes_on_later(), stop) {
+    let interrupt = match Interrupt::listen(arguments.command.ends_gracefully(), stop) {
         Ok(interrupt) => interrupt,
         Err(error) => {
             console.error(&format!("cannot listen for signals: {error}"));
@@ -84,7 +84,7 @@ fn run(command: Command, interrupt: &Interrupt, console: &Console) -> anyhow::Re
         Command::Sparsity(arguments) => commands::sparsity::run(&arguments, console),
         Command::Predict(arguments) => commands::predict::run(&arguments, console),
         Command::Epochs(arguments) => commands::epochs::run(&arguments, interrupt, console),
-        Command::Activations(arguments) => commands::activations::run(&arguments, console),
+        Command::Activations(arguments) => commands::activations::run(&arguments, interrupt, console),
         Command::Study(arguments) => commands::study::run(&arguments, interrupt, console),
         Command::Report(arguments) => commands::report::run(&arguments, console),
         Command::Verify(arguments) => commands::verify::run(&arguments, console),

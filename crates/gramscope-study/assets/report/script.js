@@ -332,16 +332,22 @@ function figures() {
   }
 }
 
-function figureOf(kind, { title, summary, place, picture }, frame) {
+function figureOf(kind, { title, summary, findings, place, picture }, frame) {
   const figure = element("figure", undefined, frame);
+  const large = findings.length > 0;
+  figure.classList.toggle("large", large);
   const button = element("button", undefined, figure);
   button.setAttribute("aria-label", `Enlarge the picture of ${title}`);
-  button.setAttribute("aria-expanded", "false");
+  button.setAttribute("aria-expanded", String(large));
   button.addEventListener("click", () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))));
   const image = element("img", undefined, button);
   image.src = `data:image/png;base64,${picture}`;
   image.alt = `${kind}: ${title}: ${summary}`;
-  element("figcaption", `${title}: ${summary}`, figure).title = place;
+  const caption = element("figcaption", summary ? `${title}: ${summary}` : title, figure);
+  caption.title = place;
+  if (!large) return;
+  const list = element("ul", undefined, caption);
+  for (const finding of findings) element("li", finding, list);
 }
 
 /** Hides what there is nothing to show for. */

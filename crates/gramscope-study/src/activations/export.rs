@@ -1,6 +1,7 @@
 //! Taking a run's activations elsewhere.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gramscope_cka::Values;
 use gramscope_nn::Processor;
@@ -10,6 +11,7 @@ use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
 use crate::compare::{BatchNeeds, Limit, MemoryLimits, Model, Pass, Progress, TestImages, forward_bytes};
+use crate::saved::prepare;
 use crate::{Error, Result, Setting};
 
 /// Images that go through the network at once, where there is memory for them.
@@ -37,16 +39,20 @@ pub struct ExportOptions {
 /// the number of images.
 ///
 /// # Errors
-/// [`Error::File`] where `path` holds something that is not an activation file; [`Error::Incomparable`] where no layer matches
+/// [`Error::File`] where `path` is a directory, or holds something that is not an activation file; [`Error::Incomparable`] where no layer matches
 /// and for more images than there are; memory that is too little for one image; and what the run, its data, the network or the disk
-/// may say.
+/// may say; [`Error::Interrupted`] once `stop` is set. No file is left then.
 pub fn export(
     run: &Run,
     path: &Path,
     options: &ExportOptions,
     processor: &Processor,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<usize> {
+    if path.is_dir() {
+        return Err(Error::file(path, "is a directory; name a file in it").mended_by(&[Setting::Out]));
+    }
     if path.exists() && ActivationFile::open(path, None).is_err() {
         let problem = "there is a file of this name that holds no activations; choose another";
         return Err(Error::file(path, problem).mended_by(&[Setting::Out]));
@@ -59,6 +65,7 @@ pub fn export(
     let pass = Pass::observing(&model, &data, &needs, options.memory, BATCH)?;
     let mut writer = begin(path, &model, &data)?;
     pass.each_layer(progress, &mut |_, layer, activation| match activation.values() {
+        _ if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
         Some(Values::F32(values)) => writer.append(layer, values),
         _ => Err(candle_core::Error::msg("a network's activations are float32 numbers").into()),
     })?;
@@ -84,5 +91,6 @@ fn begin(path: &Path, model: &Model, data: &TestImages) -> Result<ActivationWrit
     if !backend.is_cpu() {
         about.push(("computed with", backend.to_string()));
     }
+    prepare(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     ActivationWriter::create(path, &layers, data.len(), &about)
 }

@@ -56,6 +56,14 @@ pub(super) struct Caption {
     title: String,
     /// What can be said of it in words.
     summary: String,
+    /// What it was made to find out: it is shown at its full width, and these below it.
+    findings: Vec<String>,
+}
+
+impl Caption {
+    fn new(picture: &'static str, title: String, summary: String) -> Self {
+        Self { picture, title, summary, findings: Vec::new() }
+    }
 }
 
 /// A picture with what is said of it.
@@ -67,6 +75,8 @@ pub(super) struct Figure {
     pub(super) title: String,
     /// What can be said of it in words.
     pub(super) summary: String,
+    /// What it was made to find out.
+    pub(super) findings: Vec<String>,
     /// Its directory.
     pub(super) place: PathBuf,
     /// A PNG file.
@@ -107,8 +117,8 @@ fn figure(section: usize, caption: Caption, dir: &Path) -> Result<Figure> {
     if !picture.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Err(Error::file(&path, "not a PNG file"));
     }
-    let Caption { title, summary, .. } = caption;
-    Ok(Figure { section, title, summary, place: dir.to_owned(), picture })
+    let Caption { title, summary, findings, .. } = caption;
+    Ok(Figure { section, title, summary, findings, place: dir.to_owned(), picture })
 }
 
 impl Shown for StudyInfo {
@@ -118,9 +128,9 @@ impl Shown for StudyInfo {
 
     fn captions(&self) -> Vec<Caption> {
         let reported = self.reported.as_ref();
-        let reported = reported.map_or_else(String::new, |reported| format!("The paper reports: {reported} Here: "));
-        let summary = reported + &self.findings.join(" ");
-        vec![Caption { picture: studies::FIGURE, title: self.title.clone(), summary }]
+        let summary = reported.map_or_else(String::new, |reported| format!("The paper reports: {reported} Here:"));
+        let findings = self.findings.clone();
+        vec![Caption { findings, ..Caption::new(studies::FIGURE, self.title.clone(), summary) }]
     }
 }
 
@@ -138,7 +148,7 @@ impl Shown for Mean {
         };
         let of = format!("of {} maps of {} x {} layers", info.maps.len(), info.layers_x.len(), info.layers_y.len());
         let pictures = [(mean::PICTURE, "mean"), (mean::VARIANCE_PICTURE, "variance")];
-        let caption = |(picture, what)| Caption { picture, title: title.clone(), summary: format!("{what} {of}") };
+        let caption = |(picture, what)| Caption::new(picture, title.clone(), format!("{what} {of}"));
         pictures.into_iter().map(caption).collect()
     }
 }
@@ -150,7 +160,7 @@ impl Shown for PcsResult {
 
     fn captions(&self) -> Vec<Caption> {
         let summary = components_summary(&self.info, &self.similarity.variance_explained);
-        vec![Caption { picture: pcs::PICTURE, title: self.info.model.clone(), summary }]
+        vec![Caption::new(pcs::PICTURE, self.info.model.clone(), summary)]
     }
 }
 
@@ -184,7 +194,7 @@ impl Shown for Dominant {
             info.layer,
             100.0 * info.variance_explained
         );
-        vec![Caption { picture: dominant::PICTURE, title: info.model.clone(), summary }]
+        vec![Caption::new(dominant::PICTURE, info.model.clone(), summary)]
     }
 }
 
@@ -194,7 +204,7 @@ impl Shown for CosineResult {
          from -1 in black to 1; grey: layers of different shapes. Residual connections hand coordinates on.";
 
     fn captions(&self) -> Vec<Caption> {
-        vec![Caption { picture: cosine::PICTURE, title: self.info.model.clone(), summary: self.summary() }]
+        vec![Caption::new(cosine::PICTURE, self.info.model.clone(), self.summary())]
     }
 }
 
@@ -214,7 +224,7 @@ impl Shown for EpochsResult {
             info.epochs[0],
             sum / f64::from(count)
         );
-        vec![Caption { picture: epochs::PICTURE, title: info.model.clone(), summary }]
+        vec![Caption::new(epochs::PICTURE, info.model.clone(), summary)]
     }
 }
 
@@ -227,7 +237,7 @@ impl Shown for PredictResult {
     fn captions(&self) -> Vec<Caption> {
         let info = &self.info;
         let size = format!("{} runs in {} groups, {} test images", info.runs.len(), info.groups.len(), info.images);
-        let caption = |picture, title: &str, summary: String| Caption { picture, title: title.to_owned(), summary };
+        let caption = |picture, title: &str, summary: String| Caption::new(picture, title.to_owned(), summary);
         let mut captions =
             vec![caption(predict::MAPS_PICTURE, "How alike they are", predict::sentences(self).join(" "))];
         if info.between.is_some() || info.halves.is_some() {
@@ -246,7 +256,7 @@ impl Shown for Sparsity {
         "Of each network: how much of every ReLU's output is zero, and how many of its units are zero for every image.";
 
     fn captions(&self) -> Vec<Caption> {
-        vec![Caption { picture: sparsity::PICTURE, title: self.info.model.clone(), summary: self.summary() }]
+        vec![Caption::new(sparsity::PICTURE, self.info.model.clone(), self.summary())]
     }
 }
 
@@ -256,7 +266,7 @@ impl Shown for ProbeResult {
          and right after each residual connection; blue lines part the stages.";
 
     fn captions(&self) -> Vec<Caption> {
-        vec![Caption { picture: probe::PICTURE, title: self.info.model.clone(), summary: of_probes(self) }]
+        vec![Caption::new(probe::PICTURE, self.info.model.clone(), of_probes(self))]
     }
 }
 
@@ -266,7 +276,7 @@ impl Shown for AblateResult {
          trained anew.";
 
     fn captions(&self) -> Vec<Caption> {
-        vec![Caption { picture: ablate::PICTURE, title: self.info.model.clone(), summary: of_ablations(self) }]
+        vec![Caption::new(ablate::PICTURE, self.info.model.clone(), of_ablations(self))]
     }
 }
 

@@ -99,6 +99,8 @@ struct FigureData<'a> {
     title: &'a str,
     /// What can be said of the picture in words.
     summary: &'a str,
+    /// What it was made to find out.
+    findings: &'a [String],
     /// Its directory, below that of the page.
     place: String,
     /// Base64 of a PNG file.
@@ -213,6 +215,7 @@ fn sections<'a>(figures: &'a [Figure], dir: &Path) -> Vec<SectionData<'a>> {
     let figure = |figure: &'a Figure| FigureData {
         title: &figure.title,
         summary: &figure.summary,
+        findings: &figure.findings,
         place: below(dir, &figure.place),
         picture: BASE64_STANDARD.encode(&figure.picture),
     };
@@ -273,6 +276,7 @@ mod tests {
             section: SECTIONS.iter().position(|section| section.title == PcsResult::TITLE).unwrap(),
             title,
             summary,
+            findings: vec!["<!--".to_owned()],
             place: PathBuf::from("dir/<i>/pcs"),
             picture,
         };

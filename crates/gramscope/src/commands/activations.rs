@@ -7,9 +7,10 @@ use super::{other_data, with_bar};
 use crate::arguments::ActivationsArguments;
 use crate::console::Console;
 use crate::device;
+use crate::interrupt::Interrupt;
 
 /// Writes the activations of the run's test images.
-pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &ActivationsArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let run = Run::named(&arguments.run)?;
     let (processor, memory) = device::machine(&arguments.machine, console)?;
     let options = ExportOptions {
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &ActivationsArguments, console: &Console) -> anyhow
         memory,
     };
     let images = with_bar(console, "exporting", |progress| {
-        activations::export(&run, &arguments.out, &options, &processor, progress)
+        activations::export(&run, &arguments.out, &options, &processor, interrupt.requested(), progress)
     })?;
     console.result(&format!("{}: activations of {images} test images", arguments.out.display()));
     Ok(())

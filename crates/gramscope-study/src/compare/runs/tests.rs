@@ -226,8 +226,13 @@ fn runs_of_different_data_need_a_word() {
 fn exports_hold_the_first_images_and_spare_what_is_not_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(&dir.path().join("run"), tiny(0), small_data(TEST_IMAGES));
-    let path = dir.path().join("out.safetensors");
-    let export = |options: &ExportOptions| export(&run, &path, options, &Processor::Cpu, &mut no_progress);
+    let path = dir.path().join("new/out.safetensors");
+    let stop = AtomicBool::new(false);
+    let export = |options: &ExportOptions| export(&run, &path, options, &Processor::Cpu, &stop, &mut no_progress);
+    stop.store(true, Ordering::Relaxed);
+    assert!(matches!(export(&ExportOptions::default()), Err(Error::Interrupted)));
+    assert_eq!(std::fs::read_dir(dir.path().join("new")).unwrap().count(), 0);
+    stop.store(false, Ordering::Relaxed);
     assert_eq!(export(&ExportOptions::default()).unwrap(), TEST_IMAGES);
     let some = ExportOptions {
         examples: Some(10),
