@@ -46,7 +46,7 @@ At scale S a study has S times the training images and epochs, and networks with
 both shrink by the cube root of S, so that networks stay as large beside their data as the paper's. There are S times the
 seeds, and S times CKA's passes over the test images; minibatches shrink by the root of S. The work is that of the paper
 times about S^3. The figure says at what scale it was made. Interrupted at any time, the same command goes on. A plan may grow:
-what is trained stays, and what is there of what is measured. Several GPUs share the training (cuda:0,1), and the first of them
+what is trained and measured already stays. Several GPUs share the training (cuda:0,1), and the first of them
 measures. Other data (--data) have as many images as the plan asks for, where it does.
 
 Leaves DIR/figure.png, DIR/study.json (what was found), DIR/report.html, DIR/runs and a directory for each kind of result.
