@@ -1,6 +1,7 @@
 //! The examples that dominate a layer: those with the largest projection, of either sign, on its first principal component.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gramscope_cka::{Comparison, Estimator, FirstComponent};
 use gramscope_nn::Processor;
@@ -159,13 +160,13 @@ impl DroppedDominant {
     ///
     /// # Errors
     /// [`Error::Incomparable`] for a fraction that is not between 0 and 1, for a run without this layer, or for one all of whose
-    /// layers are constant.
+    /// layers are constant; [`Error::Interrupted`] once `stop` is set.
     pub(crate) fn of_runs(
         runs: &[Run],
         (fraction, layer): (f64, Option<&str>),
         data: &TestImages,
-        processor: &Processor,
-        memory: MemoryLimits,
+        (processor, memory): (&Processor, MemoryLimits),
+        stop: &AtomicBool,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         if !(fraction > 0.0 && fraction < 1.0) {
@@ -177,6 +178,9 @@ impl DroppedDominant {
         let (mut layers, mut examples) = (Vec::new(), Vec::new());
         // Of all layers, whichever are compared: what dominates a network does not depend on that.
         for model in Model::open_all(runs, None, data, processor)? {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let ranking = Ranking::of(&model, layer, data, memory, progress)?;
             layers.push(format!("{}: {}", model.info.name, ranking.layer));
             examples.extend_from_slice(&ranking.order[..count.min(data.len())]);

@@ -10,7 +10,7 @@ use gramscope_train::sweep::{Plan, SweepEvent};
 
 use crate::compare::{CompareOptions, Progress, RunOptions, compare_runs};
 use crate::family::{self, members};
-use crate::{Error, Result, Setting, pair, plot, report};
+use crate::{Error, Result, Setting, Unfinished, pair, plot, report};
 
 /// How large the quickstart is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +89,13 @@ pub fn quickstart(
     let trained = family::train(&plan, &dir.join("runs"), slice::from_ref(processor), stop, training)?;
 
     let run_options = RunOptions { passes: PASSES, ..RunOptions::default() };
+    let unfinished = Unfinished::within(&results_dir);
+    let options = CompareOptions { unfinished: Some(unfinished.clone()), ..options };
     let results = compare_runs(&trained, &options, &run_options, processor, stop, &mut |compared| {
         progress(QuickstartEvent::Comparing(compared));
     })?;
     pair::write_all(&results_dir, &results)?;
+    unfinished.remove();
     let maps = dir.join(MAPS);
     plot::family_maps(&trained, &results, &maps)?;
     Ok(Quickstart { report: report::write(dir)?, maps, findings: report::findings(&members(&trained)?, &results) })

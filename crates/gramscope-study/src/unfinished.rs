@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, pod_collect_to_vec};
@@ -35,14 +37,14 @@ pub struct Unfinished {
     /// How long the work goes on before its state is written again, where writing takes no more than three seconds; where it takes
     /// longer, as many times as long.
     every: Duration,
-    /// The file, once it is known to be there.
-    file: Arc<OnceLock<PathBuf>>,
+    /// The files of all work that has used this, once they are known to be there.
+    files: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Unfinished {
     /// In `dir`, every minute.
     pub fn within(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), every: EVERY, file: Arc::default() }
+        Self { dir: dir.to_owned(), every: EVERY, files: Arc::default() }
     }
 
     /// In `dir`, after every batch.
@@ -54,20 +56,34 @@ impl Unfinished {
     /// Removes what work has left or gone on from: once its results are written, nobody needs it. A file that cannot be removed is
     /// logged as a warning.
     pub fn remove(&self) {
-        let Some(file) = self.file.get() else { return };
-        match fs::remove_file(file) {
-            Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("{}: nobody needs it any more, but it stays: {reason}", file.display());
-            }
-            _ => {}
-        }
+        let files = mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner));
+        files.iter().for_each(|file| remove(file));
     }
 
-    /// Whether the state of some work lies there.
-    fn holds_any(&self) -> bool {
-        let name = |entry: io::Result<fs::DirEntry>| Some(entry.ok()?.file_name().to_string_lossy().into_owned());
-        let Ok(entries) = fs::read_dir(&self.dir) else { return false };
-        entries.filter_map(name).any(|name| name.starts_with(NAME[0]) && name.ends_with(NAME[1]))
+    /// Removes what any work has left there: for directories that nothing else uses.
+    pub(crate) fn clear(&self) {
+        self.left().iter().for_each(|file| remove(file));
+    }
+
+    /// The files of all work there.
+    fn left(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        let is_ours = |name: &str| name.starts_with(NAME[0]) && name.ends_with(NAME[1]);
+        let entries = entries.filter_map(|entry| entry.ok());
+        entries.filter(|entry| is_ours(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect()
+    }
+
+    fn is_used_by(&self, file: PathBuf) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
+    }
+}
+
+fn remove(file: &Path) {
+    match fs::remove_file(file) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{}: nobody needs it any more, but it stays: {reason}", file.display());
+        }
+        _ => {}
     }
 }
 
@@ -142,9 +158,11 @@ impl<T> Kept<'_, T> {
 /// Keeps the state of work that goes on.
 pub(crate) struct Keeper<'a, T> {
     place: Option<&'a Unfinished>,
-    /// What the work is, which takes a while to say.
+    /// What the work is, which takes a while to tell.
     task: OnceCell<T>,
-    said: Box<dyn Fn() -> Result<T> + 'a>,
+    tell: Box<dyn Fn() -> Result<T> + 'a>,
+    /// Whether it has been written, or was there.
+    has_kept: bool,
     due: Instant,
     /// Whether it could not be written the last time, which has been said then.
     failed: bool,
@@ -154,13 +172,13 @@ impl<'a, T: Task> Keeper<'a, T> {
     /// Of work whose state lies at `place`, or nowhere.
     pub(crate) fn new(place: Option<&'a Unfinished>, task: impl Fn() -> Result<T> + 'a) -> Self {
         let due = Instant::now() + place.map_or(EVERY, |place| place.every);
-        Self { place, task: OnceCell::new(), said: Box::new(task), due, failed: false }
+        Self { place, task: OnceCell::new(), tell: Box::new(task), has_kept: false, due, failed: false }
     }
 
     fn task(&self) -> Result<&T> {
         match self.task.get() {
             Some(task) => Ok(task),
-            None => (self.said)().map(|task| self.task.get_or_init(|| task)),
+            None => (self.tell)().map(|task| self.task.get_or_init(|| task)),
         }
     }
 
@@ -168,48 +186,74 @@ impl<'a, T: Task> Keeper<'a, T> {
     /// and passed over.
     ///
     /// # Errors
-    /// What saying what the work is may say.
-    pub(crate) fn kept<R>(&self, read: impl FnOnce(&Kept<'_, T>) -> Result<R>) -> Result<Option<R>> {
-        let Some(place) = self.place.filter(|place| place.holds_any()) else { return Ok(None) };
+    /// One that cannot be read; what telling what the work is may say.
+    pub(crate) fn take_up<R>(&mut self, read: impl FnOnce(&Kept<'_, T>) -> Result<R>) -> Result<Option<R>> {
+        let Some(place) = self.place.filter(|place| !place.left().is_empty()) else { return Ok(None) };
         let task = self.task()?;
         let path = place.dir.join(file_name(task));
         if !path.exists() {
             return Ok(None);
         }
-        let kept = open(&path, task).and_then(|kept| read(&kept));
-        place.file.get_or_init(|| path);
-        Ok(kept.inspect_err(|damage| tracing::warn!("{damage}; the work begins anew")).ok())
+        let kept = match open(&path, task).and_then(|kept| read(&kept)) {
+            // What is only out of reach may be whole.
+            Err(reason @ (Error::Io { .. } | Error::Train(gramscope_train::Error::Io { .. }))) => return Err(reason),
+            kept => kept.inspect_err(|damage| tracing::warn!("{damage}; the work begins anew")).ok(),
+        };
+        place.is_used_by(path);
+        self.has_kept = true;
+        Ok(kept)
     }
 
     /// A batch has just ended. Writes the state where it is time to, or where `stop` is set, after which the work is over. What stands in
-    /// the way of that is named in a warning, the first time: results may still be written.
+    /// the way of the former is named in a warning, the first time: results may still be written.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] once `stop` is set; what `state` says, and saying what the work is.
+    /// Once `stop` is set [`Error::Interrupted`], or what stands in the way of writing the state; what `state` says, and telling what the
+    /// work is.
     pub(crate) fn batch_ended<S: State>(&mut self, stop: &AtomicBool, state: impl FnOnce() -> Result<S>) -> Result<()> {
-        let is_last = stop.load(Ordering::Relaxed);
-        if let Some(place) = self.place
-            && (is_last || Instant::now() >= self.due)
-        {
-            self.keep(place, state)?;
+        let asked_to_stop = stop.load(Ordering::Relaxed);
+        if asked_to_stop || Instant::now() >= self.due {
+            let written = self.keep(state)?;
+            if asked_to_stop {
+                return written.and(Err(Error::Interrupted));
+            }
+            if let Err(reason) = &written
+                && !self.failed
+            {
+                tracing::warn!("an interruption would cost what has been done: {reason}");
+            }
+            self.failed = written.is_err();
         }
-        if is_last { Err(Error::Interrupted) } else { Ok(()) }
+        Ok(())
     }
 
-    fn keep<S: State>(&mut self, place: &Unfinished, state: impl FnOnce() -> Result<S>) -> Result<()> {
-        let task = self.task()?;
-        let begun = Instant::now();
-        let path = place.file.get_or_init(|| place.dir.join(file_name(task)));
-        let written = write(path, task, &state()?);
-        if let Err(reason) = &written
-            && !self.failed
-        {
-            tracing::warn!("an interruption would cost what has been done: {reason}");
+    /// The last batch has ended. Writes the state where work took so long that it had been written before: its results may yet be lost.
+    ///
+    /// # Errors
+    /// What `state` says.
+    pub(crate) fn ended<S: State>(&mut self, state: impl FnOnce() -> Result<S>) -> Result<()> {
+        if self.has_kept {
+            // The results are about to be written, or to fail for the same reason.
+            let _ = self.keep(state)?;
         }
-        self.failed = written.is_err();
+        Ok(())
+    }
+
+    /// Writes the state, where it has a place; what stands in the way of that.
+    ///
+    /// # Errors
+    /// What `state` says, and telling what the work is.
+    fn keep<S: State>(&mut self, state: impl FnOnce() -> Result<S>) -> Result<Result<()>> {
+        let Some(place) = self.place else { return Ok(Ok(())) };
+        let begun = Instant::now();
+        let task = self.task()?;
+        let path = place.dir.join(file_name(task));
+        let written = write(&path, task, &state()?);
+        place.is_used_by(path);
+        self.has_kept = true;
         let slow = begun.elapsed().div_duration_f64(QUICK).max(1.0);
         self.due = Instant::now() + place.every.mul_f64(slow);
-        Ok(())
+        Ok(written)
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -34,16 +34,11 @@ pub(crate) struct Console {
     bar_count: AtomicU32,
     /// Why the first result that is not on stdout could not be written.
     lost: OnceLock<io::Error>,
-    /// Set once the command is to stop.
-    stop: Arc<AtomicBool>,
-    /// Whether that has been said.
-    stop_said: AtomicBool,
 }
 
 impl Console {
-    /// Chooses the mode from the flags and from whether stderr is a terminal, and sends the libraries' warnings there. Once `stop` is
-    /// set, progress is followed by a note that the work is about to stop.
-    pub(crate) fn new(quiet: bool, json: bool, stop: Arc<AtomicBool>) -> Self {
+    /// Chooses the mode from the flags and from whether stderr is a terminal, and sends the libraries' warnings there.
+    pub(crate) fn new(quiet: bool, json: bool) -> Self {
         let mode = match (quiet, json) {
             (true, _) => Mode::Quiet,
             (_, true) => Mode::Json,
@@ -60,8 +55,7 @@ impl Console {
         } else {
             log.without_time().with_ansi(mode == Mode::Bars).init();
         }
-        let (bar_count, lost, stop_said) = (AtomicU32::new(0), OnceLock::new(), AtomicBool::new(false));
-        Self { mode, bars, bar_count, lost, stop, stop_said }
+        Self { mode, bars, bar_count: AtomicU32::new(0), lost: OnceLock::new() }
     }
 
     /// A result, on stdout.
@@ -105,14 +99,6 @@ impl Console {
         let bar = self.bars.add(ProgressBar::new(total).with_style(what.style()));
         self.bar_count.fetch_add(1, Ordering::Relaxed);
         Progress { console: self, bar, unit: what, total, last_line: Instant::now() }
-    }
-
-    /// Says, the first time, that the work is about to stop, where it is.
-    fn note_stop(&self) {
-        if self.stop.load(Ordering::Relaxed) && !self.stop_said.swap(true, Ordering::Relaxed) {
-            let text = "stopping as soon as nothing is lost by it; a second signal ends it at once";
-            self.note("stopping", text, json!({}));
-        }
     }
 
     /// How long each of the bars there are waits between its lines.
@@ -177,7 +163,6 @@ impl Progress<'_> {
 
     /// `done` units are done; `prefix` says of what, `message` how it goes.
     pub(crate) fn update(&mut self, done: u64, prefix: &str, message: &str) {
-        self.console.note_stop();
         match self.console.mode {
             Mode::Bars => {
                 self.bar.set_prefix(prefix.to_owned());

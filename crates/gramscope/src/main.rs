@@ -17,7 +17,6 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::FromArgMatches;
 
@@ -35,9 +34,17 @@ fn main() -> ExitCode {
     let matches = arguments::command_line().get_matches();
     let flags = Flags::of_command(&matches);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let stop = Arc::<AtomicBool>::default();
-    let console = Console::new(arguments.quiet, arguments.json_logs(), stop.clone());
-    let interrupt = match Interrupt::listen(arguments.command.ends_gracefully(), stop) {
+    let console = Arc::new(Console::new(arguments.quiet, arguments.json_logs()));
+    let listening = if arguments.command.ends_gracefully() {
+        let console = console.clone();
+        Interrupt::listen_gracefully(move || {
+            let text = "stopping as soon as nothing is lost by it; another signal ends it at once";
+            console.note("stopping", text, serde_json::json!({}));
+        })
+    } else {
+        Interrupt::listen()
+    };
+    let interrupt = match listening {
         Ok(interrupt) => interrupt,
         Err(error) => {
             console.error(&format!("cannot listen for signals: {error}"));

@@ -49,13 +49,12 @@ impl ActivationFile {
         &self.path
     }
 
-    /// What tells it from the file that may lie in its place another time, as far as the file system says: path, length and when it was
-    /// written.
-    pub(crate) fn version(&self) -> String {
-        let about = self.file.metadata().ok();
-        let written = about.as_ref().and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        format!("{}, {:?} bytes, of {:?}", path.display(), about.map(|about| about.len()), written)
+    /// What tells it from the file that may lie in its place another time: path, length and when it was written; none where the file
+    /// system does not say.
+    pub(crate) fn version(&self) -> Option<String> {
+        let about = self.file.metadata().ok()?;
+        let written = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+        Some(format!("{}, {} bytes, of {written}", self.path.canonicalize().ok()?.display(), about.len()))
     }
 
     /// The layers, first layer first; at least one.

@@ -36,6 +36,8 @@ pub fn compare_files(
 ) -> Result<PairResult> {
     let paths = std::iter::once(a).chain(b);
     let files = paths.map(|path| ActivationFile::open(path, options.layers.as_ref())).collect::<Result<Vec<_>>>()?;
+    // What is read is that of now, whatever is written there later.
+    let file_versions: Option<Vec<String>> = files.iter().map(ActivationFile::version).collect();
     let examples = common_examples(&files, options.examples)?;
     let subject = || files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ");
     let batches = Batches::cut(examples, options).map_err(|reason| reason.of(&subject()))?;
@@ -53,9 +55,10 @@ pub fn compare_files(
     let device = DeviceMemory { limit, features, largest_upload: largest, ..DeviceMemory::default() };
     let mut comparison = options.begin(&layers, &[(x, y)], Memory { panels: shares.panels, device })?;
     let versions = Versions::with_gpu(options.device.as_deref());
-    let mut keeper = Keeper::new(options.unfinished.as_ref(), || {
+    let place = options.unfinished.as_ref().filter(|_| file_versions.is_some());
+    let mut keeper = Keeper::new(place, || {
         Ok(ComparisonTask {
-            models: files.iter().map(ActivationFile::version).collect(),
+            models: file_versions.clone().unwrap_or_default(),
             layers: infos.iter().map(|info| info.layers.clone()).collect(),
             pairs: vec![(x, y)],
             how: options.cka.into(),
@@ -64,7 +67,7 @@ pub fn compare_files(
             versions: versions.clone(),
         })
     });
-    if let Some(totals) = keeper.kept(totals)? {
+    if let Some(totals) = keeper.take_up(totals)? {
         comparison.go_on_from(totals).map_err(in_whole)?;
     }
     let pass = Reading { files: &files, infos: &infos, shuffled, examples, batches: &batches, most: shares.layer };
@@ -117,6 +120,7 @@ impl Reading<'_> {
                 keeper.batch_ended(stop, || comparison.totals().map_err(in_models(self.infos)))?;
             }
         }
+        keeper.ended(|| comparison.totals().map_err(in_models(self.infos)))?;
         Ok(comparison.finish().map_err(in_models(self.infos))?.remove(0))
     }
 

@@ -173,7 +173,7 @@ pub fn compare_runs(
     let options = &CompareOptions { device: processor.gpu().cloned(), ..options.clone() };
     let pairs = run_options.pairs.among(runs)?;
     let passes = batches::passes(run_options.passes)?;
-    let (data, dropped) = test_images(runs, options, run_options, processor, progress)?;
+    let (data, dropped) = test_images(runs, options, run_options, processor, stop, progress)?;
     let kept = kept(data.len(), dropped.as_ref());
     let batches = Batches::cut(kept.len(), options)?;
     let models = Model::open_all(runs, options.layers.as_ref(), &data, processor)?;
@@ -194,7 +194,7 @@ pub fn compare_runs(
             versions: versions.clone(),
         })
     });
-    if let Some(totals) = keeper.kept(totals)? {
+    if let Some(totals) = keeper.take_up(totals)? {
         comparison.go_on_from(totals).map_err(in_whole)?;
     }
     let all_batches = run_options.passes * batches.ranges.len();
@@ -211,6 +211,7 @@ pub fn compare_runs(
                 .batch_ended(stop, || comparison.totals().map_err(in_models(models.iter().map(|model| &model.info))))?;
         }
     }
+    keeper.ended(|| comparison.totals().map_err(in_models(models.iter().map(|model| &model.info))))?;
     drop(keeper);
 
     let similarities = comparison.finish().map_err(in_models(models.iter().map(|model| &model.info)))?;
@@ -230,6 +231,7 @@ fn test_images(
     options: &CompareOptions,
     run_options: &RunOptions,
     processor: &Processor,
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(TestImages, Option<DroppedDominant>)> {
     let limit = match (options.examples, run_options.drop_dominant) {
@@ -241,7 +243,7 @@ fn test_images(
     let data = if run_options.noise { data.into_noise(run_options.seed)? } else { data };
     let Some(fraction) = run_options.drop_dominant else { return Ok((data, None)) };
     let of = (fraction, run_options.dominant_layer.as_deref());
-    let dropped = DroppedDominant::of_runs(runs, of, &data, processor, options.memory, progress)?;
+    let dropped = DroppedDominant::of_runs(runs, of, &data, (processor, options.memory), stop, progress)?;
     Ok((data, Some(dropped)))
 }
 

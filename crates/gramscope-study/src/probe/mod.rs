@@ -12,7 +12,8 @@
 //!
 //! A probe whose loss is no finite number is left as it is, without accuracies, and named; the others go on.
 //!
-//! Probes are where the network is. Where that is a GPU nothing but their counts leaves it, once an epoch.
+//! Probes are where the network is. Where that is a GPU nothing but their counts leaves it, once an epoch, and what they have learned where
+//! that is kept, once a minute.
 
 mod files;
 pub mod linear_probe;
@@ -23,7 +24,7 @@ mod pooling;
 mod unfinished;
 
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use gramscope_nn::Processor;
 use gramscope_nn::random::{Philox, Stream};
@@ -141,7 +142,7 @@ pub fn probe(
     let mut model = Model::open(run.name(), network, Some(options.layers.as_ref().unwrap_or(&default)))?;
     model.move_to(processor)?;
 
-    let marks = Course { model: &model, images: &images, options, stop, progress, done: 0 }.take()?;
+    let marks = Course { model: &model, images: &images, options, stop, progress, done: 0 }.run()?;
 
     let (dataset, train_images, test_images) = (&images.dataset, images.train.len(), images.dataset.test.len());
     let layers = marks.iter().zip(&model.info.layers).map(|(marks, layer)| ProbedLayer {
@@ -181,11 +182,11 @@ struct Course<'a> {
 
 impl Course<'_> {
     /// Trains a probe on every layer and tests it.
-    fn take(mut self) -> Result<Vec<Marks>> {
+    fn run(mut self) -> Result<Vec<Marks>> {
         let (model, images, options) = (self.model, self.images, self.options);
         let Images { dataset, train, .. } = images;
         let test: Vec<usize> = (0..dataset.test.len()).collect();
-        check_memory_of_host(model, images, options)?;
+        check_memory_of_host(model, images, options, 0)?;
         let (only, limit) = (slice::from_ref(model), options.memory.device);
         let test_feed = Feed::of_part(&dataset.test, &test, only, limit, None)?;
         let feed = Feed::of_part(&dataset.train, train, only, limit, Some(&test_feed))?;
@@ -196,20 +197,30 @@ impl Course<'_> {
             Ok(model.device_bytes(images) + probes + test_feed.batch_bytes(images))
         })?;
         let mut probes = probes_of(model, classes, options)?;
-        let begun = self.learn(probes.as_mut(), &feed)?;
+        let place = options.unfinished.as_ref().filter(|_| keeps_within_memory(model, images, options));
+        let mut keeper = Keeper::new(place, || ProbeTask::new(model, images, options));
+        let begun = self.learn(probes.as_mut(), &feed, &mut keeper)?;
         let trained = probes.standings()?;
-        self.test(probes.as_mut(), &test_feed, &test)?;
+        let batches = options.epochs * options.steps(train.len());
+        self.test(probes.as_mut(), &test_feed, &test, &mut keeper, &|probes| {
+            let (begun, standings) = (begun.clone(), trained.clone());
+            Ok(Learning { batches, begun, standings, learned: probes.learned()? })
+        })?;
+        drop(keeper);
         let all = begun.into_iter().zip(trained).zip(probes.standings()?);
         Ok(all.map(|((begun, trained), tested)| Marks { begun, trained, tested }).collect())
     }
 
     /// Trains the probes, or goes on with that where they were left; how they stood when the last epoch began.
-    fn learn(&mut self, probes: &mut dyn Probes, feed: &Feed<'_>) -> Result<Vec<Standing>> {
-        let (model, images, options) = (self.model, self.images, self.options);
-        let train = &images.train;
-        let mut keeper = Keeper::new(options.unfinished.as_ref(), || ProbeTask::new(model, images, options));
+    fn learn(
+        &mut self,
+        probes: &mut dyn Probes,
+        feed: &Feed<'_>,
+        keeper: &mut Keeper<'_, ProbeTask>,
+    ) -> Result<Vec<Standing>> {
+        let (model, options, train) = (self.model, self.options, &self.images.train);
         let mut begun = probes.standings()?;
-        if let Some(kept) = keeper.kept(|kept| unfinished::learning(kept, &probes.parameters()))? {
+        if let Some(kept) = keeper.take_up(|kept| unfinished::learning(kept, &probes.parameters()))? {
             probes.go_on_from(&kept)?;
             (self.done, begun) = (kept.batches, kept.begun);
         }
@@ -225,7 +236,7 @@ impl Course<'_> {
             }
             for indices in order.chunks(options.batch_size).skip(over) {
                 probes.take(model, &feed.batch(indices)?, &feed.labels(indices), true)?;
-                self.batch_ended();
+                self.show_batch();
                 keeper.batch_ended(self.stop, || {
                     let (standings, learned) = (probes.standings()?, probes.learned()?);
                     Ok(Learning { batches: self.done, begun: begun.clone(), standings, learned })
@@ -235,14 +246,20 @@ impl Course<'_> {
         Ok(begun)
     }
 
-    /// Shows the probes the test images.
-    fn test(&mut self, probes: &mut dyn Probes, feed: &Feed<'_>, test: &[usize]) -> Result<()> {
+    /// Shows the probes the test images, which changes nothing of what they have `learned`.
+    fn test(
+        &mut self,
+        probes: &mut dyn Probes,
+        feed: &Feed<'_>,
+        test: &[usize],
+        keeper: &mut Keeper<'_, ProbeTask>,
+        learned: &dyn Fn(&dyn Probes) -> Result<Learning>,
+    ) -> Result<()> {
+        keeper.ended(|| learned(probes))?;
         for indices in test.chunks(self.size_of_test()) {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
             probes.take(self.model, &feed.batch(indices)?, &feed.labels(indices), false)?;
-            self.batch_ended();
+            self.show_batch();
+            keeper.batch_ended(self.stop, || learned(probes))?;
         }
         Ok(())
     }
@@ -252,7 +269,8 @@ impl Course<'_> {
         self.options.batch_size.min(evaluate::BATCH)
     }
 
-    fn batch_ended(&mut self) {
+    /// One more is over.
+    fn show_batch(&mut self) {
         self.done += 1;
         let Images { dataset, train, .. } = self.images;
         let learning = self.options.epochs * self.options.steps(train.len());
@@ -261,16 +279,26 @@ impl Course<'_> {
     }
 }
 
-/// Fails where network, probes and a batch of images need more of the host's memory than they may take.
-fn check_memory_of_host(model: &Model, images: &Images, options: &ProbeOptions) -> Result<()> {
+/// Whether there is memory for what the probes have learned on its way to a file, once as numbers and once as the file, too; where there
+/// is not, a warning says so.
+fn keeps_within_memory(model: &Model, images: &Images, options: &ProbeOptions) -> bool {
+    // On a GPU those of the last class are stored as well.
+    let classes = images.dataset.classes.len() + usize::from(model.gpu().is_some());
+    let copies = 2 * OnHost::bytes(model.shapes(), options.pool, classes, 0);
+    let fits = options.unfinished.is_none() || check_memory_of_host(model, images, options, copies).is_ok();
+    if !fits {
+        tracing::warn!("an interruption would cost what probes learn: there is no memory for what would be kept of it");
+    }
+    fits
+}
+
+/// Fails where network, probes and a batch of images, and `more`, need more of the host's memory than they may take.
+fn check_memory_of_host(model: &Model, images: &Images, options: &ProbeOptions, more: u64) -> Result<()> {
     let (classes, batch, on_gpu) = (images.dataset.classes.len(), images.most_at_once(options), model.gpu().is_some());
     let probes = if on_gpu { 0 } else { OnHost::bytes(model.shapes(), options.pool, classes, batch) };
     let what = format!("probes of {} layers and batches of {batch} images", model.info.layers.len());
     let network = model.bytes() + forward_bytes(slice::from_ref(model), batch, on_gpu);
-    // What they have learned, on its way to a file: once as numbers, once as the file.
-    let learned = 2 * OnHost::bytes(model.shapes(), options.pool, classes, 0);
-    let kept = if options.unfinished.is_some() { learned } else { 0 };
-    let bytes = [network, probes, kept].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
+    let bytes = [network, probes, more].into_iter().fold(images.bytes(on_gpu), u64::saturating_add);
     check_memory(what, bytes, options.memory.host, &[Fewer::Layers, Fewer::InBatch])
 }
 

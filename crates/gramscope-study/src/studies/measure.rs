@@ -111,6 +111,7 @@ impl Experiment<'_> {
         let options = self.options();
         let fits = |map: &PairResult| is_fed(&map.info.data, self.passes) && map.info.batch_size == options.batch_size;
         if let Some(found) = directories.iter().map(|dir| whole(dir).filter(fits)).collect() {
+            Unfinished::within(&self.maps()).clear();
             return Ok(found);
         }
         let unfinished = Unfinished::within(&self.maps());
@@ -290,7 +291,9 @@ impl Experiment<'_> {
 
 /// The result that lies in `dir`, where it `fits` what is asked for, or else the one that `make` makes there.
 fn once<R: Saved>(dir: &Path, fits: impl FnOnce(&R) -> bool, make: impl FnOnce(&Path) -> Result<R>) -> Result<R> {
-    whole(dir).filter(fits).map_or_else(|| make(dir), Ok)
+    let Some(found) = whole(dir).filter(fits) else { return make(dir) };
+    Unfinished::within(dir).clear();
+    Ok(found)
 }
 
 /// Whether `data` are test images in so many passes.

@@ -83,7 +83,7 @@ impl SweepSummary {
 pub type Progress<'a> = dyn FnMut(SweepEvent<'_>) + Send + 'a;
 
 /// Trains every run of `plan` that is not finished, each in a directory of its own below `dir`. A run that fails is
-/// reported, and the others are trained all the same.
+/// reported, and the others are trained all the same; but for one that fails of a disk that takes nothing, after which none is begun.
 ///
 /// Each of `processors` trains one run after the other, at the same time as the others, on a thread of its own; a run has the
 /// same bits whichever trains it. On a GPU that is to train several at once each needs a stream of its own
@@ -94,7 +94,7 @@ pub type Progress<'a> = dyn FnMut(SweepEvent<'_>) + Send + 'a;
 ///
 /// # Errors
 /// A directory that is itself a run's, or data that cannot be read: what no run could do without.
-/// [`Error::Io`] of a disk that is full, or cannot be written.
+/// [`Error::Io`] of a disk that is full, or cannot be written, once the runs at work have ended;
 /// [`Error::Interrupted`] once `stop` is set, and every run that was being trained has written its checkpoint.
 ///
 /// # Panics

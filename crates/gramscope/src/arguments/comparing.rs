@@ -87,7 +87,7 @@ Example:
 
 Writes epochs.npz (float64 arrays cka [E,L,L], rows after the epoch and columns at the end; variance_explained [E,L] by first
 principal components; cosine_sq [E,L] between a first component and the one at the end; first_pc [E,L,n], those components),
-epochs.json and epochs.png.";
+epochs.json and epochs.png. What has been compared is kept and gone on from as that of cka is.";
 
 pub(crate) const COSINE_HELP: &str = "\
 Examples:

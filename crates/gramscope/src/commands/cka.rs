@@ -46,13 +46,13 @@ pub(crate) fn run(arguments: &CkaArguments, interrupt: &Interrupt, console: &Con
         }
     })?;
     let directories = pair::write_all(&arguments.out, &results)?;
-    unfinished.remove();
     for (result, dir) in results.iter().zip(&directories) {
         report(result, dir, console);
     }
     if arguments.mean {
         write_means(&runs, &results, &directories, &arguments.out, console)?;
     }
+    unfinished.remove();
     Ok(())
 }
 

@@ -29,6 +29,8 @@ pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &
         data: other_data(arguments.data.as_deref())?,
         ..RunOptions::default()
     };
+    // The sums of those that are done are there until all are.
+    let mut compared = Vec::new();
     for (run, dir) in &runs {
         let unfinished = Unfinished::within(dir);
         let options = CompareOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
@@ -36,7 +38,7 @@ pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &
             epochs::over_epochs(run, &options, &run_options, &processor, interrupt.requested(), progress)
         })?;
         result.write(dir)?;
-        unfinished.remove();
+        compared.push(unfinished);
         let info = &result.info;
         console.result(&format!(
             "{}: {} layers after each of {} epochs against the end -> {}",
@@ -46,5 +48,6 @@ pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &
             dir.display()
         ));
     }
+    compared.iter().for_each(Unfinished::remove);
     Ok(())
 }

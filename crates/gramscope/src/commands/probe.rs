@@ -28,6 +28,8 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
         memory,
         unfinished: None,
     };
+    // What was learned of those that are done is there until all are.
+    let mut learned = Vec::new();
     for (run, dir) in &runs {
         let unfinished = Unfinished::within(dir);
         let options = ProbeOptions { unfinished: Some(unfinished.clone()), ..options.clone() };
@@ -35,9 +37,10 @@ pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &C
             probe::probe(run, &options, &processor, interrupt.requested(), progress)
         })?;
         result.write(dir)?;
-        unfinished.remove();
+        learned.push(unfinished);
         report(&result, dir, console);
     }
+    learned.iter().for_each(Unfinished::remove);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use crate::interrupt::Interrupt;
 /// Trains what the plan lists and is not finished yet, then prints the family as a table.
 ///
 /// # Errors
-/// One run that failed makes the command fail, after the others have been trained.
+/// One run that failed makes the command fail, after the others have been trained, if there is room for what they leave.
 pub(crate) fn run(arguments: &SweepArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
     let processors = device::processors(&arguments.devices, console)?;
     let plan = Plan::read(&arguments.plan)?;

@@ -407,3 +407,25 @@ fn a_stopped_comparison_goes_on_after_its_last_batch() {
     assert!(matches!(compare(5), (Err(Error::Interrupted), 3)));
     assert!(matches!(compare(usize::MAX), (Ok(_), 6)));
 }
+
+/// What was summed is of the file as it was when it was opened.
+#[test]
+fn a_file_that_is_written_while_it_is_compared_is_begun_anew() {
+    let folder = Folder::new();
+    let a = folder.write("a.safetensors", &layers(20, 27));
+    let options = CompareOptions { unfinished: Some(Unfinished::within(folder.dir.path())), ..options(4, true) };
+    let stop = AtomicBool::new(false);
+    let result = compare_files(&a, None, &options, None, &stop, &mut |progress| {
+        if progress.batch == 2 && !stop.swap(true, Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            folder.write("a.safetensors", &layers(20, 27));
+        }
+    });
+    assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+    let mut first = 0;
+    compare_files(&a, None, &options, None, &AtomicBool::new(false), &mut |progress| {
+        first = if first == 0 { progress.batch } else { first };
+    })
+    .unwrap();
+    assert_eq!(first, 1);
+}

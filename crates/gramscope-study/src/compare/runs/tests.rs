@@ -443,6 +443,11 @@ fn damaged_sums_are_passed_over() {
         let (results, first) = compare_until(usize::MAX, &runs, &keeping, &one_pass());
         assert_eq!((bits(&results.unwrap()), first), (bits(&whole), 1));
     }
+    // What cannot be read may be whole, and is not written over.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let error = compare_until(usize::MAX, &runs, &keeping, &one_pass()).0.unwrap_err().to_string();
+    assert!(error.contains("cannot read") && error.contains("unfinished-"), "{error}");
 }
 
 /// Sums that cannot be written are no reason to give up: results may have another place by then.
@@ -454,4 +459,25 @@ fn a_comparison_that_cannot_keep_its_sums_ends_all_the_same() {
     std::fs::write(dir.path().join("results"), "a file where the directory would be").unwrap();
     let keeping = CompareOptions { unfinished: Some(Unfinished::always(&dir.path().join("results"))), ..options(7) };
     assert_eq!(bits(&compare_until(usize::MAX, &runs, &keeping, &one_pass()).0.unwrap()), bits(&whole));
+    // Where it is stopped they are lost, which is said instead of a promise.
+    let error = compare_until(2, &runs, &keeping, &one_pass()).0.unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+/// The sums of each are in a file of its own, and each is removed.
+#[test]
+fn comparisons_share_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = family(dir.path());
+    let place = dir.path().join("results");
+    let unfinished = Unfinished::within(&place);
+    let of_size = |size: usize| CompareOptions { unfinished: Some(unfinished.clone()), ..options(size) };
+    for size in [7, 8] {
+        compare_until(2, &runs, &of_size(size), &one_pass()).0.unwrap_err();
+    }
+    for size in [7, 8] {
+        assert_eq!(compare_until(usize::MAX, &runs, &of_size(size), &one_pass()).1, 3);
+    }
+    unfinished.remove();
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
 }
