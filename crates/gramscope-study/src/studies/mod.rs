@@ -107,7 +107,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A `dir` with something else in it, a scale too small for the study, a network that cannot be trained or is being trained by
-/// another process, and what measuring and writing may say, [`Error::Interrupted`] once `stop` is set among it.
+/// another process, and what measuring and writing may say, [`crate::Error::Interrupted`] once `stop` is set among it.
 ///
 /// # Panics
 /// Without a processor.

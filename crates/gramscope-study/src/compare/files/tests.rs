@@ -18,6 +18,16 @@ use crate::compare::MemoryLimits;
 /// `exact` promises 1e-6 of float64 in every entry.
 const TOLERANCE: f64 = 1e-6;
 
+/// The result of comparing `a` with `b`, which nobody stops.
+fn compared(
+    a: &Path,
+    b: Option<&Path>,
+    options: &CompareOptions,
+    shuffled: Option<ShuffledPasses>,
+) -> Result<PairResult> {
+    compare_files(a, b, options, shuffled, &AtomicBool::new(false), &mut no_progress)
+}
+
 struct Folder {
     dir: tempfile::TempDir,
 }
@@ -94,8 +104,7 @@ fn two_files_agree_with_the_definition() {
             for (keep_partial, batches) in [(false, vec![0..11, 11..22]), (true, vec![0..11, 11..22, 22..27])] {
                 let cka = Options { estimator, kernel, gram: Gram::Exact, ..Options::default() };
                 let options = CompareOptions { cka, ..options(11, keep_partial) };
-                let result =
-                    compare_files(&a, Some(&b), &options, None, &AtomicBool::new(false), &mut no_progress).unwrap();
+                let result = compared(&a, Some(&b), &options, None).unwrap();
                 assert_close(&result.similarity.cka, &expected(&x, &y[..2], &batches, cka));
                 let info = &result.info;
                 assert_eq!((info.layers_x.len(), info.layers_y.len(), info.batches), (3, 2, batches.len()));
@@ -122,8 +131,7 @@ fn shuffled_passes_agree_with_the_definition() {
     };
     let shuffled: Vec<Layer<'_>> = x.iter().map(in_order).collect();
     let ranges: Vec<_> = (0..6).map(|batch| batch * 11..(batch + 1) * 11).collect();
-    let result =
-        compare_files(&a, None, &options(11, false), Some(passes), &AtomicBool::new(false), &mut no_progress).unwrap();
+    let result = compared(&a, None, &options(11, false), Some(passes)).unwrap();
     assert_close(&result.similarity.cka, &expected(&shuffled, &shuffled, &ranges, Options::default()));
     assert_eq!((result.info.batches, result.info.dropped), (6, 5));
     let DataInfo::Activations { examples: 27, shuffled, .. } = result.info.data else {
@@ -131,9 +139,7 @@ fn shuffled_passes_agree_with_the_definition() {
     };
     assert_eq!(shuffled, Some(passes));
     let none = Some(ShuffledPasses { passes: 0, seed: 0 });
-    let error = compare_files(&a, None, &options(11, false), none, &AtomicBool::new(false), &mut no_progress)
-        .unwrap_err()
-        .to_string();
+    let error = compared(&a, None, &options(11, false), none).unwrap_err().to_string();
     assert!(error.contains("0 passes"), "{error}");
 }
 
@@ -142,14 +148,13 @@ fn one_file_is_compared_with_itself() {
     let folder = Folder::new();
     let x = layers(3, 13);
     let a = folder.write("a.safetensors", &x);
-    let result = compare_files(&a, None, &options(13, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
+    let result = compared(&a, None, &options(13, false), None).unwrap();
     assert_close(&result.similarity.cka, &expected(&x, &x, &[0..13], Options::default()));
     assert_eq!(result.info.model_x, result.info.model_y);
     // A copy under the same name elsewhere is another model.
     std::fs::create_dir(folder.dir.path().join("copy")).unwrap();
     let copy = folder.write("copy/a.safetensors", &x);
-    let across =
-        compare_files(&a, Some(&copy), &options(13, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
+    let across = compared(&a, Some(&copy), &options(13, false), None).unwrap();
     assert_close(&across.similarity.cka, &result.similarity.cka);
     assert_eq!((across.info.model_x.as_str(), across.info.model_y.as_str()), ("a", "a-2"));
 }
@@ -163,7 +168,7 @@ fn a_dead_layer_is_named_and_nan() {
     alive_once[4] = 2.0;
     x.push(("alive once", vec![9], alive_once));
     let a = folder.write("a.safetensors", &x);
-    let result = compare_files(&a, None, &options(9, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
+    let result = compared(&a, None, &options(9, false), None).unwrap();
     assert_eq!(result.info.undefined.x, ["constant", "alive once"]);
     assert_eq!(result.info.undefined.x, result.info.undefined.y);
     for (index, value) in result.similarity.cka.iter().enumerate() {
@@ -177,16 +182,12 @@ fn layers_are_chosen_by_name_in_both_files() {
     let a = folder.write("a.safetensors", &layers(5, 8));
     let b = folder.write("b.safetensors", &layers(6, 8)[..2]);
     let choose = |pattern: &str| CompareOptions { layers: Some(Regex::new(pattern).unwrap()), ..options(8, false) };
-    let result =
-        compare_files(&a, Some(&b), &choose("^(first|base)$"), None, &AtomicBool::new(false), &mut no_progress)
-            .unwrap();
+    let result = compared(&a, Some(&b), &choose("^(first|base)$"), None).unwrap();
     assert_eq!(
         (result.info.layers_x, result.info.layers_y),
         (vec!["base".into(), "first".into()], vec!["base".into()])
     );
-    let error = compare_files(&a, Some(&b), &choose("first"), None, &AtomicBool::new(false), &mut no_progress)
-        .unwrap_err()
-        .to_string();
+    let error = compared(&a, Some(&b), &choose("first"), None).unwrap_err().to_string();
     assert!(error.contains("b.safetensors") && error.contains("matches \"first\""), "{error}");
 }
 
@@ -195,25 +196,12 @@ fn files_that_do_not_belong_together_are_refused() {
     let folder = Folder::new();
     let a = folder.write("a.safetensors", &layers(7, 8));
     let b = folder.write("b.safetensors", &layers(7, 9));
-    let error = |options: &CompareOptions| {
-        compare_files(&a, Some(&b), options, None, &AtomicBool::new(false), &mut no_progress)
-            .map(drop)
-            .unwrap_err()
-            .to_string()
-    };
+    let error = |options: &CompareOptions| compared(&a, Some(&b), options, None).map(drop).unwrap_err().to_string();
     let message = error(&options(4, false));
     assert!(["a.safetensors has 8", "b.safetensors has 9"].iter().all(|part| message.contains(part)), "{message}");
-    let message = compare_files(&a, None, &options(256, false), None, &AtomicBool::new(false), &mut no_progress)
-        .unwrap_err()
-        .to_string();
+    let message = compared(&a, None, &options(256, false), None).unwrap_err().to_string();
     assert!(message.contains("a.safetensors: 8 examples") && message.contains("smaller ones"), "{message}");
-    assert_eq!(
-        compare_files(&a, None, &options(256, true), None, &AtomicBool::new(false), &mut no_progress)
-            .unwrap()
-            .info
-            .last_batch,
-        8
-    );
+    assert_eq!(compared(&a, None, &options(256, true), None).unwrap().info.last_batch, 8);
 }
 
 #[test]
@@ -225,17 +213,8 @@ fn the_first_examples_are_compared_as_a_file_of_them_alone() {
     };
     let first: Vec<_> = layers.iter().map(first).collect();
     let (whole, part) = (folder.write("whole.safetensors", &layers), folder.write("part.safetensors", &first));
-    let of = |path: &Path, examples| {
-        compare_files(
-            path,
-            None,
-            &CompareOptions { examples, ..options(4, false) },
-            None,
-            &AtomicBool::new(false),
-            &mut no_progress,
-        )
-        .unwrap()
-    };
+    let of =
+        |path: &Path, examples| compared(path, None, &CompareOptions { examples, ..options(4, false) }, None).unwrap();
     let (some, all) = (of(&whole, Some(8)), of(&part, None));
     assert!(some.similarity == all.similarity && some.info.data != all.info.data);
     assert!(matches!(some.info.data, DataInfo::Activations { examples: 8, .. }));
@@ -249,30 +228,27 @@ fn nan_and_infinity_are_placed() {
         let mut x = layers(8, 12);
         x[1].2[6 * 6 + 1] = bad; // example 6 of the layer `square`
         let a = folder.write("a.safetensors", &x);
-        let error =
-            compare_files(&a, None, &options(4, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
+        let error = compared(&a, None, &options(4, false), None).unwrap_err();
         let Error::NonFinite { model, layer, batch, example, within } = &error else { panic!("{error}") };
         assert!(model.ends_with("a.safetensors"));
         assert_eq!((layer.as_str(), *batch, *example, *within), ("square", 2, 7, Within::File));
         // Wherever it comes in the batches, and where the batches of the first pass do not have it.
         for seed in 0..8 {
             let passes = ShuffledPasses { passes: 64, seed };
-            let error =
-                compare_files(&a, None, &options(5, false), Some(passes), &AtomicBool::new(false), &mut no_progress)
-                    .unwrap_err();
+            let error = compared(&a, None, &options(5, false), Some(passes)).unwrap_err();
             let Error::NonFinite { batch, example: 7, within: Within::File, .. } = error else { panic!("{error}") };
             let order = batches::shuffled(12, (batch as u32 - 1) / 2, seed);
             assert!(order[(batch - 1) % 2 * 5..][..5].contains(&6), "batch {batch}");
         }
         // What is left out does no harm, and neither does what is in no batch.
         let without = CompareOptions { layers: Some(healthy.clone()), ..options(4, false) };
-        compare_files(&a, None, &without, None, &AtomicBool::new(false), &mut no_progress).unwrap();
-        compare_files(&a, None, &options(6, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
-        compare_files(&a, None, &options(5, false), None, &AtomicBool::new(false), &mut no_progress).unwrap_err();
+        compared(&a, None, &without, None).unwrap();
+        compared(&a, None, &options(6, false), None).unwrap_err();
+        compared(&a, None, &options(5, false), None).unwrap_err();
         x[1].2[6 * 6 + 1] = 0.0;
         x[1].2[6 * 11] = bad; // the last example
         let a = folder.write("a.safetensors", &x);
-        compare_files(&a, None, &options(11, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
+        compared(&a, None, &options(11, false), None).unwrap();
     }
 }
 
@@ -302,8 +278,7 @@ fn the_order_of_the_metadata_is_the_order_of_the_result() {
     let x = layers(11, 8);
     let path = folder.dir.path().join("a.safetensors");
     write_layers(&path, &x, Some(json!({ "layers": r#"["first", "base", "square"]"# })));
-    let result =
-        compare_files(&path, None, &options(8, false), None, &AtomicBool::new(false), &mut no_progress).unwrap();
+    let result = compared(&path, None, &options(8, false), None).unwrap();
     assert_eq!(result.info.layers_x, ["first", "base", "square"]);
     let ordered = [x[2].clone(), x[0].clone(), x[1].clone()];
     assert_close(&result.similarity.cka, &expected(&ordered, &ordered, &[0..8], Options::default()));
@@ -311,13 +286,11 @@ fn the_order_of_the_metadata_is_the_order_of_the_result() {
 
 /// The result where `limit` bytes of memory may be taken.
 fn limited(a: &Path, b: &Path, limit: Option<u64>) -> Result<PairResult> {
-    compare_files(
+    compared(
         a,
         Some(b),
         &CompareOptions { memory: MemoryLimits { host: limit, device: None }, ..options(8, true) },
         Some(ShuffledPasses { passes: 1, seed: 3 }),
-        &AtomicBool::new(false),
-        &mut no_progress,
     )
 }
 
