@@ -132,8 +132,8 @@ fn send(child: &Child, signal: &str) {
     assert!(sent.success(), "the process ended before it could be stopped");
 }
 
-/// A step of this network takes seconds: it would have to end between the signals for a checkpoint to be written, or within the
-/// second in which they are ignored not to be. `timeout` sends its signal twice, which is one request.
+/// `timeout` sends its signal twice, which is one request. A step of this network takes seconds, and is all of its only epoch: were it
+/// over before the last signal, there would be a checkpoint.
 #[test]
 fn signals_at_once_are_one_request_and_a_later_one_ends_the_process() {
     let root = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, pod_collect_to_vec};
+use gramscope_train::atomic;
 use gramscope_train::digest::hexadecimal;
 use gramscope_train::sealed::{self, SealedFile, Stored};
 use md5::{Digest, Md5};
@@ -266,7 +267,7 @@ fn file_name(task: &impl Task) -> String {
 
 /// Replaces the state that lies at `path`.
 fn write<T: Task>(path: &Path, task: &T, state: &impl State) -> Result<()> {
-    saved::prepare(path.parent().unwrap_or(Path::new(".")))?;
+    saved::prepare(atomic::parent(path))?;
     let numbers = state.numbers();
     let about = About { batches: state.batches(), task: task.clone() };
     Ok(sealed::write(path, T::KIND, &about, &numbers.iter().map(Numbers::stored).collect::<Vec<_>>())?)

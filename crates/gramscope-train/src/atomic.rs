@@ -189,7 +189,8 @@ fn is_left(path: &Path) -> bool {
     is_old().unwrap_or(false) && is_free()
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory that `path` is in, also where it is no more than a name.
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gramscope_cka::Values;
 use gramscope_nn::Processor;
-use gramscope_train::Run;
 use gramscope_train::data::DataConfig;
+use gramscope_train::{Run, atomic};
 use regex::Regex;
 
 use super::{ActivationFile, ActivationWriter};
@@ -91,6 +91,6 @@ fn begin(path: &Path, model: &Model, data: &TestImages) -> Result<ActivationWrit
     if !backend.is_cpu() {
         about.push(("computed with", backend.to_string()));
     }
-    prepare(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    prepare(atomic::parent(path))?;
     ActivationWriter::create(path, &layers, data.len(), &about)
 }
