@@ -64,35 +64,38 @@ struct TwoMatricesRows {
         return index < TILE ? upper.has(index) : lower.has(index - TILE);
     }
 
-    __device__ __forceinline__ const T* row(int index) const {
-        return index < TILE ? upper.row(index) : lower.row(index - TILE);
-    }
-
     __device__ __forceinline__ bool aligned() const { return upper.aligned() && lower.aligned(); }
 };
 
-// Starts the copy of features first .. first + SLAB of `count` rows. Features from `features` on become 0; rows that
-// only fill up the block are left as they are.
-template <class Rows>
-__device__ __forceinline__ void start_copy(unsigned char* buffer, const Rows& rows, int count, int64_t first,
-                                           int64_t features, bool aligned) {
-    using T = typename Rows::Value;
-    constexpr int PIECE = CHUNK_BYTES / sizeof(T);
-    int width = aligned ? PIECE : 1;
-    int pieces = SLAB / width;
-    for (int index = thread_of_block(); index < count * pieces; index += SLAB_THREADS) {
-        int row = index / pieces, column = index % pieces * width;
-        if (!rows.has(row)) continue;
-        const T* source = rows.row(row);
-        bool valid = first + column < features;
-        const T* from = valid ? source + first + column : source;
-        unsigned char* to = buffer + row * ROW_BYTES + column * static_cast<int>(sizeof(T));
-        // In aligned rows the number of features is a multiple of a chunk: it is there as a whole or not at all.
-        if (aligned) {
+// Starts the copy of features first .. first + SLAB of the rows, so many values at a time. What a thread copies lies below each other.
+template <int WIDTH, class T>
+__device__ __forceinline__ void start_copy_of(unsigned char* buffer, const MatrixRows<T>& rows, int64_t first) {
+    constexpr int PIECES = SLAB / WIDTH, STEP = SLAB_THREADS / PIECES;
+    static_assert(SLAB_THREADS % PIECES == 0, "threads share out whole rows");
+    int column = thread_of_block() % PIECES * WIDTH, row = thread_of_block() / PIECES;
+    // In aligned rows the number of features is a multiple of a chunk: it is there as a whole or not at all.
+    bool valid = first + column < rows.stride;
+    const T* from = rows.row(row) + (valid ? first + column : 0);
+    unsigned char* to = buffer + row * ROW_BYTES + column * static_cast<int>(sizeof(T));
+#pragma unroll 4
+    for (; row < rows.count; row += STEP, from += STEP * rows.stride, to += STEP * ROW_BYTES) {
+        if (WIDTH > 1) {
             copy_16(to, from, valid ? CHUNK_BYTES : 0);
         } else {
             copy_value(to, from, valid);
         }
+    }
+}
+
+// The same, as wide as it can be. Features that are not there become 0.
+template <class T>
+__device__ __forceinline__ void start_copy(unsigned char* buffer, const MatrixRows<T>& rows, int64_t first,
+                                           bool aligned) {
+    // A loop each: with a width known only as it runs, every copy began with a division.
+    if (aligned) {
+        start_copy_of<CHUNK_BYTES / sizeof(T)>(buffer, rows, first);
+    } else {
+        start_copy_of<1>(buffer, rows, first);
     }
 }
 
@@ -183,17 +186,17 @@ __device__ __forceinline__ unsigned largest_magnitude(const Quad& quad) {
     return __float_as_uint(largest);
 }
 
-__device__ __forceinline__ unsigned char* chunk_of_row(unsigned char* buffer, int row, int chunk) {
-    return buffer + row * ROW_BYTES + ((chunk ^ (row % 8)) * CHUNK_BYTES);
-}
+// Where in a converted row a chunk lies.
+__device__ __forceinline__ int place_of_chunk(int row, int chunk) { return (chunk ^ (row & 7)) * CHUNK_BYTES; }
 
 // Four float16 values, two a register.
 struct alignas(8) Halves {
     unsigned pairs[2];
 };
 
+// Into a row whose number within its eight is `row`.
 template <bool LOW>
-__device__ __forceinline__ void store_halves(unsigned char* buffer, int row, int quad, const Quad& value) {
+__device__ __forceinline__ void store_halves(unsigned char* values, int row, int quad, const Quad& value) {
     int chunk = quad / 2, place = quad % 2 * static_cast<int>(sizeof(Halves));
     Halves high, low;
     for (int pair = 0; pair < 2; ++pair) {
@@ -202,8 +205,8 @@ __device__ __forceinline__ void store_halves(unsigned char* buffer, int row, int
         float2 rounded = unpack_f16(high.pairs[pair]);
         low.pairs[pair] = pack_f16(x - rounded.x, y - rounded.y);
     }
-    *reinterpret_cast<Halves*>(chunk_of_row(buffer, row, chunk) + place) = high;
-    if (LOW) *reinterpret_cast<Halves*>(chunk_of_row(buffer, row, chunk + LOW_HALVES) + place) = low;
+    *reinterpret_cast<Halves*>(values + place_of_chunk(row, chunk) + place) = high;
+    if (LOW) *reinterpret_cast<Halves*>(values + place_of_chunk(row, chunk + LOW_HALVES) + place) = low;
 }
 
 // A row's values, shifted; 0 in rows that only fill up the block.
@@ -224,20 +227,25 @@ __device__ __forceinline__ void convert(unsigned char* buffer, const Rows& rows,
     const int16_t* before = exponents.of_slab(slab - 1);
     int16_t* after = exponents.of_slab(slab);
     // Four rows a pass. Those of half a warp lie four apart, so that their chunks are in different banks.
-    int first = warp_of_block() * ROWS_PER_GROUP + which % 2 * 4 + which / 2;
+    int first = which % 2 * 4 + which / 2;
 #pragma unroll 1
-    for (int row = first; row < exponents.rows; row += (row & 2) == 0 ? 2 : ROWS_PER_GROUP * SLAB_WARPS - 2) {
-        Quad value = shifted_quad(buffer, rows, row, quad, shift);
-        int exponent = fitting_exponent(before[row], largest_magnitude(value), shift.exponent);
-        float scale = power_of_two(-(exponent + shift.exponent));
-        for (float& entry : value.values) entry *= scale;
-        // The row is overwritten: every lane must have read its part of it.
-        warp_barrier();
-        store_halves<LOW>(buffer, row, quad, value);
-        if (quad == 0) {
-            // Every writer of `changed` writes the same value.
-            if (exponent != before[row]) *exponents.changed(slab) = slab;
-            after[row] = static_cast<int16_t>(exponent);
+    for (int group = warp_of_block() * ROWS_PER_GROUP; group < exponents.rows; group += ROWS_PER_GROUP * SLAB_WARPS) {
+#pragma unroll
+        for (int pass = 0; pass < 2; ++pass) {
+            int row = group + first + 2 * pass;
+            Quad value = shifted_quad(buffer, rows, row, quad, shift);
+            int previous = before[row];
+            int exponent = fitting_exponent(previous, largest_magnitude(value), shift.exponent);
+            float scale = power_of_two(-(exponent + shift.exponent));
+            for (float& entry : value.values) entry *= scale;
+            // The row is overwritten: every lane must have read its part of it.
+            warp_barrier();
+            store_halves<LOW>(buffer + row * ROW_BYTES, first + 2 * pass, quad, value);
+            if (quad == 0) {
+                // Every writer of `changed` writes the same value.
+                if (exponent != previous) *exponents.changed(slab) = slab;
+                after[row] = static_cast<int16_t>(exponent);
+            }
         }
     }
     // What comes next wants the warp's lanes together.
@@ -252,22 +260,28 @@ struct Fragments {
 };
 
 // As the left factor: registers in the order (rows 0-7, k 0-7), (rows 8-15, k 0-7), (rows 0-7, k 8-15), (rows 8-15, k
-// 8-15). The right factor is read with the same addresses; there registers 0 and 2 are k 0-7 and k 8-15 of its first
-// eight rows.
-template <bool LOW>
-__device__ __forceinline__ void load_fragments(Fragments& fragments, unsigned char* buffer, int first_row) {
-    int lane = lane_of_warp(), row = first_row + lane % 16;
+// 8-15). As the right one the two in the middle change places: each eight rows' registers lie side by side, as
+// multiplications want them, which would otherwise be moved there.
+enum class Side { LEFT, RIGHT };
+
+// `values`: the first row of the strip, which is a multiple of 8.
+template <Side SIDE, bool LOW>
+__device__ __forceinline__ void load_fragments(Fragments& fragments, unsigned char* values) {
+    int lane = lane_of_warp(), eighth = lane / 8;
+    int upper = SIDE == Side::LEFT ? eighth / 2 : eighth % 2, lower = SIDE == Side::LEFT ? eighth % 2 : eighth / 2;
+    unsigned char* row = values + (lower * 8 + lane % 8) * ROW_BYTES;
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-        int chunk = 2 * step + lane / 16;
-        load_matrices(fragments.high[step], chunk_of_row(buffer, row, chunk));
-        if (LOW) load_matrices(fragments.low[step], chunk_of_row(buffer, row, chunk + LOW_HALVES));
+        int chunk = 2 * step + upper;
+        load_matrices(fragments.high[step], row + place_of_chunk(lane, chunk));
+        if (LOW) load_matrices(fragments.low[step], row + place_of_chunk(lane, chunk + LOW_HALVES));
     }
 }
 
+// `a` as the left factor, `b` as the right one.
 __device__ __forceinline__ void add_product(float (&tile)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
-    multiply_add_f16(tile, a, b[0], b[2]);
-    multiply_add_f16(tile + 4, a, b[1], b[3]);
+    multiply_add_f16(tile, a, b[0], b[1]);
+    multiply_add_f16(tile + 4, a, b[2], b[3]);
 }
 
 // Adds the product of two strips of a slab to their tile: high high. The tensor cores truncate whenever they add: a chain

@@ -64,7 +64,8 @@ struct Square {
 
     __device__ __forceinline__ void copy(int slab) const {
         int64_t first = (first_slab + slab - FIRST_SLAB) * SLAB;
-        start_copy(buffer(slab), rows, ROWS, first, features, rows.aligned());
+        start_copy(buffer(slab), rows.upper, first, rows.aligned());
+        start_copy(buffer(slab) + TILE * ROW_BYTES, rows.lower, first, rows.aligned());
         if (SHIFTED && thread_of_block() < 2 * SLAB) {
             int column = thread_of_block() % SLAB;
             bool valid = first + column < features;
@@ -102,11 +103,12 @@ struct Square {
 
     __device__ __forceinline__ void multiply_slab(int slab) {
         Fragments left, right;
-        load_fragments<LOW>(left, buffer(slab), warp_of_block() * STRIP);
+        unsigned char* values = buffer(slab);
+        load_fragments<Side::LEFT, LOW>(left, values + warp_of_block() * STRIP * ROW_BYTES);
 #pragma unroll
         for (int column = 0; column < TILE_STRIPS; ++column) {
             if (!has(column)) continue;
-            load_fragments<LOW>(right, buffer(slab), TILE + column * STRIP);
+            load_fragments<Side::RIGHT, LOW>(right, values + (TILE + column * STRIP) * ROW_BYTES);
             // Registers and tensor cores have room here: conversion takes longer.
             if (LOW) {
                 add_careful(tiles[column], left, right);

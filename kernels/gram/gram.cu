@@ -212,7 +212,7 @@ struct Fused {
     }
 
     __device__ __forceinline__ void copy(int slab) const {
-        start_copy(buffer(slab), rows, exponents.rows, first_feature(slab), rows.stride, aligned);
+        start_copy(buffer(slab), rows, first_feature(slab), aligned);
     }
 
     __device__ __forceinline__ void prepare(int slab, int last) {
@@ -342,12 +342,14 @@ struct Fused {
         Fragments longer, shorter, right;
         if (triangle.longer < 0) return;
         unsigned char* values = buffer(slab);
-        load_fragments<LOW>(longer, values, triangle.longer * STRIP);
-        if (triangle.shorter >= 0) load_fragments<LOW>(shorter, values, triangle.shorter * STRIP);
+        load_fragments<Side::LEFT, LOW>(longer, values + triangle.longer * STRIP * ROW_BYTES);
+        if (triangle.shorter >= 0) {
+            load_fragments<Side::LEFT, LOW>(shorter, values + triangle.shorter * STRIP * ROW_BYTES);
+        }
 #pragma unroll
         for (int column = 0; column < MAX_STRIPS; ++column) {
             if (column > triangle.longer) continue;
-            load_fragments<LOW>(right, values, column * STRIP);
+            load_fragments<Side::RIGHT, LOW>(right, values + column * STRIP * ROW_BYTES);
             add(triangle.tiles[column], longer, right);
             if (column < MAX_STRIPS / 2 && column <= triangle.shorter) {
                 add(triangle.tiles[MAX_STRIPS - column], shorter, right);
