@@ -2,6 +2,7 @@
 //! tells its members apart.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +10,7 @@ use gramscope_nn::{Backend, Processor};
 use gramscope_train::data::DataName;
 use gramscope_train::sweep::{self, Plan, sweep};
 use gramscope_train::{EpochMetrics, Run, TrainSettings};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::pair::PairInfo;
 use crate::{Error, Result, plot};
@@ -107,6 +108,20 @@ pub(crate) fn members(runs: &[Run]) -> Result<Vec<Member>> {
     Ok(members)
 }
 
+/// Warns of two runs that have their seed in common with everything else: a spread over seeds knows nothing of that.
+pub(crate) fn warn_of_one_seed(members: &[Member]) {
+    let made = |member: &Member| (member.data.clone(), member.architecture(), member.settings.seed);
+    for (place, member) in members.iter().enumerate() {
+        if let Some(other) = members[..place].iter().find(|other| made(other) == made(member)) {
+            let (one, other) = (&other.name, &member.name);
+            tracing::warn!(
+                "{one} and {other} have the same seed and the same settings, and count as two seeds all the same"
+            );
+            return;
+        }
+    }
+}
+
 /// The runs in their own order.
 ///
 /// # Errors
@@ -156,12 +171,7 @@ fn by_numbers(a: &str, b: &str) -> Ordering {
 /// The settings that can make two runs of equal depth, width and seed differ.
 fn settings_table(run: &Run) -> Result<Map<String, Value>> {
     let unwritable = |reason: serde_json::Error| Error::incomparable(format!("settings of {}: {reason}", run.name()));
-    let Value::Object(mut table) = serde_json::to_value(&run.config().train).map_err(unwritable)? else {
-        return Err(Error::incomparable(format!("the settings of {} are no table", run.name())));
-    };
-    for key in ["depth", "width", "seed", "checkpoint_every"] {
-        table.remove(key);
-    }
+    let mut table = table(&run.config().train).map_err(unwritable)?;
     table.insert("epoch".to_owned(), run.kept_epoch().into());
     let data = &run.config().data;
     table.insert("data".to_owned(), data.name.as_str().into());
@@ -174,11 +184,34 @@ fn settings_table(run: &Run) -> Result<Map<String, Value>> {
     Ok(table)
 }
 
+/// How a run was trained, beside depth, width, seed and what has no part in its weights.
+fn table(settings: &TrainSettings) -> serde_json::Result<Map<String, Value>> {
+    // What a config.toml leaves out where it says nothing.
+    let said = json!({
+        "family": settings.family,
+        "shake_shake": settings.shake_shake,
+        "colour_distortion": settings.colour_distortion,
+        "random_labels": settings.random_labels,
+        "first_pc_penalty": settings.first_pc_penalty,
+        "first_pc_threshold": settings.first_pc_threshold,
+    });
+    let mut table = Map::new();
+    for part in [said, serde_json::to_value(settings)?] {
+        table.extend(serde_json::from_value::<Map<String, Value>>(part)?);
+    }
+    for key in ["depth", "width", "seed", "checkpoint_every"] {
+        table.remove(key);
+    }
+    Ok(table)
+}
+
 /// For each table, the keys whose values are not the same in all of them, with its own values.
 fn variants(tables: &[Map<String, Value>]) -> Vec<String> {
     let Some(first) = tables.first() else { return Vec::new() };
+    // A key that the first lacks may be all that tells another apart.
+    let keys: BTreeSet<&String> = tables.iter().flat_map(Map::keys).collect();
     let differing: Vec<&String> =
-        first.keys().filter(|key| tables.iter().any(|table| table.get(*key) != first.get(*key))).collect();
+        keys.into_iter().filter(|key| tables.iter().any(|table| table.get(*key) != first.get(*key))).collect();
     let describe = |table: &Map<String, Value>| {
         let parts = differing.iter().map(|key| {
             let value = match table.get(*key) {
@@ -198,6 +231,8 @@ fn variants(tables: &[Map<String, Value>]) -> Vec<String> {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use gramscope_nn::Family;
 
     use super::*;
     use crate::pair::tests::made;
@@ -227,15 +262,71 @@ pub(crate) mod tests {
         }
     }
 
-    fn table(text: &str) -> Map<String, Value> {
+    fn read(text: &str) -> Map<String, Value> {
         serde_json::from_str(text).unwrap()
+    }
+
+    /// Settings of which a config.toml without them says nothing were not seen where the first run was without.
+    #[test]
+    fn every_setting_tells_two_runs_apart_whichever_comes_first() {
+        let usual = TrainSettings::default();
+        // Every field, so that a new one has its place here.
+        let other = TrainSettings {
+            family: Family::ImageNet,
+            depth: 50,
+            width: 2.0,
+            residual: false,
+            shake_shake: true,
+            seed: 1,
+            epochs: 1,
+            batch_size: 1,
+            learning_rate: 0.5,
+            momentum: 0.5,
+            weight_decay: 0.5,
+            fraction: 0.5,
+            crop_padding: 1,
+            flip: false,
+            colour_distortion: 0.5,
+            random_labels: true,
+            init_from: Some("run".into()),
+            init_stages: Some(1),
+            first_pc_penalty: 0.5,
+            first_pc_threshold: 0.5,
+            checkpoint_every: Some(1),
+        };
+        let keys = serde_json::to_value(&other).unwrap();
+        let keys: Vec<_> = keys
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| !["depth", "width", "seed", "checkpoint_every"].contains(&key.as_str()))
+            .map(|key| key.replace('_', " "))
+            .collect();
+        assert_eq!(keys.len(), 17);
+        for order in [[&usual, &other], [&other, &usual]] {
+            let found = variants(&order.map(|settings| table(settings).unwrap()));
+            let named = |variant: &str| {
+                let parts = variant.split(", ").map(|part| part.rsplit_once(' ').unwrap().0.trim_end_matches(" not"));
+                parts.map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert_eq!(found.iter().map(|variant| named(variant)).collect::<Vec<_>>(), [keys.clone(), keys.clone()]);
+            let at = |settings| order.iter().position(|&one| one == settings).unwrap();
+            for (settings, said) in [
+                (&usual, ["family cifar", "shake shake false", "init from not set"]),
+                (&other, ["family imagenet", "shake shake true", "init from run"]),
+            ] {
+                for said in said {
+                    assert!(found[at(settings)].contains(said), "{said:?} is missing from {:?}", found[at(settings)]);
+                }
+            }
+        }
     }
 
     #[test]
     fn variants_name_what_differs_and_nothing_else() {
         let tables = [
-            table(r#"{"batch_size": 32, "fraction": 1.0, "residual": true, "train_images": null, "data": "builtin"}"#),
-            table(r#"{"batch_size": 32, "fraction": 0.1, "residual": false, "train_images": 7, "data": "cifar10"}"#),
+            read(r#"{"batch_size": 32, "fraction": 1.0, "residual": true, "train_images": null, "data": "builtin"}"#),
+            read(r#"{"batch_size": 32, "fraction": 0.1, "residual": false, "train_images": 7, "data": "cifar10"}"#),
         ];
         let [first, second] = variants(&tables).try_into().unwrap();
         for part in ["fraction 1", "residual true", "train images not set", "data builtin"] {

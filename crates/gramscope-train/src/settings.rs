@@ -117,6 +117,12 @@ impl Default for TrainSettings {
 }
 
 impl TrainSettings {
+    /// What a sweep calls a run of them, before what else varies: "resnet14-w3-s0".
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        format!("resnet{}-w{}-s{}", self.depth, self.width, self.seed)
+    }
+
     /// The keys of the \[train\] table, in the order of the fields.
     pub const KEYS: [&'static str; 21] = [
         "family",

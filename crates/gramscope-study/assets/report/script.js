@@ -196,11 +196,35 @@ function structure({ score, blocks }) {
   return `block structure ${score.toFixed(2)}: ${each.join(", ")}`;
 }
 
-/** Small maps name the stages that are long enough for it, large ones layers. */
-function mapAxis(names, stages, shortest, large, pixels) {
+/** Characters of a layer's name beside a map, at most. */
+const [SHORT, LONG] = [12, 28];
+
+/** The length of what all texts begin with, up to the last of its dots. */
+function commonStart(texts) {
+  const [first] = texts;
+  let length = 0;
+  while (length < first.length && texts.every((text) => text[length] === first[length])) length += 1;
+  return first.lastIndexOf(".", length - 1) + 1;
+}
+
+/** Names as they stand beside a map, where one is too long: without what all have in common, each of their parts cut off where that
+    is not enough, so that numbers are left; never two of them the same. */
+function shortened(names, longest) {
+  if (names.every((name) => name.length <= longest)) return names;
+  const reversed = names.map((name) => [...name].reverse().join(""));
+  const [start, end] = names.length > 1 ? [commonStart(names), commonStart(reversed)] : [0, 0];
+  const own = names.map((name) => name.slice(start, Math.max(start + 1, name.length - end)).split("."));
+  const cut = (length) => own.map((parts) => parts.map((part) => part.slice(0, length)).join("."));
+  const lengths = Array.from({ length: longest - 1 }, (_, index) => longest - index);
+  const fitting = lengths.map(cut).find((short) => short.every((name) => name.length <= longest));
+  const short = fitting ?? cut(1).map((name) => name.slice(-longest));
+  return new Set(short).size === names.length ? short : short.map((name, index) => `${name} #${index}`);
+}
+
+/** Small maps name the stages that are long enough for it, large ones layers. `room`: for how many names there is. */
+function mapAxis(names, stages, shortest, large, room) {
   const axis = { type: "category", showgrid: false, ticks: "", tickfont: { size: 10 }, fixedrange: !large };
-  if (large) return { ...axis, nticks: Math.floor((0.7 * pixels) / 14) };
-  if (stages.length < 2) return { ...axis, nticks: 5 };
+  if (large || stages.length < 2) return { ...axis, nticks: Math.max(2, room) };
   const named = stages.filter(([, length]) => length >= shortest * names.length);
   // A quarter beside the middle layer, so that its own name, and not the stage's, is shown when pointed at.
   const middles = named.map(([start, length]) => Math.floor(start + (length - 1) / 2) + 0.25);
@@ -213,25 +237,28 @@ function draw(plot) {
   const map = report.maps[plot.dataset.map];
   const large = plot.parentElement.classList.contains("large");
   const roomy = large && plot.clientWidth > 600;
+  const room = (pixels, each) => Math.floor((0.7 * pixels) / each);
   const z = unpack(map);
-  const places = { x: map.layers_x.map(label), y: map.layers_y.map(label), type: "heatmap", hoverongaps: false };
+  const [namesX, namesY] = [map.layers_x, map.layers_y].map((names) => shortened(names, large ? LONG : SHORT));
+  const text = map.layers_y.map((y) => map.layers_x.map((x) => `→ ${label(x)}<br>↑ ${label(y)}`));
+  const places = { x: namesX.map(label), y: namesY.map(label), text, type: "heatmap", hoverongaps: false };
   const traces = [{
     ...places, z, zmin: 0, zmax: 1, colorscale: report.colours.map(([at, colour]) => [at, css(colour)]), showscale: roomy,
     colorbar: { thickness: 12, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1] },
-    hovertemplate: "→ %{x}<br>↑ %{y}<br>CKA %{z:.4f}<extra></extra>",
+    hovertemplate: "%{text}<br>CKA %{z:.4f}<extra></extra>",
   }];
   if (z.some((row) => row.some(Number.isNaN))) {
     const grey = css(report.undefined_colour);
     traces.push({
       ...places, z: z.map((row) => Array.from(row, (value) => (Number.isNaN(value) ? 1 : null))), showscale: false,
-      colorscale: [[0, grey], [1, grey]], hovertemplate: "→ %{x}<br>↑ %{y}<br>undefined<extra></extra>",
+      colorscale: [[0, grey], [1, grey]], hovertemplate: "%{text}<br>undefined<extra></extra>",
     });
   }
   return Plotly.react(plot, traces, layout({
     margin: { l: 44, r: 6, t: 4, b: 22 }, hoverlabel: { font: { size: 11 }, align: "left" },
     dragmode: large && matchMedia("(pointer: fine)").matches ? "zoom" : false,
-    xaxis: { ...mapAxis(map.layers_x, map.stages_x, 0.16, large, plot.clientWidth), tickangle: large ? -90 : 0 },
-    yaxis: mapAxis(map.layers_y, map.stages_y, 0.09, large, plot.clientHeight),
+    xaxis: { ...mapAxis(namesX, map.stages_x, 0.16, large, room(plot.clientWidth, large ? 14 : 6 * SHORT)), tickangle: large ? -90 : 0 },
+    yaxis: mapAxis(namesY, map.stages_y, 0.09, large, room(plot.clientHeight, large ? 14 : 40)),
     shapes: [...boundaries(map.stages_x, "x"), ...boundaries(map.stages_y, "y"), ...(large ? outlines(map.blocks) : [])],
   }), config).then(() => {
     drawn.add(plot.dataset.map);
@@ -260,6 +287,20 @@ const watcher = new IntersectionObserver((entries) => {
   }
   drawNext();
 }, { rootMargin: `${NEAR}px` });
+
+/** On paper all maps are drawn, in a page as wide as the paper is; afterwards those near the view are again. */
+function printing(begins) {
+  root.classList.toggle("printed", begins);
+  for (const canvas of document.querySelectorAll(".canvas")) if (canvas.data) Plotly.Plots.resize(canvas);
+  watcher.disconnect();
+  for (const plot of document.querySelectorAll(".plot")) {
+    if (plot.data) Plotly.purge(plot);
+    if (!begins) watcher.observe(plot);
+    else if (plot.clientWidth) draw(plot);
+  }
+}
+window.addEventListener("beforeprint", () => printing(true));
+window.addEventListener("afterprint", () => printing(false));
 
 /** Arrow keys move from cell to cell of a map that has the focus; the cell is shown and spoken. */
 function walk(plot, event) {

@@ -22,6 +22,7 @@ pub const PAIRS: &str = "mean";
 /// What telling the runs apart may say, and [`Error::Incomparable`] where a result is of none of the runs, or a run is there twice.
 pub fn over_pairs(runs: &[Run], results: &[PairResult], directories: &[PathBuf]) -> Result<Vec<(String, Mean)>> {
     tree::check_distinct(runs)?;
+    family::warn_of_one_seed(&family::in_order_of(runs)?);
     let groups = groups(runs, results, directories)?.into_iter().filter(|(_, maps)| maps.len() > 1);
     groups.map(|(name, maps)| Ok((name, of_maps(&maps)?))).collect()
 }

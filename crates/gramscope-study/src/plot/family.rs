@@ -64,8 +64,11 @@ pub(crate) fn family_maps(runs: &[Run], maps: &[PairResult], path: &Path) -> Res
         let last = member.epochs.last()?;
         let accuracies =
             format!("{:.0}% training, {:.0}% test", 100.0 * last.train_accuracy, 100.0 * last.test_accuracy);
+        // What a sweep adds to a name stands in the line below it, where there is more room.
+        let short = Some(member.settings.short_name())
+            .filter(|short| !member.variant.is_empty() && member.name.starts_with(short.as_str()));
         let lines = vec![member.variant.clone(), accuracies];
-        Some(SheetMap { result: maps.iter().find(of)?, title: member.name.clone(), lines })
+        Some(SheetMap { result: maps.iter().find(of)?, title: short.unwrap_or_else(|| member.name.clone()), lines })
     });
     sheet(&own.collect::<Vec<_>>(), columns, path)
 }

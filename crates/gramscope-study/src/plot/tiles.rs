@@ -7,7 +7,7 @@ use image::imageops::FilterType;
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Anchor, Canvas, INK, QUIET, shorten};
+use super::canvas::{Anchor, Canvas, INK, QUIET, shorten, text_width};
 use crate::{Error, Result};
 
 const WIDTH: usize = 2000;
@@ -42,7 +42,9 @@ pub(crate) fn tiles(title: &str, how: [&str; 2], groups: &[Tiles], path: &Path) 
         return Err(Error::file(path, "there is no picture to put together"));
     }
     let total: usize = rows.iter().map(|row| row.above() + row.height() + GAP).sum();
-    let mut canvas = Canvas::new(WIDTH + 2 * MARGIN, HEADING + total + MARGIN - GAP);
+    let texts = [text_width(title, TITLE), text_width(how[0], TEXT), text_width(how[1], TEXT)];
+    let widest = rows.iter().map(Row::width).chain(texts.map(|width| width.ceil() as usize)).fold(1, usize::max);
+    let mut canvas = Canvas::new(widest.min(WIDTH) + 2 * MARGIN, HEADING + total + MARGIN - GAP);
     let corner = Anchor(HPos::Left, VPos::Top);
     let (left, room) = (MARGIN as f64, WIDTH as f64);
     canvas.text(&shorten(title, TITLE, room), (left, 20.0), TITLE, INK, corner, &LEVEL);
@@ -100,10 +102,23 @@ impl Row<'_> {
         (fitting.min(f64::from(largest)) as usize).max(1)
     }
 
+    /// Pixels that a picture of it is wide.
+    fn width_of(&self, picture: &RgbImage) -> usize {
+        (aspect(picture) * self.height() as f64).floor().max(1.0) as usize
+    }
+
+    /// Pixels that it is wide; a title of a single picture may take the whole width.
+    fn width(&self) -> usize {
+        match &self.pictures[..] {
+            [(title, picture)] => self.width_of(picture).max(text_width(title, TEXT).ceil() as usize),
+            pictures => pictures.iter().map(|(_, picture)| self.width_of(picture) + GAP).sum::<usize>() - GAP,
+        }
+    }
+
     fn draw(&self, canvas: &mut Canvas, top: usize) {
         let (height, mut left) = (self.height(), MARGIN);
         for (title, picture) in &self.pictures {
-            let width = (aspect(picture) * height as f64).floor().max(1.0) as usize;
+            let width = self.width_of(picture);
             // A single picture leaves its title the whole row.
             let room = if self.pictures.len() == 1 { WIDTH } else { width };
             let place = (left as f64, top as f64 + 8.0);

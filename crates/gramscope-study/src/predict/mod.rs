@@ -25,6 +25,7 @@ mod words;
 
 use std::collections::HashSet;
 
+use gramscope_train::data::DataName;
 use gramscope_train::{Predictions, Run};
 use rayon::prelude::*;
 
@@ -109,6 +110,7 @@ pub fn predict(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<PredictResult> {
     let members = family::members(runs)?;
+    family::warn_of_one_seed(&members);
     let groups = grouped(&members);
     let compared = compared(&groups, between)?;
     let networks = read(runs, &members)?;
@@ -222,9 +224,24 @@ fn read(runs: &[Run], members: &[Member]) -> Result<Vec<Predicted>> {
         }
         networks.push(Predicted { name, predictions });
     }
-    match networks.is_empty() {
-        true => Err(Error::incomparable("there is no run whose predictions could be looked at".to_owned())),
-        false => Ok(networks),
+    if networks.is_empty() {
+        return Err(Error::incomparable("there is no run whose predictions could be looked at".to_owned()));
+    }
+    warn_of_two_folders(runs);
+    Ok(networks)
+}
+
+/// Images of two folders have equal labels where their classes have as many of them, whatever they show.
+fn warn_of_two_folders(runs: &[Run]) {
+    let folder = |run: &Run| Some(&run.config().data).filter(|data| data.name == DataName::Folder)?.dir.clone();
+    let mut folders = runs.iter().filter_map(|run| Some((run.name(), folder(run)?)));
+    let Some((name, first)) = folders.next() else { return };
+    if let Some((other, second)) = folders.find(|(_, folder)| *folder != first) {
+        tracing::warn!(
+            "{name} was tested on the images of {}, {other} on those of {}: the comparison holds where they are the same images",
+            first.display(),
+            second.display()
+        );
     }
 }
 

@@ -180,7 +180,7 @@ fn directory_name(
     table: &Table,
     lists: &[(&'static str, Vec<Value>)],
 ) -> Result<String, ConfigError> {
-    let mut name = format!("resnet{}-w{}-s{}", train.depth, train.width, train.seed);
+    let mut name = train.short_name();
     for (key, _) in lists.iter().filter(|(key, _)| !["depth", "width", "seed"].contains(key)) {
         let value = match &table[*key] {
             // A path: of two runs that are started from, the names tell enough.

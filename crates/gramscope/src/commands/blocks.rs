@@ -28,9 +28,15 @@ pub(crate) fn run(arguments: &BlocksArguments, console: &Console) -> anyhow::Res
 
 fn describe(block: &Block) -> String {
     let Block { first, last, first_name, last_name, mean_cka, margin, contrast, share, .. } = block;
+    let block = format!("block of layers {first} to {last}, {first_name} to {last_name}");
+    if *share == 1.0 {
+        return format!(
+            "{block}: the whole network, mean CKA {mean_cka:.3}; there is nothing beside it to stand out from"
+        );
+    }
+    let percent = 100.0 * share;
     format!(
-        "block of layers {first} to {last}, {first_name} to {last_name}: {:.1}% of the network, mean CKA {mean_cka:.3}, \
-         {margin:.3} above its surroundings, contrast {contrast:.2}",
-        100.0 * share
+        "{block}: {percent:.1}% of the network, mean CKA {mean_cka:.3}, {margin:.3} above its surroundings, contrast \
+         {contrast:.2}"
     )
 }
