@@ -50,14 +50,19 @@ pub(crate) struct Arguments {
     pub(crate) json: bool,
 }
 
-/// The command line; a paragraph below the flags of a command is as wide as the terminal, however it is written in the source.
+/// The command line; a paragraph below the flags of a command is as wide as the terminal, however it is written in the source, and
+/// a negative number is a value, whose own message says what is wrong with it.
 pub(crate) fn command_line() -> clap::Command {
-    with_whole_paragraphs(Arguments::command())
+    as_it_is_shown(Arguments::command())
 }
 
-fn with_whole_paragraphs(command: clap::Command) -> clap::Command {
+fn as_it_is_shown(command: clap::Command) -> clap::Command {
     let text = command.get_after_help().map(ToString::to_string);
-    let command = command.mut_subcommands(with_whole_paragraphs);
+    let may_be_negative = |argument: &clap::Arg| argument.get_long().is_some() && argument.get_action().takes_values();
+    let command = command.mut_subcommands(as_it_is_shown).mut_args(|argument| {
+        let negative = may_be_negative(&argument);
+        if negative { argument.allow_negative_numbers(true) } else { argument }
+    });
     match text {
         Some(text) => command.after_help(whole_paragraphs(&text)),
         None => command,

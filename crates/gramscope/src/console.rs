@@ -53,7 +53,8 @@ impl Console {
         if mode == Mode::Json {
             log.event_format(JsonLines).init();
         } else {
-            log.without_time().with_ansi(mode == Mode::Bars).init();
+            let colours = std::env::var_os("NO_COLOR").is_none_or(|said| said.is_empty());
+            log.without_time().with_ansi(mode == Mode::Bars && colours).init();
         }
         Self { mode, bars, bar_count: AtomicU32::new(0), lost: OnceLock::new() }
     }

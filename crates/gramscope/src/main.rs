@@ -12,6 +12,7 @@ mod interrupt;
 mod memory;
 #[cfg(feature = "cuda")]
 mod stored;
+mod words;
 
 use std::env;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use advice::Flags;
 use arguments::{Arguments, Command};
 use console::Console;
 use interrupt::Interrupt;
+use words::told;
 
 /// Training allocates and frees the same large buffers every step; the system allocator gives each one back to the
 /// kernel and faults it in again.
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
     match run_on(env::args_os(), arguments.command, &interrupt, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console.error(&format!("{error:#}{}", flags.advice(&error)));
+            console.error(&format!("{}{}", told(&error), flags.advice(&error)));
             interrupt.exit_code().unwrap_or(ExitCode::FAILURE)
         }
     }

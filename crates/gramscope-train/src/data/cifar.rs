@@ -107,6 +107,12 @@ impl Format {
             .find(|dir| self.files().any(|file| dir.join(file.name).is_file()))
     }
 
+    /// Fails unless all files of records are in `dir`, or its folder, in their sizes.
+    pub(super) fn check(&self, dir: &Path) -> Result<(), DataError> {
+        let dir = self.find(dir).unwrap_or_else(|| dir.to_owned());
+        self.files().try_for_each(|file| check_length(self, file, &dir.join(file.name)))
+    }
+
     /// The names of the files of records, for messages.
     pub(super) fn file_names(&self) -> String {
         self.files().map(|file| file.name).collect::<Vec<_>>().join(", ")

@@ -175,14 +175,19 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A server that could not be reached or did not answer.
-    #[error("cannot reach {url}: {reason}; check the connection and try again{}", kept(.partial))]
+    #[error(
+        "cannot reach {url}: {reason}; check the connection and try again, or download that file elsewhere, lay it there as {} and give \
+         the same command{}", .partial.display(), if *.received { " (what was received earlier is kept there)" } else { "" }
+    )]
     Unreachable {
         /// The address.
         url: String,
         /// Why.
         reason: String,
-        /// The partial file, where an earlier call left one.
-        partial: Option<PathBuf>,
+        /// The partial file.
+        partial: PathBuf,
+        /// Whether an earlier call left something in it.
+        received: bool,
     },
     /// A server that refused.
     #[error("{url} answered with HTTP status {status}; check the address, or try again later")]
@@ -253,11 +258,4 @@ impl DataError {
 
 fn did_you_mean(nearest: &Option<&'static str>) -> String {
     nearest.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
-}
-
-fn kept(partial: &Option<PathBuf>) -> String {
-    partial
-        .as_ref()
-        .map(|path| format!("; what was received earlier is kept as {}", path.display()))
-        .unwrap_or_default()
 }

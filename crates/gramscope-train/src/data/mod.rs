@@ -15,11 +15,26 @@ pub mod fetch;
 pub mod folder;
 mod picture;
 
+use std::path::Path;
+
 pub(crate) use config::cache;
 pub use config::{DataConfig, DataName, cache_dir};
 pub use dataset::{Dataset, Split, Summary, balanced_prefix};
 pub use error::DataError;
 pub use picture::write_contact_sheet;
+
+/// Whether the files of `name` that lie in `dir` are all there and as long as they should be; of data without such files there is
+/// nothing to check.
+///
+/// # Errors
+/// [`DataError::Missing`], [`DataError::WrongSize`]; a file that cannot be looked at.
+pub fn check_files(name: DataName, dir: &Path) -> Result<(), DataError> {
+    match name {
+        DataName::Cifar10 => cifar::CIFAR10.check(dir),
+        DataName::Cifar100 => cifar::CIFAR100.check(dir),
+        DataName::Builtin | DataName::Folder => Ok(()),
+    }
+}
 
 /// Reads (or draws) the data set that `config` asks for.
 ///

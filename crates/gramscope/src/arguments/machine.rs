@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use gramscope_nn::Family;
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use super::NumericsArguments;
 use super::training::family;
@@ -27,13 +27,18 @@ Examples:
   gramscope doctor --device cuda:0
   compute-sanitizer gramscope doctor --device cuda:0 --only '^(gram|hsic)'";
 
+/// Names are asked for in letters of either case.
+fn pattern(text: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(text).case_insensitive(true).build()
+}
+
 /// What is measured.
 #[derive(Subcommand, Debug)]
 pub(crate) enum BenchCommand {
     /// Every CUDA kernel at the shapes of real networks, beside its naive twin and, where they can be loaded, cuBLAS and cuDNN
     Kernels {
         /// Only those whose kernel, variant, dtype and shape in brackets, as the rows begin, match: 'gram fused exact f32 .256, 65536'
-        #[arg(long, value_name = "REGEX")]
+        #[arg(long, value_name = "REGEX", value_parser = pattern)]
         only: Option<Regex>,
         #[command(flatten)]
         arguments: BenchArguments,
@@ -116,8 +121,8 @@ pub(crate) struct DoctorArguments {
     /// auto (the first GPU, where there is one), cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// Only the checks whose name matches
-    #[arg(long, value_name = "REGEX")]
+    /// Only the checks whose name matches, in letters of either case
+    #[arg(long, value_name = "REGEX", value_parser = pattern)]
     pub(crate) only: Option<Regex>,
 }
 

@@ -19,9 +19,9 @@ A plan is a TOML file. [data] and [train] hold what all runs share, [family] lis
 of the lists:
 
   [data]
-  name = \"builtin\"            # builtin, cifar10, cifar100 or folder (with dir, as seen from where this runs)
+  name = \"builtin\"            # builtin, cifar10, cifar100 or folder (with dir)
   [train]
-  epochs = 5                  # any setting of a run: batch_size, learning_rate, fraction, residual, ...
+  epochs = 5                  # any setting of a run: batch_size, fraction, ...
   [family]
   depth = [14, 20]
   width = [1, 2]
@@ -31,7 +31,7 @@ Examples:
   gramscope sweep family.toml --out family
   gramscope sweep family.toml --out family --device cuda:0,1 --jobs 4
 
-DIR holds a run directory for each of them, named by depth, width, seed and what else [family] lists
+A folder's dir is seen from where this runs. DIR holds a run directory for each of them, named by depth, width, seed and what else [family] lists
 (resnet14-w1-s0-fraction0.25), and curves.png and accuracy.png (test accuracy against depth and width). Lists may grow: what is
 trained stays.";
 
@@ -80,7 +80,7 @@ pub(crate) struct DataArguments {
     /// builtin, cifar10, cifar100, or a directory (CIFAR's binary files, or train/ and test/ with a folder a class)
     #[arg(long, value_name = "NAME|DIR", default_value = "builtin")]
     pub(crate) data: String,
-    /// Training images: of the built-in data as many as wanted [default: 10000], elsewhere the first N [default: all]
+    /// Training images: of the built-in data as many as wanted [default: 10000], elsewhere the first N, class-balanced [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) train_images: Option<usize>,
     /// Test images, likewise [default: 2000 of the built-in data, elsewhere all]

@@ -9,6 +9,7 @@ use crate::bench::ceilings::Ceilings;
 use crate::bench::{Rows, cka, probe, train};
 use crate::console::Console;
 use crate::device;
+use crate::words::told;
 
 /// Measures what the arguments name.
 pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<()> {
@@ -39,8 +40,8 @@ pub(crate) fn run(command: &BenchCommand, console: &Console) -> anyhow::Result<(
                     // What is too large for the memory there is must not hide the others.
                     Err(error) => {
                         failed += 1;
-                        let fields = json!({ "network": name, "reason": format!("{error:#}") });
-                        console.note("failed", &format!("{name}: {error:#}"), fields);
+                        let fields = json!({ "network": name, "reason": told(&error) });
+                        console.note("failed", &format!("{name}: {}", told(&error)), fields);
                     }
                     Ok(()) => {}
                 }

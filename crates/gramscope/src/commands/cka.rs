@@ -15,6 +15,7 @@ use super::{other_data, with_bar};
 use crate::arguments::{CkaArguments, InputArgument, PairsArgument};
 use crate::console::Console;
 use crate::interrupt::Interrupt;
+use crate::words::counted;
 use crate::{device, memory};
 
 /// Passes over test images unless told otherwise.
@@ -165,14 +166,14 @@ fn report(result: &PairResult, dir: &Path, console: &Console) {
     }
     let left_over = match info.dropped {
         0 => String::new(),
-        dropped => format!(", {dropped} examples left over"),
+        dropped => format!(", {} left over", counted(dropped, "example", "examples")),
     };
     let subject = if models == 1 { info.model_x.clone() } else { format!("{} x {}", info.model_x, info.model_y) };
     console.result(&format!(
-        "{subject}: {} x {} layers, {} batches of {}{left_over} -> {}",
+        "{subject}: {} x {} layers, {} of {}{left_over} -> {}",
         info.layers_x.len(),
         info.layers_y.len(),
-        info.batches,
+        counted(info.batches, "batch", "batches"),
         info.batch_size,
         dir.display()
     ));

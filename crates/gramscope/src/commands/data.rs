@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use anyhow::Context;
-use gramscope_train::data::{self, DataConfig, Summary, fetch};
+use gramscope_train::data::{self, DataConfig, DataName, Summary, fetch};
 
 use crate::arguments::{DataCommand, FetchArgument, InfoArguments};
 use crate::console::{Console, Unit};
+use crate::words::counted;
 
 /// Columns of a contact sheet, and how much larger than life it shows images.
 const SHEET_COLUMNS: usize = 12;
@@ -24,23 +25,23 @@ pub(crate) fn run(command: &DataCommand, console: &Console) -> anyhow::Result<()
 fn list(console: &Console) -> anyhow::Result<()> {
     console.result("builtin    drawn by the program: 10 classes of shapes and textures, 32 x 32, any number of images");
     let cache = data::cache_dir()?;
-    for (name, archive) in [("cifar10", fetch::CIFAR10), ("cifar100", fetch::CIFAR100)] {
+    for (name, archive) in [(DataName::Cifar10, fetch::CIFAR10), (DataName::Cifar100, fetch::CIFAR100)] {
         let dir = cache.join(archive.folder);
-        let state = if dir.is_dir() {
-            format!("in {}", dir.display())
-        } else {
-            format!("not on this machine: gramscope data fetch {name}")
+        let state = match data::check_files(name, &dir) {
+            _ if !dir.is_dir() => format!("not on this machine: gramscope data fetch {name}"),
+            Ok(()) => format!("in {}", dir.display()),
+            Err(damage) => format!("damaged: {damage}"),
         };
-        console.result(&format!("{name:<10} {state}"));
+        console.result(&format!("{:<10} {state}", name.as_str()));
     }
     console.result("DIR        a directory with CIFAR's binary files, or with train/ and test/ and a folder a class");
     Ok(())
 }
 
 fn download(name: FetchArgument, console: &Console) -> anyhow::Result<()> {
-    let archive = match name {
-        FetchArgument::Cifar10 => &fetch::CIFAR10,
-        FetchArgument::Cifar100 => &fetch::CIFAR100,
+    let (name, archive) = match name {
+        FetchArgument::Cifar10 => (DataName::Cifar10, &fetch::CIFAR10),
+        FetchArgument::Cifar100 => (DataName::Cifar100, &fetch::CIFAR100),
     };
     let mut bar = console.progress(Unit::Bytes, archive.bytes);
     let dir = fetch::fetch(archive, &data::cache_dir()?, fetch::BASE_URL, &mut |done, total| {
@@ -50,6 +51,8 @@ fn download(name: FetchArgument, console: &Console) -> anyhow::Result<()> {
         bar.update(done, archive.file, "");
     })?;
     drop(bar);
+    // What was there already may have lost a file since.
+    data::check_files(name, &dir)?;
     console.result(&format!("{}", dir.display()));
     Ok(())
 }
@@ -70,8 +73,8 @@ fn info(arguments: &InfoArguments, sheet: Option<&Path>, console: &Console) -> a
 fn describe(summary: &Summary) -> String {
     let Summary { name, classes, image_side, train, test } = summary;
     let mut lines = vec![format!(
-        "{name}: {} classes, {} training and {} test images of {image_side} x {image_side}",
-        classes.len(),
+        "{name}: {}, {} training and {} test images of {image_side} x {image_side}",
+        counted(classes.len(), "class", "classes"),
         train.iter().sum::<usize>(),
         test.iter().sum::<usize>()
     )];

@@ -10,6 +10,7 @@ use crate::arguments::EpochsArguments;
 use crate::console::Console;
 use crate::device;
 use crate::interrupt::Interrupt;
+use crate::words::counted;
 
 /// Compares the run's kept epochs with its end and writes the result.
 pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
@@ -41,10 +42,10 @@ pub(crate) fn run(arguments: &EpochsArguments, interrupt: &Interrupt, console: &
         compared.push(unfinished);
         let info = &result.info;
         console.result(&format!(
-            "{}: {} layers after each of {} epochs against the end -> {}",
+            "{}: {} layers after each of {} against the end -> {}",
             info.model,
             info.layers.len(),
-            info.epochs.len(),
+            counted(info.epochs.len(), "epoch", "epochs"),
             dir.display()
         ));
     }

@@ -5,6 +5,7 @@ use gramscope_study::predict::{self, Group, PredictResult};
 
 use crate::arguments::PredictArguments;
 use crate::console::{Console, Unit};
+use crate::words::counted;
 
 /// Analyses what the arguments name and writes the result.
 pub(crate) fn run(arguments: &PredictArguments, console: &Console) -> anyhow::Result<()> {
@@ -53,7 +54,7 @@ fn report(result: &PredictResult, arguments: &PredictArguments, console: &Consol
     for sentence in predict::sentences(result).iter().skip(1) {
         console.result(sentence);
     }
-    let (runs, groups, images) = (info.runs.len(), info.groups.len(), info.images);
-    let out = arguments.out.display();
-    console.result(&format!("{runs} runs in {groups} groups, {images} test images -> {out}"));
+    let (runs, groups) = (counted(info.runs.len(), "run", "runs"), counted(info.groups.len(), "group", "groups"));
+    let images = counted(info.images, "test image", "test images");
+    console.result(&format!("{runs} in {groups}, {images} -> {}", arguments.out.display()));
 }

@@ -10,6 +10,7 @@ use crate::arguments::ProbeArguments;
 use crate::console::Console;
 use crate::device;
 use crate::interrupt::Interrupt;
+use crate::words::counted;
 
 /// Trains the probes and writes what they reach.
 pub(crate) fn run(arguments: &ProbeArguments, interrupt: &Interrupt, console: &Console) -> anyhow::Result<()> {
@@ -59,7 +60,6 @@ fn report(result: &ProbeResult, dir: &Path, console: &Console) {
     let best = result.best().map_or_else(String::new, |(layer, accuracy)| {
         format!(", at best {:.1}% of the test images right ({layer})", 100.0 * accuracy)
     });
-    let (layers, epochs) = (result.layers.len(), info.epochs);
-    let dir = dir.display();
-    console.result(&format!("{}: {layers} layers probed for {epochs} epochs{best} -> {dir}", info.model));
+    let (layers, epochs) = (counted(result.layers.len(), "layer", "layers"), counted(info.epochs, "epoch", "epochs"));
+    console.result(&format!("{}: {layers} probed for {epochs}{best} -> {}", info.model, dir.display()));
 }

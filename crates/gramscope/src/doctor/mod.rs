@@ -24,6 +24,7 @@ use regex::Regex;
 
 use crate::console::Console;
 use crate::device::DeviceChoice;
+use crate::words::told;
 
 /// Checks everything there is, or what of it `only` matches, a line each.
 ///
@@ -77,7 +78,7 @@ impl Report<'_> {
         let (verdict, detail) = match outcome() {
             Ok(finding) if finding.passes() => ("pass", finding.to_string()),
             Ok(finding) => ("FAIL", finding.to_string()),
-            Err(error) => ("FAIL", format!("{error:#}")),
+            Err(error) => ("FAIL", told(&error)),
         };
         if verdict != "pass" {
             self.failed += 1;

@@ -7,6 +7,7 @@ use gramscope_reference::{Tensor4, batch_norm as norm_truth, convolution as conv
 
 use super::inputs::numbers;
 use super::{Finding, Report};
+use crate::words::told;
 
 /// Half the distance between 1 and the next float32: the relative error of one rounding.
 const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
@@ -41,7 +42,7 @@ fn convolutions() -> [anyhow::Result<Finding>; 3] {
     let mut passes = [Ok(Finding::new(1.0)), Ok(Finding::new(1.0)), Ok(Finding::new(1.0))];
     for (seed, shape) in CONVOLUTIONS.iter().enumerate() {
         if let Err(error) = convolve(10 * seed as u64, *shape, &mut passes) {
-            passes = passes.map(|pass| pass.and_then(|_| Err(anyhow::anyhow!("{error:#}"))));
+            passes = passes.map(|pass| pass.and_then(|_| Err(anyhow::anyhow!("{}", told(&error)))));
         }
     }
     passes

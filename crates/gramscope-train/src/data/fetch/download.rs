@@ -53,7 +53,8 @@ fn request(agent: &Agent, url: &str, start: u64, partial: &Partial) -> Result<Re
     request.call().map_err(|error| DataError::Unreachable {
         url: url.to_owned(),
         reason: error.to_string(),
-        partial: (start > 0).then(|| partial.path.clone()),
+        partial: partial.path.clone(),
+        received: start > 0,
     })
 }
 

@@ -282,8 +282,13 @@ fn an_unreachable_server_leaves_the_partial_file() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = quietly(&described(&bytes, &sum), &cache, &format!("http://{address}")).unwrap_err();
     let message = error.to_string();
-    assert!(matches!(error, DataError::Unreachable { partial: Some(_), .. }), "{message}");
+    assert!(matches!(error, DataError::Unreachable { received: true, .. }), "{message}");
     assert_eq!(fs::read(part(&cache)).unwrap(), &bytes[..10]);
+    // Where the message says that it may be laid.
+    assert!(message.contains(&part(&cache).display().to_string()), "{message}");
+    fs::write(part(&cache), &bytes).unwrap();
+    let folder = quietly(&described(&bytes, &sum), &cache, &format!("http://{address}")).unwrap();
+    assert_installed(&cache, &folder);
 }
 
 #[test]
