@@ -73,6 +73,28 @@ __device__ __forceinline__ float round_to_tf32(float value) {
     return fmaf(value, -8192.0f, above);
 }
 
+// The smaller of two values; NaN where one of them is, which fminf leaves out.
+__device__ __forceinline__ float smaller(float a, float b) {
+#if GS_DEVICE
+    float result;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+#else
+    return a != a || b != b ? a + b : fminf(a, b);
+#endif
+}
+
+// The larger of two values; NaN where one of them is.
+__device__ __forceinline__ float larger(float a, float b) {
+#if GS_DEVICE
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+#else
+    return a != a || b != b ? a + b : fmaxf(a, b);
+#endif
+}
+
 // False for NaN and the infinities.
 __device__ __forceinline__ bool is_finite(float value) { return (__float_as_uint(value) & 0x7F800000u) != 0x7F800000u; }
 

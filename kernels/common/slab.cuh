@@ -161,6 +161,24 @@ struct Exponents {
 // Slabs are counted from 3, so that the slab before the first has a place too.
 constexpr int FIRST_SLAB = 3;
 
+// A ring of buffers, one a slab, seen from the slab whose turn it is: those of the slabs before it are free. Where a slab lies is
+// counted along, since a remainder of a number known only as the kernel runs takes some 25 instructions.
+struct Ring {
+    int buffers;
+    int slab, place;  // the slab whose turn it is, and its buffer
+
+    // The buffer of a slab: of this one or of one of the next `buffers` - 1.
+    __device__ __forceinline__ int place_of(int other) const {
+        int behind = place + other - slab;
+        return behind < buffers ? behind : behind - buffers;
+    }
+
+    __device__ __forceinline__ void move_on() {
+        ++slab;
+        place = place + 1 < buffers ? place + 1 : 0;
+    }
+};
+
 __device__ __forceinline__ void clear_exponents(const Exponents& exponents) {
     for (int row = thread_of_block(); row < exponents.rows; row += SLAB_THREADS) {
         exponents.of_slab(FIRST_SLAB - 1)[row] = EXPONENT_OF_NOTHING;
@@ -475,20 +493,22 @@ __device__ __forceinline__ void write_exponents(int* out, const Exponents& expon
     }
 }
 
-// Streams slabs first .. last through a ring of `work.buffers()` buffers. In the turn of slab s a block multiplies s,
+// Streams slabs first .. last through the buffers of `work.ring`. In the turn of slab s a block multiplies s,
 // converts s + 1 (and, with LEAD = 2, measures s + 2), and copies of later slabs are under way; the buffer of s - 1 is
 // free. So one barrier a slab is enough. Half of the warps prepare before they multiply and half after, so that on each
 // scheduler the tensor cores and the ordinary units are busy at the same time.
 template <class Work>
 __device__ __forceinline__ void stream_slabs(Work& work, int slabs) {
-    int last = FIRST_SLAB + slabs, buffers = work.buffers();
+    int last = FIRST_SLAB + slabs, buffers = work.ring.buffers;
+    work.ring.slab = FIRST_SLAB - Work::LEAD;
+    work.ring.place = 0;
     bool prepares_first = warp_of_block() < SLAB_WARPS / 2;
     for (int slab = FIRST_SLAB; slab < FIRST_SLAB + buffers - 1 - Work::LEAD; ++slab) {
         if (slab < last) work.copy(slab);
         copies_commit();
     }
 #pragma unroll 1
-    for (int slab = FIRST_SLAB - Work::LEAD; slab < last; ++slab) {
+    for (int slab = FIRST_SLAB - Work::LEAD; slab < last; ++slab, work.ring.move_on()) {
         // All copies but those behind slab + LEAD have arrived, this thread's by the wait, the others' by the barrier;
         // and all warps are done with the slab before this one.
         copies_wait(buffers - 2 - Work::LEAD);

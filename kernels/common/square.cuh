@@ -22,7 +22,7 @@ struct Square {
     int64_t features, first_slab;
     int first_row, first_column;  // strips
     int strips_down, strips_across;
-    int ring;  // buffers
+    Ring ring;
     bool symmetric;
     float tiles[TILE_STRIPS][8];  // warp w owns strip w of the rows and all strips of the columns
 
@@ -36,12 +36,12 @@ struct Square {
         features = p;
         first_row = down * TILE_STRIPS;
         first_column = across * TILE_STRIPS;
-        ring = buffers;
+        ring.buffers = buffers;
     }
 
     // Streams part `split` of the `splits` that the features are in; returns its number of slabs.
     __device__ __forceinline__ int run(int split, int splits) {
-        exponents = {reinterpret_cast<int16_t*>(shared_memory() + ring * BUFFER_BYTES), ROWS};
+        exponents = {reinterpret_cast<int16_t*>(shared_memory() + ring.buffers * BUFFER_BYTES), ROWS};
         Part part = part_of((features + SLAB - 1) / SLAB, split, splits);
         first_slab = part.first;
         int slabs = static_cast<int>(part.last - part.first);
@@ -56,10 +56,8 @@ struct Square {
         return slabs;
     }
 
-    __device__ __forceinline__ int buffers() const { return ring; }
-
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
-        return shared_memory() + slab % ring * BUFFER_BYTES;
+        return shared_memory() + ring.place_of(slab) * BUFFER_BYTES;
     }
 
     __device__ __forceinline__ void copy(int slab) const {
@@ -153,6 +151,8 @@ struct Square {
         }
         if (!SHIFTED) return;
         on_diagonal([&](float (&tile)[8], int row) { scale_reach(reach, tile, before, after, row); });
+        // Not all lanes hold a part of a diagonal; products want the warp's lanes together.
+        warp_barrier();
     }
 
     __device__ __forceinline__ void end_chain() {

@@ -8,8 +8,7 @@
 
 struct Column {
     float sum;  // of all values but two, each times `weight`
-    float least, most;
-    float probe;  // 0; NaN once a value was not finite
+    float least, most;  // one of them is not finite once a value was not
 };
 
 // A power of two by which n >= 2 values can be multiplied before they are added, so that their sum does not overflow.
@@ -18,36 +17,34 @@ __device__ __forceinline__ float weight_of_sum(int n) {
 }
 
 __device__ __forceinline__ Column column_of(float a, float b) {
-    return {0.0f, fminf(a, b), fmaxf(a, b), fmaf(a, 0.0f, b * 0.0f)};
+    return {0.0f, smaller(a, b), larger(a, b)};
 }
 
 // Two more values, at least one of which stays in the middle and joins the sum, as does one of those that were
 // outermost.
 __device__ __forceinline__ void add_pair(Column& column, float a, float b, float weight) {
-    float least = fminf(a, b), most = fmaxf(a, b);
+    float least = smaller(a, b), most = larger(a, b);
     column.sum = fmaf(fminf(column.most, most), weight, column.sum);
     column.sum = fmaf(fmaxf(column.least, least), weight, column.sum);
-    column.least = fminf(column.least, least);
-    column.most = fmaxf(column.most, most);
-    column.probe = fmaf(a, 0.0f, fmaf(b, 0.0f, column.probe));
+    column.least = smaller(column.least, least);
+    column.most = larger(column.most, most);
 }
 
 __device__ __forceinline__ void add_value(Column& column, float value, float weight) {
-    float displaced = fminf(column.most, value);
-    column.most = fmaxf(column.most, value);
+    float displaced = smaller(column.most, value);
+    column.most = larger(column.most, value);
     column.sum = fmaf(fmaxf(column.least, displaced), weight, column.sum);
-    column.least = fminf(column.least, displaced);
-    column.probe = fmaf(value, 0.0f, column.probe);
+    column.least = smaller(column.least, displaced);
 }
 
 __device__ __forceinline__ void merge(Column& column, const Column& other, float weight) {
-    float probe = column.probe + other.probe;
     add_pair(column, other.least, other.most, weight);
     column.sum += other.sum;
-    column.probe = probe;
 }
 
-__device__ __forceinline__ bool all_finite(const Column& column) { return column.probe == 0.0f; }
+__device__ __forceinline__ bool all_finite(const Column& column) {
+    return is_finite(column.least) && is_finite(column.most);
+}
 
 __device__ __forceinline__ float largest_of(const Column& column) {
     return fmaxf(fabsf(column.least), fabsf(column.most));

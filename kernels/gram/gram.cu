@@ -188,7 +188,7 @@ struct Fused {
     static constexpr int LEAD = 2;
 
     MatrixRows<T> rows;
-    int ring;  // buffers
+    Ring ring;
     Exponents exponents;
     Reach* reaches;      // [strips][8], in shared memory: registers are scarce
     Measured* measured;  // [2][SLAB_WARPS]
@@ -202,13 +202,12 @@ struct Fused {
     // What is cheap to compute is not kept: registers are scarce.
     __device__ __forceinline__ float weight() const { return weight_of_sum(rows.count); }
     __device__ __forceinline__ int subsets() const { return rows.count >= 2 * SUBSETS ? SUBSETS : rows.count / 2; }
-    __device__ __forceinline__ int buffers() const { return ring; }
     __device__ __forceinline__ int64_t first_feature(int slab) const {
         return static_cast<int64_t>(first_slab + slab - FIRST_SLAB) * SLAB;
     }
 
     __device__ __forceinline__ unsigned char* buffer(int slab) const {
-        return shared_memory() + slab % buffers() * exponents.rows * ROW_BYTES;
+        return shared_memory() + ring.place_of(slab) * exponents.rows * ROW_BYTES;
     }
 
     __device__ __forceinline__ void copy(int slab) const {
@@ -242,20 +241,21 @@ struct Fused {
 
     __device__ __forceinline__ void measure_subset(Column& left, Column& right, const unsigned char* slab, int subset,
                                                    int pair) {
-        auto values = [&](int row) { return stored_pair<T>(slab + row * ROW_BYTES, pair); };
-        int n = rows.count, step = subsets(), row = subset + 2 * step;
-        float2 a = values(subset), b = values(subset + step);
+        int n = rows.count, step = subsets(), row = subset + 2 * step, bytes = step * ROW_BYTES;
+        const unsigned char* at = slab + subset * ROW_BYTES;
+        float2 a = stored_pair<T>(at, pair), b = stored_pair<T>(at + bytes, pair);
         left = column_of(a.x, b.x);
         right = column_of(a.y, b.y);
+        at += 2 * bytes;
 #pragma unroll 2
-        for (; row + step < n; row += 2 * step) {
-            a = values(row);
-            b = values(row + step);
+        for (; row + step < n; row += 2 * step, at += 2 * bytes) {
+            a = stored_pair<T>(at, pair);
+            b = stored_pair<T>(at + bytes, pair);
             add_pair(left, a.x, b.x, weight());
             add_pair(right, a.y, b.y, weight());
         }
         if (row < n) {
-            a = values(row);
+            a = stored_pair<T>(at, pair);
             add_value(left, a.x, weight());
             add_value(right, a.y, weight());
         }
@@ -273,7 +273,7 @@ struct Fused {
     }
 
     static __device__ __forceinline__ Column of_other_half(const Column& column) {
-        return {from_lane_xor(column.sum, 16), from_lane_xor(column.least, 16), from_lane_xor(column.most, 16), 0.0f};
+        return {from_lane_xor(column.sum, 16), from_lane_xor(column.least, 16), from_lane_xor(column.most, 16)};
     }
 
     // The shifts of this lane's columns. Each lane takes one column, adds up what all warps have measured, in their
@@ -292,7 +292,7 @@ struct Fused {
     }
 
     static __device__ __forceinline__ Column column_at(const Measured& measured, int column) {
-        return {measured.sum[column], measured.least[column], measured.most[column], 0.0f};
+        return {measured.sum[column], measured.least[column], measured.most[column]};
     }
 
     __device__ __forceinline__ void multiply(int slab, int last) {
@@ -363,6 +363,8 @@ struct Fused {
             scale_tile(tile, before, after, r * STRIP, c * STRIP);
             if (r == c) scale_reach(reach_of(r), tile, before, after, r * STRIP);
         });
+        // Not all lanes hold a part of a diagonal; products want the warp's lanes together.
+        warp_barrier();
     }
 
     // This lane's of a strip.
@@ -394,7 +396,7 @@ __device__ void fused(float* partials, int* exponents, float* reaches, float* sh
     int n = shape.examples, strips = (n + STRIP - 1) / STRIP, count = strips * STRIP;
     Fused<T, LOW> work;
     work.rows = {layer.x, n, layer.features};
-    work.ring = shape.buffers;
+    work.ring.buffers = shape.buffers;
     work.measured = reinterpret_cast<Measured*>(shared_memory() + shape.buffers * count * ROW_BYTES);
     work.exponents = {reinterpret_cast<int16_t*>(work.measured + 2 * SLAB_WARPS), count};
     work.reaches = static_cast<Reach*>(work.exponents.end());
