@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs::{self, File};
+use std::path::Path;
 
 use support::{command, fails, succeeds, text};
 
@@ -20,14 +21,39 @@ fn info_counts_the_classes_and_draws_a_sheet() {
 }
 
 /// All files of CIFAR-10 in the official sizes, of zeros (which take no room on disk), but for one that lacks a byte.
+fn truncated(dir: &Path) {
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        let bytes = 30_730_000 - u64::from(name == "data_batch_4");
+        File::create(dir.join(format!("{name}.bin"))).unwrap().set_len(bytes).unwrap();
+    }
+}
+
 #[test]
 fn a_truncated_cifar_file_is_named_with_both_sizes() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
-        let bytes = 30_730_000 - u64::from(name == "data_batch_4");
-        File::create(dir.path().join(format!("{name}.bin"))).unwrap().set_len(bytes).unwrap();
-    }
+    truncated(dir.path());
     fails(["data", "info", dir.path().to_str().unwrap()], 1, &["data_batch_4.bin", "30729999", "30730000"]);
+}
+
+#[test]
+fn damage_in_the_cache_is_seen_where_data_is_listed_or_fetched() {
+    let cache = tempfile::tempdir().unwrap();
+    let dir = cache.path().join("gramscope/data/cifar-10-batches-bin");
+    fs::create_dir_all(&dir).unwrap();
+    truncated(&dir);
+    let run = |arguments: [&str; 3]| {
+        let arguments = arguments.into_iter().filter(|argument| !argument.is_empty());
+        command(arguments).env("XDG_CACHE_HOME", cache.path()).output().unwrap()
+    };
+    let listed = run(["data", "list", ""]);
+    assert!(text(&listed.stdout).contains("cifar10    damaged: "), "{}", text(&listed.stdout));
+    let fetched = run(["data", "fetch", "cifar10"]);
+    assert_eq!(fetched.status.code(), Some(1));
+    assert!(text(&fetched.stderr).contains("data_batch_4.bin"), "{}", text(&fetched.stderr));
+    // Whole, it is there.
+    File::options().write(true).open(dir.join("data_batch_4.bin")).unwrap().set_len(30_730_000).unwrap();
+    assert!(!text(&run(["data", "list", ""]).stdout).contains("damaged"));
+    assert_eq!(run(["data", "fetch", "cifar10"]).status.code(), Some(0));
 }
 
 #[test]

@@ -148,6 +148,29 @@ fn check_keyboard(page: &mut Browser, result: &PairResult) {
     assert!(spoken.as_str().unwrap().starts_with(&start), "{spoken} does not start with {start}");
 }
 
+/// On paper every map is there, wherever the view was; afterwards only those near it again.
+fn check_print(page: &mut Browser, maps: &[PairResult]) {
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })");
+    page.evaluate("dispatchEvent(new Event('beforeprint'))");
+    let drawn = "[...document.querySelectorAll('.plot .main-svg:first-child')].map((svg) => svg.clientWidth)";
+    assert_eq!(page.evaluate(&format!("{drawn}.length")), maps.len());
+    assert_eq!(page.evaluate(&format!("{drawn}.every((width) => width > 100 && width < 230)")), true);
+    page.evaluate("dispatchEvent(new Event('afterprint'))");
+    page.wait_for("![...document.querySelectorAll('.plot')].at(-1).data");
+}
+
+/// Names beside a map that are too long are told apart by what is their own, in their full length where they are pointed at.
+fn check_names(page: &mut Browser) {
+    let mut short =
+        |names: &str| page.evaluate(&format!("shortened([{names}], 12).join()")).as_str().unwrap().to_owned();
+    assert_eq!(short("'a', 'stage1.block1'"), "a,stag1.bloc1");
+    assert_eq!(short("'encoder.layers.0.attention.output', 'encoder.layers.10.attention.output'"), "0,10");
+    assert_eq!(short("'encoder.layers.3.query', 'decoder.layers.3.query'"), "encoder,decoder");
+    assert_eq!(short("'encoder.0.attention', 'encoder.0.attentive'"), "attention,attentive");
+    assert_eq!(short("'a_name_without_a_dot_1', 'a_name_without_a_dot_2'"), "a_name_with1,a_name_with2");
+    assert_eq!(short("'a_name_without_a_dot', 'a_name_without_numbers'"), "a_name_witho #0,a_name_witho #1");
+}
+
 #[test]
 fn the_report_works_in_a_browser() {
     let Some(program) = browser::find() else {
@@ -171,6 +194,8 @@ fn the_report_works_in_a_browser() {
     check_hover(&mut page, &maps);
     let across = maps.iter().find(|map| map.info.model_x != map.info.model_y).unwrap();
     check_keyboard(&mut page, across);
+    check_print(&mut page, &maps);
+    check_names(&mut page);
     let names = "[...document.querySelectorAll('#family tbody td:first-child')].map((cell) => cell.textContent).join()";
     assert!(page.evaluate(names).as_str().unwrap().contains(HOSTILE));
 }

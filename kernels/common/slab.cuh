@@ -286,11 +286,11 @@ enum class Side { LEFT, RIGHT };
 template <Side SIDE, bool LOW>
 __device__ __forceinline__ void load_fragments(Fragments& fragments, unsigned char* values) {
     int lane = lane_of_warp(), eighth = lane / 8;
-    int upper = SIDE == Side::LEFT ? eighth / 2 : eighth % 2, lower = SIDE == Side::LEFT ? eighth % 2 : eighth / 2;
-    unsigned char* row = values + (lower * 8 + lane % 8) * ROW_BYTES;
+    int of_rows = SIDE == Side::LEFT ? eighth % 2 : eighth / 2, of_k = SIDE == Side::LEFT ? eighth / 2 : eighth % 2;
+    unsigned char* row = values + (of_rows * 8 + lane % 8) * ROW_BYTES;
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-        int chunk = 2 * step + upper;
+        int chunk = 2 * step + of_k;
         load_matrices(fragments.high[step], row + place_of_chunk(lane, chunk));
         if (LOW) load_matrices(fragments.low[step], row + place_of_chunk(lane, chunk + LOW_HALVES));
     }

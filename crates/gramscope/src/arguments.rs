@@ -58,10 +58,9 @@ pub(crate) fn command_line() -> clap::Command {
 
 fn as_it_is_shown(command: clap::Command) -> clap::Command {
     let text = command.get_after_help().map(ToString::to_string);
-    let may_be_negative = |argument: &clap::Arg| argument.get_long().is_some() && argument.get_action().takes_values();
     let command = command.mut_subcommands(as_it_is_shown).mut_args(|argument| {
-        let negative = may_be_negative(&argument);
-        if negative { argument.allow_negative_numbers(true) } else { argument }
+        let takes_value = argument.get_long().is_some() && argument.get_action().takes_values();
+        if takes_value { argument.allow_negative_numbers(true) } else { argument }
     });
     match text {
         Some(text) => command.after_help(whole_paragraphs(&text)),

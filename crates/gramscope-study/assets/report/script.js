@@ -207,14 +207,20 @@ function commonStart(texts) {
   return first.lastIndexOf(".", length - 1) + 1;
 }
 
-/** Names as they stand beside a map, where one is too long: without what all have in common, each of their parts cut off where that
-    is not enough, so that numbers are left; never two of them the same. */
+/** At most so many characters of a part of a name, and the number at its end whole. */
+function cutOff(part, length) {
+  const [, word, number] = part.match(/^(.*?)(\d*)$/s);
+  return word.slice(0, Math.max(0, length - number.length)) + number;
+}
+
+/** Names as they stand beside a map, where one is too long: without what all have in common, and each of their parts cut off where
+    that is not enough; never two of them the same. */
 function shortened(names, longest) {
   if (names.every((name) => name.length <= longest)) return names;
   const reversed = names.map((name) => [...name].reverse().join(""));
   const [start, end] = names.length > 1 ? [commonStart(names), commonStart(reversed)] : [0, 0];
   const own = names.map((name) => name.slice(start, Math.max(start + 1, name.length - end)).split("."));
-  const cut = (length) => own.map((parts) => parts.map((part) => part.slice(0, length)).join("."));
+  const cut = (length) => own.map((parts) => parts.map((part) => cutOff(part, length)).join("."));
   const lengths = Array.from({ length: longest - 1 }, (_, index) => longest - index);
   const fitting = lengths.map(cut).find((short) => short.every((name) => name.length <= longest));
   const short = fitting ?? cut(1).map((name) => name.slice(-longest));
@@ -240,18 +246,22 @@ function draw(plot) {
   const room = (pixels, each) => Math.floor((0.7 * pixels) / each);
   const z = unpack(map);
   const [namesX, namesY] = [map.layers_x, map.layers_y].map((names) => shortened(names, large ? LONG : SHORT));
-  const text = map.layers_y.map((y) => map.layers_x.map((x) => `→ ${label(x)}<br>↑ ${label(y)}`));
-  const places = { x: namesX.map(label), y: namesY.map(label), text, type: "heatmap", hoverongaps: false };
+  const places = { x: namesX.map(label), y: namesY.map(label), type: "heatmap", hoverongaps: false };
+  let pointed = "→ %{x}<br>↑ %{y}";
+  if (namesX !== map.layers_x || namesY !== map.layers_y) {
+    places.text = map.layers_y.map((y) => map.layers_x.map((x) => `→ ${label(x)}<br>↑ ${label(y)}`));
+    pointed = "%{text}";
+  }
   const traces = [{
     ...places, z, zmin: 0, zmax: 1, colorscale: report.colours.map(([at, colour]) => [at, css(colour)]), showscale: roomy,
     colorbar: { thickness: 12, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1] },
-    hovertemplate: "%{text}<br>CKA %{z:.4f}<extra></extra>",
+    hovertemplate: `${pointed}<br>CKA %{z:.4f}<extra></extra>`,
   }];
   if (z.some((row) => row.some(Number.isNaN))) {
     const grey = css(report.undefined_colour);
     traces.push({
       ...places, z: z.map((row) => Array.from(row, (value) => (Number.isNaN(value) ? 1 : null))), showscale: false,
-      colorscale: [[0, grey], [1, grey]], hovertemplate: "%{text}<br>undefined<extra></extra>",
+      colorscale: [[0, grey], [1, grey]], hovertemplate: `${pointed}<br>undefined<extra></extra>`,
     });
   }
   return Plotly.react(plot, traces, layout({
